@@ -1,0 +1,1 @@
+//! Signing schemes, secrets at rest, and API keys.

@@ -1,0 +1,22 @@
+//! Stage 6 of 6: the places that events go to, and how each of them is spoken to.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::model::{Message, Outcome};
+
+/// A place that events go to.
+///
+/// A destination makes one attempt and says what came of it. When to try again, in what order and
+/// how often is the dispatcher's business, so a new kind of destination is one file that knows its
+/// protocol and nothing else.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// The word that chooses this kind in the configuration, e.g. `webhook`.
+    fn kind(&self) -> &'static str;
+
+    /// Makes one attempt with all of the messages: one request where the protocol can carry several.
+    /// It neither retries nor panics, and ends within the destination's timeout. `at` is the moment
+    /// of the attempt, for timestamps and signatures.
+    async fn send(&self, messages: &[Message], at: Timestamp) -> Outcome;
+}

@@ -1,0 +1,1 @@
+//! The expression language: conditions, mappings, templates and ordering keys.

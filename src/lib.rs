@@ -1,0 +1,32 @@
+//! Tidegate, a self-hosted event gateway: it accepts events over HTTP, keeps them on disk before it
+//! answers, runs them through pipelines, and delivers them until they are accepted.
+//!
+//! The modules are listed in the order in which an event meets them.
+
+// What every stage shares: the nouns, time, and the hand-off from stage to stage.
+pub mod model;
+pub mod clock;
+pub mod hint;
+pub mod crypto;
+pub mod expr;
+
+// The stages. Ingest, pipeline and dispatch meet only in the store.
+pub mod ingest;
+pub mod gate;
+pub mod store;
+pub mod catalog;
+pub mod pipeline;
+pub mod dispatch;
+pub mod destinations;
+
+// How people and programs speak to it.
+pub mod problem;
+pub mod resources;
+pub mod api;
+pub mod server;
+pub mod telemetry;
+
+// What holds the stages together.
+pub mod config;
+pub mod app;
+pub mod cli;

@@ -1,0 +1,53 @@
+//! What happened, as it was told to us.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{EventId, IdempotencyKey, ProjectId, RawJson, SourceId, TypeName};
+
+/// The place of an event in the order in which the store accepted it: 1, 2, 3, …
+///
+/// It fits 40 bits, which is a trillion events; [`super::DeliverySeq`] packs it with more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct EventSeq(pub u64);
+
+/// An event that the store has accepted. It is never changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub seq: EventSeq,
+    pub id: EventId,
+    pub project: ProjectId,
+    pub source: SourceId,
+    pub event_type: TypeName,
+    /// When it happened, by the sender; when it was received, if the sender did not say.
+    pub timestamp: Timestamp,
+    pub received_at: Timestamp,
+    pub key: Option<IdempotencyKey>,
+    /// An object: what the sender gave, with `source`, `ip` and `user_agent` added by ingest.
+    pub metadata: RawJson,
+    pub payload: RawJson,
+}
+
+/// An event on its way into the store, which gives it its place and, if it has none, its id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEvent {
+    /// The sender's own id for it. Without `key`, it also makes two requests one.
+    pub id: Option<EventId>,
+    pub project: ProjectId,
+    pub source: SourceId,
+    pub event_type: TypeName,
+    pub timestamp: Option<Timestamp>,
+    pub received_at: Timestamp,
+    pub key: Option<IdempotencyKey>,
+    pub metadata: RawJson,
+    pub payload: RawJson,
+}
+
+impl NewEvent {
+    /// What it weighs in memory, roughly, for the limits on what waits.
+    pub fn weight(&self) -> usize {
+        /// The fields of fixed size, and the bookkeeping around them.
+        const FIXED: usize = 256;
+        FIXED + self.payload.bytes().len() + self.metadata.bytes().len()
+    }
+}

@@ -1,0 +1,39 @@
+//! The nouns, as plain data without I/O. Everything else is written in these words.
+
+mod id;
+mod text;
+mod json;
+mod secret;
+mod project;
+mod source;
+mod event;
+mod event_type;
+mod pipeline;
+mod policy;
+mod destination;
+mod delivery;
+mod activity;
+mod replay;
+
+pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
+pub use delivery::{
+    DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
+    Standing,
+};
+pub use destination::{
+    Auth, Connection, Destination, DestinationState, EndpointUrl, Method, SigningKey, Webhook,
+};
+pub use event::{Event, EventSeq, NewEvent};
+pub use event_type::EventType;
+pub use id::{
+    DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind, ParseIdError,
+    PipelineId, ProjectId, ReplayId, SourceId, kind,
+};
+pub use json::RawJson;
+pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
+pub use policy::{Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryPreset};
+pub use project::{ApiKey, Project, Scope};
+pub use replay::{Replay, ReplayState, Selection};
+pub use secret::{Sealed, Secret};
+pub use source::{Source, SourceKind};
+pub use text::{IdempotencyKey, Name, TextError, TypeName};

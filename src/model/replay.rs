@@ -1,0 +1,42 @@
+//! Old events, delivered anew.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{DeliveryState, DestinationId, Pattern, ProjectId, ReplayId};
+
+/// Which deliveries are meant. Every field narrows; the default is all of the project's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Selection {
+    pub destination: Option<DestinationId>,
+    pub state: Option<DeliveryState>,
+    pub event_type: Option<Pattern>,
+    /// By the time at which the event was received: from here on,
+    pub from: Option<Timestamp>,
+    /// … and before here.
+    pub until: Option<Timestamp>,
+}
+
+/// A replay of a selection, which runs in the background and survives a restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    pub id: ReplayId,
+    pub project: ProjectId,
+    pub selection: Selection,
+    /// Each gets a message id of its own, so that a receiver takes it for new.
+    pub fresh_ids: bool,
+    pub state: ReplayState,
+    /// How many were selected when it was planned.
+    pub total: u64,
+    /// How many deliveries it has made so far.
+    pub done: u64,
+    pub created_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayState {
+    Running,
+    Done,
+    Cancelled,
+}

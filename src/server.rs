@@ -1,0 +1,1 @@
+//! The accept loop: connections with timers and a cap, which hyper leaves to us.

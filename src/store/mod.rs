@@ -1,0 +1,340 @@
+//! Stage 3 of 6: keeps events and what became of them, and is the only way from one stage to the next.
+//!
+//! Three traits, one for each kind of caller: [`Store`] for the stages, in batches; [`Records`] for
+//! people who ask what happened; [`Registry`] for resources. A database implements all three, and
+//! passes the suite in `tests/it/store.rs`, which is their contract.
+
+mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::model::{
+    Class, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event, EventId, EventSeq,
+    IdempotencyKey, Message, NewEvent, Owed, Pattern, PipelineId, Place, Plan, ProjectId, RawJson,
+    ReplayId, Selection, Skipped, SourceId, Standing,
+};
+
+/// What the stages ask of a database.
+///
+/// Each method is one transaction: it happens whole or not at all, and what it returned survives a
+/// crash and a power cut. A method that changes a delivery's state also writes the activity log, so
+/// that the two cannot disagree. Calls that wait at the same time share a commit.
+#[async_trait]
+pub trait Store: Send + Sync {
+    // Ingest.
+
+    /// Accepts events, in this order, each once for its (project, key): the answers stand in the
+    /// order of the events. Fails whole, with nothing kept. The accepted ones are hinted to the
+    /// pipeline in their order of acceptance.
+    async fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>>;
+
+    // Pipeline.
+
+    /// The oldest events behind `after` that have no plan, in accept order.
+    async fn unplanned(&self, after: EventSeq, limit: usize) -> Result<Vec<Arc<Event>>>;
+
+    /// Keeps what the pipelines made of events, and returns the deliveries that are owed now, in
+    /// the order of the plans. Plans come in accept order, each event once; a plan of an event that
+    /// has one already is ignored and returns nothing.
+    async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>>;
+
+    // Dispatch.
+
+    /// Records what came of deliveries. A settlement of a delivery that has ended is ignored.
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<()>;
+
+    /// Deliveries that are still owed.
+    async fn owed(&self, query: OwedQuery) -> Result<Vec<Owed>>;
+
+    /// How much is owed, by destination.
+    async fn backlog(&self) -> Result<Vec<Backlog>>;
+
+    /// What to send for these deliveries, in their order; one whose event is gone is left out.
+    async fn messages(&self, deliveries: &[DeliverySeq]) -> Result<Vec<Message>>;
+
+    /// Makes new deliveries of old events and moves the replay's progress, in one transaction.
+    async fn replay(&self, step: ReplayStep) -> Result<Vec<Owed>>;
+
+    // Upkeep.
+
+    /// Forgets events received before their project's horizon whose deliveries have all ended.
+    /// Idempotency keys outlive them. It works in small steps beside ingest. Returns how many went.
+    async fn prune(&self, horizons: &[(ProjectId, Timestamp)]) -> Result<u64>;
+
+    /// Whether events can be accepted at this moment, and how the last commits went.
+    fn health(&self) -> Health;
+
+    /// Commits what waits and closes the files. Calls afterwards fail with [`StoreError::Closed`].
+    async fn close(&self);
+}
+
+/// What people ask. Nothing here is on the hot path, and nothing crosses a project.
+#[async_trait]
+pub trait Records: Send + Sync {
+    async fn event(&self, project: ProjectId, id: EventId) -> Result<Option<EventRecord>>;
+    async fn event_by_key(
+        &self,
+        project: ProjectId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<EventRecord>>;
+    /// Newest first.
+    async fn events(
+        &self,
+        project: ProjectId,
+        filter: &EventFilter,
+        page: Page,
+    ) -> Result<Vec<Event>>;
+    /// With its activity log.
+    async fn delivery(
+        &self,
+        project: ProjectId,
+        seq: DeliverySeq,
+    ) -> Result<Option<DeliveryRecord>>;
+    /// Newest event first. The activity log of each is left empty.
+    async fn deliveries(
+        &self,
+        project: ProjectId,
+        selection: &Selection,
+        page: Page,
+    ) -> Result<Vec<DeliveryRecord>>;
+    /// How many deliveries a selection means.
+    async fn count(&self, project: ProjectId, selection: &Selection) -> Result<u64>;
+    /// The activity log of a project, newest first.
+    async fn activity(
+        &self,
+        project: ProjectId,
+        filter: &ActivityFilter,
+        page: Page,
+    ) -> Result<Vec<ActivityRecord>>;
+    /// Counts of one destination by minute, oldest first; minutes in which nothing happened are left out.
+    async fn stats(
+        &self,
+        destination: DestinationId,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Minute>>;
+    async fn replay_progress(&self, replay: ReplayId) -> Result<ReplayProgress>;
+}
+
+/// Where resources are kept: documents with a version, changed in one transaction.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    async fn load(&self) -> Result<Vec<Document>>;
+
+    /// Applies all changes or none.
+    async fn change(&self, changes: Vec<Change>) -> Result<()>;
+}
+
+/// A database that serves all three.
+pub trait Database: Store + Records + Registry {}
+impl<T: Store + Records + Registry> Database for T {}
+
+/// What became of an event that was offered to the store.
+#[derive(Clone, Debug)]
+pub enum Appended {
+    New(Arc<Event>),
+    /// The key was seen before. `same_body` is `None` when the first event is so old that it is
+    /// forgotten; then `id` is still the first event's.
+    Duplicate {
+        id: EventId,
+        same_body: Option<bool>,
+    },
+}
+
+/// What came of a delivery that was owed.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// As it was owed before.
+    pub owed: Owed,
+    pub entry: Entry,
+    pub next: Next,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Next {
+    /// Is still owed, and stands so.
+    Owed(Standing),
+    Ended(Ended),
+}
+
+#[derive(Clone, Debug)]
+pub enum OwedQuery {
+    /// The line of a destination from behind `after` on, in the order of (lane, position, seq). At
+    /// most `per_lane` are taken of each lane but [`crate::model::Lane::NONE`]; the rest of it is passed over.
+    Line {
+        destination: DestinationId,
+        after: Option<(Place, DeliverySeq)>,
+        per_lane: usize,
+        limit: usize,
+    },
+    /// Those that failed before and are due again up to `until`, earliest first.
+    Due { destination: DestinationId, until: Timestamp, limit: usize },
+    /// Just these, where they are still owed.
+    These(Vec<DeliverySeq>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backlog {
+    pub destination: DestinationId,
+    pub owed: u64,
+    /// When the event of the oldest was accepted.
+    pub oldest: Timestamp,
+}
+
+/// One chunk of a replay.
+#[derive(Clone, Debug)]
+pub struct ReplayStep {
+    pub replay: ReplayId,
+    pub items: Vec<ReplayItem>,
+    pub fresh_ids: bool,
+    pub at: Timestamp,
+    /// Where the next step goes on, kept with the deliveries that this one makes.
+    pub cursor: Option<DeliverySeq>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReplayItem {
+    pub event: EventSeq,
+    pub destination: DestinationId,
+    pub place: Place,
+    /// The delivery to repeat, whose copy and pipeline it takes over. `None`: the bare event.
+    pub like: Option<DeliverySeq>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplayProgress {
+    pub cursor: Option<DeliverySeq>,
+    pub done: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Health {
+    /// Why nothing can be accepted, e.g. a full disk; `None` when it can.
+    pub refuses: Option<Refusal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    DiskFull,
+    /// The disk failed to write or sync. What was acknowledged is safe; the process must be restarted.
+    Broken,
+}
+
+#[derive(Clone, Debug)]
+pub struct EventRecord {
+    pub event: Arc<Event>,
+    /// Whether a pipeline has seen it.
+    pub planned: bool,
+    pub skipped: Vec<Skipped>,
+    pub deliveries: Vec<DeliveryRecord>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DeliveryRecord {
+    pub seq: DeliverySeq,
+    pub event: EventId,
+    pub event_type: crate::model::TypeName,
+    pub received_at: Timestamp,
+    pub destination: DestinationId,
+    pub pipeline: Option<PipelineId>,
+    pub pipeline_version: u32,
+    pub replay: Option<ReplayId>,
+    pub state: DeliveryState,
+    pub attempts: u16,
+    pub due: Option<Timestamp>,
+    pub copy: Option<RawJson>,
+    pub entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ActivityRecord {
+    pub event: EventId,
+    pub event_type: crate::model::TypeName,
+    pub destination: DestinationId,
+    pub entry: Entry,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    pub event_type: Option<Pattern>,
+    pub source: Option<SourceId>,
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ActivityFilter {
+    pub event_type: Option<Pattern>,
+    pub destination: Option<DestinationId>,
+    pub class: Option<Class>,
+    pub failed_only: bool,
+    pub from: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+/// A page of a list that runs from new to old.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Only what stands before this place: `EventSeq` for events, `DeliverySeq` bits for deliveries
+    /// and their log (then `number` decides within a delivery).
+    pub before: Option<(u64, u16)>,
+    pub limit: usize,
+}
+
+/// What one destination did in one minute.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Minute {
+    pub start: Timestamp,
+    pub planned: u64,
+    pub delivered: u64,
+    pub failed_attempts: u64,
+    pub dead: u64,
+    /// Expired or cancelled.
+    pub dropped: u64,
+    /// Attempts by duration: below 10 ms, 50 ms, 100 ms, 500 ms, 1 s, 5 s, and longer.
+    pub durations: [u64; 7],
+}
+
+/// A resource as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// `project`, `destination`, …
+    pub kind: String,
+    pub id: u128,
+    pub body: RawJson,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Put(Document),
+    Delete { kind: String, id: u128 },
+}
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What can go wrong between us and a database.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached or is too busy. The same call may succeed later.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No room on the disk. Nothing of the call was kept; it succeeds when there is room again.
+    #[error("the disk is full")]
+    Full,
+    /// A row does not mean what we wrote there.
+    #[error("the store holds a damaged {what}")]
+    Damaged { what: &'static str },
+    /// The files were written by a newer version, which this one must not touch.
+    #[error(
+        "the store has schema version {found}, and this program knows versions up to {known}: run a newer tidegate"
+    )]
+    Newer { found: u32, known: u32 },
+    /// An event has as many deliveries as it can have.
+    #[error("the event has {} deliveries, and there is room for no more", DeliverySeq::PER_EVENT)]
+    TooManyDeliveries,
+    #[error("the store is closed")]
+    Closed,
+}
