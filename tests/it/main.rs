@@ -1,2 +1,3 @@
-//! x
-fn main() {}
+//! The promises of Tidegate, as tests. One binary, so that it links once.
+
+mod layers;

@@ -1,0 +1,52 @@
+# Two words do most of it: `make run` and `make test`. Each does its own set-up.
+
+CARGO ?= cargo
+DATA  ?= .tidegate
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check setup fmt bench crash powercut simulation map clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+run: ## The gateway on its embedded store, with a demo project and a curl to paste
+	@$(CARGO) build --release --bin tidegate
+	@target/release/tidegate serve --data $(DATA) --quick-start
+
+test: setup check ## Everything: format, lints, unit and integration tests, outside judges
+	$(CARGO) build --workspace
+	$(CARGO) test --workspace
+
+check: ## Format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+setup: ## What the tests need: compilers, node and python, and the outside judges
+	@scripts/setup.sh
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+bench: ## Tidegate beside a bare relay, in one run; writes bench/RESULTS.md
+	$(CARGO) build --release --workspace
+	target/release/tidegate-bench run
+
+crash: ## 1,000 times kill -9 under load, judged by the checker
+	$(CARGO) build --workspace
+	CRASH_CYCLES=1000 $(CARGO) test --test it crash:: -- --nocapture
+
+powercut: ## Power cuts at many more points than in `make test`
+	$(CARGO) build --workspace
+	POWERCUT_POINTS=5000 $(CARGO) test --test it powercut:: -- --nocapture
+
+simulation: ## The dispatcher under 100,000 seeds of bad weather
+	SIMULATION_SEEDS=100000 $(CARGO) test --release --test it simulation:: -- --nocapture
+
+map: ## The tree of the code, in the order in which an event meets it
+	@for m in $$(sed -n 's/^pub mod \(.*\);/\1/p' src/lib.rs); do \
+	    f=src/$$m.rs; [ -f $$f ] || f=src/$$m/mod.rs; \
+	    printf '%-13s %s\n' $$m "$$(head -1 $$f | cut -c5-)"; \
+	done
+
+clean: ## Forget what was built
+	$(CARGO) clean
