@@ -1,1 +1,13 @@
 //! Signing schemes, secrets at rest, and API keys.
+//!
+//! Everything here is pure but for [`random`], which is handed in, and for the master key's file.
+
+pub mod random;
+mod mac;
+pub mod vault;
+pub mod api_key;
+pub mod signature;
+
+pub use api_key::{AdminKey, KeyHasher, PlainKey};
+pub use random::{Random, SeededRandom, SystemRandom};
+pub use vault::{Context, Field, Vault, VaultError};

@@ -1,9 +1,11 @@
 //! Stage 6 of 6: the places that events go to, and how each of them is spoken to.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::model::{Message, Outcome};
+use crate::model::{DestinationId, Message, Outcome};
 
 /// A place that events go to.
 ///
@@ -19,4 +21,10 @@ pub trait Destination: Send + Sync {
     /// It neither retries nor panics, and ends within the destination's timeout. `at` is the moment
     /// of the attempt, for timestamps and signatures.
     async fn send(&self, messages: &[Message], at: Timestamp) -> Outcome;
+}
+
+/// Where the dispatcher gets its destinations from.
+pub trait Outlets: Send + Sync {
+    /// The destination as the catalogue has it now. `None` when it was deleted.
+    fn get(&self, id: DestinationId) -> Option<Arc<dyn Destination>>;
 }

@@ -1,0 +1,116 @@
+//! Master keys: where they come from, and what is derived from them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::LoadError;
+use crate::crypto::random::Random;
+
+/// Hexadecimal digits of a key's id.
+pub(super) const ID_LENGTH: usize = 8;
+
+pub(super) struct MasterKey {
+    bytes: Zeroizing<[u8; 32]>,
+    /// Derived from the key, so that it need not be kept.
+    id: String,
+}
+
+impl MasterKey {
+    fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
+        let mut key = Self { bytes, id: String::new() };
+        key.id = hex::encode(&key.derive("key id")[..ID_LENGTH / 2]);
+        key
+    }
+
+    pub fn generate(random: &dyn Random) -> Self {
+        let mut bytes = Zeroizing::new([0; 32]);
+        random.fill(bytes.as_mut());
+        Self::new(bytes)
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A key for one purpose, which tells nothing about the master key or other purposes.
+    pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        let mut derived = Zeroizing::new([0; 32]);
+        let expanded = Hkdf::<Sha256>::new(Some(b"tidegate vault v1"), self.bytes.as_ref())
+            .expand(purpose.as_bytes(), derived.as_mut());
+        // HKDF refuses only outputs above 255 hashes; this one is a single hash.
+        debug_assert!(expanded.is_ok());
+        derived
+    }
+}
+
+/// One or more keys, separated by commas or white space. Empty text has none, which is an error.
+pub(super) fn parse(text: &str) -> Result<Vec<MasterKey>, LoadError> {
+    let keys = text
+        .split(|it: char| it == ',' || it.is_whitespace())
+        .filter(|it| !it.is_empty())
+        .map(|it| {
+            let bytes = Zeroizing::new(STANDARD.decode(it).map_err(|_| LoadError::Malformed)?);
+            let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| LoadError::Malformed)?;
+            Ok(MasterKey::new(Zeroizing::new(bytes)))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if keys.is_empty() { Err(LoadError::Malformed) } else { Ok(keys) }
+}
+
+/// The keys of the file, or `None` when there is no such file.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<MasterKey>>, LoadError> {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            warn_if_readable_by_others(path);
+            parse(&Zeroizing::new(text)).map(Some)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LoadError::File { path: path.display().to_string(), source }),
+    }
+}
+
+/// Makes a key and its file.
+pub(super) fn create(path: &Path, random: &dyn Random) -> Result<(), LoadError> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    random.fill(bytes.as_mut());
+    let text = Zeroizing::new(STANDARD.encode(bytes.as_ref()) + "\n");
+    write_durably(path, text.as_bytes())
+        .map_err(|source| LoadError::File { path: path.display().to_string(), source })
+}
+
+/// Writes beside the place and links the whole file into it, which never replaces a key that
+/// another process put there meanwhile.
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let draft = path.with_extension(format!("draft-{}", std::process::id()));
+    let written = (|| {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        match fs::hard_link(&draft, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    })();
+    fs::remove_file(&draft).ok();
+    written?;
+    File::open(folder)?.sync_all()
+}
+
+fn warn_if_readable_by_others(path: &Path) {
+    let others = fs::metadata(path).is_ok_and(|it| it.permissions().mode() & 0o077 != 0);
+    if others {
+        tracing::warn!(path = %path.display(), "the master key file can be read by other users: chmod 600");
+    }
+}
