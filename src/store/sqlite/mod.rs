@@ -1,1 +1,3 @@
 //! The embedded store: SQLite files in one folder.
+
+mod keys;
