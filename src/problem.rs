@@ -1,1 +1,327 @@
 //! The only place that turns errors into HTTP (RFC 9457, problem+json).
+//!
+//! `type` is a relative reference, `/problems/<slug>`, since every installation has a name of its
+//! own; it is a promise, and so are status and title. `detail` and `errors` are for people, and
+//! neither repeats what the caller sent nor says what is inside.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{gate::Refused, store::StoreError};
+
+/// What kind of problem it is: callers may branch on its slug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    InvalidRequest,
+    InvalidJson,
+    InvalidBody,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    BodyTimeout,
+    Conflict,
+    BodyTooLarge,
+    UrlTooLong,
+    UnsupportedEncoding,
+    Rejected,
+    RateLimited,
+    Overloaded,
+    TooManyConnections,
+    Unavailable,
+    DiskFull,
+    Loop,
+    Internal,
+}
+
+impl Kind {
+    pub const ALL: [Self; 20] = [
+        Self::InvalidRequest,
+        Self::InvalidJson,
+        Self::InvalidBody,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTimeout,
+        Self::Conflict,
+        Self::BodyTooLarge,
+        Self::UrlTooLong,
+        Self::UnsupportedEncoding,
+        Self::Rejected,
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::TooManyConnections,
+        Self::Unavailable,
+        Self::DiskFull,
+        Self::Loop,
+        Self::Internal,
+    ];
+
+    /// The status, the slug of `type`, and the title.
+    pub const fn parts(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::InvalidRequest => (400, "invalid-request", "The request is invalid"),
+            Self::InvalidJson => (400, "invalid-json", "The body is not valid JSON"),
+            Self::InvalidBody => (400, "invalid-body", "The body cannot be read"),
+            Self::Unauthorized => (401, "unauthorized", "A valid API key is needed"),
+            Self::Forbidden => (403, "forbidden", "The API key does not allow this"),
+            Self::NotFound => (404, "not-found", "There is no such thing"),
+            Self::MethodNotAllowed => {
+                (405, "method-not-allowed", "The path does not know this method")
+            }
+            Self::BodyTimeout => (408, "body-timeout", "The body came too slowly"),
+            Self::Conflict => (409, "conflict", "It conflicts with what is there"),
+            Self::BodyTooLarge => (413, "body-too-large", "The body is too large"),
+            Self::UrlTooLong => (414, "url-too-long", "The URL is too long"),
+            Self::UnsupportedEncoding => {
+                (415, "unsupported-encoding", "The content encoding is not supported")
+            }
+            Self::Rejected => (422, "rejected", "What is asked for cannot be done"),
+            Self::RateLimited => (429, "rate-limited", "The API key is used too often"),
+            Self::Overloaded => (429, "overloaded", "More arrives than can be kept"),
+            Self::TooManyConnections => {
+                (503, "too-many-connections", "There are too many connections")
+            }
+            Self::Unavailable => (503, "unavailable", "The store is unavailable"),
+            Self::DiskFull => (507, "disk-full", "The disk is full"),
+            Self::Loop => (508, "loop", "The event goes in circles"),
+            Self::Internal => (500, "internal", "Something went wrong here"),
+        }
+    }
+
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.parts().0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct FieldError {
+    /// Its path, such as `payload` or `events[3].type`; `header:…` and `query:…` elsewhere.
+    pub field: String,
+    /// What would be right.
+    #[schema(value_type = String)]
+    pub rule: Cow<'static, str>,
+    /// What kind of value stands there instead, and never the value.
+    #[schema(value_type = String)]
+    pub found: Cow<'static, str>,
+}
+
+impl FieldError {
+    pub fn new(
+        field: impl Into<String>,
+        rule: impl Into<Cow<'static, str>>,
+        found: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { field: field.into(), rule: rule.into(), found: found.into() }
+    }
+}
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// `/problems/<slug>`, stable.
+    #[serde(rename = "type")]
+    pub reference: String,
+    pub title: &'static str,
+    pub status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub detail: Option<Cow<'static, str>>,
+    /// What is wrong where, when the request itself is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub errors: Vec<FieldError>,
+    #[serde(skip)]
+    kind: Kind,
+    #[serde(skip)]
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    pub fn new(kind: Kind) -> Self {
+        let (status, slug, title) = kind.parts();
+        Self {
+            reference: format!("/problems/{slug}"),
+            title,
+            status,
+            detail: None,
+            errors: Vec::new(),
+            kind,
+            retry_after: None,
+        }
+    }
+
+    /// A request that says nothing sensible, field by field.
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
+        Self::new(Kind::InvalidRequest).errors(errors)
+    }
+
+    pub fn invalid_field(
+        field: impl Into<String>,
+        rule: impl Into<Cow<'static, str>>,
+        found: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::invalid(vec![FieldError::new(field, rule, found)])
+    }
+
+    pub fn not_found(what: &str) -> Self {
+        Self::new(Kind::NotFound).detail(format!("the project has no such {what}"))
+    }
+
+    pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// Rounded up to whole seconds in the answer.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.to_json()));
+        *response.status_mut() = self.kind.status();
+        let headers = response.headers_mut();
+        let content_type = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, content_type);
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
+        }
+        if self.kind == Kind::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<Problem> for Response<Body> {
+    fn from(problem: Problem) -> Self {
+        problem.into_response()
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded { retry_after } => {
+                Self::new(Kind::Overloaded).retry_after(retry_after).detail(
+                    "nothing of the request was kept; send it again after the time in Retry-After",
+                )
+            }
+            Refused::DiskFull { retry_after } => disk_full().retry_after(retry_after),
+            Refused::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        /// A database that went away may take a while to come back.
+        const LATER: Duration = Duration::from_secs(5);
+        match &error {
+            StoreError::Unavailable(_) | StoreError::Closed => {
+                log(&error);
+                Self::new(Kind::Unavailable)
+                    .retry_after(LATER)
+                    .detail("nothing of the request was kept; send it again later")
+            }
+            StoreError::Full => disk_full().retry_after(2 * LATER),
+            StoreError::TooManyDeliveries => Self::new(Kind::Rejected).detail(error.to_string()),
+            StoreError::Damaged { .. } | StoreError::Newer { .. } => {
+                log(&error);
+                Self::new(Kind::Internal).detail("the log of the server says more")
+            }
+        }
+    }
+}
+
+fn disk_full() -> Problem {
+    Problem::new(Kind::DiskFull)
+        .detail("nothing of the request was kept; it can be sent again when there is room")
+}
+
+/// The caller is told nothing of the inside, so the operator must be.
+fn log(error: &StoreError) {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    tracing::error!(%error, cause, "a request failed in the store");
+}
+
+/// What kind of value a JSON text is, for [`FieldError::found`].
+pub fn kind_of_json(text: &[u8]) -> &'static str {
+    match text.iter().find(|it| !it.is_ascii_whitespace()) {
+        None => "nothing",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        Some(_) => "a number",
+    }
+}
+
+/// The same, of a value.
+pub fn kind_of_value(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_slug_of_its_own() {
+        let slugs: std::collections::BTreeSet<_> =
+            Kind::ALL.into_iter().map(|it| it.parts().1).collect();
+        assert_eq!(slugs.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_come_back_and_nothing_of_the_inside() {
+        for (error, status, retry_after) in [
+            (Refused::Overloaded { retry_after: Duration::from_millis(1001) }, 429, Some("2")),
+            (Refused::DiskFull { retry_after: Duration::from_secs(10) }, 507, Some("10")),
+            (Refused::Store(StoreError::Unavailable("10.0.0.7 refused".into())), 503, Some("5")),
+            (Refused::Store(StoreError::Damaged { what: "block" }), 500, None),
+        ] {
+            let problem = Problem::from(error);
+            assert!(!String::from_utf8(problem.to_json()).unwrap().contains("10.0.0.7"));
+            let response = problem.into_response();
+            assert_eq!(response.status().as_u16(), status);
+            let header = response.headers().get(header::RETRY_AFTER);
+            assert_eq!(header.map(|it| it.to_str().unwrap()), retry_after);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The accept loop: connections with timers and a cap, which hyper leaves to us.
+//!
+//! `axum::serve` installs no timer, so that a client which sends half a header holds its connection
+//! for ever. Nothing here is held for ever: each phase of a connection has a limit.
+
+mod body;
+mod connection;
+mod limits;
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::ConnectInfo, http::Request, response::Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tower_service::Service as _;
+
+use self::{
+    body::{PacedBody, ReportingBody},
+    connection::{Phase, WatchedStream},
+    limits::{Admission, Slots},
+};
+use crate::problem::{Kind, Problem};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// From the first byte of a request (or from the connection's start) to the end of its header.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// How long a connection may stay open between two requests.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// From the end of a request's header to the end of its body.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// A body that arrives more slowly than this, in bytes a second, is given up; the first 5 s are free.
+    pub body_bytes_per_second: u32,
+    /// How long a client may leave a response unread.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
+    /// Connections at once. Without it: 80 % of the files that the process may open.
+    pub connections: Option<usize>,
+    /// Connections at once from one address. Without it: no limit but the one above.
+    pub connections_per_ip: Option<usize>,
+    /// Bytes of a request's line and header, at least 8192. A request has at most 100 header fields.
+    pub header_bytes: usize,
+    /// Bytes of a request's path and query.
+    pub url_bytes: usize,
+    /// On a stop: how long requests that have begun may take to end.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+            body_bytes_per_second: 1024,
+            write_timeout: Duration::from_secs(30),
+            connections: None,
+            connections_per_ip: None,
+            header_bytes: 32 * 1024,
+            url_bytes: 8 * 1024,
+            drain: Duration::from_secs(15),
+        }
+    }
+}
+
+/// How far a stop has come, as connections see it.
+#[derive(Clone, Copy, PartialEq)]
+enum Stop {
+    NotYet,
+    /// Finish the request, and take no other.
+    Drain,
+    Now,
+}
+
+/// What every connection shares.
+struct Server {
+    router: Router,
+    http: http1::Builder,
+    options: Options,
+}
+
+/// Serves until `stop` ends; then takes no new connection, lets requests that have begun end
+/// within [`Options::drain`], and cuts the others. The handlers find the caller's address in the
+/// extension `ConnectInfo<SocketAddr>`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    options: Options,
+    stop: impl Future<Output = ()> + Send,
+) {
+    /// hyper refuses to work with less.
+    const LEAST_HEADER_BYTES: usize = 8192;
+    let mut http = http1::Builder::new();
+    // The timers of a header and of an idle connection are ours, see `connection.rs`: hyper has one
+    // for both, which would be too long for the one or too short for the other.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(options.header_bytes.max(LEAST_HEADER_BYTES));
+    let slots = Slots::new(options.connections, options.connections_per_ip);
+    let server = Arc::new(Server { router, http, options });
+    let (stopping, stopped) = watch::channel(Stop::NotYet);
+
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => match slots.admit(peer.ip()) {
+                Admission::Admitted(slot) => {
+                    let connection = server.clone().run(stream, peer, stopped.clone());
+                    tokio::spawn(async move {
+                        let _slot = slot;
+                        connection.await;
+                    });
+                }
+                Admission::Refused(linger) => limits::refuse(stream, linger),
+            },
+            Err(error) => rest_after(&error).await,
+        }
+    }
+    drop((listener, stopped));
+    // Every connection holds a receiver: when the last is gone, so are they.
+    stopping.send_replace(Stop::Drain);
+    if tokio::time::timeout(server.options.drain, stopping.closed()).await.is_err() {
+        stopping.send_replace(Stop::Now);
+        stopping.closed().await;
+    }
+}
+
+/// An error of `accept` concerns one connection, or says that there are no more files to open; then
+/// asking again at once would only spin.
+async fn rest_after(error: &io::Error) {
+    const REST: Duration = Duration::from_millis(50);
+    let is_about_one_connection = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    );
+    if !is_about_one_connection {
+        tracing::warn!(%error, "cannot accept connections for the moment");
+        tokio::time::sleep(REST).await;
+    }
+}
+
+impl Server {
+    /// Serves one connection to its end.
+    async fn run(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        mut stop: watch::Receiver<Stop>,
+    ) {
+        // Without it, a small response may wait 40 ms for an acknowledgement of the one before.
+        let _ = stream.set_nodelay(true);
+        let phase = Phase::new();
+        let stream = WatchedStream::new(stream, phase.clone(), &self.options);
+        let service = service_fn(|request| self.answer(request, peer, phase.clone()));
+        let mut connection =
+            std::pin::pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        loop {
+            let stop_now = *stop.borrow_and_update();
+            match stop_now {
+                Stop::NotYet => (),
+                Stop::Drain => connection.as_mut().graceful_shutdown(),
+                Stop::Now => return,
+            }
+            tokio::select! {
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%peer, %error, "a connection broke");
+                    }
+                    return;
+                }
+                changed = stop.changed() => if changed.is_err() {
+                    // The accept loop is gone without a word: the process is ending.
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        phase: Phase,
+    ) -> Result<Response<ReportingBody>, std::convert::Infallible> {
+        let busy = phase.begin_request();
+        let url_bytes = request.uri().path_and_query().map_or(0, |it| it.as_str().len());
+        let response = if url_bytes > self.options.url_bytes {
+            let detail = format!("a URL has at most {} bytes here", self.options.url_bytes);
+            Problem::new(Kind::UrlTooLong).detail(detail).into()
+        } else {
+            let mut request = request.map(|body| Body::new(PacedBody::new(body, &self.options)));
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let Ok(response) = self.router.clone().call(request).await;
+            response
+        };
+        Ok(response.map(|body| ReportingBody::new(body, busy)))
+    }
+}
