@@ -1,0 +1,425 @@
+//! From what people wrote to the model: everything that can be known to be wrong is said here,
+//! before anything is kept.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::SignedDuration;
+
+use super::{
+    AuthSpec, DestinationKind, DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec,
+    Scope, SecretField, SecretOwner, SecretSpec, SourceSpec, policy,
+};
+use crate::model::{
+    Auth, Connection, Destination, DestinationId, DestinationState, EndpointUrl, EventType,
+    Ordering, Pipeline, Policy, Project, RawJson, Route, Sealed, Secret, SigningKey, Source,
+    Webhook,
+};
+
+/// A shape in which people write one kind of resource.
+pub trait Spec: Sized {
+    type Model;
+
+    /// The resource, or everything that is wrong with it. `old` is the resource that it replaces:
+    /// its id and its history stay, and when nothing changes, it comes back as it is.
+    fn check(
+        &self,
+        scope: &Scope<'_>,
+        old: Option<&Self::Model>,
+    ) -> Result<Self::Model, Vec<Invalid>>;
+
+    /// The shape of a resource, every field of it, with placeholders for its secrets.
+    fn of(model: &Self::Model) -> Self;
+}
+
+const TAKEN: &str = "must be a name that no other resource of this kind has";
+const MOST_ROUTES: usize = 100;
+const MOST_HEADERS: usize = 50;
+/// How long a signing secret goes on signing after another has taken its place.
+const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
+/// Signing secrets that are alive at once.
+const MOST_SIGNING_KEYS: usize = 10;
+
+impl Spec for ProjectSpec {
+    type Model = Project;
+
+    fn check(&self, scope: &Scope<'_>, old: Option<&Project>) -> Result<Project, Vec<Invalid>> {
+        const SHORTEST: Duration = Duration::from_secs(60);
+        let mut wrong = Vec::new();
+        let namesake = scope.catalog.project_named(self.name.as_str());
+        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
+            wrong.push(Invalid::new("name", TAKEN, "the name of another project"));
+        }
+        if self.retention.is_some_and(|it| it < SHORTEST) {
+            wrong.push(Invalid::new("retention", "must be at least 1m", "a shorter time"));
+        }
+        all_right(wrong)?;
+        Ok(Project {
+            id: old.map_or_else(|| scope.id(), |it| it.id),
+            name: self.name.clone(),
+            retention: self.retention,
+            created_at: old.map_or(scope.now, |it| it.created_at),
+        })
+    }
+
+    fn of(model: &Project) -> Self {
+        Self { name: model.name.clone(), retention: model.retention }
+    }
+}
+
+impl Spec for SourceSpec {
+    type Model = Source;
+
+    fn check(&self, scope: &Scope<'_>, old: Option<&Source>) -> Result<Source, Vec<Invalid>> {
+        let mut wrong = Vec::new();
+        let namesake = scope.catalog.source_named(scope.project, self.name.as_str());
+        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
+            wrong.push(Invalid::new("name", TAKEN, "the name of another source"));
+        }
+        all_right(wrong)?;
+        Ok(Source {
+            id: old.map_or_else(|| scope.id(), |it| it.id),
+            project: scope.project,
+            name: self.name.clone(),
+            kind: self.kind,
+            enabled: self.enabled,
+            created_at: old.map_or(scope.now, |it| it.created_at),
+        })
+    }
+
+    fn of(model: &Source) -> Self {
+        Self { name: model.name.clone(), kind: model.kind, enabled: model.enabled }
+    }
+}
+
+impl Spec for EventTypeSpec {
+    type Model = EventType;
+
+    fn check(&self, scope: &Scope<'_>, old: Option<&EventType>) -> Result<EventType, Vec<Invalid>> {
+        let mut wrong = Vec::new();
+        let namesake = (scope.catalog.event_types.values())
+            .find(|it| it.project == scope.project && it.name == self.name);
+        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
+            wrong.push(Invalid::new("name", TAKEN, "the name of another event type"));
+        }
+        if self.description.len() > 4096 {
+            wrong.push(Invalid::new("description", "must be at most 4096 bytes", "a longer text"));
+        }
+        all_right(wrong)?;
+        Ok(EventType {
+            id: old.map_or_else(|| scope.id(), |it| it.id),
+            project: scope.project,
+            name: self.name.clone(),
+            description: self.description.clone(),
+            example: self.example.as_ref().map(RawJson::of),
+            created_at: old.map_or(scope.now, |it| it.created_at),
+        })
+    }
+
+    fn of(model: &EventType) -> Self {
+        Self {
+            name: model.name.clone(),
+            description: model.description.clone(),
+            example: model.example.as_ref().map(RawJson::to_value),
+        }
+    }
+}
+
+impl Spec for PipelineSpec {
+    type Model = Pipeline;
+
+    fn check(&self, scope: &Scope<'_>, old: Option<&Pipeline>) -> Result<Pipeline, Vec<Invalid>> {
+        let (catalog, project) = (scope.catalog, scope.project);
+        let mut wrong = Vec::new();
+        let namesake = catalog.pipeline_named(project, self.name.as_str());
+        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
+            wrong.push(Invalid::new("name", TAKEN, "the name of another pipeline"));
+        }
+        for (place, source) in self.sources.iter().enumerate() {
+            if catalog.source_named(project, source.as_str()).is_none() {
+                let rule = "must be the name of a source of this project";
+                wrong.push(Invalid::new(format!("sources[{place}]"), rule, "another name"));
+            }
+        }
+        if self.routes.is_empty() || self.routes.len() > MOST_ROUTES {
+            let found = if self.routes.is_empty() { "none" } else { "more" };
+            wrong.push(Invalid::new("routes", "must hold 1 to 100 routes", found));
+        }
+        for (place, route) in self.routes.iter().enumerate() {
+            if catalog.destination_named(project, route.to.as_str()).is_none() {
+                let rule = "must be the name of a destination of this project";
+                wrong.push(Invalid::new(format!("routes[{place}].to"), rule, "another name"));
+            }
+        }
+        let pipeline = Pipeline {
+            id: old.map_or_else(|| scope.id(), |it| it.id),
+            project,
+            name: self.name.clone(),
+            version: old.map_or(1, |it| it.version),
+            enabled: self.enabled,
+            on: self.on.clone(),
+            sources: self.sources.clone(),
+            when: self.when.clone(),
+            steps: self.steps.clone(),
+            routes: (self.routes.iter())
+                .map(|it| Route {
+                    to: it.to.clone(),
+                    when: it.when.clone(),
+                    steps: it.steps.clone(),
+                })
+                .collect(),
+            created_at: old.map_or(scope.now, |it| it.created_at),
+        };
+        all_right(wrong)?;
+        Ok(match old {
+            Some(old) if *old != pipeline => Pipeline { version: old.version + 1, ..pipeline },
+            Some(_) | None => pipeline,
+        })
+    }
+
+    fn of(model: &Pipeline) -> Self {
+        super::show::pipeline(model)
+    }
+}
+
+impl Spec for DestinationSpec {
+    type Model = Destination;
+
+    fn check(
+        &self,
+        scope: &Scope<'_>,
+        old: Option<&Destination>,
+    ) -> Result<Destination, Vec<Invalid>> {
+        let mut wrong = Vec::new();
+        let namesake = scope.catalog.destination_named(scope.project, self.name.as_str());
+        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
+            wrong.push(Invalid::new("name", TAKEN, "the name of another destination"));
+        }
+        let id = old.map_or_else(|| scope.id(), |it| it.id);
+        let policy = self.policy();
+        wrong.extend(policy::check(&policy));
+        if let Ordering::Key(expression) = &policy.ordering
+            && expression.trim().is_empty()
+        {
+            wrong.push(Invalid::new("ordering.key", "must be an expression", "an empty text"));
+        }
+        let DestinationKind::Webhook = self.kind;
+        let connection = self.webhook(scope, id, old, &mut wrong);
+        all_right(wrong)?;
+        // Without a connection something was wrong, and we are not here.
+        let Some(connection) = connection else { return Err(Vec::new()) };
+        let destination = Destination {
+            id,
+            project: scope.project,
+            name: self.name.clone(),
+            version: old.map_or(1, |it| it.version),
+            state: old.map_or(DestinationState::Active, |it| it.state.clone()),
+            policy,
+            connection: Connection::Webhook(connection),
+            created_at: old.map_or(scope.now, |it| it.created_at),
+        };
+        Ok(match old {
+            Some(old) if *old != destination => {
+                Destination { version: old.version + 1, ..destination }
+            }
+            Some(_) | None => destination,
+        })
+    }
+
+    fn of(model: &Destination) -> Self {
+        super::show::destination(model)
+    }
+}
+
+impl DestinationSpec {
+    fn policy(&self) -> Policy {
+        let default = Policy::default();
+        Policy {
+            ordering: self.ordering.clone().unwrap_or(default.ordering),
+            retry: self.retry.clone().unwrap_or(default.retry),
+            expires_after: self.expires_after.or(default.expires_after),
+            concurrency: self.concurrency.unwrap_or(default.concurrency),
+            rate_limit: self.rate_limit.or(default.rate_limit),
+            timeout: self.timeout.unwrap_or(default.timeout),
+            breaker: self.breaker.clone().unwrap_or(default.breaker),
+        }
+    }
+
+    /// The connection, or `None` after `wrong` was told why not.
+    fn webhook(
+        &self,
+        scope: &Scope<'_>,
+        id: DestinationId,
+        old: Option<&Destination>,
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Webhook> {
+        let old = old.map(|it| {
+            let Connection::Webhook(webhook) = &it.connection;
+            webhook
+        });
+        let url = EndpointUrl::try_from(self.url.clone())
+            .map_err(|rule| wrong.push(Invalid::new("url", rule, "another text")))
+            .ok();
+        if self.headers.len() > MOST_HEADERS {
+            wrong.push(Invalid::new("headers", "must hold at most 50 headers", "more"));
+        }
+        for (name, value) in &self.headers {
+            if let Err(rule) = check_header(name, value) {
+                wrong.push(Invalid::new(format!("headers.{name}"), rule, "another text"));
+            }
+        }
+        let safe = Safe { scope, destination: id };
+        let auth = safe.auth(&self.auth, old.map(|it| &it.auth), wrong);
+        let old_keys = old.map_or(&[][..], |it| &it.signing_keys);
+        let signing_keys = match (self.signed, &self.secret) {
+            (true, secret) => safe.signing_keys(secret.as_ref(), old_keys, wrong),
+            (false, None) => Some(Vec::new()),
+            (false, Some(_)) => {
+                let rule = "must be left out where `signed` is false";
+                wrong.push(Invalid::new("secret", rule, "a secret"));
+                None
+            }
+        };
+        Some(Webhook {
+            url: url?,
+            method: self.method,
+            headers: self.headers.clone(),
+            auth: auth?,
+            signing_keys: signing_keys?,
+        })
+    }
+}
+
+/// The secrets of one destination.
+struct Safe<'a> {
+    scope: &'a Scope<'a>,
+    destination: DestinationId,
+}
+
+impl Safe<'_> {
+    fn owner(&self, field: SecretField) -> SecretOwner {
+        SecretOwner { project: self.scope.project, destination: self.destination, field }
+    }
+
+    /// The sealed secret: the old one where it is the same, so that nothing changes.
+    fn sealed(
+        &self,
+        field: SecretField,
+        path: &str,
+        given: &SecretSpec,
+        old: Option<&Sealed>,
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Sealed> {
+        let owner = self.owner(field);
+        if given.is_placeholder() {
+            if old.is_none() {
+                let rule = "must be a secret: there is none yet that a placeholder could stand for";
+                wrong.push(Invalid::new(path, rule, "a placeholder"));
+            }
+            return old.cloned();
+        }
+        let secret = given.secret();
+        let is_text = |it: &Secret| !it.expose().is_empty() && it.expose().len() <= 4096;
+        if !is_text(secret) || secret.expose().chars().any(char::is_control) {
+            let rule = "must be 1 to 4096 bytes without control characters";
+            wrong.push(Invalid::new(path, rule, "another text"));
+            return None;
+        }
+        let same = old.filter(|it| self.scope.seal.open(owner, it).as_ref() == Some(secret));
+        Some(same.cloned().unwrap_or_else(|| self.scope.seal.seal(owner, secret)))
+    }
+
+    fn auth(&self, given: &AuthSpec, old: Option<&Auth>, wrong: &mut Vec<Invalid>) -> Option<Auth> {
+        match given {
+            AuthSpec::None => Some(Auth::None),
+            AuthSpec::Bearer(token) => {
+                let old = match old {
+                    Some(Auth::Bearer { token }) => Some(token),
+                    Some(Auth::None | Auth::Basic { .. }) | None => None,
+                };
+                let field = SecretField::BearerToken;
+                let token = self.sealed(field, "auth.bearer", token, old, wrong)?;
+                Some(Auth::Bearer { token })
+            }
+            AuthSpec::Basic(basic) => {
+                let old = match old {
+                    Some(Auth::Basic { password, .. }) => Some(password),
+                    Some(Auth::None | Auth::Bearer { .. }) | None => None,
+                };
+                let username = &basic.username;
+                if username.contains(':') || username.chars().any(char::is_control) {
+                    let rule = "must have no `:` and no control characters";
+                    wrong.push(Invalid::new("auth.basic.username", rule, "another text"));
+                }
+                let (field, path) = (SecretField::BasicPassword, "auth.basic.password");
+                let password = self.sealed(field, path, &basic.password, old, wrong)?;
+                Some(Auth::Basic { username: username.clone(), password })
+            }
+        }
+    }
+
+    /// The keys that sign from now on. Another secret than before takes over as the newest; the one
+    /// before goes on signing for a day, since the receiver may still verify with it.
+    fn signing_keys(
+        &self,
+        given: Option<&SecretSpec>,
+        old: &[SigningKey],
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Vec<SigningKey>> {
+        let now = self.scope.now;
+        let owner = self.owner(SecretField::SigningKey);
+        let newest = old.iter().find(|it| it.expires_at.is_none());
+        let secret = match (given, newest) {
+            (None, Some(_)) => return Some(old.to_vec()),
+            (None, None) => self.scope.seal.seal(owner, &self.new_secret()),
+            (Some(given), _) => {
+                if !given.is_placeholder() && !is_signing_secret(given.secret()) {
+                    let rule = "must be `whsec_` and 24 to 64 bytes in base64, or `whsk_` and an ed25519 key; `openssl rand -base64 32` makes one";
+                    wrong.push(Invalid::new("secret", rule, "another text"));
+                    return None;
+                }
+                let field = SecretField::SigningKey;
+                self.sealed(field, "secret", given, newest.map(|it| &it.secret), wrong)?
+            }
+        };
+        if newest.is_some_and(|it| it.secret == secret) {
+            return Some(old.to_vec());
+        }
+        let mut keys = vec![SigningKey { secret, created_at: now, expires_at: None }];
+        keys.extend(old.iter().cloned().filter_map(|mut key| {
+            let expires_at = *key.expires_at.get_or_insert(now + OVERLAP);
+            (expires_at > now).then_some(key)
+        }));
+        keys.truncate(MOST_SIGNING_KEYS);
+        Some(keys)
+    }
+
+    fn new_secret(&self) -> Secret {
+        let mut bytes = zeroize::Zeroizing::new([0; 32]);
+        self.scope.seal.random(bytes.as_mut());
+        Secret::new(format!("whsec_{}", STANDARD.encode(bytes)))
+    }
+}
+
+/// Whether a secret can sign by Standard Webhooks. Padding may be left out.
+fn is_signing_secret(secret: &Secret) -> bool {
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
+    let text = secret.expose();
+    let (key, lengths) = match (text.strip_prefix("whsec_"), text.strip_prefix("whsk_")) {
+        (Some(key), _) => (key, 24..=64),
+        (None, Some(key)) => (key, 32..=64),
+        (None, None) => return false,
+    };
+    STANDARD_NO_PAD.decode(key.trim_end_matches('=')).is_ok_and(|it| lengths.contains(&it.len()))
+}
+
+/// Whether people may set this header.
+fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
+    http::HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| "must have a name of letters, digits and `-`")?;
+    http::HeaderValue::from_str(value).map_err(|_| "must be printable ASCII").map(drop)
+}
+
+fn all_right(wrong: Vec<Invalid>) -> Result<(), Vec<Invalid>> {
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}

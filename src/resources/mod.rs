@@ -1,0 +1,119 @@
+//! Resources as people write them, in a file or through the API, and the way from there into the
+//! catalogue and back.
+//!
+//! `spec` holds the shapes, `check` turns them into the model or says what is wrong, `show` turns
+//! the model back. `file` reads YAML, `plan` compares it with the catalogue, `export` writes it.
+
+mod tree;
+mod spec;
+mod check;
+mod policy;
+mod show;
+
+use std::{cell::RefCell, fmt};
+
+use jiff::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    catalog::Catalog,
+    model::{DestinationId, Id, IdSequence, ProjectId, Sealed, Secret},
+};
+
+pub use check::Spec;
+pub use spec::{
+    AuthSpec, BasicSpec, DestinationKind, DestinationSpec, EventTypeSpec, PipelineSpec,
+    ProjectSpec, RouteSpec, SecretSpec, SourceSpec,
+};
+pub use tree::Location;
+
+/// What is wrong with a resource, without the value itself: it may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Invalid {
+    /// The field: `destinations[0].retry.waits[2]`. Empty: the whole document.
+    pub path: String,
+    /// What must be so.
+    pub rule: String,
+    /// The kind of what stands there: `a string`, `nothing`.
+    pub found: String,
+}
+
+impl Invalid {
+    pub fn new(path: impl Into<String>, rule: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { path: path.into(), rule: rule.into(), found: found.into() }
+    }
+
+    /// The same inside of `parent`.
+    pub fn within(mut self, parent: &str) -> Self {
+        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        self.path = format!("{parent}{dot}{}", self.path);
+        self
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        write!(f, "{}, found {}", self.rule, self.found)
+    }
+}
+
+/// Reads the body of an API request into one of the shapes. The path of an error names the field.
+pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Invalid> {
+    tree::from_json(body)?.read()
+}
+
+/// What becomes of secrets on their way into the catalogue.
+pub trait Seal: Send + Sync {
+    fn seal(&self, owner: SecretOwner, secret: &Secret) -> Sealed;
+
+    /// `None` when it does not open, e.g. because its master key is gone.
+    fn open(&self, owner: SecretOwner, sealed: &Sealed) -> Option<Secret>;
+
+    /// Fills the slice with bytes that nobody can guess.
+    fn random(&self, bytes: &mut [u8]);
+}
+
+/// Where a secret belongs; it opens nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecretOwner {
+    pub project: ProjectId,
+    pub destination: DestinationId,
+    pub field: SecretField,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretField {
+    SigningKey,
+    BearerToken,
+    BasicPassword,
+}
+
+/// What a check looks at: the resources that are there, in whose project, and when.
+pub struct Scope<'a> {
+    pub catalog: &'a Catalog,
+    pub project: ProjectId,
+    pub now: Timestamp,
+    pub seal: &'a dyn Seal,
+    ids: RefCell<IdSequence>,
+}
+
+impl<'a> Scope<'a> {
+    pub fn new(
+        catalog: &'a Catalog,
+        project: ProjectId,
+        now: Timestamp,
+        seal: &'a dyn Seal,
+    ) -> Self {
+        Self { catalog, project, now, seal, ids: RefCell::new(IdSequence::default()) }
+    }
+
+    /// An id for a new resource.
+    pub fn id<K>(&self) -> Id<K> {
+        let mut random = [0; 8];
+        self.seal.random(&mut random);
+        self.ids.borrow_mut().next(self.now, u64::from_le_bytes(random))
+    }
+}
