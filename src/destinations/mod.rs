@@ -1,11 +1,17 @@
 //! Stage 6 of 6: the places that events go to, and how each of them is spoken to.
 
+pub mod egress;
+pub mod webhook;
+mod directory;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::model::{DestinationId, Message, Outcome};
+
+pub use directory::Directory;
 
 /// A place that events go to.
 ///

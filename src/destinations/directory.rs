@@ -1,0 +1,86 @@
+//! The destinations of the catalogue, built when they are first needed and kept until they change.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::{
+    Destination, Outlets,
+    egress::Egress,
+    webhook::{Webhook, refused},
+};
+use crate::{
+    catalog::Catalog,
+    crypto::Vault,
+    model::{self, Class, Connection, DestinationId, Message, Outcome},
+};
+
+pub struct Directory {
+    catalog: watch::Receiver<Arc<Catalog>>,
+    vault: Arc<Vault>,
+    egress: Egress,
+    built: Mutex<HashMap<DestinationId, Built>>,
+}
+
+struct Built {
+    /// What it was built from. A change in the catalogue makes another one.
+    from: Arc<model::Destination>,
+    outlet: Arc<dyn Destination>,
+}
+
+impl Directory {
+    pub fn new(catalog: watch::Receiver<Arc<Catalog>>, vault: Arc<Vault>, egress: Egress) -> Self {
+        Self { catalog, vault, egress, built: Mutex::default() }
+    }
+
+    /// The destination as it would be built, for a test event before it is saved.
+    pub fn build(&self, destination: &model::Destination) -> Arc<dyn Destination> {
+        match &destination.connection {
+            Connection::Webhook(_) => match Webhook::new(destination, &self.vault, &self.egress) {
+                Ok(webhook) => Arc::new(webhook),
+                Err(error) => Arc::new(Unusable { kind: "webhook", reason: error.to_string() }),
+            },
+        }
+    }
+}
+
+impl Outlets for Directory {
+    fn get(&self, id: DestinationId) -> Option<Arc<dyn Destination>> {
+        let catalog = self.catalog.borrow().clone();
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(now) = catalog.destinations.get(&id) else {
+            built.remove(&id);
+            return None;
+        };
+        if let Some(it) = built.get(&id).filter(|it| Arc::ptr_eq(&it.from, now)) {
+            return Some(it.outlet.clone());
+        }
+        // A change is rare: a good moment to let go of what was deleted and never asked for again.
+        built.retain(|id, _| catalog.destinations.contains_key(id));
+        let outlet = self.build(now);
+        built.insert(id, Built { from: now.clone(), outlet: outlet.clone() });
+        Some(outlet)
+    }
+}
+
+/// A destination that cannot be built as it is configured. Each attempt says why.
+struct Unusable {
+    kind: &'static str,
+    reason: String,
+}
+
+#[async_trait]
+impl Destination for Unusable {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    async fn send(&self, _: &[Message], _: Timestamp) -> Outcome {
+        refused(Class::Config, self.reason.clone())
+    }
+}

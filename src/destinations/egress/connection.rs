@@ -1,0 +1,196 @@
+//! One HTTP/1.1 connection, driven by the task that uses it.
+//!
+//! The HTTP machinery of hyper comes in two halves, a handle and a future that moves the bytes.
+//! Usually the future is a task of its own, and each request and answer hops between two tasks.
+//! Here the attempt polls it itself: no hops, and when the attempt is dropped at its deadline, the
+//! socket closes in that moment.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::Full;
+use hyper::{
+    body::{Body as _, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Answer, Failure, Phase,
+    stream::{Controlled, Controls, Stream},
+};
+use crate::model::Snippet;
+
+/// Bytes of an answer's headers.
+const HEAD_LIMIT: usize = 64 * 1024;
+/// Bytes of an answer's body that are read; at this length the connection is closed.
+const BODY_LIMIT: usize = 64 * 1024;
+/// Bytes that one answer may have with everything around it: informational answers before it,
+/// chunk headers, TLS. What sends more is not going to send an answer.
+const READ_LIMIT: usize = HEAD_LIMIT + 3 * BODY_LIMIT;
+/// After this long a connection is not used again, so that a change in DNS is noticed.
+const OLDEST: Duration = Duration::from_secs(5 * 60);
+
+pub(super) struct Connection {
+    handle: http1::SendRequest<Full<Bytes>>,
+    driver: http1::Connection<TokioIo<Controlled>, Full<Bytes>>,
+    /// The driver has ended and must not be polled again.
+    has_ended: bool,
+    controls: Arc<Controls>,
+    born: Instant,
+    /// Not to be used from this moment on.
+    expires: Instant,
+}
+
+/// What came of a request on a connection.
+pub(super) enum Exchanged {
+    /// `bool`: the connection can be used again.
+    Answered(Answer, bool),
+    /// The connection was closed before a byte of the request was written: here it is.
+    Unsent(Request<Full<Bytes>>),
+    Failed(Failure),
+}
+
+impl Connection {
+    pub async fn new(stream: Stream, idle_for: Duration) -> Result<Self, Failure> {
+        let (stream, controls) = Controlled::new(stream);
+        // At most 100 headers, which is hyper's default and the reason not to set it: set, it
+        // would be on the heap.
+        let (handle, driver) = http1::Builder::new()
+            .max_buf_size(HEAD_LIMIT)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Failure::Broken(describe(&error)))?;
+        let now = Instant::now();
+        Ok(Self { handle, driver, has_ended: false, controls, born: now, expires: now + idle_for })
+    }
+
+    /// Whether a request can be sent: not expired, and the other side has not closed it, as far as
+    /// this machine has heard. A close that is still on its way cannot be seen.
+    pub fn is_alive(&mut self, now: Instant) -> bool {
+        if now >= self.expires {
+            return false;
+        }
+        self.controls.allow(1);
+        self.controls.probe(true);
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.controls.probe(false);
+        !self.has_ended && self.handle.is_ready()
+    }
+
+    pub async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        deadline: Instant,
+        idle_for: Duration,
+    ) -> Exchanged {
+        self.controls.allow(READ_LIMIT);
+        let response = match timeout_at(deadline, self.head(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(failed)) => return failed,
+            Err(_) => return Exchanged::Failed(Failure::Timeout(Phase::Answer)),
+        };
+        let (head, mut body) = response.into_parts();
+        let mut kept = Vec::new();
+        let is_whole = timeout_at(deadline, self.body(&mut body, &mut kept)).await.unwrap_or(false);
+        drop(body);
+        let answer = Answer { status: head.status, headers: head.headers, body: kept.into() };
+        let now = Instant::now();
+        self.expires = now + promised(&answer.headers).map_or(idle_for, |it| it.min(idle_for));
+        let is_reusable = is_whole && self.is_idle() && now < self.born + OLDEST;
+        Exchanged::Answered(answer, is_reusable)
+    }
+
+    async fn head(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Exchanged> {
+        let mut answer = pin!(self.handle.try_send_request(request));
+        let driver = &mut self.driver;
+        let has_ended = &mut self.has_ended;
+        let answered = poll_fn(|cx| {
+            if !*has_ended {
+                *has_ended = Pin::new(&mut *driver).poll(cx).is_ready();
+            }
+            match answer.as_mut().poll(cx) {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending if *has_ended => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        match answered.await {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(mut refused)) => match refused.take_message() {
+                Some(request) => Err(Exchanged::Unsent(request)),
+                None if self.controls.is_spent() => Err(Exchanged::Failed(TOO_MUCH)),
+                None => Err(Exchanged::Failed(Failure::Broken(describe(refused.error())))),
+            },
+            None => Err(Exchanged::Failed(Failure::Broken("the connection closed"))),
+        }
+    }
+
+    /// Reads the body up to its limit and keeps its beginning. Whether it ended well.
+    async fn body(&mut self, body: &mut Incoming, kept: &mut Vec<u8>) -> bool {
+        let mut length = 0;
+        while !body.is_end_stream() {
+            let frame = poll_fn(|cx| {
+                self.drive(cx);
+                Pin::new(&mut *body).poll_frame(cx)
+            });
+            let data = match frame.await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            };
+            kept.extend_from_slice(&data[..data.len().min(Snippet::LIMIT - kept.len())]);
+            length += data.len();
+            if length >= BODY_LIMIT {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Moves the connection from the end of one exchange to the start of the next, without waiting:
+    /// where bytes of the request are still unsent, or the other side closes, it is not idle.
+    fn is_idle(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        !self.has_ended && self.handle.is_ready()
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if !self.has_ended {
+            self.has_ended = Pin::new(&mut self.driver).poll(cx).is_ready();
+        }
+    }
+}
+
+const TOO_MUCH: Failure = Failure::Broken("the endpoint sent more than an answer may have");
+
+/// How long the other side says it keeps an idle connection, less what a request needs to get there.
+fn promised(headers: &HeaderMap) -> Option<Duration> {
+    const MARGIN: Duration = Duration::from_secs(1);
+    let text = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds = text.split(',').find_map(|it| it.trim().strip_prefix("timeout="))?;
+    Some(Duration::from_secs(seconds.parse().ok()?).saturating_sub(MARGIN))
+}
+
+fn describe(error: &hyper::Error) -> &'static str {
+    if error.is_parse_too_large() {
+        "the answer's headers are too large"
+    } else if error.is_parse() {
+        "what came back is not HTTP/1.1"
+    } else if error.is_incomplete_message() {
+        "the connection closed before the answer was complete"
+    } else {
+        "the connection broke"
+    }
+}

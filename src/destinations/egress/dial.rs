@@ -1,0 +1,165 @@
+//! From a URL's host to a connected stream: look up, judge, dial what was judged, shake hands.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use rustls_pki_types::ServerName;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+use super::{
+    Failure, Phase, Shared,
+    policy::{Policy, Reason, Verdict, judge, judge_name},
+    stream::Stream,
+    tls,
+};
+
+/// Where an endpoint is, as its URL says it.
+pub(super) struct Place {
+    host: Host<String>,
+    port: u16,
+    /// Whom the certificate must name. `None`: no TLS.
+    server: Option<ServerName<'static>>,
+}
+
+impl Place {
+    /// `None` when the URL has no host that can be dialled.
+    pub fn of(url: &Url) -> Option<Self> {
+        let host = match url.host()? {
+            // The final dot of an absolute name is for the resolver only; certificates lack it.
+            Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(name).to_owned()),
+            Host::Ipv4(ip) => Host::Ipv4(ip),
+            Host::Ipv6(ip) => Host::Ipv6(ip),
+        };
+        let server = match (url.scheme(), &host) {
+            ("https", Host::Domain(name)) => Some(ServerName::try_from(name.clone()).ok()?),
+            ("https", Host::Ipv4(ip)) => Some(ServerName::from(IpAddr::V4(*ip))),
+            ("https", Host::Ipv6(ip)) => Some(ServerName::from(IpAddr::V6(*ip))),
+            _ => None,
+        };
+        Some(Self { host, port: url.port_or_known_default()?, server })
+    }
+}
+
+/// Opens a connection. Nothing of a request is sent here.
+pub(super) async fn dial(
+    place: &Place,
+    shared: &Shared,
+    deadline: Instant,
+) -> Result<Stream, Failure> {
+    let policy = shared.policy();
+    let addresses = timeout_at(deadline, find(place, shared, &policy))
+        .await
+        .map_err(|_| Failure::Timeout(Phase::Lookup))??;
+    let socket = timeout_at(deadline, connect_first(&addresses))
+        .await
+        .map_err(|_| Failure::Timeout(Phase::Connect))?
+        .map_err(|error| Failure::Connect(describe(&error)))?;
+    if is_own(&socket, &policy) {
+        return Err(denied(Reason::OwnListener));
+    }
+    // Requests are written whole, so waiting for more to send would only add delay.
+    socket.set_nodelay(true).ok();
+    metrics::counter!("tidegate_egress_connections_total").increment(1);
+    let Some(server) = &place.server else { return Ok(Stream::Plain(socket)) };
+    let connector = TlsConnector::from(Arc::clone(&shared.tls));
+    let stream = timeout_at(deadline, connector.connect(server.clone(), socket))
+        .await
+        .map_err(|_| Failure::Timeout(Phase::Handshake))?
+        .map_err(|error| Failure::Tls(tls::describe(&error)))?;
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+/// The addresses to dial, every one of them judged.
+async fn find(place: &Place, shared: &Shared, policy: &Policy) -> Result<Vec<SocketAddr>, Failure> {
+    let (addresses, is_trusted) = match &place.host {
+        Host::Ipv4(ip) => (vec![IpAddr::V4(*ip)], false),
+        Host::Ipv6(ip) => (vec![IpAddr::V6(*ip)], false),
+        Host::Domain(name) => {
+            let is_trusted = match judge_name(name, policy) {
+                Verdict::Denied(reason) => return Err(denied(reason)),
+                Verdict::Granted => true,
+                Verdict::Public => false,
+            };
+            let found = shared.resolver.resolve(name).await.map_err(|_| Failure::Dns)?;
+            (found, is_trusted)
+        }
+    };
+    let mut addresses: Vec<_> =
+        addresses.into_iter().map(|ip| SocketAddr::new(ip, place.port)).collect();
+    // One denied answer denies the name: public and private mixed is how a name that is rebound looks.
+    for address in &addresses {
+        match judge(*address, policy) {
+            Verdict::Public | Verdict::Granted => (),
+            Verdict::Denied(reason) if is_trusted && !reason.is_final() => (),
+            Verdict::Denied(reason) => return Err(denied(reason)),
+        }
+    }
+    addresses.truncate(MOST_ADDRESSES);
+    if addresses.is_empty() { Err(Failure::Dns) } else { Ok(addresses) }
+}
+
+fn denied(reason: Reason) -> Failure {
+    metrics::counter!("tidegate_egress_denied_total").increment(1);
+    Failure::Denied(reason)
+}
+
+/// Addresses that are tried for one connection.
+const MOST_ADDRESSES: usize = 6;
+/// After this long without an answer the next address is tried beside the first (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// The first of the addresses that accepts.
+async fn connect_first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut waiting = addresses.iter();
+    let mut tries = FuturesUnordered::new();
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        if let Some(address) = waiting.next() {
+            tries.push(connect(*address));
+        }
+        tokio::select! {
+            done = tries.next() => match done {
+                Some(Ok(socket)) => return Ok(socket),
+                Some(Err(error)) => last = error,
+                // None is under way, and none was left to begin with.
+                None => return Err(last),
+            },
+            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => (),
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is `egress`, and the address was judged")]
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect(address).await
+}
+
+/// Whether the connection ends at a port of this process, through whatever address of this machine.
+/// The policy cannot see that when we listen on all of them.
+fn is_own(socket: &TcpStream, policy: &Policy) -> bool {
+    let (Ok(peer), Ok(local)) = (socket.peer_addr(), socket.local_addr()) else { return false };
+    peer.ip() == local.ip()
+        && policy.own.iter().any(|own| own.ip().is_unspecified() && own.port() == peer.port())
+}
+
+fn describe(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused",
+        io::ErrorKind::ConnectionReset => "connection reset",
+        io::ErrorKind::TimedOut => "no answer to the connection",
+        io::ErrorKind::HostUnreachable => "the host is unreachable",
+        io::ErrorKind::NetworkUnreachable => "the network is unreachable",
+        io::ErrorKind::AddrNotAvailable => "no local port is free",
+        _ => "cannot connect",
+    }
+}

@@ -1,0 +1,150 @@
+//! What an endpoint's answer means. Pure.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
+use jiff::{Timestamp, fmt::rfc2822};
+
+use crate::{
+    destinations::egress::Answer,
+    model::{Class, Outcome, Snippet},
+};
+
+/// With this header an endpoint says what should become of the webhook, beside its status:
+/// `disable` (send nothing more) or `abort-message` (do not try this message again).
+const CONTROL: &str = "webhook-delivery";
+
+/// The outcome of an answer that came at `now`, after `duration`.
+///
+/// 2xx accepts, whatever else is said: the message has arrived. 410 and the control header count
+/// on every other status.
+pub(super) fn outcome(answer: Answer, now: Timestamp, duration: Duration) -> Outcome {
+    let status = answer.status;
+    let control = || answer.headers.get(CONTROL).map(|it| it.as_bytes().trim_ascii());
+    let class = if status.is_success() {
+        Class::Accepted
+    } else if status == StatusCode::GONE || control() == Some(b"disable") {
+        Class::Gone
+    } else if control() == Some(b"abort-message") {
+        Class::Abort
+    } else {
+        Class::Status
+    };
+    let retry_after = if status.is_success() { None } else { retry_after(&answer.headers, now) };
+    Outcome {
+        class,
+        status: Some(status.as_u16()),
+        reason: reason(status, class),
+        retry_after,
+        duration,
+        response: Snippet::of(&answer.body),
+    }
+}
+
+fn reason(status: StatusCode, class: Class) -> String {
+    let name = status.canonical_reason().unwrap_or_default();
+    let line = format!("{} {name}", status.as_u16());
+    let line = line.trim_end();
+    if class == Class::Abort {
+        format!("{line}: the endpoint asked for no more attempts")
+    } else if class == Class::Gone && status != StatusCode::GONE {
+        format!("{line}: the endpoint asked to be disabled")
+    } else if status.is_redirection() {
+        format!("{line}: redirects are not followed")
+    } else {
+        line.to_owned()
+    }
+}
+
+/// The wait that the endpoint asks for: seconds, also with decimals, or a date (RFC 9110 §10.2.3).
+/// A date that is past asks for none. What is neither asks for nothing.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let is_number = text.starts_with(|it: char| it.is_ascii_digit())
+        && text.bytes().all(|it| it.is_ascii_digit() || it == b'.');
+    if is_number {
+        let seconds: f64 = text.parse().ok()?;
+        // Some years are as good as any more: the dispatcher bounds it anyway.
+        return Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1 << 40)));
+    }
+    let date = rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    Some(date.duration_since(now).try_into().unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    const NOW: &str = "2026-11-21T08:00:00Z";
+
+    fn judged(status: u16, headers: &[(&'static str, &str)]) -> Outcome {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap()));
+        let answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: headers.collect(),
+            body: Bytes::from_static(b"try later"),
+        };
+        outcome(answer, NOW.parse().unwrap(), Duration::from_millis(7))
+    }
+
+    #[test]
+    fn a_status_and_the_control_header_decide_the_class() {
+        for (status, control, class, reason) in [
+            (200, None, Class::Accepted, "200 OK"),
+            (204, None, Class::Accepted, "204 No Content"),
+            (202, Some("disable"), Class::Accepted, "202 Accepted"),
+            (301, None, Class::Status, "301 Moved Permanently: redirects are not followed"),
+            (400, None, Class::Status, "400 Bad Request"),
+            (410, None, Class::Gone, "410 Gone"),
+            (410, Some("abort-message"), Class::Gone, "410 Gone"),
+            (404, Some("disable"), Class::Gone, "404 Not Found: the endpoint asked to be disabled"),
+            (
+                422,
+                Some(" abort-message "),
+                Class::Abort,
+                "422 Unprocessable Entity: the endpoint asked for no more attempts",
+            ),
+            (500, Some("whatever"), Class::Status, "500 Internal Server Error"),
+            (999, None, Class::Status, "999"),
+        ] {
+            let headers: Vec<_> = control.iter().map(|it| (CONTROL, *it)).collect();
+            let outcome = judged(status, &headers);
+            assert_eq!((outcome.class, outcome.reason.as_str()), (class, reason));
+            assert_eq!(outcome.status, Some(status));
+            assert_eq!(outcome.response.unwrap().to_text(), "try later");
+        }
+    }
+
+    #[test]
+    fn every_way_to_ask_for_a_wait_is_understood_and_garbage_is_not() {
+        for (text, seconds) in [
+            ("1", Some(1.0)),
+            (" 86400 ", Some(86_400.0)),
+            ("120.5", Some(120.5)),
+            ("0", Some(0.0)),
+            ("1000000000", Some(1e9)),
+            ("99999999999999999999999999", Some((1_u64 << 40) as f64)),
+            ("Sat, 21 Nov 2026 08:02:00 GMT", Some(120.0)),
+            ("Fri, 20 Nov 2026 08:02:00 GMT", Some(0.0)),
+            ("-5", None),
+            ("+5", None),
+            ("1e9", None),
+            (".5", None),
+            ("1.2.3", None),
+            ("inf", None),
+            ("soon", None),
+            ("", None),
+            ("5, 6", None),
+            ("Sat, 21 Nov 2026", None),
+        ] {
+            let found = judged(429, &[("retry-after", text)]).retry_after;
+            assert_eq!(found.map(|it| it.as_secs_f64()), seconds, "{text:?}");
+        }
+        assert_eq!(judged(200, &[("retry-after", "5")]).retry_after, None);
+        assert_eq!(judged(503, &[]).retry_after, None);
+    }
+}

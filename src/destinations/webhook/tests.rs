@@ -1,0 +1,49 @@
+//! What is said in a request, without sending one.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::model::{DeliverySeq, Event, EventId, EventSeq, ProjectId, RawJson, SourceId, TypeName};
+
+fn message(metadata: &str, payload: &str, copy: Option<&str>) -> Message {
+    let time = "2026-11-21T08:00:00.5Z".parse().unwrap();
+    let event = Event {
+        seq: EventSeq(1),
+        id: EventId::from_bits(7),
+        project: ProjectId::from_bits(1),
+        source: SourceId::from_bits(1),
+        event_type: "user.signed_up".parse::<TypeName>().unwrap(),
+        timestamp: time,
+        received_at: time,
+        key: None,
+        metadata: RawJson::parse(metadata.to_owned()).unwrap(),
+        payload: RawJson::parse(payload.to_owned()).unwrap(),
+    };
+    let copy = copy.map(|it| RawJson::parse(it.to_owned()).unwrap());
+    Message { seq: DeliverySeq::new(EventSeq(1), 0), event: Arc::new(event), copy, fresh_id: false }
+}
+
+#[test]
+fn the_payload_stands_in_the_body_byte_for_byte() {
+    let payload = r#"{ "b":1.50,"a" : "ü\u2028\/", "b":12345678901234567890 }"#;
+    let expected = |data: &str| {
+        format!(r#"{{"type":"user.signed_up","timestamp":"2026-11-21T08:00:00.5Z","data":{data}}}"#)
+    };
+    assert_eq!(body(&message("{}", payload, None)), expected(payload));
+    assert_eq!(body(&message("{}", payload, Some("[1, 2]"))), expected("[1, 2]"));
+}
+
+#[test]
+fn hops_are_read_from_the_metadata_and_from_nowhere_deeper() {
+    for (metadata, expected) in [
+        ("{}", 0),
+        (r#"{"hops":3,"ip":"1.1.1.1"}"#, 3),
+        (r#"{"ip":"hops", "hops" : 8}"#, 8),
+        (r#"{"deeper":{"hops":9}}"#, 0),
+        (r#"{"hops":"9"}"#, 0),
+        (r#"{"hops":-1}"#, 0),
+        (r#"{"hops":null}"#, 0),
+    ] {
+        assert_eq!(hops(&message(metadata, "{}", None)), expected, "{metadata}");
+    }
+}
