@@ -1,3 +1,8 @@
 //! The promises of Tidegate, as tests. One binary, so that it links once.
 
+mod harness;
 mod layers;
+mod webhook;
+mod egress;
+mod hostile;
+mod verifiers;
