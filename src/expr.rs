@@ -1,1 +1,0 @@
-//! The expression language: conditions, mappings, templates and ordering keys.

@@ -1,0 +1,136 @@
+//! What an expression sees of an event.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use minijinja::value::{Enumerator, Object, Value};
+
+use super::json;
+use crate::model::{Event, Name, RawJson};
+
+/// The names that every expression may use.
+pub(super) const NAMES: [&str; 8] =
+    ["type", "id", "timestamp", "received_at", "source", "idempotency_key", "payload", "metadata"];
+
+/// An event, and what the steps before have found out or changed. Nothing of its JSON is read
+/// before an expression looks at it, and then only once. Cheap to clone.
+#[derive(Clone)]
+pub struct Facts(Arc<Inner>);
+
+struct Inner {
+    event: Arc<Event>,
+    source: Option<Name>,
+    payload: RawJson,
+    payload_value: OnceLock<Value>,
+    metadata_value: OnceLock<Value>,
+    /// What steps have added, such as `person`.
+    results: Vec<(Box<str>, Value)>,
+}
+
+impl Facts {
+    pub fn new(event: Arc<Event>, source: Option<Name>) -> Self {
+        let payload = event.payload.clone();
+        Self(Arc::new(Inner {
+            event,
+            source,
+            payload,
+            payload_value: OnceLock::new(),
+            metadata_value: OnceLock::new(),
+            results: Vec::new(),
+        }))
+    }
+
+    /// The same event with another payload, as the steps after this one see it.
+    pub fn with_payload(&self, payload: RawJson) -> Self {
+        let mut next = self.copy();
+        next.payload_value = OnceLock::new();
+        next.payload = payload;
+        Self(Arc::new(next))
+    }
+
+    /// The same with what a step found out, under a name of its own.
+    pub fn with_result(&self, name: &str, result: &RawJson) -> Self {
+        let mut next = self.copy();
+        next.results.retain(|(it, _)| **it != *name);
+        next.results.push((name.into(), json::value(result.bytes())));
+        Self(Arc::new(next))
+    }
+
+    pub fn event(&self) -> &Arc<Event> {
+        &self.0.event
+    }
+
+    /// The payload as the steps so far have left it.
+    pub fn payload(&self) -> &RawJson {
+        &self.0.payload
+    }
+
+    fn copy(&self) -> Inner {
+        let it = &self.0;
+        Inner {
+            event: it.event.clone(),
+            source: it.source.clone(),
+            payload: it.payload.clone(),
+            payload_value: it.payload_value.clone(),
+            metadata_value: it.metadata_value.clone(),
+            results: it.results.clone(),
+        }
+    }
+
+    pub(super) fn root(&self) -> Value {
+        Value::from_dyn_object(self.0.clone())
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Value> {
+        self.0.get(name)
+    }
+
+    #[cfg(test)]
+    pub(super) fn was_read(&self) -> bool {
+        self.0.payload_value.get().is_some() || self.0.metadata_value.get().is_some()
+    }
+}
+
+impl Inner {
+    fn get(&self, name: &str) -> Option<Value> {
+        let event = &self.event;
+        Some(match name {
+            "payload" => part(&self.payload_value, self.payload.bytes()),
+            "type" => Value::from(event.event_type.as_str()),
+            "metadata" => part(&self.metadata_value, event.metadata.bytes()),
+            "id" => Value::from(event.id.to_string()),
+            "timestamp" => Value::from(event.timestamp.to_string()),
+            "received_at" => Value::from(event.received_at.to_string()),
+            "source" => Value::from(self.source.as_ref()?.as_str()),
+            "idempotency_key" => Value::from(event.key.as_ref()?.as_str()),
+            _ => self.results.iter().find(|(it, _)| **it == *name)?.1.clone(),
+        })
+    }
+}
+
+fn part(value: &OnceLock<Value>, bytes: &Bytes) -> Value {
+    value.get_or_init(|| json::value(bytes)).clone()
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the facts of {}", self.event.id)
+    }
+}
+
+impl Object for Inner {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        self.get(key)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::NonEnumerable
+    }
+}
