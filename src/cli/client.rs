@@ -22,6 +22,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// No answer that is read whole is longer.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
 
+/// Says which project a key that opens several is used for.
+const PROJECT: &str = "tidegate-project";
+
 pub type HttpClient = legacy::Client<Connector, Full<Bytes>>;
 
 /// An HTTP client for addresses that whoever runs the command gave.
@@ -79,7 +82,8 @@ impl Client {
     /// The answer as text: what the API gives as YAML.
     pub async fn get_text(&self, path: &str, query: &[(&str, String)]) -> Result<String> {
         let (_, bytes) = self.call(Method::GET, path, query, None).await?;
-        String::from_utf8(bytes.into()).map_err(|_| CliError::Answer { what: "the answer is not UTF-8".to_owned() })
+        String::from_utf8(bytes.into())
+            .map_err(|_| CliError::Answer { what: "the answer is not UTF-8".to_owned() })
     }
 
     /// An answer that goes on: its headers are here, its body is read as it comes.
@@ -110,8 +114,14 @@ impl Client {
         let request = self.request(method, path, query, body)?;
         let response = self.answer(request).await?;
         let status = response.status();
-        let body = tokio::time::timeout(PATIENCE, self.body(response)).await.map_err(|_| self.too_slow())??;
-        if status.is_success() { Ok((status, body)) } else { Err(CliError::Refused(Problem::read(status.as_u16(), &body))) }
+        let body = tokio::time::timeout(PATIENCE, self.body(response))
+            .await
+            .map_err(|_| self.too_slow())??;
+        if status.is_success() {
+            Ok((status, body))
+        } else {
+            Err(CliError::Refused(Problem::read(status.as_u16(), &body)))
+        }
     }
 
     fn request(
@@ -122,8 +132,11 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Request<Full<Bytes>>> {
         let key = self.key.as_ref().ok_or_else(missing_key)?;
-        let mut authorization = HeaderValue::try_from(format!("Bearer {}", key.expose()))
-            .map_err(|_| CliError::usage("the API key holds characters that no key has").then("copy it again, without line breaks"))?;
+        let mut authorization =
+            HeaderValue::try_from(format!("Bearer {}", key.expose())).map_err(|_| {
+                CliError::usage("the API key holds characters that no key has")
+                    .then("copy it again, without line breaks")
+            })?;
         authorization.set_sensitive(true);
         let mut request = Request::builder()
             .method(method)
@@ -134,10 +147,13 @@ impl Client {
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
+        if let Some(project) = &self.project {
+            request = request.header(PROJECT, project);
+        }
         let body = body.map(|it| Bytes::from(it.to_string())).unwrap_or_default();
-        request
-            .body(Full::new(body))
-            .map_err(|_| CliError::usage(format!("`{}` is no address that can be called", self.base)))
+        request.body(Full::new(body)).map_err(|_| {
+            CliError::usage(format!("`{}` is no address that can be called", self.base))
+        })
     }
 
     /// The base keeps its own path, for a gateway behind a proxy.
@@ -145,17 +161,20 @@ impl Client {
         let mut address = self.base.clone();
         address.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
         address.set_query(None);
-        if self.project.is_some() || !query.is_empty() {
-            let mut pairs = address.query_pairs_mut();
-            pairs.extend_pairs(query.iter().map(|(name, value)| (*name, value.as_str())));
-            pairs.extend_pairs(self.project.iter().map(|it| ("project", it.as_str())));
+        if !query.is_empty() {
+            address
+                .query_pairs_mut()
+                .extend_pairs(query.iter().map(|(name, value)| (*name, value.as_str())));
         }
         address
     }
 
     async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-        let answered = tokio::time::timeout(PATIENCE, self.http.request(request)).await.map_err(|_| self.too_slow())?;
-        answered.map_err(|source| CliError::Unreachable { url: self.origin(), source: source.into() })
+        let answered = tokio::time::timeout(PATIENCE, self.http.request(request))
+            .await
+            .map_err(|_| self.too_slow())?;
+        answered
+            .map_err(|source| CliError::Unreachable { url: self.origin(), source: source.into() })
     }
 
     async fn body(&self, response: Response<Incoming>) -> Result<Bytes> {
@@ -173,8 +192,9 @@ impl Client {
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|_| CliError::Answer { what: format!("what answers at {} does not speak JSON", self.origin()) })
+        serde_json::from_slice(&bytes).map_err(|_| CliError::Answer {
+            what: format!("what answers at {} does not speak JSON", self.origin()),
+        })
     }
 
     fn too_slow(&self) -> CliError {
@@ -187,9 +207,9 @@ impl Client {
     }
 }
 
-fn missing_key() -> CliError {
+pub fn missing_key() -> CliError {
     CliError::usage("this command needs an API key").then(
-        "set TIDEGATE_API_KEY (or TIDEGATE_ADMIN_KEY), or pass --key. `tidegate serve` prints the first admin key \
+        "set TIDEGATE_API_KEY (or TIDEGATE_ADMIN_KEY), or pass --api-key. `tidegate serve` prints the first admin key \
          when it starts on an empty folder; with that one, `tidegate keys create NAME --scopes ingest,read` makes others",
     )
 }

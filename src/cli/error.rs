@@ -66,19 +66,12 @@ impl CliError {
         }
     }
 
-    /// The error with its causes and, on lines of their own, its fields and the next step.
+    /// The error with its cause and, on lines of their own, its fields and the next step.
     pub fn render(&self, paint: Paint) -> String {
         let mut text = format!("{} {self}", paint.red("error:"));
-        let mut cause = std::error::Error::source(self);
-        let mut last = self.to_string();
-        while let Some(source) = cause {
-            let line = source.to_string();
-            // Layers of HTTP libraries like to repeat each other.
-            if !last.contains(&line) {
-                text.push_str(&format!(": {line}"));
-                last = line;
-            }
-            cause = source.source();
+        // The layers of an HTTP client say little; what happened is said by the deepest one.
+        if let Some(cause) = std::error::Error::source(self) {
+            text.push_str(&format!(": {}", innermost(cause)));
         }
         if let Self::Refused(problem) = self {
             for line in problem.details() {
@@ -142,11 +135,18 @@ impl Problem {
             .iter()
             .map(|error| {
                 let member = |names: &[&str]| {
-                    names.iter().find_map(|name| error.get(name)?.as_str()).unwrap_or_default().to_owned()
+                    names
+                        .iter()
+                        .find_map(|name| error.get(name)?.as_str())
+                        .unwrap_or_default()
+                        .to_owned()
                 };
                 let found = member(&["found"]);
                 let rule = member(&["rule", "message", "detail"]);
-                (member(&["field"]), if found.is_empty() { rule } else { format!("{rule}; found {found}") })
+                (
+                    member(&["field"]),
+                    if found.is_empty() { rule } else { format!("{rule}; found {found}") },
+                )
             })
             .collect()
     }
@@ -160,10 +160,17 @@ impl Problem {
         let mut lines: Vec<String> = self
             .fields()
             .into_iter()
-            .map(|(field, message)| if field.is_empty() { message } else { format!("{field}: {message}") })
+            .map(
+                |(field, message)| {
+                    if field.is_empty() { message } else { format!("{field}: {message}") }
+                },
+            )
             .collect();
         for (name, value) in &self.members {
-            if matches!(name.as_str(), "type" | "title" | "status" | "detail" | "errors" | "instance") {
+            if matches!(
+                name.as_str(),
+                "type" | "title" | "status" | "detail" | "errors" | "instance"
+            ) {
                 continue;
             }
             match value {
@@ -177,7 +184,9 @@ impl Problem {
 
     fn next(&self) -> Option<String> {
         let advice = match self.status {
-            401 => "set TIDEGATE_API_KEY to a key that this gateway knows; `tidegate keys list` names them",
+            401 => {
+                "set TIDEGATE_API_KEY to a key that this gateway knows; `tidegate keys list` names them"
+            }
             403 => "use a key with the scope for this, from `tidegate keys create NAME --scopes …`",
             429 | 503 => "wait a little and repeat the command: nothing was kept",
             _ => return None,
@@ -197,6 +206,15 @@ impl fmt::Display for Problem {
         }
         write!(f, " ({} {reason})", self.status)
     }
+}
+
+/// What the deepest layer says: `Connection refused` rather than `client error (Connect)`.
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
 }
 
 /// Ends the program: the error goes to standard error, its kind into the exit code.
@@ -229,14 +247,24 @@ mod tests {
     fn an_answer_that_is_no_problem_is_shown_as_it_came() {
         let error = CliError::Refused(Problem::read(401, b"go away"));
         let text = error.render(Paint::PLAIN);
-        assert!(text.starts_with("error: go away (401 Unauthorized)\nnext: set TIDEGATE_API_KEY"), "{text}");
+        assert!(
+            text.starts_with("error: go away (401 Unauthorized)\nnext: set TIDEGATE_API_KEY"),
+            "{text}"
+        );
     }
 
     #[test]
-    fn causes_are_named_once_and_in_their_order() {
-        let source = io::Error::other("connection refused");
+    fn the_deepest_cause_is_named() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("client error")]
+        struct Layer(#[source] io::Error);
+
+        let source = io::Error::other(Layer(io::Error::other("connection refused")));
         let error = CliError::File { what: "`a.yaml` cannot be read".to_owned(), source };
-        assert_eq!(error.render(Paint::PLAIN), "error: `a.yaml` cannot be read: connection refused");
+        assert_eq!(
+            error.render(Paint::PLAIN),
+            "error: `a.yaml` cannot be read: connection refused"
+        );
     }
 
     #[test]

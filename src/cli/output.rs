@@ -60,7 +60,8 @@ impl Paint {
 }
 
 fn wants_colours() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty()) && std::env::var_os("TERM").is_none_or(|it| it != "dumb")
+    std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty())
+        && std::env::var_os("TERM").is_none_or(|it| it != "dumb")
 }
 
 /// Standard output: for people, or as JSON for programs.
@@ -70,7 +71,7 @@ pub struct Output {
 }
 
 impl Output {
-    pub fn new() -> Self {
+    pub fn standard() -> Self {
         Self { paint: Paint::for_stdout() }
     }
 
@@ -82,8 +83,12 @@ impl Output {
 
     /// Text that ends its own lines.
     pub fn text(self, text: &str) -> Result<()> {
+        self.bytes(text.as_bytes())
+    }
+
+    pub fn bytes(self, bytes: &[u8]) -> Result<()> {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(closed)
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(closed)
     }
 
     /// JSON for programs, on as many lines as it takes.
@@ -118,14 +123,20 @@ fn closed(error: io::Error) -> CliError {
 /// which option answers it instead.
 pub fn confirm(question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(CliError::usage(format!("{question} Nobody is here to answer")).then("add --yes to answer it beforehand"));
+        return Err(CliError::usage(format!("{question} Nobody is here to answer"))
+            .then("add --yes to answer it beforehand"));
     }
-    let asked = write!(io::stderr().lock(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
-    asked.map_err(|source| CliError::File { what: "the question cannot be asked".to_owned(), source })?;
+    let asked =
+        write!(io::stderr().lock(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
+    asked.map_err(|source| CliError::File {
+        what: "the question cannot be asked".to_owned(),
+        source,
+    })?;
     let mut answer = String::new();
-    io::stdin()
-        .read_line(&mut answer)
-        .map_err(|source| CliError::File { what: "the answer cannot be read".to_owned(), source })?;
+    io::stdin().read_line(&mut answer).map_err(|source| CliError::File {
+        what: "the answer cannot be read".to_owned(),
+        source,
+    })?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
@@ -202,7 +213,9 @@ pub fn plural(it: u64, noun: &str) -> String {
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
-        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0)
+        })
         .collect();
     let mut text = String::new();
     for row in rows {
@@ -269,17 +282,24 @@ mod tests {
     #[test]
     fn a_distance_says_before_or_after() {
         let now = Timestamp::from_second(1_000).unwrap();
-        for (second, expected) in [(1_000, "now"), (988, "12 s ago"), (1_090, "in 1 min 30 s"), (400, "10 min ago")] {
+        for (second, expected) in
+            [(1_000, "now"), (988, "12 s ago"), (1_090, "in 1 min 30 s"), (400, "10 min ago")]
+        {
             assert_eq!(distance(Timestamp::from_second(second).unwrap(), now), expected);
         }
     }
 
     #[test]
     fn counts_have_their_commas_and_nouns_their_number() {
-        for (number, expected) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+        for (number, expected) in
+            [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")]
+        {
             assert_eq!(count(number), expected);
         }
-        assert_eq!((plural(1, "delivery"), plural(2_000, "delivery")), ("1 delivery".into(), "2,000 deliveries".into()));
+        assert_eq!(
+            (plural(1, "delivery"), plural(2_000, "delivery")),
+            ("1 delivery".into(), "2,000 deliveries".into())
+        );
     }
 
     #[test]

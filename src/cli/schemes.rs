@@ -48,11 +48,21 @@ impl Keys {
     fn new(scheme: Scheme, secrets: &[Secret], signs: bool) -> Result<Self, SecretError> {
         let secrets = secrets.iter();
         match scheme {
-            Scheme::Standard if signs => secrets.map(standard::Key::signing).collect::<Result<_, _>>().map(Self::Standard),
-            Scheme::Standard => secrets.map(standard::Key::verifying).collect::<Result<_, _>>().map(Self::Standard),
-            Scheme::Stripe => secrets.map(stamped::Key::new).collect::<Result<_, _>>().map(Self::Stripe),
-            Scheme::Github => secrets.map(prefixed::Key::new).collect::<Result<_, _>>().map(Self::Github),
-            Scheme::Segment => secrets.map(segment::Key::new).collect::<Result<_, _>>().map(Self::Segment),
+            Scheme::Standard if signs => {
+                secrets.map(standard::Key::signing).collect::<Result<_, _>>().map(Self::Standard)
+            }
+            Scheme::Standard => {
+                secrets.map(standard::Key::verifying).collect::<Result<_, _>>().map(Self::Standard)
+            }
+            Scheme::Stripe => {
+                secrets.map(stamped::Key::new).collect::<Result<_, _>>().map(Self::Stripe)
+            }
+            Scheme::Github => {
+                secrets.map(prefixed::Key::new).collect::<Result<_, _>>().map(Self::Github)
+            }
+            Scheme::Segment => {
+                secrets.map(segment::Key::new).collect::<Result<_, _>>().map(Self::Segment)
+            }
         }
     }
 }
@@ -84,12 +94,16 @@ impl Signer {
                 ]
             }
             Keys::Stripe(keys) => vec![(self.header.clone(), stamped::sign(keys, seconds, body))],
-            Keys::Github(keys) => {
-                keys.first().map(|key| (self.header.clone(), prefixed::sign(key, body))).into_iter().collect()
-            }
-            Keys::Segment(keys) => {
-                keys.first().map(|key| (self.header.clone(), segment::sign(key, body))).into_iter().collect()
-            }
+            Keys::Github(keys) => keys
+                .first()
+                .map(|key| (self.header.clone(), prefixed::sign(key, body)))
+                .into_iter()
+                .collect(),
+            Keys::Segment(keys) => keys
+                .first()
+                .map(|key| (self.header.clone(), segment::sign(key, body)))
+                .into_iter()
+                .collect(),
         }
     }
 }
@@ -107,12 +121,22 @@ impl Verifier {
         Ok(Self { keys, header: header.unwrap_or(scheme.header()).to_owned() })
     }
 
-    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<(), VerifyError> {
-        let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    pub fn verify(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<(), VerifyError> {
+        let text =
+            |name: &str| headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default();
         let signature = text(&self.header);
         match &self.keys {
             Keys::Standard(keys) => {
-                let headers = standard::Headers { id: text(standard::ID), timestamp: text(standard::TIMESTAMP), signature };
+                let headers = standard::Headers {
+                    id: text(standard::ID),
+                    timestamp: text(standard::TIMESTAMP),
+                    signature,
+                };
                 standard::verify(keys, headers, body, now)
             }
             Keys::Stripe(keys) => stamped::verify(keys, signature, body, now),
@@ -143,7 +167,9 @@ mod tests {
             let headers: HeaderMap = signer
                 .headers("evt_1", now.as_second(), b"{}")
                 .into_iter()
-                .map(|(name, value)| (HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap()))
+                .map(|(name, value)| {
+                    (HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap())
+                })
                 .collect();
             let verify = |secret: &Secret, body: &[u8]| {
                 let verifier = Verifier::new(*scheme, std::slice::from_ref(secret), None).unwrap();

@@ -65,7 +65,10 @@ pub enum Told {
     /// Connected, for the first time or again.
     Connected,
     /// The connection broke, and is opened again after this wait.
-    Broken { reason: String, wait: Duration },
+    Broken {
+        reason: String,
+        wait: Duration,
+    },
 }
 
 /// A stream of events that survives its connections.
@@ -80,7 +83,11 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(client: Client, path: impl Into<String>, query: Vec<(&'static str, String)>) -> Self {
+    pub fn new(
+        client: Client,
+        path: impl Into<String>,
+        query: Vec<(&'static str, String)>,
+    ) -> Self {
         Self {
             client,
             path: path.into(),
@@ -109,7 +116,11 @@ impl Stream {
             }
             let reason = match next_chunk(body).await {
                 Some(Ok(chunk)) if lines.push(&chunk) => continue,
-                Some(Ok(_)) => return Err(CliError::Answer { what: "an event of the stream is too long".to_owned() }),
+                Some(Ok(_)) => {
+                    return Err(CliError::Answer {
+                        what: "an event of the stream is too long".to_owned(),
+                    });
+                }
                 Some(Err(error)) => error.to_string(),
                 None => "the gateway ended the stream".to_owned(),
             };
@@ -123,7 +134,9 @@ impl Stream {
             tokio::time::sleep(self.wait).await;
         }
         let mut headers = vec![(header::ACCEPT, HeaderValue::from_static("text/event-stream"))];
-        if let Some(id) = self.parser.last_id.as_deref().and_then(|it| HeaderValue::from_str(it).ok()) {
+        if let Some(id) =
+            self.parser.last_id.as_deref().and_then(|it| HeaderValue::from_str(it).ok())
+        {
             headers.push((header::HeaderName::from_static("last-event-id"), id));
         }
         match self.client.stream(&self.path, &self.query, &headers).await {
@@ -134,9 +147,17 @@ impl Stream {
                 (self.failures, self.wait) = (0, Duration::ZERO);
                 Ok(Some(Told::Connected))
             }
-            Err(CliError::Refused(problem)) if problem.status < 500 && problem.status != 429 => Err(CliError::Refused(problem)),
-            Err(error @ CliError::Unreachable { .. }) if self.failures == 0 && self.wait.is_zero() => Err(error),
-            Err(error @ (CliError::Refused(_) | CliError::Unreachable { .. })) => Ok(Some(self.broken(error.to_string()))),
+            Err(CliError::Refused(problem)) if problem.status < 500 && problem.status != 429 => {
+                Err(CliError::Refused(problem))
+            }
+            Err(error @ CliError::Unreachable { .. })
+                if self.failures == 0 && self.wait.is_zero() =>
+            {
+                Err(error)
+            }
+            Err(error @ (CliError::Refused(_) | CliError::Unreachable { .. })) => {
+                Ok(Some(self.broken(error.to_string())))
+            }
             Err(error) => Err(error),
         }
     }
@@ -144,7 +165,8 @@ impl Stream {
     fn broken(&mut self, reason: String) -> Told {
         const LONGEST: Duration = Duration::from_secs(5);
         self.failures = self.failures.saturating_add(1);
-        let first = self.parser.retry.unwrap_or(Duration::from_millis(250)).max(Duration::from_millis(10));
+        let first =
+            self.parser.retry.unwrap_or(Duration::from_millis(250)).max(Duration::from_millis(10));
         self.wait = first.saturating_mul(1 << (self.failures - 1).min(10)).min(LONGEST);
         Told::Broken { reason, wait: self.wait }
     }
@@ -179,6 +201,9 @@ mod tests {
         for line in ["id: 42", "retry: 1500", "data: x", ""] {
             parser.line(line);
         }
-        assert_eq!((parser.last_id.as_deref(), parser.retry), (Some("42"), Some(Duration::from_millis(1_500))));
+        assert_eq!(
+            (parser.last_id.as_deref(), parser.retry),
+            (Some("42"), Some(Duration::from_millis(1_500)))
+        );
     }
 }

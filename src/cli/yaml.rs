@@ -33,32 +33,52 @@ impl ResourceFile {
     /// Reads a file, or standard input for `-`.
     pub fn read(path: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let name = path.display().to_string();
-        let bytes = if name == "-" { read_stdin()? } else { std::fs::read(path).map_err(|source| cannot_read(&name, source))? };
+        let bytes = if name == "-" {
+            read_stdin()?
+        } else {
+            std::fs::read(path).map_err(|source| cannot_read(&name, source))?
+        };
         let name = if name == "-" { "standard input".to_owned() } else { name };
         if bytes.len() > LARGEST {
             return Err(CliError::usage(format!("{name} is larger than 16 MiB")));
         }
-        let text = String::from_utf8(bytes).map_err(|_| CliError::usage(format!("{name} is not UTF-8")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| CliError::usage(format!("{name} is not UTF-8")))?;
         Self::parse(name, text, variable)
     }
 
-    fn parse(name: String, text: String, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let tree: Spanned<Node> = match serde_saphyr::from_str(&text) {
+    fn parse(
+        name: String,
+        text: String,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        // As the gateway reads it: `yes` is a text, and `true` is true.
+        let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+        let tree: Spanned<Node> = match serde_saphyr::from_str_with_options(&text, options) {
             Ok(tree) => tree,
             Err(error) => {
                 let place = error.location().map(|it| (it.line() as usize, it.column() as usize));
                 return Err(CliError::usage(point_at(&name, &text, place, &plain_message(&error))));
             }
         };
-        let mut reading = Reading { places: BTreeMap::new(), missing: Vec::new(), variable: &variable };
+        let mut reading =
+            Reading { places: BTreeMap::new(), missing: Vec::new(), variable: &variable };
         let resources = reading.value("", &tree);
         let Reading { places, missing, .. } = reading;
         if !missing.is_empty() {
             let messages: Vec<_> = missing
                 .iter()
-                .map(|(variable, place)| point_at(&name, &text, Some(*place), &format!("the environment has no variable `{variable}`")))
+                .map(|(variable, place)| {
+                    point_at(
+                        &name,
+                        &text,
+                        Some(*place),
+                        &format!("the environment has no variable `{variable}`"),
+                    )
+                })
                 .collect();
-            return Err(CliError::usage(messages.join("\n")).then("export what is missing, or write `$${NAME}` for the text itself"));
+            return Err(CliError::usage(messages.join("\n"))
+                .then("export what is missing, or write `$${NAME}` for the text itself"));
         }
         if !resources.is_object() {
             let message = "a file of resources is a mapping that begins with `version: 1`";
@@ -76,7 +96,9 @@ impl ResourceFile {
         }
         let lines: Vec<_> = fields
             .iter()
-            .map(|(field, message)| point_at(&self.name, &self.text, self.place(field), &format!("{field}: {message}")))
+            .map(|(field, message)| {
+                point_at(&self.name, &self.text, self.place(field), &format!("{field}: {message}"))
+            })
             .collect();
         CliError::usage(lines.join("\n")).then("correct the file; nothing was changed")
     }
@@ -95,7 +117,10 @@ impl ResourceFile {
 
 fn read_stdin() -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = std::io::Read::read_to_end(&mut std::io::Read::take(std::io::stdin().lock(), LARGEST as u64 + 1), &mut bytes);
+    let read = std::io::Read::read_to_end(
+        &mut std::io::Read::take(std::io::stdin().lock(), LARGEST as u64 + 1),
+        &mut bytes,
+    );
     read.map_err(|source| cannot_read("standard input", source))?;
     Ok(bytes)
 }
@@ -106,12 +131,18 @@ fn cannot_read(name: &str, source: std::io::Error) -> CliError {
 
 /// `file:line:column: message`, and the line with a caret below it.
 fn point_at(name: &str, text: &str, place: Option<(usize, usize)>, message: &str) -> String {
-    let Some((number, column)) = place.filter(|it| it.0 > 0) else { return format!("{name}: {message}") };
+    let Some((number, column)) = place.filter(|it| it.0 > 0) else {
+        return format!("{name}: {message}");
+    };
     let line = text.lines().nth(number - 1).unwrap_or_default();
     let paint = Paint::for_stderr();
     let gutter = " ".repeat(number.to_string().len());
     // Tabs stay tabs, so that the caret stands where the eye expects it.
-    let indent: String = line.chars().take(column.saturating_sub(1)).map(|it| if it == '\t' { '\t' } else { ' ' }).collect();
+    let indent: String = line
+        .chars()
+        .take(column.saturating_sub(1))
+        .map(|it| if it == '\t' { '\t' } else { ' ' })
+        .collect();
     format!(
         "{name}:{number}:{column}: {message}\n {} {line}\n {gutter} {} {indent}{}",
         paint.dim(format_args!("{number} |")),
@@ -142,7 +173,10 @@ impl Reading<'_> {
             Node::Plain(value) => value.clone(),
             Node::Text(text) => Value::String(self.fill(text, place)),
             Node::List(items) => {
-                let values = items.iter().enumerate().map(|(index, item)| self.value(&format!("{path}[{index}]"), item));
+                let values = items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| self.value(&format!("{path}[{index}]"), item));
                 Value::Array(values.collect())
             }
             Node::Map(entries) => {
@@ -279,12 +313,17 @@ mod tests {
     #[test]
     fn yaml_becomes_json_in_the_same_order() {
         let file = parse("version: 1\nb: [1, 2.5, null, true, \"1\"]\na: { x: \"\" }\n").unwrap();
-        assert_eq!(file.resources.to_string(), r#"{"version":1,"b":[1,2.5,null,true,"1"],"a":{"x":""}}"#);
+        assert_eq!(
+            file.resources.to_string(),
+            r#"{"version":1,"b":[1,2.5,null,true,"1"],"a":{"x":""}}"#
+        );
     }
 
     #[test]
     fn variables_are_filled_into_texts_and_cannot_change_the_structure() {
-        let file = parse("a: \"${SECRET}\"\nb: \"x-$${SECRET}-${not a name}-${\"\nc: pre${SECRET}post\n").unwrap();
+        let file =
+            parse("a: \"${SECRET}\"\nb: \"x-$${SECRET}-${not a name}-${\"\nc: pre${SECRET}post\n")
+                .unwrap();
         let expected = json!({"a": "whsec_x: \"y\"", "b": "x-${SECRET}-${not a name}-${", "c": "prewhsec_x: \"y\"post"});
         assert_eq!(file.resources, expected);
     }

@@ -13,7 +13,8 @@ pub fn render(it: &Received, paint: Paint, zone: &TimeZone) -> String {
         Some(name) => paint.bold(clip(name, LONGEST)),
         None => paint.dim(format_args!("{} {}", it.method, clip(&it.path, LONGEST))),
     };
-    let id = it.id.as_deref().map_or_else(|| paint.dim("no id"), |it| paint.cyan(clip(it, LONGEST)));
+    let id =
+        it.id.as_deref().map_or_else(|| paint.dim("no id"), |it| paint.cyan(clip(it, LONGEST)));
     let attempt = match it.attempt {
         1 => format!("attempt {}", it.attempt),
         _ => paint.yellow(format_args!("attempt {}", it.attempt)),
@@ -76,7 +77,11 @@ pub fn summary(it: &Counters, verifies: bool) -> String {
     }
     text.push_str(&format!(", {}", plural(it.duplicates, "duplicate")));
     if verifies {
-        text.push_str(&format!(" · {} verified, {} refused", plural(it.verified, "signature"), it.refused));
+        text.push_str(&format!(
+            " · {} verified, {} refused",
+            plural(it.verified, "signature"),
+            it.refused
+        ));
     }
     text
 }
@@ -124,7 +129,10 @@ mod tests {
         };
         for (it, expected) in [
             (usual, "14:03:21.482  user.signed_up  evt_1  attempt 1  ✔ signature verified  200"),
-            (again, "14:03:21.482  user.signed_up  evt_1  attempt 2  ✔ signature verified  duplicate  200"),
+            (
+                again,
+                "14:03:21.482  user.signed_up  evt_1  attempt 2  ✔ signature verified  duplicate  200",
+            ),
             (wrong, "14:03:21.482  user.signed_up  evt_1  attempt 1  ✘ no signature matches  401"),
             (bare, "14:03:21.482  POST /hooks  no id  attempt 1  – not verified  503 on purpose"),
         ] {

@@ -38,7 +38,13 @@ pub struct Args {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9400")]
     pub listen: SocketAddr,
     /// The signing secret to verify with; several during a rotation
-    #[arg(long, value_name = "SECRET", env = "TIDEGATE_SINK_SECRET", hide_env_values = true, value_delimiter = ' ')]
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "TIDEGATE_SINK_SECRET",
+        hide_env_values = true,
+        value_delimiter = ' '
+    )]
     pub secret: Vec<String>,
     /// How it is signed
     #[arg(long, value_enum, default_value_t)]
@@ -50,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(200..600))]
     pub status: Option<u16>,
     /// How long each answer is held back, such as 50ms
-    #[arg(long, value_name = "TIME", value_parser = super::parse_duration, default_value = "0s")]
+    #[arg(long, value_name = "TIME", value_parser = super::times::duration, default_value = "0s")]
     pub latency: Duration,
     /// Show each body, too
     #[arg(long)]
@@ -67,7 +73,8 @@ pub struct Args {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_| "a share is a number from 0 to 1, such as 0.2".to_owned())?;
+    let share: f64 =
+        text.parse().map_err(|_| "a share is a number from 0 to 1, such as 0.2".to_owned())?;
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a share is from 0 to 1".to_owned()) }
 }
 
@@ -83,7 +90,8 @@ impl Args {
             verifier,
             // A status alone means: always.
             fail_rate: self.fail_rate.unwrap_or(if self.status.is_some() { 1.0 } else { 0.0 }),
-            failure: StatusCode::from_u16(failure).map_err(|_| CliError::usage("no such status"))?,
+            failure: StatusCode::from_u16(failure)
+                .map_err(|_| CliError::usage("no such status"))?,
             latency: self.latency,
             ..Options::default()
         })
@@ -131,11 +139,12 @@ pub async fn run(args: Args) -> Result<()> {
 
     let stop = Arc::new(Notify::new());
     let state = Arc::new(Mutex::new((Counters::default(), Ok(()))));
-    let out = Output::new();
+    let out = Output::standard();
     let zone = TimeZone::system();
     let report = {
         let (stop, state) = (stop.clone(), state.clone());
-        let (limit, show) = (args.count, Show { body: args.body, json: args.json, quiet: args.quiet });
+        let (limit, show) =
+            (args.count, Show { body: args.body, json: args.json, quiet: args.quiet });
         move |it: &Received| {
             let mut state = state.lock().unwrap_or_else(|it| it.into_inner());
             if limit.is_some_and(|it| state.0.received >= it) {

@@ -137,7 +137,8 @@ impl<F> Sink<F> {
                 Err(error) => Judgement::Refused(error),
             },
         };
-        let is_unlucky = self.options.fail_rate > 0.0 && share(self.options.random.u64()) < self.options.fail_rate;
+        let is_unlucky = self.options.fail_rate > 0.0
+            && share(self.options.random.u64()) < self.options.fail_rate;
         let (answer, is_failed_on_purpose) = match signature {
             Judgement::Refused(_) => (StatusCode::UNAUTHORIZED, false),
             Judgement::NotAsked | Judgement::Verified if is_unlucky => (self.options.failure, true),
@@ -148,7 +149,11 @@ impl<F> Sink<F> {
             .find_map(|name| headers.get(*name)?.to_str().ok())
             .map(|it| it.chars().take(LONGEST_ID).collect::<String>());
         let (attempt, is_duplicate) = match &id {
-            Some(id) => self.ledger.lock().unwrap_or_else(|it| it.into_inner()).note(id, answer.is_success()),
+            Some(id) => self
+                .ledger
+                .lock()
+                .unwrap_or_else(|it| it.into_inner())
+                .note(id, answer.is_success()),
             None => (1, false),
         };
         Received {
@@ -260,12 +265,19 @@ mod tests {
     #[tokio::test]
     async fn a_signed_webhook_is_verified_and_its_second_coming_is_a_duplicate() {
         let clock = Arc::new(ManualClock::at(Timestamp::from_second(1_800_000_000).unwrap()));
-        let (url, received) = start(Options { verifier: verifier(), clock, ..Options::default() }).await;
+        let (url, received) =
+            start(Options { verifier: verifier(), clock, ..Options::default() }).await;
         for (attempt, is_duplicate) in [(1, false), (2, true)] {
             assert_eq!(post(&url, SECRET, "evt_1", 1_800_000_000).await, 200);
             let it = received.recv().unwrap();
-            assert_eq!((it.attempt, it.is_duplicate, it.signature), (attempt, is_duplicate, Judgement::Verified));
-            assert_eq!((it.event_type.as_deref(), it.id.as_deref()), (Some("user.signed_up"), Some("evt_1")));
+            assert_eq!(
+                (it.attempt, it.is_duplicate, it.signature),
+                (attempt, is_duplicate, Judgement::Verified)
+            );
+            assert_eq!(
+                (it.event_type.as_deref(), it.id.as_deref()),
+                (Some("user.signed_up"), Some("evt_1"))
+            );
             assert_eq!((it.path.as_str(), &it.body[..]), ("/hooks", BODY));
         }
     }
@@ -273,7 +285,8 @@ mod tests {
     #[tokio::test]
     async fn a_bad_signature_is_refused_with_its_reason_and_is_no_acceptance() {
         let clock = Arc::new(ManualClock::at(Timestamp::from_second(1_800_000_000).unwrap()));
-        let (url, received) = start(Options { verifier: verifier(), clock, ..Options::default() }).await;
+        let (url, received) =
+            start(Options { verifier: verifier(), clock, ..Options::default() }).await;
         for (secret, seconds, reason) in [
             ("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", 1_800_000_000, VerifyError::Mismatch),
             (SECRET, 1_799_990_000, VerifyError::TooOld),
@@ -289,7 +302,8 @@ mod tests {
     #[tokio::test]
     async fn the_share_that_is_to_fail_fails() {
         let random = Arc::new(SeededRandom::new(7));
-        let (url, received) = start(Options { fail_rate: 0.25, random, ..Options::default() }).await;
+        let (url, received) =
+            start(Options { fail_rate: 0.25, random, ..Options::default() }).await;
         let mut failed = 0;
         for number in 0..200 {
             let status = post(&url, SECRET, &format!("evt_{number}"), 1).await;
