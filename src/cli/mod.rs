@@ -1,1 +1,187 @@
-//! The command line.
+//! The command line: `tidegate <command>`, one file for each.
+//!
+//! Commands for people write what they found to standard output, and remarks and next steps to
+//! standard error, so that a pipe gets only the former. They end with 0 when all is well, with 1
+//! when something failed, and with 2 when they were asked wrongly.
+
+// What the commands share.
+pub mod error;
+pub mod output;
+mod connect;
+pub mod client;
+mod sse;
+mod yaml;
+mod schemes;
+mod views;
+mod times;
+
+// Resources.
+mod apply;
+mod diff;
+mod keys;
+
+// Events, on their way in and out.
+mod emit;
+mod tail;
+mod listen;
+pub mod sink;
+mod sign;
+
+// What became of them.
+mod status;
+mod events;
+mod waterfall;
+mod deliveries;
+mod replay;
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use jiff::tz::TimeZone;
+use url::Url;
+
+use self::{
+    client::Client,
+    error::{CliError, Result},
+    output::Output,
+};
+use crate::{
+    clock::{Clock, SystemClock},
+    model::Secret,
+};
+
+/// Tidegate, a self-hosted event gateway: emit once, deliver everywhere, lose nothing
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 110)]
+#[command(after_help = "\
+Start here:
+  tidegate sink                                         an endpoint that shows what it gets
+  tidegate emit user.signed_up --data '{\"plan\":\"pro\"}'  send an event
+  tidegate tail                                         watch what happens
+  tidegate status                                       how everything is")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which gateway, and who asks.
+#[derive(Clone, Debug, clap::Args)]
+struct Global {
+    /// Where the gateway is
+    #[arg(long, global = true, env = "TIDEGATE_URL", value_name = "URL", value_parser = gateway_url)]
+    #[arg(default_value = "http://127.0.0.1:8080", help_heading = "Gateway")]
+    url: Url,
+    /// The API key; without it TIDEGATE_ADMIN_KEY counts
+    #[arg(long, global = true, env = "TIDEGATE_API_KEY", value_name = "KEY")]
+    #[arg(hide_env_values = true, help_heading = "Gateway")]
+    api_key: Option<String>,
+    /// The project, for a key that opens several
+    #[arg(
+        long,
+        global = true,
+        env = "TIDEGATE_PROJECT",
+        value_name = "NAME",
+        help_heading = "Gateway"
+    )]
+    project: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Apply(apply::ApplyArgs),
+    Plan(apply::PlanArgs),
+    Export(apply::ExportArgs),
+    Emit(emit::Args),
+    Tail(tail::Args),
+    Listen(listen::Args),
+    Sink(sink::Args),
+    Status(status::Args),
+    #[command(subcommand)]
+    Events(events::Command),
+    #[command(subcommand)]
+    Deliveries(deliveries::Command),
+    DeadLetters(deliveries::DeadLettersArgs),
+    Replay(replay::Args),
+    #[command(subcommand)]
+    Keys(keys::Command),
+    Sign(sign::SignArgs),
+    Verify(sign::VerifyArgs),
+}
+
+/// What a command that talks to a gateway has at hand.
+pub struct Context {
+    pub client: Client,
+    pub out: Output,
+    pub zone: TimeZone,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The program: reads the command line, runs the command, and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            return error::conclude(Err(CliError::File {
+                what: "the runtime cannot start".to_owned(),
+                source,
+            }));
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    // A read from a terminal that nobody answers must not hold us.
+    runtime.shutdown_background();
+    error::conclude(result)
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    let context = || cli.global.context(|name| std::env::var(name).ok());
+    match cli.command {
+        Command::Apply(args) => apply::apply(&context(), args).await,
+        Command::Plan(args) => apply::plan(&context(), args).await,
+        Command::Export(args) => apply::export(&context(), args).await,
+        Command::Emit(args) => emit::run(&context(), args).await,
+        Command::Tail(args) => tail::run(&context(), args).await,
+        Command::Listen(args) => listen::run(&context(), args).await,
+        Command::Sink(args) => sink::run(args).await,
+        Command::Status(args) => status::run(&context(), args).await,
+        Command::Events(command) => events::run(&context(), command).await,
+        Command::Deliveries(command) => deliveries::run(&context(), command).await,
+        Command::DeadLetters(args) => deliveries::dead_letters(&context(), args).await,
+        Command::Replay(args) => replay::run(&context(), args).await,
+        Command::Keys(command) => keys::run(&context(), command).await,
+        Command::Sign(args) => sign::sign(args),
+        Command::Verify(args) => sign::verify(args),
+    }
+}
+
+impl Global {
+    fn context(&self, variable: impl Fn(&str) -> Option<String>) -> Context {
+        let given = self.api_key.clone().filter(|it| !it.is_empty());
+        let key = given.or_else(|| variable("TIDEGATE_ADMIN_KEY")).filter(|it| !it.is_empty());
+        let project = self.project.clone().filter(|it| !it.is_empty());
+        Context {
+            client: Client::new(self.url.clone(), key.map(Secret::new), project),
+            out: Output::standard(),
+            zone: TimeZone::system(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+fn gateway_url(text: &str) -> Result<Url, String> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        Ok(_) | Err(_) => Err("a gateway is at an URL such as http://127.0.0.1:8080".to_owned()),
+    }
+}
+
+/// The whole command line, for documentation and completion.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! `tidegate apply`, `plan` and `export`: resources as a file.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{
+    Context,
+    diff::{self, Plan},
+    error::{CliError, Result},
+    output::{self, confirm},
+    views,
+    yaml::ResourceFile,
+};
+
+/// Make the gateway's resources what a file says; shows the difference and asks
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+`${NAME}` in a text stands for the environment variable of this machine; `$${` is `${` itself.
+
+Examples:
+  tidegate apply acme.yaml
+  tidegate apply acme.yaml --prune --yes     what the file does not name is deleted, without asking")]
+pub struct ApplyArgs {
+    /// The file, or - for standard input (then with --yes)
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Delete the project's resources that the file does not name
+    #[arg(long)]
+    prune: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// What was done, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Show what a file of resources would change; changes nothing
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tidegate plan acme.yaml
+  tidegate plan acme.yaml --prune --json | jq .changes")]
+pub struct PlanArgs {
+    /// The file, or - for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// As if what the file does not name were to be deleted
+    #[arg(long)]
+    prune: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Print the project's resources as a file for `apply`; secrets become ${NAMES}
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tidegate export > acme.yaml
+  tidegate export --project acme --out acme.yaml")]
+pub struct ExportArgs {
+    /// The file to write; without it, standard output
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// The file with this machine's variables filled in.
+fn read(path: &std::path::Path) -> Result<ResourceFile> {
+    ResourceFile::read(path, |name| std::env::var(name).ok())
+}
+
+fn request(file: &ResourceFile, prune: bool) -> Value {
+    json!({ "resources": file.resources, "prune": prune })
+}
+
+async fn ask(
+    context: &Context,
+    path: &str,
+    file: &ResourceFile,
+    prune: bool,
+) -> Result<(Value, Plan)> {
+    let answer = context
+        .client
+        .post(path, &request(file, prune))
+        .await
+        .map_err(|error| file.explain(error))?;
+    let plan = views::read(answer.clone())?;
+    Ok((answer, plan))
+}
+
+pub async fn plan(context: &Context, args: PlanArgs) -> Result<()> {
+    let file = read(&args.file)?;
+    let (answer, plan) = ask(context, "/api/v1/plan", &file, args.prune).await?;
+    if args.json {
+        return context.out.json(&answer);
+    }
+    context.out.text(&diff::render(&plan, context.out.paint))?;
+    context.out.line(plan.summary())?;
+    if !plan.changes.is_empty() {
+        context.out.next(format_args!("tidegate apply {}", args.file.display()));
+    }
+    Ok(())
+}
+
+pub async fn apply(context: &Context, args: ApplyArgs) -> Result<()> {
+    if args.file.as_os_str() == "-" && !args.yes {
+        return Err(
+            CliError::usage("a file from standard input leaves nobody to ask").then("add --yes")
+        );
+    }
+    let file = read(&args.file)?;
+    if !args.yes {
+        let (_, plan) = ask(context, "/api/v1/plan", &file, args.prune).await?;
+        if plan.changes.is_empty() {
+            return context.out.line(diff::done(&plan));
+        }
+        output::note(diff::render(&plan, output::Paint::for_stderr()).trim_end());
+        if !confirm(&format!("{}. Apply?", plan.summary()))? {
+            output::note("nothing was changed");
+            return Ok(());
+        }
+    }
+    let (answer, plan) = ask(context, "/api/v1/apply", &file, args.prune).await?;
+    if args.json {
+        return context.out.json(&answer);
+    }
+    if args.yes {
+        context.out.text(&diff::render(&plan, context.out.paint))?;
+    }
+    context.out.line(diff::done(&plan))?;
+    if !plan.changes.is_empty() {
+        context.out.next("tidegate status");
+    }
+    Ok(())
+}
+
+pub async fn export(context: &Context, args: ExportArgs) -> Result<()> {
+    let text = context.client.get_text("/api/v1/export", &[]).await?;
+    match args.out {
+        None => context.out.text(&text),
+        Some(path) => std::fs::write(&path, text).map_err(|source| CliError::File {
+            what: format!("`{}` cannot be written", path.display()),
+            source,
+        }),
+    }
+}

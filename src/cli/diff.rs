@@ -1,0 +1,166 @@
+//! What a file of resources would change, as people read it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::output::{Paint, clip, plural};
+
+/// What the gateway would do, or did.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Plan {
+    #[serde(default)]
+    pub changes: Vec<Change>,
+    #[serde(default)]
+    pub unchanged: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Change {
+    pub action: Action,
+    pub kind: String,
+    pub name: String,
+    #[serde(default)]
+    pub fields: Vec<Field>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    Create,
+    Update,
+    Delete,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Field {
+    pub path: String,
+    #[serde(default)]
+    pub before: Value,
+    #[serde(default)]
+    pub after: Value,
+}
+
+impl Plan {
+    pub fn deletes(&self) -> usize {
+        self.count(Action::Delete)
+    }
+
+    fn count(&self, action: Action) -> usize {
+        self.changes.iter().filter(|it| it.action == action).count()
+    }
+
+    /// `2 to create, 1 to change, 0 to delete, 3 unchanged`
+    pub fn summary(&self) -> String {
+        format!(
+            "{} to create, {} to change, {} to delete, {} unchanged",
+            self.count(Action::Create),
+            self.count(Action::Update),
+            self.deletes(),
+            self.unchanged,
+        )
+    }
+}
+
+pub fn render(plan: &Plan, paint: Paint) -> String {
+    let mut text = String::new();
+    for change in &plan.changes {
+        let title = format!("{} {}", change.kind.replace('_', " "), change.name);
+        text.push_str(&match change.action {
+            Action::Create => paint.green(format_args!("+ {title}")),
+            Action::Update => paint.yellow(format_args!("~ {title}")),
+            Action::Delete => paint.red(format_args!("- {title}")),
+        });
+        text.push('\n');
+        for field in &change.fields {
+            text.push_str(&line(field, change.action, paint));
+        }
+    }
+    text
+}
+
+fn line(field: &Field, action: Action, paint: Paint) -> String {
+    let path = &field.path;
+    match action {
+        Action::Create => {
+            format!("{}\n", paint.green(format_args!("    {path}: {}", shown(&field.after))))
+        }
+        Action::Delete => String::new(),
+        Action::Update => match (field.before.is_null(), field.after.is_null()) {
+            (true, _) => {
+                format!("{}\n", paint.green(format_args!("  + {path}: {}", shown(&field.after))))
+            }
+            (false, true) => {
+                format!("{}\n", paint.red(format_args!("  - {path}: {}", shown(&field.before))))
+            }
+            (false, false) => {
+                format!(
+                    "    {path}: {} → {}\n",
+                    paint.red(shown(&field.before)),
+                    paint.green(shown(&field.after))
+                )
+            }
+        },
+    }
+}
+
+fn shown(value: &Value) -> String {
+    clip(&value.to_string(), 100)
+}
+
+/// What was done, in a sentence.
+pub fn done(plan: &Plan) -> String {
+    match plan.changes.len() as u64 {
+        0 => "nothing to change: everything is as the file says".to_owned(),
+        count => format!("applied: {}", plural(count, "change")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn plan() -> Plan {
+        serde_json::from_value(json!({
+            "changes": [
+                {"action": "create", "kind": "destination", "name": "crm", "fields": [
+                    {"path": "url", "after": "https://api.acme.com/hooks"}]},
+                {"action": "update", "kind": "pipeline", "name": "signups", "fields": [
+                    {"path": "when", "before": "a == 1", "after": "a == 2"},
+                    {"path": "on[1]", "after": "order.*"},
+                    {"path": "routes[0].when", "before": "b"}]},
+                {"action": "delete", "kind": "event_type", "name": "user.gone"},
+            ],
+            "unchanged": 3,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_plan_reads_like_a_diff() {
+        let expected = "\
++ destination crm
+    url: \"https://api.acme.com/hooks\"
+~ pipeline signups
+    when: \"a == 1\" → \"a == 2\"
+  + on[1]: \"order.*\"
+  - routes[0].when: \"b\"
+- event type user.gone
+";
+        assert_eq!(render(&plan(), Paint::PLAIN), expected);
+        assert_eq!(plan().summary(), "1 to create, 1 to change, 1 to delete, 3 unchanged");
+    }
+
+    #[test]
+    fn colours_say_what_comes_and_what_goes() {
+        let text = render(&plan(), Paint::COLOURED);
+        for part in [
+            "\x1b[32m+ destination crm",
+            "\x1b[33m~ pipeline signups",
+            "\x1b[31m- event type user.gone",
+        ] {
+            assert!(text.contains(part), "{text:?}");
+        }
+    }
+}

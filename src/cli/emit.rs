@@ -1,0 +1,266 @@
+//! `tidegate emit`: sends an event, and says where to look at it.
+
+use std::{io::Read as _, path::Path, time::Duration};
+
+use http::StatusCode;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tokio::task::JoinSet;
+
+use super::{
+    Context,
+    error::{CliError, Result},
+    output::{self, plural},
+};
+use crate::model::TypeName;
+
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// Send an event, and see its id
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tidegate emit user.signed_up --data '{\"plan\":\"pro\"}'
+  tidegate emit order.paid --data @order.json --key order-42     once, however often it is sent
+  echo '{\"a\":1}' | tidegate emit test --data -
+  tidegate emit load.test --count 10000                          many, one request each")]
+pub struct Args {
+    /// What happened, such as user.signed_up
+    #[arg(value_name = "TYPE")]
+    event_type: TypeName,
+    /// The payload: JSON, @file, or - for standard input
+    #[arg(long, short, value_name = "JSON", default_value = "{}")]
+    data: String,
+    /// The idempotency key, which makes two requests one event
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Metadata to send along: a JSON object
+    #[arg(long, value_name = "JSON")]
+    metadata: Option<String>,
+    /// The source that it comes from, where the key does not say
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// When it happened, such as 2026-07-31T14:00:00Z; without it, now
+    #[arg(long, value_name = "TIME")]
+    timestamp: Option<Timestamp>,
+    /// How many to send; with an idempotency key, each gets it with its number behind
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+    /// Requests at once, with --count
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+    /// The answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// The body of a request; the `number`th from 1, where there are several.
+    fn body(&self, payload: &Value, number: u64) -> Result<Value> {
+        let mut body = Map::new();
+        body.insert("type".to_owned(), self.event_type.as_str().into());
+        body.insert("payload".to_owned(), payload.clone());
+        if let Some(key) = &self.key {
+            let key = if self.count == 1 { key.clone() } else { format!("{key}-{number}") };
+            body.insert("idempotency_key".to_owned(), key.into());
+        }
+        if let Some(metadata) = &self.metadata {
+            body.insert("metadata".to_owned(), parse_json("--metadata", metadata.as_bytes())?);
+        }
+        if let Some(source) = &self.source {
+            body.insert("source".to_owned(), source.as_str().into());
+        }
+        if let Some(timestamp) = self.timestamp {
+            body.insert("timestamp".to_owned(), timestamp.to_string().into());
+        }
+        Ok(Value::Object(body))
+    }
+}
+
+pub async fn run(context: &Context, args: Args) -> Result<()> {
+    let payload = read_data(&args.data)?;
+    if args.count > 1 {
+        return many(context, &args, &payload).await;
+    }
+    let (status, answer) =
+        context.client.post_for("/api/v1/events", &args.body(&payload, 1)?).await?;
+    if args.json {
+        return context.out.json(&answer);
+    }
+    let id = text(&answer, "id");
+    let paint = context.out.paint;
+    let verdict =
+        if status == StatusCode::OK { paint.yellow("duplicate") } else { paint.green("accepted") };
+    context.out.line(format_args!("{verdict}  {}  {}", paint.cyan(id), args.event_type))?;
+    if let Some(remark) = remark_on_duplicate(&answer) {
+        output::note(remark);
+    }
+    context.out.next(format_args!("tidegate events show {id}"));
+    Ok(())
+}
+
+fn remark_on_duplicate(answer: &Value) -> Option<&'static str> {
+    if answer.get("duplicate").and_then(Value::as_bool) != Some(true) {
+        return None;
+    }
+    Some(match answer.get("same_body").and_then(Value::as_bool) {
+        Some(true) => "the key was used before, for the same event: this is the first one's id",
+        Some(false) => {
+            "the key was used before, for another body: this is the first event's id, and what you sent was not kept"
+        }
+        None => "the key was used before: this is the first event's id",
+    })
+}
+
+/// What came of many.
+#[derive(Default)]
+struct Tally {
+    accepted: u64,
+    duplicates: u64,
+    first: Option<String>,
+    last: Option<String>,
+}
+
+impl Tally {
+    fn add(&mut self, status: StatusCode, answer: &Value) {
+        if status == StatusCode::OK {
+            self.duplicates += 1
+        } else {
+            self.accepted += 1
+        }
+        let id = text(answer, "id").to_owned();
+        self.first.get_or_insert_with(|| id.clone());
+        self.last = Some(id);
+    }
+}
+
+async fn many(context: &Context, args: &Args, payload: &Value) -> Result<()> {
+    let begun = context.clock.now();
+    let bar = progress_bar(args.count);
+    let mut running = JoinSet::new();
+    let mut tally = Tally::default();
+    let mut number = 0;
+    let result = loop {
+        while number < args.count && running.len() < usize::from(args.concurrency) {
+            number += 1;
+            let (client, body) = (context.client.clone(), args.body(payload, number)?);
+            running.spawn(async move { client.post_for("/api/v1/events", &body).await });
+        }
+        match running.join_next().await {
+            None => break Ok(()),
+            Some(Ok(Ok((status, answer)))) => tally.add(status, &answer),
+            Some(Ok(Err(error))) => break Err(error),
+            Some(Err(_)) => break Err(CliError::failed("a request was broken off")),
+        }
+        bar.inc(1);
+    };
+    bar.finish_and_clear();
+    let elapsed = context.clock.now().duration_since(begun).unsigned_abs();
+    summary(context, args, &tally, elapsed)?;
+    result
+}
+
+fn summary(context: &Context, args: &Args, tally: &Tally, elapsed: Duration) -> Result<()> {
+    let per_second = (tally.accepted + tally.duplicates) as f64 / elapsed.as_secs_f64().max(1e-3);
+    if args.json {
+        return context.out.json(&json!({
+            "accepted": tally.accepted,
+            "duplicates": tally.duplicates,
+            "seconds": elapsed.as_secs_f64(),
+            "first": tally.first,
+            "last": tally.last,
+        }));
+    }
+    let line = format!(
+        "{} accepted, {} in {} ({} per second)",
+        plural(tally.accepted, "event"),
+        plural(tally.duplicates, "duplicate"),
+        output::duration(elapsed),
+        output::count(per_second as u64),
+    );
+    context.out.line(line)?;
+    if let Some(last) = &tally.last {
+        context.out.next(format_args!("tidegate events show {last}"));
+    }
+    Ok(())
+}
+
+/// A bar on standard error, which hides itself where that is no terminal.
+pub fn progress_bar(length: u64) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    let template = "{bar:30} {human_pos} of {human_len}  {per_sec}  {eta} left";
+    if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn read_data(data: &str) -> Result<Value> {
+    if data == "-" {
+        return parse_json(
+            "standard input",
+            &read_bounded(std::io::stdin().lock(), "standard input")?,
+        );
+    }
+    let Some(path) = data.strip_prefix('@') else { return parse_json("--data", data.as_bytes()) };
+    let cannot = |source| CliError::File { what: format!("`{path}` cannot be read"), source };
+    let file = std::fs::File::open(Path::new(path)).map_err(cannot)?;
+    parse_json(path, &read_bounded(file, path)?)
+}
+
+/// Reads to the end, unless that is further away than any gateway would take.
+pub fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(LARGEST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| CliError::File { what: format!("{name} cannot be read"), source })?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(CliError::usage(format!("{name} is larger than 64 MiB")));
+    }
+    Ok(bytes)
+}
+
+fn parse_json(name: &str, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let line = String::from_utf8_lossy(bytes.split(|&it| it == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default())
+            .into_owned();
+        CliError::usage(format!("{name} is not JSON: {error}\n  {}", output::clip(&line, 100)))
+            .then("quote it for the shell: --data '{\"plan\":\"pro\"}', or put it into a file: --data @file.json")
+    })
+}
+
+pub fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_that_is_no_json_says_where_it_breaks() {
+        let error = read_data("{plan: pro}").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(
+            text.starts_with(
+                "--data is not JSON: key must be a string at line 1 column 2\n  {plan: pro}"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_duplicate_is_explained() {
+        for (answer, expected) in [
+            (json!({"id": "evt_1"}), None),
+            (json!({"duplicate": true, "same_body": false}), Some("another body")),
+            (json!({"duplicate": true, "same_body": null}), Some("used before")),
+        ] {
+            let remark = remark_on_duplicate(&answer);
+            assert_eq!(remark.is_some(), expected.is_some(), "{answer}");
+            assert!(remark.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
+    }
+}

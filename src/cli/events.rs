@@ -1,0 +1,272 @@
+//! `tidegate events`: what was accepted, and the story of each.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+
+use super::{
+    Context,
+    client::{next_chunk, pages},
+    deliveries::id_part,
+    error::{CliError, Result},
+    output::{self, clip, date_time, plural, table},
+    tail::pattern,
+    times::{Moment, moment},
+    views::{self, Event},
+    waterfall,
+};
+use crate::model::Pattern;
+
+/// Look at events
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  tidegate events list --type 'user.*' --since 1h
+  tidegate events show evt_01ka…                  the story of one: received, planned, each attempt
+  tidegate events export --since 7d --out week.ndjson")]
+pub enum Command {
+    List(ListArgs),
+    Show(ShowArgs),
+    Export(ExportArgs),
+}
+
+/// The newest events
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+    /// One JSON object for each line
+    #[arg(long)]
+    json: bool,
+}
+
+/// The story of one event: received, planned, and each attempt with its answer
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// The event's id, evt_…
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Payload and metadata, too
+    #[arg(long)]
+    body: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Every event as a line of JSON (NDJSON), oldest first
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    filter: Filter,
+    /// The file to write; it appears when it is whole. Without it, standard output
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Filter {
+    /// Only this type, or group such as 'user.*'
+    #[arg(long = "type", value_name = "TYPE", value_parser = pattern)]
+    event_type: Option<Pattern>,
+    /// Only from this source
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Received from then on: 2h (ago), or 2026-07-31T14:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Moment>,
+    /// Received before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Moment>,
+}
+
+impl Filter {
+    fn query(&self, now: Timestamp) -> Vec<(&'static str, String)> {
+        let mut query = Vec::new();
+        query.extend(self.event_type.clone().map(|it| ("type", String::from(it))));
+        query.extend(self.source.clone().map(|it| ("source", it)));
+        query.extend(self.since.map(|it| ("from", it.resolve(now).to_string())));
+        query.extend(self.until.map(|it| ("until", it.resolve(now).to_string())));
+        query
+    }
+}
+
+pub async fn run(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::List(args) => list(context, args).await,
+        Command::Show(args) => show(context, args).await,
+        Command::Export(args) => export(context, args).await,
+    }
+}
+
+async fn list(context: &Context, args: ListArgs) -> Result<()> {
+    let query = args.filter.query(context.clock.now());
+    let paint = context.out.paint;
+    let mut rows = Vec::new();
+    pages(&context.client, "/api/v1/events", query, args.limit, |row| {
+        if args.json {
+            return context.out.json_line(&row);
+        }
+        let it: Event = views::read(row)?;
+        rows.push(vec![
+            date_time(it.received_at, &context.zone),
+            paint.cyan(&it.id),
+            paint.bold(&it.event_type),
+            it.source.unwrap_or_default(),
+            paint.dim(clip(&it.payload.to_string(), 50)),
+        ]);
+        Ok(())
+    })
+    .await?;
+    if args.json {
+        return Ok(());
+    }
+    if rows.is_empty() {
+        output::note("no events");
+        context.out.next("tidegate emit user.signed_up");
+        return Ok(());
+    }
+    context.out.text(&table(&rows))?;
+    context.out.next("tidegate events show ID");
+    Ok(())
+}
+
+async fn show(context: &Context, args: ShowArgs) -> Result<()> {
+    let answer =
+        context.client.get(&format!("/api/v1/events/{}", id_part("evt", &args.id)?), &[]).await?;
+    if args.json {
+        return context.out.json(&answer);
+    }
+    let event: Event = views::read(answer)?;
+    context.out.text(&waterfall::render(
+        &event,
+        context.clock.now(),
+        context.out.paint,
+        &context.zone,
+    ))?;
+    if args.body {
+        context.out.text(&waterfall::body(&event))?;
+    }
+    if event.deliveries.iter().any(|it| it.state == crate::model::DeliveryState::Dead) {
+        context.out.next(format_args!("tidegate replay --event {}", event.id));
+    }
+    Ok(())
+}
+
+async fn export(context: &Context, args: ExportArgs) -> Result<()> {
+    let query = args.filter.query(context.clock.now());
+    let mut response = context.client.stream("/api/v1/events/export", &query, &[]).await?;
+    let mut target = Target::open(args.out.as_deref())?;
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = indicatif::ProgressStyle::with_template(
+        "{spinner} {human_pos} events  {per_sec}  {elapsed}",
+    ) {
+        bar.set_style(style);
+    }
+    // Counted by their ends; a line is written as it comes, in whatever pieces.
+    let mut events = 0;
+    let mut last_byte = b'\n';
+    let body = response.body_mut();
+    while let Some(chunk) = next_chunk(body).await {
+        let chunk = chunk.map_err(|error| {
+            CliError::failed(format!(
+                "the export broke off after {}: {error}",
+                plural(events, "event")
+            ))
+            .then("repeat the command; an unfinished file is not kept")
+        })?;
+        let ends = chunk.iter().filter(|&&it| it == b'\n').count() as u64;
+        events += ends;
+        last_byte = chunk.last().copied().unwrap_or(last_byte);
+        bar.inc(ends);
+        target.write(&chunk)?;
+    }
+    bar.finish_and_clear();
+    if last_byte != b'\n' {
+        return Err(CliError::failed("the export broke off in the middle of an event")
+            .then("repeat the command"));
+    }
+    target.finish()?;
+    output::note(format_args!("{} exported", plural(events, "event")));
+    Ok(())
+}
+
+/// Where an export goes. A file has another name until it is whole.
+enum Target {
+    Stdout(super::output::Output),
+    File { file: BufWriter<File>, partial: PathBuf, whole: PathBuf },
+}
+
+impl Target {
+    fn open(path: Option<&Path>) -> Result<Self> {
+        let Some(whole) = path.filter(|it| it.as_os_str() != "-") else {
+            return Ok(Self::Stdout(super::output::Output::standard()));
+        };
+        let mut partial = whole.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let file = File::create(&partial).map_err(|source| cannot_write(&partial, source))?;
+        Ok(Self::File { file: BufWriter::new(file), partial, whole: whole.to_owned() })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Stdout(out) => out.bytes(bytes),
+            Self::File { file, partial, .. } => {
+                file.write_all(bytes).map_err(|source| cannot_write(partial, source))
+            }
+        }
+    }
+
+    /// Flushed and synced, and then under its own name.
+    fn finish(self) -> Result<()> {
+        let Self::File { file, partial, whole } = self else { return Ok(()) };
+        let file = file.into_inner().map_err(|error| cannot_write(&partial, error.into_error()))?;
+        file.sync_all().map_err(|source| cannot_write(&partial, source))?;
+        std::fs::rename(&partial, &whole).map_err(|source| cannot_write(&whole, source))
+    }
+}
+
+fn cannot_write(path: &Path, source: std::io::Error) -> CliError {
+    CliError::File { what: format!("`{}` cannot be written", path.display()), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_has_its_name_only_when_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = folder.path().join("week.ndjson");
+        let mut target = Target::open(Some(&whole)).unwrap();
+        target.write(b"{}\n").unwrap();
+        assert!(!whole.exists());
+        target.finish().unwrap();
+        assert_eq!(std::fs::read(&whole).unwrap(), b"{}\n");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_filter_becomes_the_apis_query() {
+        let filter = Filter {
+            event_type: Some(pattern("user.*").unwrap()),
+            source: None,
+            since: Some(moment("1h").unwrap()),
+            until: None,
+        };
+        let query = filter.query(Timestamp::from_second(3_600).unwrap());
+        assert_eq!(
+            query,
+            [("type", "user.*".to_owned()), ("from", "1970-01-01T00:00:00Z".to_owned())]
+        );
+    }
+}

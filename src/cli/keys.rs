@@ -1,0 +1,148 @@
+//! `tidegate keys`: who may call the API.
+
+use clap::ValueEnum;
+use serde_json::{Map, Value};
+
+use super::{
+    Context,
+    client::pages,
+    deliveries::id_part,
+    emit::text,
+    error::Result,
+    output::{self, confirm, table},
+};
+
+/// Make, list and revoke API keys
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  tidegate keys create app --scopes ingest
+  tidegate keys create support --scopes read,operate
+  tidegate keys revoke key_01ka…")]
+pub enum Command {
+    Create(CreateArgs),
+    List(ListArgs),
+    Revoke(RevokeArgs),
+}
+
+/// Make a key; it is shown this once
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    /// What it is for
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What it may do
+    #[arg(long, value_enum, value_delimiter = ',', required = true)]
+    scopes: Vec<KeyScope>,
+    /// Only the key itself, for scripts
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The keys, without what they are
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// One JSON object for each line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make a key useless, at once and for ever
+#[derive(Debug, clap::Args)]
+pub struct RevokeArgs {
+    /// The key's id, key_…
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum KeyScope {
+    /// Post events
+    Ingest,
+    /// Read everything but secrets
+    Read,
+    /// Replay, cancel, pause and resume
+    Operate,
+    /// Change resources, keys and projects
+    Admin,
+}
+
+impl KeyScope {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+pub async fn run(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::Create(args) => create(context, args).await,
+        Command::List(args) => list(context, args).await,
+        Command::Revoke(args) => revoke(context, args).await,
+    }
+}
+
+async fn create(context: &Context, args: CreateArgs) -> Result<()> {
+    let mut body = Map::new();
+    body.insert("name".to_owned(), args.name.clone().into());
+    body.insert("scopes".to_owned(), args.scopes.iter().map(|it| it.word()).collect());
+    let answer = context.client.post("/api/v1/keys", &body.into()).await?;
+    if args.json {
+        return context.out.json(&answer);
+    }
+    let key = text(&answer, "key");
+    if args.quiet {
+        return context.out.line(key);
+    }
+    let paint = context.out.paint;
+    context.out.line(format_args!("{}  {}", paint.cyan(text(&answer, "id")), args.name))?;
+    context.out.line(format_args!("\n  {}\n", paint.bold(key)))?;
+    output::note("keep it now: it is not shown again, and only its hash is stored");
+    context.out.next(format_args!("export TIDEGATE_API_KEY={key}"));
+    Ok(())
+}
+
+async fn list(context: &Context, args: ListArgs) -> Result<()> {
+    let paint = context.out.paint;
+    let mut rows = Vec::new();
+    pages(&context.client, "/api/v1/keys", Vec::new(), usize::MAX, |row| {
+        if args.json {
+            return context.out.json_line(&row);
+        }
+        let scopes = row
+            .get("scopes")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        rows.push(vec![
+            paint.cyan(text(&row, "id")),
+            paint.bold(text(&row, "name")),
+            format!("{}…", text(&row, "hint")),
+            scopes.collect::<Vec<_>>().join(", "),
+        ]);
+        Ok(())
+    })
+    .await?;
+    context.out.text(&table(&rows))
+}
+
+async fn revoke(context: &Context, args: RevokeArgs) -> Result<()> {
+    let id = id_part("key", &args.id)?;
+    if !args.yes && !confirm(&format!("Revoke {id}? Whoever uses it is refused at once."))? {
+        output::note("the key was not revoked");
+        return Ok(());
+    }
+    context.client.delete(&format!("/api/v1/keys/{id}")).await?;
+    context.out.line(format_args!("{id} is revoked"))
+}

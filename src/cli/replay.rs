@@ -1,0 +1,279 @@
+//! `tidegate replay`: old events, delivered anew. It says how many before it starts.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Context,
+    deliveries::{Filter, id_part, state, state_word},
+    emit::progress_bar,
+    error::{CliError, Result},
+    output::{self, Paint, confirm, plural},
+    views,
+};
+use crate::model::{DeliveryState, ReplayState};
+
+/// Deliver old events anew; says how many before it starts
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = "\
+Examples:
+  tidegate replay --event evt_01ka…                                 one event, to every destination that had it
+  tidegate replay --delivery dlv_01ka…                              one delivery
+  tidegate replay --destination crm --state dead --since 24h        what nobody accepted since yesterday
+  tidegate replay --destination crm --since 24h --plan              only say how many
+  tidegate replay cancel rpl_01ka…                                  stop one that runs")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Every delivery of this event
+    #[arg(long, value_name = "ID", conflicts_with_all = ["delivery", "destination", "state", "event_type", "since", "until"])]
+    event: Option<String>,
+    /// Only this delivery
+    #[arg(long, value_name = "ID", conflicts_with_all = ["destination", "state", "event_type", "since", "until"])]
+    delivery: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Only deliveries in this state
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    state: Option<DeliveryState>,
+    /// Only say how many it would be
+    #[arg(long, conflicts_with_all = ["yes", "watch"])]
+    plan: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Give each delivery a message id of its own, so that receivers take it for new
+    #[arg(long)]
+    fresh_id: bool,
+    /// Stay until every delivery is made
+    #[arg(long, short)]
+    watch: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Stop a replay that runs; what it has made stays
+    Cancel {
+        /// The replay's id, rpl_…
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// How far a replay has come
+    Show {
+        /// The replay's id, rpl_…
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Stay until it is done
+        #[arg(long, short)]
+        watch: bool,
+    },
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Replay {
+    id: String,
+    state: ReplayState,
+    #[serde(default)]
+    total: u64,
+    #[serde(default)]
+    done: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Planned {
+    total: u64,
+}
+
+impl Args {
+    /// The request, but for `dry_run`.
+    fn request(&self, now: Timestamp) -> Result<Map<String, Value>> {
+        let mut request = Map::new();
+        if let Some(event) = &self.event {
+            request.insert("event".to_owned(), id_part("evt", event)?.into());
+        }
+        if let Some(delivery) = &self.delivery {
+            request.insert("delivery".to_owned(), id_part("dlv", delivery)?.into());
+        }
+        if request.is_empty() {
+            let mut selection: Map<_, _> = self
+                .filter
+                .query(now)
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), Value::String(value)))
+                .collect();
+            selection
+                .extend(self.state.map(|it| ("state".to_owned(), Value::String(state_word(it)))));
+            if selection.is_empty() {
+                return Err(CliError::usage("say what to replay").then(
+                    "name it with --event or --delivery, or select with --destination, --state, --type, --since or --until",
+                ));
+            }
+            request.insert("selection".to_owned(), Value::Object(selection));
+        }
+        if self.fresh_id {
+            request.insert("fresh_ids".to_owned(), true.into());
+        }
+        Ok(request)
+    }
+}
+
+pub async fn run(context: &Context, args: Args) -> Result<()> {
+    match &args.command {
+        Some(Command::Cancel { id }) => return cancel(context, id).await,
+        Some(Command::Show { id, watch }) => return show(context, id, *watch).await,
+        None => (),
+    }
+    let mut request = args.request(context.clock.now())?;
+    request.insert("dry_run".to_owned(), true.into());
+    let planned: Planned =
+        views::read(context.client.post("/api/v1/replays", &request.clone().into()).await?)?;
+    if args.plan && args.json {
+        return context.out.json(&json!({ "total": planned.total }));
+    }
+    if planned.total == 0 {
+        output::note("nothing matches: there is nothing to replay");
+        return Ok(());
+    }
+    let deliveries = plural(planned.total, "delivery");
+    if args.plan {
+        context.out.line(format_args!("{deliveries} would be replayed"))?;
+        context.out.next("the same command without --plan");
+        return Ok(());
+    }
+    if !args.yes && !confirm(&format!("Replay {deliveries}?"))? {
+        output::note("nothing was replayed");
+        return Ok(());
+    }
+    request.insert("dry_run".to_owned(), false.into());
+    let answer = context.client.post("/api/v1/replays", &request.into()).await?;
+    if args.json && !args.watch {
+        return context.out.json(&answer);
+    }
+    let replay: Replay = views::read(answer)?;
+    context.out.line(format_args!(
+        "replay {} of {deliveries} has begun",
+        context.out.paint.cyan(&replay.id)
+    ))?;
+    if args.watch {
+        return watch(context, &replay.id).await;
+    }
+    context.out.next(format_args!(
+        "tidegate replay show {0} --watch, or tidegate replay cancel {0}",
+        replay.id
+    ));
+    Ok(())
+}
+
+async fn cancel(context: &Context, id: &str) -> Result<()> {
+    let path = format!("/api/v1/replays/{}/cancel", id_part("rpl", id)?);
+    let replay: Replay = views::read(context.client.post(&path, &json!({})).await?)?;
+    context.out.line(sentence(&replay, context.out.paint))
+}
+
+async fn show(context: &Context, id: &str, stay: bool) -> Result<()> {
+    let replay = fetch(context, id).await?;
+    if stay && replay.state == ReplayState::Running {
+        return watch(context, id).await;
+    }
+    context.out.line(sentence(&replay, context.out.paint))
+}
+
+async fn fetch(context: &Context, id: &str) -> Result<Replay> {
+    views::read(context.client.get(&format!("/api/v1/replays/{}", id_part("rpl", id)?), &[]).await?)
+}
+
+/// Shows progress until it is done. Leaving does not stop it.
+async fn watch(context: &Context, id: &str) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(250);
+    let bar = progress_bar(0);
+    let watching = async {
+        loop {
+            let replay = fetch(context, id).await?;
+            bar.set_length(replay.total);
+            bar.set_position(replay.done);
+            if replay.state != ReplayState::Running {
+                return Ok(replay);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let watched: Result<Replay> = tokio::select! {
+        watched = watching => watched,
+        _ = tokio::signal::ctrl_c() => {
+            bar.finish_and_clear();
+            output::note("the replay goes on without you");
+            context.out.next(format_args!("tidegate replay cancel {id}"));
+            return Ok(());
+        }
+    };
+    bar.finish_and_clear();
+    context.out.line(sentence(&watched?, context.out.paint))
+}
+
+fn sentence(it: &Replay, paint: Paint) -> String {
+    let (done, total) = (output::count(it.done), plural(it.total, "delivery"));
+    let state = match it.state {
+        ReplayState::Running => paint.cyan("runs"),
+        ReplayState::Done => paint.green("is done"),
+        ReplayState::Cancelled => paint.yellow("was cancelled"),
+    };
+    format!("replay {} {state}: made {done} of {total}", paint.cyan(&it.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn request(line: &str) -> Result<Value> {
+        let words = std::iter::once("replay").chain(line.split_whitespace());
+        let args =
+            Line::try_parse_from(words).map_err(|error| CliError::usage(error.to_string()))?.args;
+        args.request(Timestamp::from_second(3_600).unwrap()).map(Value::Object)
+    }
+
+    #[test]
+    fn what_to_replay_becomes_the_apis_request() {
+        let event = "evt_01ka0000000000000000000000";
+        for (line, expected) in [
+            (format!("--event {event}"), json!({ "event": event })),
+            (
+                "--destination crm --state dead --since 1h --fresh-id".to_owned(),
+                json!({
+                    "selection": {"destination": "crm", "from": "1970-01-01T00:00:00Z", "state": "dead"},
+                    "fresh_ids": true,
+                }),
+            ),
+        ] {
+            assert_eq!(request(&line).unwrap(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_replay_of_everything_or_of_two_things_is_refused() {
+        let id = "evt_01ka0000000000000000000000";
+        for line in [
+            "",
+            "--fresh-id",
+            "--event x",
+            &format!("--event {id} --state dead"),
+            "--plan --yes --state dead",
+        ] {
+            assert!(request(line).is_err(), "{line}");
+        }
+    }
+}

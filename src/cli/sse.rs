@@ -1,0 +1,209 @@
+//! Server-sent events, read for as long as the command runs: a connection that breaks is opened
+//! again, from the last event that was seen.
+
+use std::time::Duration;
+
+use http::{HeaderValue, header};
+use hyper::body::Incoming;
+
+use super::{
+    client::{Client, Lines, next_chunk},
+    error::{CliError, Result},
+};
+
+/// No event is longer: the gateway's own limit on bodies is far below.
+const LONGEST_LINE: usize = 32 * 1024 * 1024;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// `message` unless the sender named it.
+    pub name: String,
+    pub data: String,
+}
+
+/// Puts lines together to events, as the HTML standard says.
+#[derive(Default)]
+struct Parser {
+    name: String,
+    data: Option<String>,
+    last_id: Option<String>,
+    retry: Option<Duration>,
+}
+
+impl Parser {
+    fn line(&mut self, line: &str) -> Option<Event> {
+        if line.is_empty() {
+            let name = std::mem::take(&mut self.name);
+            let data = self.data.take()?;
+            let name = if name.is_empty() { "message".to_owned() } else { name };
+            return Some(Event { name, data });
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => value.clone_into(&mut self.name),
+            "data" => match &mut self.data {
+                Some(data) => {
+                    data.push('\n');
+                    data.push_str(value);
+                }
+                None => self.data = Some(value.to_owned()),
+            },
+            "id" if !value.contains('\0') => self.last_id = Some(value.to_owned()),
+            "retry" => self.retry = value.parse().ok().map(Duration::from_millis),
+            // A comment (whose field is empty) or a field from the future.
+            _ => (),
+        }
+        None
+    }
+}
+
+/// What the stream tells its reader.
+#[derive(Debug, PartialEq)]
+pub enum Told {
+    Event(Event),
+    /// Connected, for the first time or again.
+    Connected,
+    /// The connection broke, and is opened again after this wait.
+    Broken {
+        reason: String,
+        wait: Duration,
+    },
+}
+
+/// A stream of events that survives its connections.
+pub struct Stream {
+    client: Client,
+    path: String,
+    query: Vec<(&'static str, String)>,
+    connection: Option<(Incoming, Lines)>,
+    parser: Parser,
+    failures: u32,
+    wait: Duration,
+}
+
+impl Stream {
+    pub fn new(
+        client: Client,
+        path: impl Into<String>,
+        query: Vec<(&'static str, String)>,
+    ) -> Self {
+        Self {
+            client,
+            path: path.into(),
+            query,
+            connection: None,
+            parser: Parser::default(),
+            failures: 0,
+            wait: Duration::ZERO,
+        }
+    }
+
+    /// What comes next. Fails only where trying again would not help: the gateway refuses, or
+    /// nobody answers the first time.
+    pub async fn next(&mut self) -> Result<Told> {
+        loop {
+            let Some((body, lines)) = &mut self.connection else {
+                match self.connect().await? {
+                    Some(told) => return Ok(told),
+                    None => continue,
+                }
+            };
+            while let Some(line) = lines.next_line() {
+                if let Some(event) = self.parser.line(&String::from_utf8_lossy(&line)) {
+                    return Ok(Told::Event(event));
+                }
+            }
+            let reason = match next_chunk(body).await {
+                Some(Ok(chunk)) if lines.push(&chunk) => continue,
+                Some(Ok(_)) => {
+                    return Err(CliError::Answer {
+                        what: "an event of the stream is too long".to_owned(),
+                    });
+                }
+                Some(Err(error)) => error.to_string(),
+                None => "the gateway ended the stream".to_owned(),
+            };
+            self.connection = None;
+            return Ok(self.broken(reason));
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Option<Told>> {
+        if !self.wait.is_zero() {
+            tokio::time::sleep(self.wait).await;
+        }
+        let mut headers = vec![(header::ACCEPT, HeaderValue::from_static("text/event-stream"))];
+        if let Some(id) =
+            self.parser.last_id.as_deref().and_then(|it| HeaderValue::from_str(it).ok())
+        {
+            headers.push((header::HeaderName::from_static("last-event-id"), id));
+        }
+        match self.client.stream(&self.path, &self.query, &headers).await {
+            Ok(response) => {
+                // Half an event may be left of the connection before; its other half is lost.
+                (self.parser.name, self.parser.data) = (String::new(), None);
+                self.connection = Some((response.into_body(), Lines::new(LONGEST_LINE)));
+                (self.failures, self.wait) = (0, Duration::ZERO);
+                Ok(Some(Told::Connected))
+            }
+            Err(CliError::Refused(problem)) if problem.status < 500 && problem.status != 429 => {
+                Err(CliError::Refused(problem))
+            }
+            Err(error @ CliError::Unreachable { .. })
+                if self.failures == 0 && self.wait.is_zero() =>
+            {
+                Err(error)
+            }
+            Err(error @ (CliError::Refused(_) | CliError::Unreachable { .. })) => {
+                Ok(Some(self.broken(error.to_string())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn broken(&mut self, reason: String) -> Told {
+        const LONGEST: Duration = Duration::from_secs(5);
+        self.failures = self.failures.saturating_add(1);
+        let first =
+            self.parser.retry.unwrap_or(Duration::from_millis(250)).max(Duration::from_millis(10));
+        self.wait = first.saturating_mul(1 << (self.failures - 1).min(10)).min(LONGEST);
+        Told::Broken { reason, wait: self.wait }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Vec<Event> {
+        let mut parser = Parser::default();
+        text.lines().filter_map(|line| parser.line(line)).collect()
+    }
+
+    #[test]
+    fn lines_become_events() {
+        let event = |name: &str, data: &str| Event { name: name.to_owned(), data: data.to_owned() };
+        for (text, expected) in [
+            ("data: 1\n\n", vec![event("message", "1")]),
+            ("event: attempt\ndata:a\ndata: b\n\n", vec![event("attempt", "a\nb")]),
+            (": ping\n\ndata: 1\n\n", vec![event("message", "1")]),
+            ("event: lonely\n\ndata: 1\n\n", vec![event("message", "1")]),
+            ("data: half", vec![]),
+        ] {
+            assert_eq!(parse(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_id_and_the_wait_are_remembered() {
+        let mut parser = Parser::default();
+        for line in ["id: 42", "retry: 1500", "data: x", ""] {
+            parser.line(line);
+        }
+        assert_eq!(
+            (parser.last_id.as_deref(), parser.retry),
+            (Some("42"), Some(Duration::from_millis(1_500)))
+        );
+    }
+}
