@@ -260,3 +260,96 @@ impl Write for Sink {
 fn damaged() -> Problem {
     Problem::new(Kind::InvalidBody).detail("the body does not inflate: it is damaged or cut off")
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        zstd::encode_all(bytes, 3).unwrap()
+    }
+
+    async fn read_as(
+        encoding: &'static str,
+        body: Vec<u8>,
+        limit: usize,
+        room: &Room,
+    ) -> Result<Bytes, Kind> {
+        let encoding = (header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        let headers = [encoding].into_iter().collect();
+        let read = read(Body::from(body), &headers, limit, room).await;
+        read.map(|it| it.0).map_err(|problem| problem.kind())
+    }
+
+    /// Text that does not compress by much.
+    fn dense(length: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b'a' + (state >> 24) as u8 % 26
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    #[tokio::test]
+    async fn every_encoding_gives_what_went_in_and_the_limit_counts_what_comes_out() {
+        let room = Room::new(usize::MAX >> 1);
+        let text = dense(100_000);
+        for (encoding, body) in
+            [("identity", text.clone()), ("gzip", gzip(&text)), ("ZSTD", zstd(&text))]
+        {
+            let whole = read_as(encoding, body.clone(), text.len(), &room).await;
+            assert_eq!(whole.as_deref(), Ok(&text[..]), "{encoding}");
+            let over = read_as(encoding, body, text.len() - 1, &room).await;
+            assert_eq!(over, Err(Kind::BodyTooLarge), "{encoding}");
+        }
+        assert_eq!(room.taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_bomb_is_refused_before_it_fills_the_memory() {
+        let room = Room::new(usize::MAX >> 1);
+        let bomb = vec![b' '; 4 * 1024 * 1024];
+        for (encoding, body) in [("gzip", gzip(&bomb)), ("zstd", zstd(&bomb))] {
+            assert!(body.len() < bomb.len() / 100);
+            let read = read_as(encoding, body, 5 * 1024 * 1024, &room).await;
+            assert_eq!(read, Err(Kind::BodyTooLarge), "{encoding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn damaged_and_doubly_encoded_bodies_are_refused() {
+        let room = Room::new(usize::MAX >> 1);
+        let text = dense(10_000);
+        let whole = gzip(&text);
+        let cut = whole[..whole.len() - 4].to_vec();
+        for (encoding, body, expected) in [
+            ("gzip", cut, Kind::InvalidBody),
+            ("gzip", text.clone(), Kind::InvalidBody),
+            ("zstd", text.clone(), Kind::InvalidBody),
+            ("gzip, gzip", gzip(&whole), Kind::UnsupportedEncoding),
+            ("br", text.clone(), Kind::UnsupportedEncoding),
+        ] {
+            assert_eq!(read_as(encoding, body, 20_000, &room).await, Err(expected), "{encoding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_bodies_share_the_room_and_give_it_back() {
+        let room = Room::new(1000);
+        let headers = HeaderMap::new();
+        let first = read(Body::from(vec![b'x'; 900]), &headers, 1000, &room).await.unwrap();
+        let second = read(Body::from(vec![b'x'; 900]), &headers, 1000, &room).await;
+        assert_eq!(second.err().map(|it| it.kind()), Some(Kind::Overloaded));
+        drop(first);
+        assert!(read(Body::from(vec![b'x'; 900]), &headers, 1000, &room).await.is_ok());
+    }
+}

@@ -278,8 +278,8 @@ fn one_key(
     responses(
         (status = 202, description = "Kept", body = EventAnswer),
         (status = 200, description = "A duplicate of an earlier event", body = EventAnswer),
-        (status = "4XX", description = "Not kept: the request is wrong, or 429 with `Retry-After`", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "Not kept: come back after `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        (status = "4XX", response = Problem),
+        (status = "5XX", response = Problem),
     )
 )]
 pub async fn post_event(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
@@ -304,8 +304,8 @@ pub async fn post_event(State(ingest): State<Arc<Ingest>>, request: Request) -> 
     responses(
         (status = 202, description = "Some or all were kept", body = BatchAnswer),
         (status = 200, description = "None was new, and some were duplicates", body = BatchAnswer),
-        (status = "4XX", description = "None was kept", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "None was kept: come back after `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        (status = "4XX", response = Problem),
+        (status = "5XX", response = Problem),
     )
 )]
 pub async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {

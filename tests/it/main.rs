@@ -1,3 +1,4 @@
 //! The promises of Tidegate, as tests. One binary, so that it links once.
 
 mod layers;
+mod server;
