@@ -7,6 +7,7 @@
 pub mod model;
 pub mod clock;
 pub mod hint;
+pub mod tail;
 pub mod crypto;
 pub mod expr;
 

@@ -14,7 +14,9 @@ use axum::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{gate::Refused, store::StoreError};
+use crate::{gate::Refused, resources::Invalid, store::StoreError};
+
+const CONTENT_TYPE: &str = "application/problem+json";
 
 /// What kind of problem it is: callers may branch on its slug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,7 +128,8 @@ impl FieldError {
 }
 
 /// The body of every answer that is not a success.
-#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema, utoipa::ToResponse)]
+#[response(description = "What went wrong (RFC 9457)", content_type = "application/problem+json")]
 pub struct Problem {
     /// `/problems/<slug>`, stable.
     #[serde(rename = "type")]
@@ -200,6 +203,25 @@ impl Problem {
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
+
+    /// The whole answer as bytes of HTTP/1.1, for a connection that no HTTP library serves.
+    pub fn to_closing_response(&self) -> Vec<u8> {
+        let body = self.to_json();
+        let mut head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: {CONTENT_TYPE}\r\nconnection: close\r\ncontent-length: {}\r\n",
+            self.kind.status(),
+            body.len()
+        );
+        if let Some(seconds) = self.retry_after_seconds() {
+            head.push_str(&format!("retry-after: {seconds}\r\n"));
+        }
+        [head.as_bytes(), b"\r\n", &body].concat()
+    }
+
+    fn retry_after_seconds(&self) -> Option<u64> {
+        let wait = self.retry_after?;
+        Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+    }
 }
 
 impl IntoResponse for Problem {
@@ -207,11 +229,9 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(self.to_json()));
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
-        let content_type = HeaderValue::from_static("application/problem+json");
-        headers.insert(header::CONTENT_TYPE, content_type);
-        if let Some(wait) = self.retry_after {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if self.kind == Kind::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -258,6 +278,12 @@ impl From<StoreError> for Problem {
                 Self::new(Kind::Internal).detail("the log of the server says more")
             }
         }
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        Self::invalid_field(invalid.path, invalid.rule, invalid.found)
     }
 }
 

@@ -1,1 +1,324 @@
+//! Stage 1 of 6: takes requests apart into events, and answers when they are kept.
 
+mod auth;
+mod body;
+mod shape;
+mod event;
+mod batch;
+mod metadata;
+mod rate;
+mod answer;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderMap, request::Parts},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    answer::{BatchAnswer, BatchResult, EventAnswer, NewEventBody},
+    auth::{ApiSources, Caller, Keyring, PROJECT_HEADER, Session},
+};
+use self::{batch::Format, body::Room, event::Draft, metadata::Circumstances, rate::Buckets};
+use crate::{
+    clock::Clock,
+    gate::Gate,
+    model::{IdempotencyKey, NewEvent, ProjectId, RateLimit, RawJson, Scope},
+    problem::{FieldError, Kind, Problem},
+    store::Appended,
+    tail::Tail,
+};
+
+const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Bytes of a request with one event, inflated.
+    pub event_bytes: usize,
+    /// Bytes of a request with a batch of events, inflated.
+    pub batch_bytes: usize,
+    /// Bytes of all bodies that are being read and parsed at one time; beyond it, requests get 429.
+    pub reading_bytes: usize,
+    /// How many events one API key may post, e.g. `{ events = 100, per = "1s" }`. Off by default.
+    pub rate_limit: Option<RateLimit>,
+    /// Addresses of reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            event_bytes: 1024 * 1024,
+            batch_bytes: 5 * 1024 * 1024,
+            reading_bytes: 64 * 1024 * 1024,
+            rate_limit: None,
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+/// What the two routes share.
+pub struct Ingest {
+    gate: Arc<Gate>,
+    keyring: Arc<Keyring>,
+    clock: Arc<dyn Clock>,
+    tail: Tail,
+    room: Room,
+    buckets: Buckets,
+    options: Options,
+}
+
+impl Ingest {
+    pub fn new(
+        gate: Arc<Gate>,
+        keyring: Arc<Keyring>,
+        clock: Arc<dyn Clock>,
+        tail: Tail,
+        options: Options,
+    ) -> Self {
+        let room = Room::new(options.reading_bytes);
+        let buckets = Buckets::new(options.rate_limit);
+        Self { gate, keyring, clock, tail, room, buckets, options }
+    }
+
+    /// Who posts, and for which project, if the rate limit lets it.
+    fn admit(&self, parts: &Parts) -> Result<Sender, Problem> {
+        let session = self.keyring.authenticate(&parts.headers, Scope::Ingest)?;
+        let project = session.project(named_project(parts))?;
+        let received_at = self.clock.now();
+        self.buckets.take(session.caller.key, received_at).map_err(|wait| {
+            metrics::counter!("tidegate_ingest_rate_limited_total").increment(1);
+            Problem::new(Kind::RateLimited)
+                .retry_after(wait)
+                .detail("this API key has posted as many events as it may for the moment")
+        })?;
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |it| it.0.ip());
+        let ip = metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies);
+        let circumstances = Circumstances::of(&parts.headers, ip)?;
+        Ok(Sender { session, project, received_at, circumstances })
+    }
+
+    async fn one(&self, request: Request) -> Result<EventAnswer, Problem> {
+        let (parts, body) = request.into_parts();
+        let sender = self.admit(&parts)?;
+        let limit = self.options.event_bytes;
+        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+        let header_key = key_of(&parts.headers)?;
+        let mut draft = event::parse(&body, "")?;
+        draft.key = one_key(draft.key.take(), header_key)?;
+        let event =
+            sender.event(&body, draft, "").map_err(|error| Problem::invalid(vec![error]))?;
+        let appended = self.gate.admit(vec![event]).await?.pop();
+        let appended = appended.ok_or_else(|| Problem::new(Kind::Internal))?;
+        self.show(&appended);
+        Ok(EventAnswer::of(&appended))
+    }
+
+    async fn many(&self, request: Request) -> Result<BatchAnswer, Problem> {
+        /// Beyond it, parsing would hold up the other connections of this thread.
+        const AT_ONCE: usize = 256 * 1024;
+        let (parts, body) = request.into_parts();
+        let sender = self.admit(&parts)?;
+        if parts.headers.contains_key(IDEMPOTENCY_HEADER) {
+            let rule = "in a batch, each event has its own `idempotency_key`";
+            return Err(Problem::invalid_field("header:idempotency-key", rule, "a key for all"));
+        }
+        let key = sender.session.caller.key;
+        let received_at = sender.received_at;
+        let limit = self.options.batch_bytes;
+        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+        let format = Format::of(&parts.headers, &body);
+        let parsed = if body.len() <= AT_ONCE {
+            sender.events(&body, format)?
+        } else {
+            let parse = move || sender.events(&body, format);
+            let parsed = tokio::task::spawn_blocking(parse).await;
+            parsed.map_err(|_| Problem::new(Kind::Internal))??
+        };
+        self.buckets.owe(key, received_at, parsed.items.len() - 1);
+        let appended = match parsed.events.is_empty() {
+            true => Vec::new(),
+            false => self.gate.admit(parsed.events).await?,
+        };
+        appended.iter().for_each(|it| self.show(it));
+        BatchAnswer::of(parsed.items, &appended)
+    }
+
+    fn show(&self, appended: &Appended) {
+        if let Appended::New(event) = appended {
+            self.tail.accepted(event);
+        }
+    }
+}
+
+/// Who sends, and what the request tells about its events.
+struct Sender {
+    session: Session,
+    project: ProjectId,
+    received_at: Timestamp,
+    circumstances: Circumstances,
+}
+
+/// A batch, its events apart from what was wrong with the others.
+struct Parsed {
+    events: Vec<NewEvent>,
+    /// In the order of the request; `Ok` stands for the next of `events`.
+    items: Vec<Result<(), Vec<FieldError>>>,
+}
+
+impl Sender {
+    /// `body` is what the draft was parsed from; the event keeps slices of it.
+    fn event(&self, body: &Bytes, draft: Draft<'_>, path: &str) -> Result<NewEvent, FieldError> {
+        let sources = self.session.sources(self.project);
+        let source = sources.and_then(|it| it.get(draft.source.as_deref()));
+        let Some((source, source_name)) = source else {
+            let field = if path.is_empty() { "source".into() } else { format!("{path}.source") };
+            return Err(match draft.source {
+                Some(_) => FieldError::new(
+                    field,
+                    "it is the name of an enabled source of kind `api` in this project",
+                    "another name",
+                ),
+                None => FieldError::new(
+                    field,
+                    "the project has an enabled source of kind `api`: make one first",
+                    "none",
+                ),
+            });
+        };
+        let metadata = match draft.metadata {
+            Some(given) => self.circumstances.with(&source_name, given),
+            None => self.circumstances.alone(&source_name),
+        };
+        Ok(NewEvent {
+            id: draft.id,
+            project: self.project,
+            source,
+            event_type: draft.event_type,
+            timestamp: draft.timestamp,
+            received_at: self.received_at,
+            key: draft.key,
+            metadata,
+            payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
+        })
+    }
+
+    fn events(&self, body: &Bytes, format: Format) -> Result<Parsed, Problem> {
+        let drafts = batch::parse(body, format)?;
+        let mut parsed = Parsed {
+            events: Vec::with_capacity(drafts.len()),
+            items: Vec::with_capacity(drafts.len()),
+        };
+        for (place, draft) in drafts.into_iter().enumerate() {
+            let event = draft.and_then(|draft| {
+                self.event(body, draft, &format!("events[{place}]")).map_err(|it| vec![it])
+            });
+            parsed.items.push(event.map(|event| parsed.events.push(event)));
+        }
+        Ok(parsed)
+    }
+}
+
+/// The project that a request names, by header or query.
+pub fn named_project(parts: &Parts) -> Option<&str> {
+    let by_header = parts.headers.get(PROJECT_HEADER).and_then(|it| it.to_str().ok());
+    by_header.or_else(|| {
+        let pairs = parts.uri.query()?.split('&');
+        // Ids and names need no escapes, and anything else is no project.
+        pairs.filter_map(|pair| pair.split_once('=')).find(|it| it.0 == "project").map(|it| it.1)
+    })
+}
+
+fn key_of(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_HEADER) else { return Ok(None) };
+    let wrong = |rule| Problem::invalid_field("header:idempotency-key", rule, "another text");
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| wrong("it is UTF-8"))?;
+    text.parse().map(Some).map_err(|error: crate::model::TextError| wrong(error.rule))
+}
+
+/// The key from the body or the header. Two that differ leave open which one counts.
+fn one_key(
+    body: Option<IdempotencyKey>,
+    header: Option<IdempotencyKey>,
+) -> Result<Option<IdempotencyKey>, Problem> {
+    match (body, header) {
+        (Some(body), Some(header)) if body != header => Err(Problem::invalid_field(
+            "idempotency_key",
+            "it is the same as in the header `Idempotency-Key`, if both are given",
+            "another key",
+        )),
+        (body, header) => Ok(body.or(header)),
+    }
+}
+
+/// Post one event
+///
+/// Answers 202 once the event is on disk. An event with an idempotency key (or an id) that the project
+/// has seen before is not kept again: the answer is 200 with the first event's id.
+#[utoipa::path(
+    post,
+    path = "/api/v1/events",
+    tag = "events",
+    operation_id = "post_event",
+    params(
+        ("idempotency-key" = Option<String>, Header, description = "The same as `idempotency_key` in the body"),
+        ("tidegate-project" = Option<String>, Header, description = "The project, for keys of all projects"),
+    ),
+    request_body(content = NewEventBody, description = "As it is, or with `Content-Encoding: gzip` or `zstd`"),
+    responses(
+        (status = 202, description = "Kept", body = EventAnswer),
+        (status = 200, description = "A duplicate of an earlier event", body = EventAnswer),
+        (status = "4XX", response = Problem),
+        (status = "5XX", response = Problem),
+    )
+)]
+pub async fn post_event(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    respond(ingest.one(request).await)
+}
+
+/// Post up to 1000 events
+///
+/// A JSON array, or one event in each line (`application/x-ndjson`). Each event is judged by itself, and
+/// the results stand in the order of the events. 202 if any event was new; 200 if none was but some
+/// were duplicates; 422 with an error for each event if all were rejected.
+#[utoipa::path(
+    post,
+    path = "/api/v1/events/batch",
+    tag = "events",
+    operation_id = "post_events",
+    params(("tidegate-project" = Option<String>, Header, description = "The project, for keys of all projects")),
+    request_body(
+        content((Vec<NewEventBody> = "application/json"), (String = "application/x-ndjson")),
+        description = "As it is, or with `Content-Encoding: gzip` or `zstd`",
+    ),
+    responses(
+        (status = 202, description = "Some or all were kept", body = BatchAnswer),
+        (status = 200, description = "None was new, and some were duplicates", body = BatchAnswer),
+        (status = "4XX", response = Problem),
+        (status = "5XX", response = Problem),
+    )
+)]
+pub async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    respond(ingest.many(request).await)
+}
+
+fn respond<T: axum::response::IntoResponse>(answer: Result<T, Problem>) -> Response {
+    match answer {
+        Ok(answer) => answer.into_response(),
+        Err(problem) => {
+            let slug = problem.kind().parts().1;
+            metrics::counter!("tidegate_ingest_refused_total", "reason" => slug).increment(1);
+            problem.into_response()
+        }
+    }
+}

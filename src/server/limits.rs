@@ -105,14 +105,11 @@ pub fn refuse(mut stream: TcpStream, linger: Option<OwnedSemaphorePermit>) {
     let Some(linger) = linger else { return };
     tokio::spawn(async move {
         let _linger = linger;
-        let body = Problem::new(Kind::TooManyConnections).to_json();
-        let head = format!(
-            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-             retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
+        let answer = Problem::new(Kind::TooManyConnections)
+            .retry_after(Duration::from_secs(1))
+            .to_closing_response();
         let told = async {
-            stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+            stream.write_all(&answer).await?;
             stream.shutdown().await?;
             // A socket that is closed with unread bytes resets the connection, and the client may
             // lose the answer.

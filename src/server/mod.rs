@@ -105,7 +105,8 @@ pub async fn serve(
     // for both, which would be too long for the one or too short for the other.
     http.timer(TokioTimer::new())
         .header_read_timeout(None)
-        .max_buf_size(options.header_bytes.max(LEAST_HEADER_BYTES));
+        .max_buf_size(options.header_bytes.max(LEAST_HEADER_BYTES))
+        .max_header_size(options.header_bytes);
     let slots = Slots::new(options.connections, options.connections_per_ip);
     let server = Arc::new(Server { router, http, options });
     let (stopping, stopped) = watch::channel(Stop::NotYet);

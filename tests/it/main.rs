@@ -2,6 +2,7 @@
 
 mod harness;
 mod layers;
+mod server;
 mod webhook;
 mod egress;
 mod hostile;

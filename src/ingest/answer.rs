@@ -1,0 +1,213 @@
+//! What a sender is told.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    model::EventId,
+    problem::{FieldError, Kind, Problem},
+    store::Appended,
+};
+
+/// An event as it is posted. For the documentation: `event.rs` reads it.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[schema(as = NewEvent)]
+pub struct NewEventBody {
+    /// Such as `user.signed_up`: 1 to 128 letters, digits, `.`, `-` or `_`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// Any JSON value. It is kept exactly as it comes.
+    pub payload: Value,
+    /// The sender's own id for the event: `evt_` and a UUIDv7 as a TypeID. It makes two requests one
+    /// event, unless there is an idempotency key.
+    #[schema(nullable)]
+    pub id: Option<String>,
+    /// When it happened, in RFC 3339, kept to the microsecond. Without it: when it is received.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub timestamp: Option<String>,
+    /// Makes two requests one event, for ever, in its project. 1 to 255 bytes.
+    pub idempotency_key: Option<String>,
+    /// An object. `source`, `ip`, `user_agent` and `hops` in it are set by Tidegate.
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Value>,
+    /// The name of a source of kind `api`. Without it: the project's oldest one that is enabled.
+    pub source: Option<String>,
+}
+
+/// What became of one event.
+#[derive(Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct EventAnswer {
+    /// The event's id; for a duplicate, that of the first.
+    #[schema(value_type = String)]
+    pub id: EventId,
+    /// It is new, and on disk.
+    pub accepted: bool,
+    /// Its key was seen before, and nothing was kept.
+    pub duplicate: bool,
+    /// Whether a duplicate's payload is the first one's; null when that is no longer known.
+    #[serde(skip_serializing_if = "Same::is_not_meant")]
+    #[schema(value_type = Option<bool>, required = false)]
+    pub same_body: Same,
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<&'static str>,
+}
+
+/// Whether a duplicate is the same as the first event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Same {
+    /// It is no duplicate.
+    NotMeant,
+    Known(bool),
+    Unknown,
+}
+
+impl Same {
+    fn is_not_meant(&self) -> bool {
+        *self == Self::NotMeant
+    }
+
+    fn of(same_body: Option<bool>) -> Self {
+        same_body.map_or(Self::Unknown, Self::Known)
+    }
+
+    fn note(self) -> Option<&'static str> {
+        match self {
+            Self::Known(false) => Some(
+                "the key was used before with another payload: the first event stands, and this one was not kept",
+            ),
+            Self::NotMeant | Self::Known(true) | Self::Unknown => None,
+        }
+    }
+}
+
+impl Serialize for Same {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(same) => serializer.serialize_bool(*same),
+            Self::NotMeant | Self::Unknown => serializer.serialize_none(),
+        }
+    }
+}
+
+impl EventAnswer {
+    pub fn of(appended: &Appended) -> Self {
+        match appended {
+            Appended::New(event) => Self {
+                id: event.id,
+                accepted: true,
+                duplicate: false,
+                same_body: Same::NotMeant,
+                note: None,
+            },
+            Appended::Duplicate { id, same_body } => {
+                let same_body = Same::of(*same_body);
+                let note = same_body.note();
+                Self { id: *id, accepted: false, duplicate: true, same_body, note }
+            }
+        }
+    }
+}
+
+impl IntoResponse for EventAnswer {
+    fn into_response(self) -> Response {
+        let status = if self.accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
+        (status, Json(self)).into_response()
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct BatchAnswer {
+    pub accepted: usize,
+    pub duplicates: usize,
+    pub rejected: usize,
+    /// In the order of the events.
+    pub results: Vec<BatchResult>,
+}
+
+/// What became of one event of a batch.
+#[derive(Debug, PartialEq, Serialize, utoipa::ToSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum BatchResult {
+    Accepted {
+        #[schema(value_type = String)]
+        id: EventId,
+    },
+    Duplicate {
+        /// The first event's.
+        #[schema(value_type = String)]
+        id: EventId,
+        #[schema(value_type = Option<bool>)]
+        same_body: Same,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<&'static str>,
+    },
+    Rejected {
+        errors: Vec<FieldError>,
+    },
+}
+
+impl BatchAnswer {
+    /// `appended` answers, in their order, the items that are `Ok`.
+    pub fn of(
+        items: Vec<Result<(), Vec<FieldError>>>,
+        appended: &[Appended],
+    ) -> Result<Self, Problem> {
+        let mut appended = appended.iter();
+        let mut answer = Self {
+            accepted: 0,
+            duplicates: 0,
+            rejected: 0,
+            results: Vec::with_capacity(items.len()),
+        };
+        for item in items {
+            let result = match item {
+                Err(errors) => {
+                    answer.rejected += 1;
+                    BatchResult::Rejected { errors }
+                }
+                Ok(()) => match appended.next().ok_or_else(|| Problem::new(Kind::Internal))? {
+                    Appended::New(event) => {
+                        answer.accepted += 1;
+                        BatchResult::Accepted { id: event.id }
+                    }
+                    Appended::Duplicate { id, same_body } => {
+                        answer.duplicates += 1;
+                        let same_body = Same::of(*same_body);
+                        BatchResult::Duplicate { id: *id, same_body, note: same_body.note() }
+                    }
+                },
+            };
+            answer.results.push(result);
+        }
+        if answer.rejected == answer.results.len() {
+            let errors = answer.results.into_iter().flat_map(BatchResult::into_errors).collect();
+            return Err(Problem::new(Kind::Rejected)
+                .detail("no event of the batch was kept, since each has an error")
+                .errors(errors));
+        }
+        Ok(answer)
+    }
+}
+
+impl BatchResult {
+    fn into_errors(self) -> Vec<FieldError> {
+        match self {
+            Self::Rejected { errors } => errors,
+            Self::Accepted { .. } | Self::Duplicate { .. } => Vec::new(),
+        }
+    }
+}
+
+impl IntoResponse for BatchAnswer {
+    fn into_response(self) -> Response {
+        let status = if self.accepted > 0 { StatusCode::ACCEPTED } else { StatusCode::OK };
+        (status, Json(self)).into_response()
+    }
+}

@@ -1,0 +1,265 @@
+//! Who is calling, and for which project: found in memory, at the cost of one hash.
+//!
+//! Each request is answered by a [`Session`], which knows its project; nothing below the API takes
+//! a project from anywhere else.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, RwLock},
+};
+
+use axum::http::{HeaderMap, header};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use crate::{
+    catalog::Catalog,
+    clock::Clock,
+    crypto::{AdminKey, KeyHasher, PlainKey, Random},
+    model::{ApiKey, KeyId, Name, ProjectId, Scope, SourceId, SourceKind},
+    problem::{Kind, Problem},
+};
+
+/// The header by which a key for all projects names the one it means.
+pub const PROJECT_HEADER: &str = "tidegate-project";
+
+/// Recognises callers.
+pub struct Keyring {
+    catalog: watch::Receiver<Arc<Catalog>>,
+    hasher: KeyHasher,
+    admin: Option<AdminKey>,
+    clock: Arc<dyn Clock>,
+    /// Of the digests under which tokens are remembered; nobody can aim at a digest without it.
+    seed: u64,
+    ring: RwLock<Arc<Ring>>,
+}
+
+/// What one catalogue says about callers. It lives until the catalogue changes.
+struct Ring {
+    catalog: Arc<Catalog>,
+    /// By the first characters of the key, which are not secret.
+    by_hint: HashMap<String, Vec<Arc<ApiKey>>>,
+    projects: HashMap<ProjectId, ApiSources>,
+    /// Tokens that were recognised, by digest, to spare the next request the HMAC.
+    seen: Mutex<HashMap<u128, Caller>>,
+}
+
+/// The sources of a project that `/api/v1/events` posts to.
+#[derive(Clone, Debug, Default)]
+pub struct ApiSources {
+    by_name: HashMap<Name, SourceId>,
+    /// The oldest one that is enabled.
+    default: Option<(SourceId, Name)>,
+}
+
+/// Whose key it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Caller {
+    /// `None`: the administrator's key from the environment.
+    pub key: Option<KeyId>,
+    /// `None`: every project.
+    project: Option<ProjectId>,
+    scopes: u8,
+    expires_at: Option<Timestamp>,
+}
+
+/// One request's caller, under the catalogue of that moment.
+pub struct Session {
+    pub caller: Caller,
+    ring: Arc<Ring>,
+}
+
+impl Keyring {
+    pub fn new(
+        catalog: watch::Receiver<Arc<Catalog>>,
+        hasher: KeyHasher,
+        admin: Option<AdminKey>,
+        clock: Arc<dyn Clock>,
+        random: &dyn Random,
+    ) -> Self {
+        let ring = Ring::of(catalog.borrow().clone());
+        let ring = RwLock::new(Arc::new(ring));
+        Self { catalog, hasher, admin, clock, seed: random.u64(), ring }
+    }
+
+    /// The caller by `Authorization: Bearer …`, if the key has the scope.
+    pub fn authenticate(&self, headers: &HeaderMap, scope: Scope) -> Result<Session, Problem> {
+        let token = headers
+            .get(header::AUTHORIZATION)
+            .ok_or_else(|| unauthorized("the request has no header `Authorization: Bearer tg_…`"))?
+            .to_str()
+            .ok()
+            .and_then(|it| it.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| unauthorized("the header is `Authorization: Bearer tg_…`"))?;
+        let ring = self.ring();
+        let caller = self.recognise(&ring, token)?;
+        if caller.expires_at.is_some_and(|it| it <= self.clock.now()) {
+            return Err(unauthorized("the API key has expired"));
+        }
+        if !caller.may(scope) {
+            let detail = format!("the API key needs the scope `{}`", name_of(scope));
+            return Err(Problem::new(Kind::Forbidden).detail(detail));
+        }
+        Ok(Session { caller, ring })
+    }
+
+    fn recognise(&self, ring: &Ring, token: &str) -> Result<Caller, Problem> {
+        /// Keys are few. If not, forgetting all and starting again is as good as any order.
+        const SEEN_AT_MOST: usize = 4096;
+        let digest = xxh3_128_with_seed(token.as_bytes(), self.seed);
+        if let Some(caller) = lock(&ring.seen).get(&digest) {
+            return Ok(*caller);
+        }
+        let caller = self.recognise_anew(ring, token)?;
+        let mut seen = lock(&ring.seen);
+        if seen.len() >= SEEN_AT_MOST {
+            seen.clear();
+        }
+        seen.insert(digest, caller);
+        Ok(caller)
+    }
+
+    fn recognise_anew(&self, ring: &Ring, token: &str) -> Result<Caller, Problem> {
+        if self.admin.as_ref().is_some_and(|it| it.matches(token)) {
+            return Ok(Caller { key: None, project: None, scopes: u8::MAX, expires_at: None });
+        }
+        let key = PlainKey::parse(token).map_err(|error| unauthorized(error.to_string()))?;
+        let candidates = ring.by_hint.get(key.hint()).map(Vec::as_slice).unwrap_or_default();
+        candidates
+            .iter()
+            .find(|it| self.hasher.matches(&key, &it.hash))
+            .map(|it| Caller::of(it))
+            .ok_or_else(|| unauthorized("the API key opens nothing here; it may have been deleted"))
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        let catalog = self.catalog.borrow().clone();
+        let ring = self.ring.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        // The ring keeps its catalogue alive, so the same address is the same catalogue.
+        if Arc::ptr_eq(&ring.catalog, &catalog) {
+            return ring;
+        }
+        let ring = Arc::new(Ring::of(catalog));
+        *self.ring.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = ring.clone();
+        ring
+    }
+}
+
+impl Ring {
+    fn of(catalog: Arc<Catalog>) -> Self {
+        let mut by_hint: HashMap<String, Vec<Arc<ApiKey>>> = HashMap::new();
+        for key in catalog.keys.values() {
+            // A key whose project is gone opens nothing.
+            if key.project.is_none_or(|it| catalog.projects.contains_key(&it)) {
+                by_hint.entry(key.hint.clone()).or_default().push(key.clone());
+            }
+        }
+        let mut projects: HashMap<_, ApiSources> =
+            catalog.projects.keys().map(|&id| (id, ApiSources::default())).collect();
+        for source in catalog.sources.values() {
+            let is_open = source.enabled && matches!(source.kind, SourceKind::Api);
+            let Some(sources) = projects.get_mut(&source.project).filter(|_| is_open) else {
+                continue;
+            };
+            // Ids grow with time, so the first is the oldest.
+            sources.default.get_or_insert_with(|| (source.id, source.name.clone()));
+            sources.by_name.insert(source.name.clone(), source.id);
+        }
+        Self { catalog, by_hint, projects, seen: Mutex::default() }
+    }
+}
+
+impl ApiSources {
+    /// The named source, or the default.
+    pub fn get(&self, name: Option<&str>) -> Option<(SourceId, Name)> {
+        match name {
+            None => self.default.clone(),
+            Some(name) => self.by_name.get_key_value(name).map(|(name, &id)| (id, name.clone())),
+        }
+    }
+}
+
+impl Caller {
+    fn of(key: &ApiKey) -> Self {
+        let scopes = key.scopes.iter().fold(0, |bits, &scope| bits | bit(scope));
+        Self { key: Some(key.id), project: key.project, scopes, expires_at: key.expires_at }
+    }
+
+    /// `admin` includes the others.
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes & (bit(scope) | bit(Scope::Admin)) != 0
+    }
+
+    /// Whether it administers every project.
+    pub fn is_for_all_projects(&self) -> bool {
+        self.project.is_none()
+    }
+}
+
+impl Session {
+    /// The project that the request is about. A key of a project has that one; a key for all
+    /// projects names one by id or name, unless there is only one.
+    pub fn project(&self, named: Option<&str>) -> Result<ProjectId, Problem> {
+        let catalog = &self.ring.catalog;
+        let named = named.map(|text| {
+            let by_id = text.parse().ok().filter(|id| catalog.projects.contains_key(id));
+            by_id.or_else(|| catalog.project_named(text).map(|it| it.id))
+        });
+        match (self.caller.project, named) {
+            (Some(own), None) => Ok(own),
+            (Some(own), Some(named)) if named == Some(own) => Ok(own),
+            // Whether the other one exists is not this caller's business.
+            (Some(_), Some(_)) => Err(Problem::new(Kind::Forbidden)
+                .detail("the API key belongs to another project than the one that is named")),
+            (None, Some(Some(named))) => Ok(named),
+            (None, Some(None)) => {
+                Err(Problem::new(Kind::NotFound).detail("there is no such project"))
+            }
+            (None, None) => match catalog.projects.keys().next() {
+                Some(&only) if catalog.projects.len() == 1 => Ok(only),
+                _ => Err(Problem::invalid_field(
+                    format!("header:{PROJECT_HEADER}"),
+                    "a key for all projects names one, by id or name, in this header or as `?project=`",
+                    "nothing",
+                )),
+            },
+        }
+    }
+
+    pub fn sources(&self, project: ProjectId) -> Option<&ApiSources> {
+        self.ring.projects.get(&project)
+    }
+
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.ring.catalog
+    }
+}
+
+fn bit(scope: Scope) -> u8 {
+    match scope {
+        Scope::Ingest => 1,
+        Scope::Read => 2,
+        Scope::Operate => 4,
+        Scope::Admin => 8,
+    }
+}
+
+fn name_of(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Ingest => "ingest",
+        Scope::Read => "read",
+        Scope::Operate => "operate",
+        Scope::Admin => "admin",
+    }
+}
+
+fn unauthorized(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+    Problem::new(Kind::Unauthorized).detail(detail)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,189 @@
+//! An event's metadata: what the sender gave, and what we saw ourselves, which wins.
+
+use std::{fmt, net::IpAddr};
+
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use serde::de::{self, DeserializeSeed, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::{
+    model::{Name, RawJson},
+    problem::{Kind, Problem},
+};
+
+/// The header that counts the gateways which an event has passed.
+pub const HOPS_HEADER: &str = "tidegate-hops";
+/// An event that has passed so many is going in circles.
+const HOPS_AT_MOST: u32 = 8;
+
+/// The names that the sender cannot set.
+const OURS: [&str; 4] = ["source", "ip", "user_agent", "hops"];
+
+/// What a request tells about its events, as the fields of a JSON object behind `source`.
+#[derive(Clone, Debug)]
+pub struct Circumstances(String);
+
+impl Circumstances {
+    /// Fails when the events go in circles.
+    pub fn of(headers: &HeaderMap, ip: IpAddr) -> Result<Self, Problem> {
+        /// Longer ones are cut: nobody reads them, and each event would carry them.
+        const USER_AGENT_BYTES: usize = 256;
+        let mut json = format!(r#","ip":"{}""#, ip.to_canonical());
+        let user_agent = headers.get(header::USER_AGENT).and_then(|it| it.to_str().ok());
+        if let Some(user_agent) = user_agent {
+            // A header that `to_str` takes is ASCII, so every cut falls between characters.
+            push_field(
+                &mut json,
+                "user_agent",
+                &user_agent[..user_agent.len().min(USER_AGENT_BYTES)],
+            );
+        }
+        if let Some(hops) = headers.get(HOPS_HEADER) {
+            let hops = hops.to_str().ok().and_then(|it| it.parse::<u32>().ok());
+            let hops = hops.ok_or_else(|| {
+                Problem::invalid_field(
+                    format!("header:{HOPS_HEADER}"),
+                    "it is a number",
+                    "another text",
+                )
+            })?;
+            if hops >= HOPS_AT_MOST {
+                let detail =
+                    format!("it has passed {HOPS_AT_MOST} gateways, so its route is a circle");
+                return Err(Problem::new(Kind::Loop).detail(detail));
+            }
+            json.push_str(&format!(r#","hops":{hops}"#));
+        }
+        Ok(Self(json))
+    }
+
+    /// The metadata of an event to which the sender gave none.
+    pub fn alone(&self, source: &Name) -> RawJson {
+        let json = format!(r#"{{"source":"{source}"{}}}"#, self.0);
+        RawJson::trusted(Bytes::from(json))
+    }
+
+    /// The metadata of an event, with the sender's object, which was parsed before.
+    pub fn with(&self, source: &Name, given: &RawValue) -> RawJson {
+        let mut json = String::with_capacity(given.get().len() + self.0.len() + 80);
+        json.push('{');
+        let mut deserializer = serde_json::Deserializer::from_str(given.get());
+        // It cannot fail, since it was parsed as a whole already; and if it did, ours stand.
+        let _ = Others(&mut json).deserialize(&mut deserializer);
+        json.push_str(&format!(r#""source":"{source}"{}}}"#, self.0));
+        RawJson::trusted(Bytes::from(json))
+    }
+}
+
+fn push_field(json: &mut String, name: &str, value: &str) {
+    json.push_str(&format!(r#","{name}":"#));
+    // A string always serialises.
+    json.push_str(&serde_json::to_string(value).unwrap_or_default());
+}
+
+/// Copies the fields of an object that are not ours, each with a comma behind it.
+struct Others<'j>(&'j mut String);
+
+impl<'de> DeserializeSeed<'de> for Others<'_> {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Others<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+            if !OURS.contains(&name.as_str()) {
+                self.0.push_str(&serde_json::to_string(&name).unwrap_or_default());
+                self.0.push(':');
+                self.0.push_str(value.get());
+                self.0.push(',');
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The caller's address: the peer's, unless that is a proxy of ours, which then says whose it is.
+pub fn caller_ip(headers: &HeaderMap, peer: IpAddr, trusted_proxies: &[IpAddr]) -> IpAddr {
+    let is_trusted =
+        |ip: IpAddr| trusted_proxies.iter().any(|it| it.to_canonical() == ip.to_canonical());
+    if !is_trusted(peer) {
+        return peer;
+    }
+    let mut caller = peer;
+    let lines: Vec<&str> =
+        headers.get_all("x-forwarded-for").iter().filter_map(|it| it.to_str().ok()).collect();
+    // Each proxy adds whom it heard at the end; so from the end, the first stranger is the caller.
+    for address in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let Ok(address) = address.trim().parse() else { break };
+        caller = address;
+        if !is_trusted(address) {
+            break;
+        }
+    }
+    caller
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |&(name, value): &(&'static str, &'static str)| {
+            (name.parse().unwrap(), HeaderValue::from_static(value))
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_we_saw_wins_over_what_the_sender_says() {
+        let headers = headers(&[("user-agent", "a\"b"), ("tidegate-hops", "2")]);
+        let seen = Circumstances::of(&headers, "::ffff:192.0.2.1".parse().unwrap()).unwrap();
+        let source: Name = "app".parse().unwrap();
+        let given = r#"{"ip":"1.1.1.1","\u0069p":"1.1.1.1","x\ny":1.50,"hops":0,"source":"z","user_agent":0}"#;
+        let given: &RawValue = serde_json::from_str(given).unwrap();
+
+        let ours = r#""source":"app","ip":"192.0.2.1","user_agent":"a\"b","hops":2}"#;
+        assert_eq!(seen.alone(&source).as_str(), format!("{{{ours}"));
+        assert_eq!(seen.with(&source, given).as_str(), format!(r#"{{"x\ny":1.50,{ours}"#));
+    }
+
+    #[test]
+    fn an_event_that_passed_eight_gateways_is_refused() {
+        let ip = "192.0.2.1".parse().unwrap();
+        for (hops, expected) in
+            [("0", None), ("7", None), ("8", Some(Kind::Loop)), ("x", Some(Kind::InvalidRequest))]
+        {
+            let outcome = Circumstances::of(&headers(&[("tidegate-hops", hops)]), ip);
+            assert_eq!(outcome.err().map(|it| it.kind()), expected, "{hops}");
+        }
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_is_believed() {
+        let proxies: Vec<IpAddr> = ["10.0.0.1", "10.0.0.2"].map(|it| it.parse().unwrap()).into();
+        for (peer, forwarded, expected) in [
+            ("192.0.2.1", "198.51.100.7", "192.0.2.1"),
+            ("10.0.0.1", "198.51.100.7", "198.51.100.7"),
+            ("10.0.0.1", "1.1.1.1, 198.51.100.7, 10.0.0.2", "198.51.100.7"),
+            ("10.0.0.1", "nonsense", "10.0.0.1"),
+            ("10.0.0.1", "1.1.1.1, nonsense, 10.0.0.2", "10.0.0.2"),
+        ] {
+            let headers = headers(&[("x-forwarded-for", forwarded)]);
+            let ip = caller_ip(&headers, peer.parse().unwrap(), &proxies);
+            assert_eq!(ip.to_string(), expected, "{peer} for {forwarded}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The shape of a JSON text: how deep it is and how many keys it has, found without parsing it.
+
+/// Levels of objects and arrays, the outermost included.
+const DEPTH: usize = 64;
+const KEYS: usize = 10_000;
+
+/// Why a text is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    #[error("objects and arrays stand at most {DEPTH} deep in each other")]
+    TooDeep,
+    #[error("it has at most {KEYS} keys")]
+    TooManyKeys,
+}
+
+/// Judges valid JSON rightly; of anything else it says something, and the parser says the rest.
+pub fn check(json: &[u8]) -> Result<(), ShapeError> {
+    // Too short for either.
+    if json.len() <= DEPTH {
+        return Ok(());
+    }
+    let (mut depth, mut keys) = (0_usize, 0_usize);
+    let mut rest = json.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'"' => {
+                while let Some(byte) = rest.next() {
+                    match byte {
+                        b'"' => break,
+                        b'\\' => drop(rest.next()),
+                        _ => (),
+                    }
+                }
+            }
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > DEPTH {
+                    return Err(ShapeError::TooDeep);
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            // Outside of strings, it stands behind each key and nowhere else.
+            b':' => {
+                keys += 1;
+                if keys > KEYS {
+                    return Err(ShapeError::TooManyKeys);
+                }
+            }
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_and_keys_are_counted_outside_of_strings() {
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let keys = |count| format!("{{{}}}", vec![r#""k":1"#; count].join(","));
+        for (json, expected) in [
+            (nested(64), Ok(())),
+            (nested(65), Err(ShapeError::TooDeep)),
+            (format!(r#"{{"text":"{}"}}"#, "[".repeat(100)), Ok(())),
+            (format!(r#"{{"text":"\"{}"}}"#, "{:".repeat(20_000)), Ok(())),
+            (format!(r#"{{"text\\":{}}}"#, nested(64)), Err(ShapeError::TooDeep)),
+            (keys(10_000), Ok(())),
+            (keys(10_001), Err(ShapeError::TooManyKeys)),
+        ] {
+            assert_eq!(check(json.as_bytes()), expected, "{}", &json[..json.len().min(80)]);
+        }
+    }
+}
