@@ -49,13 +49,7 @@ pub enum Allows {
 
 impl Breaker {
     pub fn new(salt: u64) -> Self {
-        Self {
-            state: State::Closed,
-            in_a_row: 0,
-            minute: Minute::default(),
-            opened: 0,
-            salt,
-        }
+        Self { state: State::Closed, in_a_row: 0, minute: Minute::default(), opened: 0, salt }
     }
 
     pub fn state(&self) -> State {

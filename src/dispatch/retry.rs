@@ -251,9 +251,9 @@ fn stretch(planned: Duration, retry: &Retry, asked: Asked, outcome: &Outcome) ->
         false => planned,
     };
     match asked {
-        Asked::Lengthens => outcome
-            .retry_after
-            .map_or(wait, |it| wait.max(it.clamp(SHORTEST_ASKED, LONGEST_ASKED))),
+        Asked::Lengthens => {
+            outcome.retry_after.map_or(wait, |it| wait.max(it.clamp(SHORTEST_ASKED, LONGEST_ASKED)))
+        }
         Asked::AtMostDoubles => {
             let is_busy = outcome.status == Some(429) || outcome.class == Class::Timeout;
             let wait = if is_busy { wait.max(Duration::from_secs(MINUTE)) } else { wait };
@@ -277,9 +277,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::model::{
-        DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, Standing,
-    };
+    use crate::model::{DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, Standing};
 
     fn outcome(class: Class, status: Option<u16>, retry_after: Option<u64>) -> Outcome {
         Outcome {
@@ -389,8 +387,7 @@ mod tests {
 
     #[test]
     fn the_last_attempt_comes_shortly_before_the_delivery_expires() {
-        let policy =
-            Policy { expires_after: Some(Duration::from_secs(100)), ..Policy::default() };
+        let policy = Policy { expires_after: Some(Duration::from_secs(100)), ..Policy::default() };
         let failed = outcome(Class::Timeout, None, None);
         check(&policy, 2, &failed, "in 95..95");
         let policy = Policy { expires_after: Some(Duration::from_secs(5)), ..Policy::default() };

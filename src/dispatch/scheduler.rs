@@ -28,9 +28,7 @@ use super::{
 };
 use crate::{
     hint::Loss,
-    model::{
-        DeliverySeq, Destination, DestinationId, Lane, Message, Outcome, Owed, ProjectId,
-    },
+    model::{DeliverySeq, Destination, DestinationId, Lane, Message, Outcome, Owed, ProjectId},
     store::{OwedQuery, Settlement},
 };
 
@@ -47,15 +45,28 @@ pub enum Input {
     Planned(Vec<Owed>),
     /// The store has taken these on, and does not hand them over: hints that were dropped, replays.
     Spilled(Lost),
-    Finished { destination: DestinationId, delivery: DeliverySeq, outcome: Outcome },
+    Finished {
+        destination: DestinationId,
+        delivery: DeliverySeq,
+        outcome: Outcome,
+    },
     /// It was to be attempted, and was not.
-    Returned { destination: DestinationId, delivery: DeliverySeq },
+    Returned {
+        destination: DestinationId,
+        delivery: DeliverySeq,
+    },
     /// It was to be attempted, and its event is no longer kept.
-    Missing { destination: DestinationId, delivery: DeliverySeq },
+    Missing {
+        destination: DestinationId,
+        delivery: DeliverySeq,
+    },
     /// These settlements are on disk.
     Settled(Vec<(DestinationId, DeliverySeq)>),
     /// The answer to [`Action::Refill`]; `None` when the store failed.
-    Refilled { destination: DestinationId, rows: Option<Vec<Owed>> },
+    Refilled {
+        destination: DestinationId,
+        rows: Option<Vec<Owed>>,
+    },
     /// Someone cancels deliveries.
     Cancel(Vec<Owed>),
     /// Someone wants an endpoint that is left alone to be tried now.
@@ -249,14 +260,21 @@ impl Scheduler {
                     self.with(number, now, actions, |line, step| line.lost(&missed, step));
                 }
             }
-            Input::Finished { destination, delivery, outcome } => self
-                .end_attempt(destination, now, actions, |line, step| {
+            Input::Finished { destination, delivery, outcome } => {
+                self.end_attempt(destination, now, actions, |line, step| {
                     line.finished(delivery, outcome, step)
-                }),
-            Input::Returned { destination, delivery } => self
-                .end_attempt(destination, now, actions, |line, step| line.returned(delivery, step)),
-            Input::Missing { destination, delivery } => self
-                .end_attempt(destination, now, actions, |line, step| line.missing(delivery, step)),
+                })
+            }
+            Input::Returned { destination, delivery } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.returned(delivery, step)
+                })
+            }
+            Input::Missing { destination, delivery } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.missing(delivery, step)
+                })
+            }
             Input::Settled(settled) => {
                 for (destination, delivery) in settled {
                     if let Some(&number) = self.numbers.get(&destination) {

@@ -29,7 +29,8 @@ use super::{
     status::LineStatus,
 };
 use crate::model::{
-    DeliverySeq, Destination, DestinationId, DestinationState, Ended, EventSeq, Lane, Ordering, Owed, Policy,
+    DeliverySeq, Destination, DestinationId, DestinationState, Ended, EventSeq, Lane, Ordering,
+    Owed, Policy,
 };
 
 /// However full the memory is, a destination may hold this many.

@@ -9,9 +9,7 @@ use crate::{
         retry::{self, Verdict},
         scheduler::Action,
     },
-    model::{
-        Class, DeliverySeq, Ended, Entry, EntryKind, Lane, Outcome, Owed, Standing,
-    },
+    model::{Class, DeliverySeq, Ended, Entry, EntryKind, Lane, Outcome, Owed, Standing},
     store::{Next, Settlement},
 };
 

@@ -71,8 +71,7 @@ impl Line {
         if settings.state != DestinationState::Active {
             return false;
         }
-        self.unread
-            || (0..4).any(|turn| self.wants(turn, step))
+        self.unread || (0..4).any(|turn| self.wants(turn, step))
     }
 
     /// Whether the wants of the turn (due, lane, loose, sweep) are there, and room for them.
@@ -211,7 +210,8 @@ impl Line {
         }
         match rows {
             Some(rows) if !reading.has_overflowed => {
-                let is_new = |it: &Self, seq| !it.rows.contains_key(&seq) && !settled.contains(&seq);
+                let is_new =
+                    |it: &Self, seq| !it.rows.contains_key(&seq) && !settled.contains(&seq);
                 match reading.kind {
                     Kind::Heads | Kind::Due => self.take_due(&rows, &reading, is_new, step),
                     Kind::Loose => self.take_loose(&rows, &reading, is_new, step),
@@ -464,8 +464,6 @@ fn just_before(lane: Lane, key: Key) -> (Place, DeliverySeq) {
     match (seq.bits().checked_sub(1), position.checked_sub(1)) {
         (Some(seq), _) => (Place { lane, position }, DeliverySeq::from_bits(seq)),
         (None, Some(position)) => (Place { lane, position }, LAST),
-        (None, None) => {
-            (Place { lane: Lane(lane.0.saturating_sub(1)), position: i64::MAX }, LAST)
-        }
+        (None, None) => (Place { lane: Lane(lane.0.saturating_sub(1)), position: i64::MAX }, LAST),
     }
 }
