@@ -7,3 +7,5 @@ mod webhook;
 mod egress;
 mod hostile;
 mod verifiers;
+mod crash;
+mod powercut;
