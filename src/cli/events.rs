@@ -108,7 +108,8 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
 }
 
 async fn list(context: &Context, args: ListArgs) -> Result<()> {
-    let query = args.filter.query(context.clock.now());
+    let mut query = args.filter.query(context.clock.now());
+    query.push(("payload", "true".to_owned()));
     let paint = context.out.paint;
     let mut rows = Vec::new();
     pages(&context.client, "/api/v1/events", query, args.limit, |row| {
