@@ -27,6 +27,7 @@ use crate::model::Pattern;
 #[command(after_help = "\
 Examples:
   tidegate events list --type 'user.*' --since 1h
+  tidegate events list --key order-42             the one with this idempotency key
   tidegate events show evt_01ka…                  the story of one: received, planned, each attempt
   tidegate events export --since 7d --out week.ndjson")]
 pub enum Command {
@@ -40,6 +41,9 @@ pub enum Command {
 pub struct ListArgs {
     #[command(flatten)]
     filter: Filter,
+    /// The event with this idempotency key
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["event_type", "source", "since", "until"])]
+    key: Option<String>,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
@@ -110,6 +114,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
 async fn list(context: &Context, args: ListArgs) -> Result<()> {
     let mut query = args.filter.query(context.clock.now());
     query.push(("payload", "true".to_owned()));
+    query.extend(args.key.map(|it| ("idempotency_key", it)));
     let paint = context.out.paint;
     let mut rows = Vec::new();
     pages(&context.client, "/api/v1/events", query, args.limit, |row| {
