@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 
 use super::{
     Context,
+    client::Client,
     error::{CliError, Result},
+    events,
     output::{self, plural},
 };
 use crate::model::{RawJson, TypeName};
@@ -24,7 +26,7 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  tidegate emit user.signed_up --data '{\"plan\":\"pro\"}'
+  tidegate emit user.signed_up --data '{\"plan\":\"pro\"}' --watch
   tidegate emit order.paid --data @order.json --key order-42     once, however often it is sent
   echo '{\"a\":1}' | tidegate emit test --data -
   tidegate emit load.test --count 10000                          many, one request each")]
@@ -53,6 +55,9 @@ pub struct Args {
     /// Requests at once, with --count
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
+    /// Stay and show what becomes of it
+    #[arg(long, short, conflicts_with = "count")]
+    watch: bool,
     /// The answer as JSON
     #[arg(long)]
     json: bool,
@@ -111,10 +116,18 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
         return many(context, &emission).await;
     }
     let (status, answer) = context.client.post_bytes(EVENTS, emission.body(1)).await?;
+    let id = text(&answer, "id");
+    if args.watch {
+        let event = events::settled(context, id).await?;
+        return if args.json {
+            context.out.json(&event)
+        } else {
+            events::tell(context, event, false)
+        };
+    }
     if args.json {
         return context.out.json(&answer);
     }
-    let id = text(&answer, "id");
     let paint = context.out.paint;
     let verdict =
         if status == StatusCode::OK { paint.yellow("duplicate") } else { paint.green("accepted") };
@@ -172,7 +185,7 @@ async fn many(context: &Context, emission: &Emission<'_>) -> Result<()> {
         while number < args.count && running.len() < usize::from(args.concurrency) {
             number += 1;
             let (client, body) = (context.client.clone(), emission.body(number));
-            running.spawn(async move { client.post_bytes(EVENTS, body).await });
+            running.spawn(async move { post_patiently(&client, body).await });
         }
         match running.join_next().await {
             None => break Ok(()),
@@ -186,6 +199,22 @@ async fn many(context: &Context, emission: &Emission<'_>) -> Result<()> {
     let elapsed = context.clock.now().duration_since(begun).unsigned_abs();
     summary(context, args, &tally, elapsed)?;
     result
+}
+
+/// Posts an event; while the gateway says that it has too much to do, waits and tries again.
+async fn post_patiently(client: &Client, body: Bytes) -> Result<(StatusCode, Value)> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    const TRIES: usize = 60;
+    for _ in 1..TRIES {
+        match client.post_bytes(EVENTS, body.clone()).await {
+            // It says with this status that nothing was kept.
+            Err(CliError::Refused(problem)) if problem.status == 429 => {
+                tokio::time::sleep(PAUSE).await
+            }
+            other => return other,
+        }
+    }
+    client.post_bytes(EVENTS, body).await
 }
 
 fn summary(context: &Context, args: &Args, tally: &Tally, elapsed: Duration) -> Result<()> {
