@@ -277,6 +277,13 @@ pub fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The same as a value, for requests that are not kept.
+pub fn read_json_argument(data: &str) -> Result<Value> {
+    let raw = read_data(data)?;
+    serde_json::from_str(raw.get())
+        .map_err(|error| CliError::usage(format!("--data is not JSON: {error}")))
+}
+
 fn parse_json(name: &str, bytes: &[u8]) -> Result<Box<RawValue>> {
     serde_json::from_slice(bytes).map_err(|error| {
         let line = String::from_utf8_lossy(bytes.split(|&it| it == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default())
