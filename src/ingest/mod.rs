@@ -90,6 +90,13 @@ impl Ingest {
         Self { gate, keyring, clock, tail, room, buckets, options }
     }
 
+    /// Any other request's body, whole, under the limits of ingest.
+    pub async fn read_body(&self, request: Request, limit: usize) -> Result<Bytes, Problem> {
+        let (parts, body) = request.into_parts();
+        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+        Ok(body)
+    }
+
     /// Who posts, and for which project, if the rate limit lets it.
     fn admit(&self, parts: &Parts) -> Result<Sender, Problem> {
         let session = self.keyring.authenticate(&parts.headers, Scope::Ingest)?;

@@ -1,0 +1,130 @@
+//! Events, as people look for them. Posting them is `ingest`.
+
+use axum::{Json, extract::{Path, State}};
+use serde::Deserialize;
+
+use super::{
+    Api,
+    page::{self, Listing, Page},
+    request::{Access, Query, Read, parse_id, parse_pattern, parse_time},
+    views::{EventDetailView, EventView},
+};
+use crate::{
+    model::{IdempotencyKey, ProjectId},
+    problem::Problem,
+    store::{EventFilter, EventRecord, Records as _},
+};
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// A type, or a group such as `user.*`.
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    /// The name or id of a source.
+    source: Option<String>,
+    /// The event with this idempotency key. It goes with no other filter.
+    idempotency_key: Option<String>,
+    /// Received at this moment or later.
+    #[param(format = DateTime)]
+    from: Option<String>,
+    /// Received before this moment.
+    #[param(format = DateTime)]
+    until: Option<String>,
+    /// `true`: with payloads.
+    #[param(value_type = Option<bool>)]
+    payload: Option<String>,
+    /// 1 to 200, usually 50.
+    #[param(value_type = Option<u32>)]
+    limit: Option<String>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// List events
+///
+/// Newest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events",
+    tag = "events",
+    params(EventsQuery),
+    responses(
+        (status = 200, description = "A page of them", body = Listing<EventView>),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn list_events(
+    State(api): State<Api>,
+    access: Access<Read>,
+    Query(query): Query<EventsQuery>,
+) -> Result<Page<EventView>, Problem> {
+    let catalog = access.session.catalog();
+    let with_payload = query.payload.as_deref() == Some("true");
+    let view = |view: EventView| if with_payload { view } else { view.without_payload() };
+    if let Some(key) = query.idempotency_key.as_deref() {
+        let found = by_key(&api, access.project, key).await?;
+        let data = found.iter().map(|it| view(EventView::of(&it.event, catalog))).collect();
+        return Ok(Json(Listing { data, next: None }));
+    }
+    let source = query.source.as_deref().map(|source| {
+        let by_id = source.parse().ok().filter(|id| {
+            catalog.sources.get(id).is_some_and(|it| it.project == access.project)
+        });
+        by_id
+            .or_else(|| catalog.source_named(access.project, source).map(|it| it.id))
+            .ok_or_else(|| Problem::not_found("source"))
+    });
+    let filter = EventFilter {
+        event_type: parse_pattern("type", query.event_type.as_deref())?,
+        source: source.transpose()?,
+        from: parse_time("from", query.from.as_deref())?,
+        until: parse_time("until", query.until.as_deref())?,
+    };
+    let page = page::page_of_records(query.limit.as_deref(), query.cursor.as_deref())?;
+    let events = api.database.events(access.project, &filter, page::one_more(page)).await?;
+    Ok(page::records(events, page, |it| (it.seq.0, 0), |it| view(EventView::of(&it, catalog))))
+}
+
+/// Get an event
+///
+/// With its plan: what was skipped and why, and each delivery with its activity log.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events/{event}",
+    tag = "events",
+    params(("event" = String, Path, description = "`evt_…`")),
+    responses(
+        (status = 200, description = "The event", body = EventDetailView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn get_event(
+    State(api): State<Api>,
+    access: Access<Read>,
+    Path(event): Path<String>,
+) -> Result<Json<EventDetailView>, Problem> {
+    let record = find_event(&api, access.project, &event).await?;
+    Ok(Json(EventDetailView::of(&record, access.session.catalog())))
+}
+
+/// The event with this id, if it is the project's.
+pub async fn find_event(api: &Api, project: ProjectId, id: &str) -> Result<EventRecord, Problem> {
+    let id = parse_id("event", id)?;
+    let record = api.database.event(project, id).await?;
+    record.filter(|it| it.event.id == id).ok_or_else(|| Problem::not_found("event"))
+}
+
+async fn by_key(
+    api: &Api,
+    project: ProjectId,
+    key: &str,
+) -> Result<Option<EventRecord>, Problem> {
+    let key: IdempotencyKey = key
+        .parse()
+        .map_err(|error: crate::model::TextError| {
+            Problem::invalid_field("query:idempotency_key", error.rule, "another text")
+        })?;
+    Ok(api.database.event_by_key(project, &key).await?)
+}

@@ -1,0 +1,166 @@
+//! Resources: made, changed and deleted one at a time, each by the same rules.
+
+mod projects;
+mod keys;
+mod sources;
+mod event_types;
+mod pipelines;
+mod destinations;
+mod rotation;
+pub mod trial;
+mod seal;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::de::DeserializeOwned;
+
+pub use self::{
+    destinations::{
+        create_destination, delete_destination, disable_destination, enable_destination,
+        get_destination, list_destinations, pause_destination, put_destination,
+        resume_destination,
+    },
+    event_types::{
+        create_event_type, delete_event_type, get_event_type, list_event_types, put_event_type,
+    },
+    keys::{create_key, delete_key, list_keys},
+    pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},
+    projects::{create_project, delete_project, get_project, list_projects, put_project},
+    rotation::rotate_secret,
+    seal::VaultSeal,
+    trial::test_destination,
+    sources::{create_source, delete_source, get_source, list_sources, put_source},
+};
+use super::{
+    Api,
+    page::{self, Page},
+    request::{Body, Query},
+};
+use crate::{
+    catalog::{Catalog, Edit, Resource},
+    model::{Id, Kind, ProjectId},
+    problem::{self, Problem},
+    resources::{Scope, Spec},
+};
+
+/// Resources of one kind that a project may have.
+const MOST: usize = 10_000;
+
+/// A kind of resource that belongs to a project.
+pub trait Kept: Clone + Send + Sync + 'static {
+    type Tag: Kind;
+    /// The word for it in messages.
+    const WORD: &'static str;
+
+    fn all(catalog: &Catalog) -> &BTreeMap<Id<Self::Tag>, Arc<Self>>;
+    fn id(&self) -> Id<Self::Tag>;
+    fn project(&self) -> ProjectId;
+    fn name(&self) -> &str;
+}
+
+/// A kind that people write in a shape of `resources`.
+trait Written: Kept {
+    type Spec: Spec<Model = Self> + DeserializeOwned;
+
+    fn into_resource(self) -> Resource;
+    fn delete(id: Id<Self::Tag>) -> Edit;
+    /// Who names it, and would be left with a name that means nothing.
+    fn user(&self, catalog: &Catalog) -> Option<String>;
+}
+
+/// The project's resource with this id or name.
+pub fn find<'c, T: Kept>(
+    catalog: &'c Catalog,
+    project: ProjectId,
+    id_or_name: &str,
+) -> Result<&'c Arc<T>, Problem> {
+    let all = T::all(catalog);
+    let by_id = id_or_name.parse().ok().and_then(|id| all.get(&id));
+    let mut own = all.values().filter(|it| it.project() == project);
+    by_id
+        .filter(|it| it.project() == project)
+        .or_else(|| own.find(|it| it.name() == id_or_name))
+        .ok_or_else(|| Problem::not_found(T::WORD))
+}
+
+#[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ResourcesQuery {
+    /// 1 to 200, usually 50.
+    #[param(value_type = Option<u32>)]
+    limit: Option<String>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+}
+
+fn list<T: Kept, V>(
+    catalog: &Catalog,
+    project: ProjectId,
+    Query(query): &Query<ResourcesQuery>,
+    view: impl FnMut(&T) -> V,
+) -> Result<Page<V>, Problem> {
+    let own = T::all(catalog).iter().filter(|(_, it)| it.project() == project);
+    let own = own.map(|(id, it)| (*id, it.as_ref()));
+    page::resources(own, query.limit.as_deref(), query.cursor.as_deref(), view)
+}
+
+async fn create<T: Written>(api: &Api, project: ProjectId, body: &Body) -> Result<T, Problem> {
+    let spec: T::Spec = body.read()?;
+    let seal = api.seal();
+    let now = api.clock.now();
+    let decide = |catalog: &Catalog| {
+        if T::all(catalog).values().filter(|it| it.project() == project).count() >= MOST {
+            let detail = format!("a project has at most {MOST} of these");
+            return Err(Problem::new(problem::Kind::Conflict).detail(detail));
+        }
+        let resource = spec.check(&Scope::new(catalog, project, now, &seal), None)?;
+        Ok((vec![Edit::Put(resource.clone().into_resource())], resource))
+    };
+    api.registrar.edit(decide).await
+}
+
+/// Replaces a resource by what the body says; what it does not say has its default again.
+async fn replace<T: Written + PartialEq>(
+    api: &Api,
+    project: ProjectId,
+    id_or_name: &str,
+    body: &Body,
+) -> Result<T, Problem> {
+    let spec: T::Spec = body.read()?;
+    let seal = api.seal();
+    let now = api.clock.now();
+    let decide = |catalog: &Catalog| {
+        let old = find::<T>(catalog, project, id_or_name)?;
+        let new = spec.check(&Scope::new(catalog, project, now, &seal), Some(old))?;
+        if new == **old {
+            return Ok((Vec::new(), new));
+        }
+        if new.name() != old.name() {
+            refuse_if_used::<T>(old, catalog)?;
+        }
+        Ok((vec![Edit::Put(new.clone().into_resource())], new))
+    };
+    api.registrar.edit(decide).await
+}
+
+async fn delete<T: Written>(
+    api: &Api,
+    project: ProjectId,
+    id_or_name: &str,
+) -> Result<(), Problem> {
+    let decide = |catalog: &Catalog| {
+        let old = find::<T>(catalog, project, id_or_name)?;
+        refuse_if_used::<T>(old, catalog)?;
+        Ok((vec![T::delete(old.id())], ()))
+    };
+    api.registrar.edit(decide).await
+}
+
+fn refuse_if_used<T: Written>(resource: &T, catalog: &Catalog) -> Result<(), Problem> {
+    match resource.user(catalog) {
+        None => Ok(()),
+        Some(user) => Err(Problem::new(problem::Kind::Conflict)
+            .detail(format!("{user} names this {}: change that first", T::WORD))),
+    }
+}

@@ -1,0 +1,191 @@
+//! Sources.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Kept, ResourcesQuery, Written, create, delete, find, list, replace};
+use crate::{
+    api::{
+        Api,
+        page::{Listing, Page},
+        request::{Access, Administer, Body, Query, Read},
+    },
+    catalog::{Catalog, Edit, Resource},
+    model::{ProjectId, Source, SourceId, kind},
+    problem::Problem,
+    resources::{Spec as _, SourceSpec},
+};
+
+/// A source of events.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Source)]
+pub struct SourceView {
+    #[schema(value_type = String)]
+    pub id: SourceId,
+    #[serde(flatten)]
+    pub spec: SourceSpec,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+impl SourceView {
+    fn of(it: &Source) -> Self {
+        Self { id: it.id, spec: SourceSpec::of(it), created_at: it.created_at }
+    }
+
+    fn of_shared(it: &Arc<Source>) -> Self {
+        Self::of(it)
+    }
+}
+
+impl Kept for Source {
+    type Tag = kind::Source;
+    const WORD: &'static str = "source";
+
+    fn all(catalog: &Catalog) -> &BTreeMap<SourceId, Arc<Self>> {
+        &catalog.sources
+    }
+
+    fn id(&self) -> SourceId {
+        self.id
+    }
+
+    fn project(&self) -> ProjectId {
+        self.project
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+}
+
+impl Written for Source {
+    type Spec = SourceSpec;
+
+    fn into_resource(self) -> Resource {
+        Resource::Source(self)
+    }
+
+    fn delete(id: SourceId) -> Edit {
+        Edit::DeleteSource(id)
+    }
+
+    fn user(&self, catalog: &Catalog) -> Option<String> {
+        let mut pipelines = catalog.pipelines.values().filter(|it| it.project == self.project);
+        let user = pipelines.find(|it| it.sources.contains(&self.name))?;
+        Some(format!("the pipeline `{}`", user.name))
+    }
+}
+
+
+/// List sources
+#[utoipa::path(
+    get,
+    path = "/api/v1/sources",
+    tag = "sources",
+    params(ResourcesQuery),
+    responses(
+        (status = 200, description = "A page of them", body = Listing<SourceView>),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn list_sources(
+    State(api): State<Api>,
+    access: Access<Read>,
+    query: Query<ResourcesQuery>,
+) -> Result<Page<SourceView>, Problem> {
+    list(&api.registrar.current(), access.project, &query, SourceView::of)
+}
+
+/// Make a source
+#[utoipa::path(
+    post,
+    path = "/api/v1/sources",
+    tag = "sources",
+    request_body = SourceSpec,
+    responses(
+        (status = 201, description = "It is there", body = SourceView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn create_source(
+    State(api): State<Api>,
+    access: Access<Administer>,
+    body: Body,
+) -> Result<(StatusCode, Json<SourceView>), Problem> {
+    let made = create(&api, access.project, &body).await?;
+    Ok((StatusCode::CREATED, Json(SourceView::of(&made))))
+}
+
+/// Get a source
+#[utoipa::path(
+    get,
+    path = "/api/v1/sources/{source}",
+    tag = "sources",
+    params(("source" = String, Path, description = "Its name or id")),
+    responses(
+        (status = 200, description = "As it is", body = SourceView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn get_source(
+    State(api): State<Api>,
+    access: Access<Read>,
+    Path(source): Path<String>,
+) -> Result<Json<SourceView>, Problem> {
+    let found = find(&api.registrar.current(), access.project, &source).map(SourceView::of_shared)?;
+    Ok(Json(found))
+}
+
+/// Replace a source
+///
+/// What the body leaves out has its default again.
+#[utoipa::path(
+    put,
+    path = "/api/v1/sources/{source}",
+    tag = "sources",
+    params(("source" = String, Path, description = "Its name or id")),
+    request_body = SourceSpec,
+    responses(
+        (status = 200, description = "As it is now", body = SourceView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn put_source(
+    State(api): State<Api>,
+    access: Access<Administer>,
+    Path(source): Path<String>,
+    body: Body,
+) -> Result<Json<SourceView>, Problem> {
+    let changed = replace(&api, access.project, &source, &body).await?;
+    Ok(Json(SourceView::of(&changed)))
+}
+
+/// Delete a source
+///
+/// Its events stay. A source that a pipeline names cannot be deleted.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/sources/{source}",
+    tag = "sources",
+    params(("source" = String, Path, description = "Its name or id")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn delete_source(
+    State(api): State<Api>,
+    access: Access<Administer>,
+    Path(source): Path<String>,
+) -> Result<StatusCode, Problem> {
+    delete::<Source>(&api, access.project, &source).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
