@@ -1,1 +1,170 @@
 //! The configuration: one file, one struct.
+//!
+//! Each stage owns its options and their defaults; [`Config`] only puts them side by side. No stage
+//! ever sees `Config`, so that a stage can be read, tested and changed on its own.
+//!
+//! `tidegate.toml` in the repository is compiled in. It names every option with its default, and so
+//! is the manual, too; a test holds it to that.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use figment::{
+    Figment, Profile,
+    providers::{Env, Format as _, Toml},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{destinations::egress, dispatch, gate, ingest, pipeline, server, store, telemetry};
+
+/// The default configuration, as a file with a sentence on each option.
+pub const DEFAULTS: &str = include_str!("../tidegate.toml");
+
+/// Everything that an operator can set. A key that is not listed is an error, so that a typing
+/// mistake is found at start and not in the night.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// The folder of the embedded store and the master key.
+    pub data: PathBuf,
+    pub server: server::Options,
+    pub ingest: ingest::Options,
+    pub gate: gate::Options,
+    pub store: store::sqlite::Options,
+    pub retention: Retention,
+    pub pipeline: pipeline::Options,
+    pub dispatch: dispatch::Options,
+    pub egress: egress::Options,
+    pub log: telemetry::Options,
+}
+
+/// How old events are forgotten.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// For projects that do not say how long. Without it: for ever.
+    #[serde(with = "humantime_serde::option")]
+    pub default: Option<Duration>,
+    /// How often to look for what can go.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { default: None, every: Duration::from_secs(60) }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            data: PathBuf::from("tidegate-data"),
+            server: server::Options::default(),
+            ingest: ingest::Options::default(),
+            gate: gate::Options::default(),
+            store: store::sqlite::Options::default(),
+            retention: Retention::default(),
+            pipeline: pipeline::Options::default(),
+            dispatch: dispatch::Options::default(),
+            egress: egress::Options::default(),
+            log: telemetry::Options::default(),
+        }
+    }
+}
+
+/// Why there is no configuration. It names the key, and says what was expected there.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("there is no configuration file `{}`", .0.display())]
+    Missing(PathBuf),
+    #[error("the configuration is not valid: {0}")]
+    Invalid(Box<figment::Error>),
+}
+
+impl Config {
+    /// The defaults, under the file, under the environment: `TIDEGATE_LISTEN`, `TIDEGATE_DATA`, and
+    /// `TIDEGATE_<SECTION>__<OPTION>` such as `TIDEGATE_STORE__SEGMENT_EVENTS`.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Toml::string(DEFAULTS));
+        if let Some(path) = file {
+            if !path.exists() {
+                return Err(ConfigError::Missing(path.to_owned()));
+            }
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        figment
+            .merge(environment())
+            .select(Profile::Default)
+            .extract()
+            .map_err(|error| ConfigError::Invalid(Box::new(error)))
+    }
+}
+
+/// Other variables of ours, such as `TIDEGATE_ADMIN_KEY`, are not options and are left alone.
+fn environment() -> Env {
+    let is_option = |name: &figment::value::UncasedStr| {
+        name == "listen" || name == "data" || name.as_str().contains("__")
+    };
+    Env::prefixed("TIDEGATE_").filter(is_option).split("__")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use figment::value::{Dict, Value};
+
+    use super::*;
+
+    #[test]
+    fn the_file_of_defaults_says_what_the_code_does() {
+        let file: Config = Figment::from(Toml::string(DEFAULTS)).extract().unwrap();
+        assert_eq!(file, Config::default());
+    }
+
+    #[test]
+    fn the_file_of_defaults_names_every_option_and_says_a_sentence_on_each() {
+        let all = Value::serialize(Config::default()).unwrap().into_dict().unwrap();
+        let mut section = String::new();
+        let mut named = Vec::new();
+        let mut is_explained = false;
+        for line in DEFAULTS.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = format!("{}.", name.trim_end_matches(']'));
+            } else if let Some((name, _)) = line.trim_start_matches('#').split_once(" = ")
+                && !line.starts_with("# ")
+            {
+                assert!(is_explained, "`{name}` has no sentence above it");
+                named.push(format!("{section}{name}"));
+            }
+            is_explained = line.starts_with("# ");
+        }
+        for option in leaves("", &all) {
+            assert!(named.contains(&option), "tidegate.toml does not name `{option}`");
+        }
+    }
+
+    #[test]
+    fn a_typing_mistake_is_an_error_that_names_the_key() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "[gate]\nwaiting_byte = 8").unwrap();
+        let error = Config::load(Some(file.path())).unwrap_err().to_string();
+        assert!(error.contains("waiting_byte"), "{error}");
+    }
+
+    /// The paths of all options. Tables are sections; lists and values are options.
+    fn leaves(prefix: &str, dict: &Dict) -> Vec<String> {
+        dict.iter()
+            .flat_map(|(name, value)| match value {
+                Value::Dict(_, inner) => leaves(&format!("{prefix}{name}."), inner),
+                _ => vec![format!("{prefix}{name}")],
+            })
+            .collect()
+    }
+}
