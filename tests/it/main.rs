@@ -1,2 +1,3 @@
-//! x
-fn main() {}
+//! The integration tests, one binary: what Tidegate promises, held against the real thing.
+
+mod store;
