@@ -4,7 +4,7 @@
 //! people who ask what happened; [`Registry`] for resources. A database implements all three, and
 //! passes the suite in `tests/it/store.rs`, which is their contract.
 
-mod sqlite;
+pub mod sqlite;
 
 use std::sync::Arc;
 

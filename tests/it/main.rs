@@ -9,3 +9,6 @@ mod hostile;
 mod verifiers;
 mod crash;
 mod powercut;
+//! The integration tests, one binary: what Tidegate promises, held against the real thing.
+
+mod store;

@@ -1,3 +1,397 @@
 //! The embedded store: SQLite files in one folder.
+//!
+//! One [writer] thread takes what has queued in its [inbox] and commits it as one transaction to
+//! the newest of the [segments], append-only files of events and what became of them. What is
+//! [owed] is a table beside them that follows the commits at a distance. Readers use connections
+//! of their own.
 
+mod error;
+mod files;
+mod control;
+mod rows;
+mod blocks;
+mod segments;
+mod readers;
 mod keys;
+mod minutes;
+mod owed;
+mod inbox;
+mod turn;
+mod plan;
+mod settle;
+mod replay;
+mod room;
+mod status;
+mod seal;
+mod upkeep;
+mod writer;
+mod recover;
+mod prune;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    thread::JoinHandle,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::{
+    blocks::Blocks,
+    control::Control,
+    files::Folder,
+    inbox::{End, Inbox, Offered, Task},
+    keys::{KeyHash, KeyReader},
+    owed::{OwedFile, OwedRow},
+    readers::Readers,
+    recover::{Recovered, recover},
+    room::Room,
+    segments::Segments,
+    status::Status,
+    upkeep::Upkeep,
+    writer::Writer,
+};
+use super::{
+    Appended, Backlog, Change, Document, Health, OwedQuery, Registry, ReplayStep, Result,
+    Settlement, Store, StoreError,
+};
+use crate::{
+    clock::Clock,
+    hint,
+    model::{
+        DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, NewEvent,
+        Owed, Plan, ProjectId,
+    },
+};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Events in one file. Retention drops whole files, so smaller ones are dropped sooner.
+    pub segment_events: u64,
+    /// Bytes after which a file is full, however few events it has.
+    pub segment_bytes: u64,
+    /// Bytes of events that may wait for the writer; more make callers wait.
+    pub waiting_event_bytes: usize,
+    /// Bytes of plans and outcomes that may wait for the writer.
+    pub waiting_work_bytes: usize,
+    /// Bytes on the disk that are held back, so that deliveries go on when it is full.
+    pub reserve_bytes: u64,
+    /// Bytes of event bodies that are kept in memory after they were read.
+    pub body_cache_bytes: usize,
+    /// Queries that run at once.
+    pub readers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_events: 500_000,
+            segment_bytes: 1 << 30,
+            waiting_event_bytes: 48 << 20,
+            waiting_work_bytes: 32 << 20,
+            reserve_bytes: 16 << 20,
+            body_cache_bytes: 8 << 20,
+            readers: 6,
+        }
+    }
+}
+
+/// Where ids get what nobody can guess.
+pub type Random = Box<dyn FnMut() -> u64 + Send>;
+
+/// The store of one process. Dropped without [`Store::close`], it leaves what a crash would.
+pub struct SqliteStore {
+    readers: Arc<Readers>,
+    owed: OwedFile,
+    keys: KeyReader,
+    inbox: Arc<Inbox>,
+    status: Arc<Status>,
+    random: Mutex<Random>,
+    turns: Arc<Semaphore>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens the store in this folder, or makes one. Blocks for as long as that takes, which is well
+    /// below a second unless a file has to be made anew.
+    ///
+    /// `accepted` gets the events of each commit, in accept order.
+    pub fn open(
+        path: &Path,
+        options: Options,
+        clock: Arc<dyn Clock>,
+        mut random: Random,
+        accepted: hint::Sender<Vec<Arc<Event>>, bool>,
+    ) -> Result<Self> {
+        let folder = Arc::new(Folder::open(path)?);
+        room::clean(&folder.reserve())?;
+        let control = Arc::new(Control::open(&folder.control())?);
+        let secret = control.secret("key_hash", || secret(&mut random))?;
+        let segments = Arc::new(Segments::open(&folder)?);
+        let status = Arc::new(Status::default());
+        let Recovered { memory, newest, owed } =
+            recover(&folder, control.clone(), segments.clone(), status.clone(), clock, secret)?;
+        status.set_planned_through(memory.marks.planned_through);
+        let inbox = Arc::new(Inbox::new(options.waiting_event_bytes, options.waiting_work_bytes));
+        let readers = Readers {
+            control,
+            segments: segments.clone(),
+            blocks: Blocks::new(options.body_cache_bytes),
+        };
+        let keys = memory.keys.reader();
+        let turns = Arc::new(Semaphore::new(options.readers.max(1)));
+        let writer = Writer {
+            room: Room::open(folder.reserve(), options.reserve_bytes)?,
+            upkeep: Upkeep::start(segments.clone(), status.clone())?,
+            folder,
+            options,
+            inbox: inbox.clone(),
+            status: status.clone(),
+            segments,
+            newest,
+            memory,
+            accepted,
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(error::of_file)?;
+        Ok(Self {
+            readers: Arc::new(readers),
+            owed,
+            keys,
+            inbox,
+            status,
+            random: Mutex::new(random),
+            turns,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Reads on a thread that may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Readers) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.status.check_open()?;
+        let _turn = self.turns.acquire().await.map_err(|_| StoreError::Closed)?;
+        let readers = self.readers.clone();
+        blocking(move || read(&readers)).await
+    }
+
+    /// Reads what is owed, as it is after all that was asked before.
+    async fn read_owed<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Readers, &OwedFile) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.inbox.flush().await?;
+        let owed = self.owed.clone();
+        self.read(move |readers| read(readers, &owed)).await
+    }
+
+    /// The first event that had this key, forgotten or not.
+    fn first_with_key(&self, project: ProjectId, key: &IdempotencyKey) -> Result<Option<EventId>> {
+        match gate_key(&self.keys, project, Some(key), None) {
+            Some(hash) => self.keys.find(&hash),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.inbox.end(End::Abandon);
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic there was already reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        // What would be needed to look at duplicates afterwards.
+        let asked: Vec<(ProjectId, u64)> =
+            events.iter().map(|it| (it.project, xxh3_64(it.payload.bytes()))).collect();
+        let offered = {
+            let mut random = lock(&self.random);
+            let offer = |(event, &(_, digest)): (NewEvent, &(ProjectId, u64))| Offered {
+                key: gate_key(&self.keys, event.project, event.key.as_ref(), event.id),
+                digest,
+                random: random(),
+                event,
+            };
+            events.into_iter().zip(&asked).map(offer).collect()
+        };
+        let mut appended = self.inbox.append(offered).await?;
+        let has_duplicates = appended.iter().any(|it| matches!(it, Appended::Duplicate { .. }));
+        if has_duplicates {
+            appended = self.read(move |it| Ok(compare(it, appended, &asked))).await?;
+        }
+        Ok(appended)
+    }
+
+    async fn unplanned(&self, after: EventSeq, limit: usize) -> Result<Vec<Arc<Event>>> {
+        /// Bodies that are read at once, however many events are asked for.
+        const BYTES: usize = 8 << 20;
+        let after = after.max(self.status.planned_through());
+        let events =
+            self.read(move |it| it.events_from(EventSeq(after.0 + 1), limit, BYTES)).await?;
+        Ok(events.into_iter().map(Arc::new).collect())
+    }
+
+    async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>> {
+        self.inbox.work(Task::Plan(plans)).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<()> {
+        self.inbox.work(Task::Settle(settlements)).await.map(drop)
+    }
+
+    async fn owed(&self, query: OwedQuery) -> Result<Vec<Owed>> {
+        self.read_owed(move |readers, owed| owed_by(readers, owed, query)).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>> {
+        self.read_owed(|readers, owed| {
+            let backlog = |(destination, owed, oldest)| {
+                Ok(Backlog {
+                    destination: readers.control.id(destination)?,
+                    owed,
+                    oldest: rows::time(oldest)?,
+                })
+            };
+            owed.backlog()?.into_iter().map(backlog).collect()
+        })
+        .await
+    }
+
+    async fn messages(&self, deliveries: &[DeliverySeq]) -> Result<Vec<Message>> {
+        let deliveries = deliveries.to_vec();
+        self.read(move |it| it.messages(&deliveries)).await
+    }
+
+    async fn replay(&self, step: ReplayStep) -> Result<Vec<Owed>> {
+        let prepared = self.read(move |it| replay::prepare(it, step)).await?;
+        self.inbox.work(Task::Replay(prepared)).await
+    }
+
+    async fn prune(&self, horizons: &[(ProjectId, Timestamp)]) -> Result<u64> {
+        self.forget(horizons).await
+    }
+
+    fn health(&self) -> Health {
+        self.status.health()
+    }
+
+    async fn close(&self) {
+        self.inbox.end(End::Close);
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
+            // A panic there was already reported.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for SqliteStore {
+    async fn load(&self) -> Result<Vec<Document>> {
+        self.read(|it| it.control.load()).await
+    }
+
+    async fn change(&self, changes: Vec<Change>) -> Result<()> {
+        self.read(move |it| it.control.change(&changes)).await
+    }
+}
+
+/// What makes the event unique in its project: its key, or else the id that its sender gave it.
+fn gate_key(
+    keys: &KeyReader,
+    project: ProjectId,
+    key: Option<&IdempotencyKey>,
+    given: Option<EventId>,
+) -> Option<KeyHash> {
+    const KEY: u8 = 0;
+    const GIVEN_ID: u8 = 1;
+    match (key, given) {
+        (Some(key), _) => Some(keys.hash(KEY, project, key.as_str())),
+        (None, Some(id)) => Some(keys.hash(GIVEN_ID, project, &id.to_string())),
+        (None, None) => None,
+    }
+}
+
+/// Finds out which duplicates have the body of the first.
+fn compare(
+    readers: &Readers,
+    mut appended: Vec<Appended>,
+    asked: &[(ProjectId, u64)],
+) -> Vec<Appended> {
+    for (answer, &(project, digest)) in appended.iter_mut().zip(asked) {
+        match answer {
+            Appended::New(_) => (),
+            Appended::Duplicate { id, same_body } => match readers.digest(project, *id) {
+                Ok(found) => *same_body = found.map(|it| it == digest),
+                // The others of the call are kept, so that it must not fail any more.
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "cannot read the first event of a duplicate");
+                }
+            },
+        }
+    }
+    appended
+}
+
+fn owed_by(readers: &Readers, owed: &OwedFile, query: OwedQuery) -> Result<Vec<Owed>> {
+    let number = |destination: DestinationId| readers.control.known_number(destination);
+    let found = match query {
+        OwedQuery::Line { destination, after, per_lane, limit } => match number(destination) {
+            Some(number) => owed.line(number, after, per_lane, limit)?,
+            None => Vec::new(),
+        },
+        OwedQuery::Due { destination, until, limit } => match number(destination) {
+            Some(number) => owed.due(number, rows::micros(until), limit)?,
+            None => Vec::new(),
+        },
+        OwedQuery::These(seqs) => {
+            let mut wanted = Vec::with_capacity(seqs.len());
+            for seq in seqs {
+                wanted.extend(readers.delivery(seq)?.map(|it| OwedRow::place_of(&it)));
+            }
+            owed.these(&wanted)?
+        }
+    };
+    found.into_iter().map(|it| it.to_owed(&readers.control)).collect()
+}
+
+fn secret(random: &mut Random) -> [u8; 32] {
+    let mut secret = [0; 32];
+    for part in secret.chunks_mut(8) {
+        part.copy_from_slice(&random().to_le_bytes());
+    }
+    secret
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::Unavailable(Box::new(error))),
+    }
+}
+
+/// Whoever panicked with the lock left nothing half-done behind it that matters here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

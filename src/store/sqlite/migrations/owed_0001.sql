@@ -3,7 +3,7 @@
 
 CREATE TABLE owed (
     destination INTEGER NOT NULL,
-    lane        INTEGER NOT NULL,
+    lane        INTEGER NOT NULL,     -- with its highest bit turned over, so that it sorts without a sign
     position    INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
     attempts    INTEGER NOT NULL,
@@ -15,13 +15,7 @@ CREATE TABLE owed (
 
 CREATE INDEX owed_due ON owed (destination, due) WHERE due IS NOT NULL;
 
-CREATE TABLE replays (
-    replay INTEGER PRIMARY KEY,
-    cursor INTEGER,
-    done   INTEGER NOT NULL
-);
-
--- `applied` (the last commit that this file has), `planned_through` (the last event with a plan).
+-- `applied`: the last redo row that this file has.
 CREATE TABLE facts (
     name  TEXT PRIMARY KEY,
     value INTEGER NOT NULL

@@ -5,7 +5,8 @@
 -- The columns that lists filter by. The rest of the event is in its block.
 CREATE TABLE events (
     seq         INTEGER PRIMARY KEY,  -- the place in accept order: 1, 2, 3, … without gaps
-    id          BLOB NOT NULL,        -- 16 bytes; grows with seq unless the sender gave it
+    id          BLOB NOT NULL,        -- 16 bytes, ours: it grows with seq, so that it is found by binary search
+    given_id    BLOB,                 -- the id that the sender gave; the event then goes by this one
     project     INTEGER NOT NULL,     -- numbers.number in control.db, as for the others below
     source      INTEGER NOT NULL,
     type        TEXT NOT NULL,
@@ -22,11 +23,12 @@ CREATE TABLE blocks (
     body      BLOB NOT NULL
 );
 
--- Events whose id the sender gave; ids of ours are found by binary search. `id` has its 12 order
--- bits cleared, so that a delivery's id finds it too.
+-- Events whose id the sender gave. `id` has its 12 order bits cleared, so that a delivery's id finds
+-- it too. Two projects may have given the same one.
 CREATE TABLE given_ids (
-    id  BLOB PRIMARY KEY,
-    seq INTEGER NOT NULL
+    id  BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (id, seq)
 ) WITHOUT ROWID;
 
 -- What a pipeline or a replay planned.
@@ -36,13 +38,16 @@ CREATE TABLE deliveries (
     destination INTEGER NOT NULL,
     pipeline    INTEGER,
     version     INTEGER NOT NULL,
-    lane        INTEGER NOT NULL,
+    lane        INTEGER NOT NULL,     -- 64 bits without a sign
+    position    INTEGER NOT NULL,
+    accepted_at INTEGER,              -- microseconds since 1970; NULL: when its event was received
     replay      INTEGER,
     fresh_id    INTEGER NOT NULL,
     copy        BLOB                  -- zstd; the destination's own copy of the payload, if a step changed it
 );
 
--- Why events, or routes of them, went no further.
+-- Why events, or routes of them, went no further. An event with a plan has a row here or a delivery
+-- that is no replay's: that is how the last planned event is found when the store is opened.
 CREATE TABLE skipped (
     event   INTEGER PRIMARY KEY,
     reasons TEXT NOT NULL             -- JSON
@@ -75,9 +80,22 @@ CREATE TABLE minutes (
     failed_attempts INTEGER NOT NULL,
     dead            INTEGER NOT NULL,
     dropped         INTEGER NOT NULL,
-    durations       BLOB NOT NULL,    -- seven u32, little-endian
+    below_10ms      INTEGER NOT NULL, -- attempts by duration
+    below_50ms      INTEGER NOT NULL,
+    below_100ms     INTEGER NOT NULL,
+    below_500ms     INTEGER NOT NULL,
+    below_1s        INTEGER NOT NULL,
+    below_5s        INTEGER NOT NULL,
+    longer          INTEGER NOT NULL,
     PRIMARY KEY (destination, minute)
 ) WITHOUT ROWID;
+
+-- How far replays have come. The newest segment that has a row about a replay is right.
+CREATE TABLE replays (
+    replay INTEGER PRIMARY KEY,
+    cursor INTEGER,
+    done   INTEGER NOT NULL
+);
 
 -- What each commit changed in owed.db, until that has it for good. See store/sqlite/owed.rs.
 CREATE TABLE redo (

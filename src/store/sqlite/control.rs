@@ -1,0 +1,156 @@
+//! `control.db`: resources, the small numbers that stand for them in rows, and single values.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Mutex, RwLock},
+};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::{
+    files::{self, Kind, Sync},
+    lock,
+};
+use crate::{
+    model::{Id, RawJson},
+    store::{Change, Document, Result, StoreError},
+};
+
+pub(super) struct Control {
+    connection: Mutex<Connection>,
+    numbers: RwLock<Numbers>,
+}
+
+#[derive(Default)]
+struct Numbers {
+    of: HashMap<u128, i64>,
+    ids: HashMap<i64, u128>,
+}
+
+impl Numbers {
+    fn add(&mut self, number: i64, id: u128) {
+        self.of.insert(id, number);
+        self.ids.insert(number, id);
+    }
+}
+
+impl Control {
+    pub fn open(path: &Path) -> Result<Self> {
+        let connection = files::open_writer(path, Kind::Control, Sync::Full, 1 << 20)?;
+        let mut numbers = Numbers::default();
+        {
+            let mut rows = connection.prepare("SELECT number, id FROM numbers")?;
+            let mut rows = rows.query([])?;
+            while let Some(row) = rows.next()? {
+                numbers.add(row.get(0)?, u128::from_be_bytes(row.get(1)?));
+            }
+        }
+        Ok(Self { connection: Mutex::new(connection), numbers: RwLock::new(numbers) })
+    }
+
+    /// The number of a resource, which it is given here if it has none.
+    pub fn number<K>(&self, id: Id<K>) -> Result<i64> {
+        if let Some(number) = self.known_number(id) {
+            return Ok(number);
+        }
+        let mut connection = lock(&self.connection);
+        let transaction = connection.transaction()?;
+        let number = number_in(&transaction, id.bits())?;
+        transaction.commit()?;
+        self.learn(&[(number, id.bits())]);
+        Ok(number)
+    }
+
+    /// `None`: no row names it.
+    pub fn known_number<K>(&self, id: Id<K>) -> Option<i64> {
+        self.numbers.read().unwrap_or_else(|it| it.into_inner()).of.get(&id.bits()).copied()
+    }
+
+    /// What a number in a row stands for.
+    pub fn id<K>(&self, number: i64) -> Result<Id<K>> {
+        let numbers = self.numbers.read().unwrap_or_else(|it| it.into_inner());
+        let bits = numbers.ids.get(&number).ok_or(StoreError::Damaged { what: "number" })?;
+        Ok(Id::from_bits(*bits))
+    }
+
+    fn learn(&self, added: &[(i64, u128)]) {
+        let mut numbers = self.numbers.write().unwrap_or_else(|it| it.into_inner());
+        for &(number, id) in added {
+            numbers.add(number, id);
+        }
+    }
+
+    /// A secret of this store, made by `make` when it is asked for the first time.
+    pub fn secret(&self, name: &str, make: impl FnOnce() -> [u8; 32]) -> Result<[u8; 32]> {
+        let connection = lock(&self.connection);
+        let found = connection
+            .query_row("SELECT value FROM settings WHERE name = ?", [name], |row| row.get(0))
+            .optional()?;
+        if let Some(secret) = found {
+            return Ok(secret);
+        }
+        let secret = make();
+        connection.execute("INSERT INTO settings VALUES (?, ?)", params![name, secret])?;
+        Ok(secret)
+    }
+
+    pub fn load(&self) -> Result<Vec<Document>> {
+        let connection = lock(&self.connection);
+        let mut rows =
+            connection.prepare("SELECT kind, id, body FROM documents ORDER BY kind, id")?;
+        let mut rows = rows.query([])?;
+        let mut documents = Vec::new();
+        while let Some(row) = rows.next()? {
+            let body: String = row.get(2)?;
+            documents.push(Document {
+                kind: row.get(0)?,
+                id: u128::from_be_bytes(row.get(1)?),
+                body: RawJson::trusted(body),
+            });
+        }
+        Ok(documents)
+    }
+
+    pub fn change(&self, changes: &[Change]) -> Result<()> {
+        let mut connection = lock(&self.connection);
+        let transaction = connection.transaction()?;
+        let mut added = Vec::new();
+        for change in changes {
+            match change {
+                Change::Put(Document { kind, id, body }) => {
+                    transaction
+                        .prepare_cached("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)")?
+                        .execute(params![kind, id.to_be_bytes(), body.as_str()])?;
+                    // Already now, so that the hot path never has to.
+                    added.push((number_in(&transaction, *id)?, *id));
+                }
+                Change::Delete { kind, id } => {
+                    transaction
+                        .prepare_cached("DELETE FROM documents WHERE kind = ? AND id = ?")?
+                        .execute(params![kind, id.to_be_bytes()])?;
+                }
+            }
+        }
+        transaction.commit()?;
+        // Nothing here writes often, so nobody else empties the log.
+        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            tracing::warn!(%error, "control.db keeps its log for now");
+        }
+        self.learn(&added);
+        Ok(())
+    }
+}
+
+fn number_in(transaction: &Transaction<'_>, id: u128) -> Result<i64> {
+    let id = id.to_be_bytes();
+    let found = transaction
+        .prepare_cached("SELECT number FROM numbers WHERE id = ?")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    if let Some(number) = found {
+        return Ok(number);
+    }
+    transaction.prepare_cached("INSERT INTO numbers (id) VALUES (?)")?.execute([id])?;
+    Ok(transaction.last_insert_rowid())
+}

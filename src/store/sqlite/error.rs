@@ -1,0 +1,63 @@
+//! What SQLite and the file system say, in the words of the store.
+
+use std::io;
+
+use rusqlite::{ErrorCode, ffi};
+
+use crate::store::StoreError;
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::Error;
+
+        let is_full = error.sqlite_error().is_some_and(|it| {
+            // The second: the index of the log, which is memory that a file backs, could not grow.
+            it.code == ErrorCode::DiskFull || it.extended_code == ffi::SQLITE_IOERR_SHMSIZE
+        });
+        match error {
+            _ if is_full => Self::Full,
+            Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..) => Self::Damaged { what: "row" },
+            other => Self::Unavailable(Box::new(other)),
+        }
+    }
+}
+
+/// Not a `From`, so that an error of a file is never taken for one of something else.
+pub(super) fn of_file(error: io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
+        _ => StoreError::Unavailable(Box::new(error)),
+    }
+}
+
+pub(super) fn unavailable(why: &'static str) -> StoreError {
+    StoreError::Unavailable(why.into())
+}
+
+/// Whether the files can no longer be trusted to keep what is written to them.
+///
+/// After a failed sync the kernel may drop the pages and report success the next time, so it is
+/// never tried again.
+pub(super) fn is_broken(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(source) => source
+            .downcast_ref::<rusqlite::Error>()
+            .and_then(rusqlite::Error::sqlite_error_code)
+            .is_some_and(|code| {
+                matches!(
+                    code,
+                    ErrorCode::SystemIoFailure
+                        | ErrorCode::DatabaseCorrupt
+                        | ErrorCode::NotADatabase
+                )
+            }),
+        StoreError::Damaged { .. } => true,
+        StoreError::Full
+        | StoreError::Newer { .. }
+        | StoreError::TooManyDeliveries
+        | StoreError::Closed => false,
+    }
+}

@@ -1,0 +1,222 @@
+//! The folder of the store: which files there are, how they are opened, and which schema they have.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::{of_file, unavailable};
+use crate::{
+    model::EventSeq,
+    store::{Result, StoreError},
+};
+
+/// What kinds of files there are. Each has migrations of its own, numbered from 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Control,
+    Owed,
+    Segment,
+}
+
+/// Whether a commit waits for the disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sync {
+    /// It does: the file holds what is kept nowhere else.
+    Full,
+    /// It does not: the file follows another, and catches up when it is opened.
+    Derived,
+}
+
+/// The folder, held against other processes for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    pub fn open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path.join("segments")).map_err(of_file)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(of_file)?;
+        match lock.try_lock() {
+            Ok(()) => (),
+            Err(TryLockError::WouldBlock) => {
+                return Err(unavailable("another process has the data folder open"));
+            }
+            Err(TryLockError::Error(error)) => return Err(of_file(error)),
+        }
+        // Half-made segments of a process that ended.
+        for entry in fs::read_dir(path.join("segments")).map_err(of_file)? {
+            let path = entry.map_err(of_file)?.path();
+            if path.file_name().is_some_and(|it| it.to_string_lossy().starts_with(TEMPLATE)) {
+                fs::remove_file(path).map_err(of_file)?;
+            }
+        }
+        sync_folder(path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn control(&self) -> PathBuf {
+        self.path.join("control.db")
+    }
+
+    pub fn owed(&self) -> PathBuf {
+        self.path.join("owed.db")
+    }
+
+    pub fn reserve(&self) -> PathBuf {
+        self.path.join("reserve")
+    }
+
+    pub fn keys(&self) -> PathBuf {
+        self.path.join("keys")
+    }
+
+    pub fn segment(&self, first: EventSeq) -> PathBuf {
+        self.path.join("segments").join(format!("{:016}.db", first.0))
+    }
+
+    /// The first events of the segments that there are, from old to new.
+    pub fn segments(&self) -> Result<Vec<EventSeq>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.path.join("segments")).map_err(of_file)? {
+            let name = entry.map_err(of_file)?.file_name();
+            let digits = name.to_str().and_then(|it| it.strip_suffix(".db"));
+            found.extend(digits.and_then(|it| it.parse().ok()).map(EventSeq));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Makes an empty segment. It appears whole or not at all.
+    pub fn make_segment(&self, first: EventSeq) -> Result<PathBuf> {
+        let (template, path) = (self.path.join("segments").join(TEMPLATE), self.segment(first));
+        match fs::remove_file(&template) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_file(error)),
+            _ => (),
+        }
+        // Nothing of it is synced on the way: it counts only from the renaming on.
+        let connection = Connection::open(&template)?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        migrate(&connection, Kind::Segment)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.close().map_err(|(_, error)| error)?;
+        File::open(&template).and_then(|it| it.sync_all()).map_err(of_file)?;
+        fs::rename(&template, &path).map_err(of_file)?;
+        sync_folder(&self.path.join("segments"))?;
+        Ok(path)
+    }
+}
+
+/// The name under which a segment is made before it has its own.
+const TEMPLATE: &str = "new";
+
+pub(super) fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path).and_then(|it| it.sync_all()).map_err(of_file)
+}
+
+/// Opens a file to write to it, makes it if it is missing, and brings its schema up to date.
+/// Checkpoints are up to the caller.
+pub(super) fn open_writer(
+    path: &Path,
+    kind: Kind,
+    sync: Sync,
+    cache_bytes: u32,
+) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // The schema first, so that its version stands in the file and not only in the log.
+    migrate(&connection, kind)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    match sync {
+        Sync::Full => (),
+        Sync::Derived => connection.pragma_update(None, "synchronous", "NORMAL")?,
+    }
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "cache_size", -i64::from(cache_bytes / 1024))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Opens a file to read from it. A file that is `frozen` never changes again, and is read without
+/// locks and without the files that SQLite keeps beside one that is written.
+pub(super) fn open_reader(path: &Path, frozen: bool) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' => uri.push(char::from(*byte)),
+            it if it.is_ascii_alphanumeric() => uri.push(char::from(*it)),
+            it => uri.push_str(&format!("%{it:02x}")),
+        }
+    }
+    if frozen {
+        uri.push_str("?immutable=1");
+    }
+    let connection = Connection::open_with_flags(uri, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "cache_size", -512)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+fn migrations(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Control => &[include_str!("migrations/control_0001.sql")],
+        Kind::Owed => &[include_str!("migrations/owed_0001.sql")],
+        Kind::Segment => &[include_str!("migrations/segment_0001.sql")],
+    }
+}
+
+fn migrate(connection: &Connection, kind: Kind) -> Result<()> {
+    let migrations = migrations(kind);
+    let known = migrations.len() as u32;
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    for (number, migration) in migrations.iter().enumerate().skip(found as usize) {
+        let version = number + 1;
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {migration}\nPRAGMA user_version = {version}; COMMIT;"
+        ))?;
+    }
+    Ok(())
+}
+
+/// Brings a file that is only read up to date, and refuses one that is newer than we are. Looks at
+/// one number in the file, so that a thousand files cost nothing.
+pub(super) fn check_version(path: &Path, kind: Kind) -> Result<()> {
+    /// Where the format of SQLite keeps the schema's version.
+    const USER_VERSION: u64 = 60;
+
+    let mut bytes = [0; 4];
+    let mut file = File::open(path).map_err(of_file)?;
+    file.seek(SeekFrom::Start(USER_VERSION)).map_err(of_file)?;
+    file.read_exact(&mut bytes).map_err(|_| StoreError::Damaged { what: "segment" })?;
+    let (found, known) = (u32::from_be_bytes(bytes), migrations(kind).len() as u32);
+    match found.cmp(&known) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(StoreError::Newer { found, known }),
+        std::cmp::Ordering::Less => open_writer(path, kind, Sync::Full, 1 << 20).map(drop),
+    }
+}

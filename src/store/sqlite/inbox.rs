@@ -1,0 +1,283 @@
+//! Where requests wait for the writer: events first, then everything else. Bounded by bytes: past
+//! the bound, callers wait.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{keys::KeyHash, lock, replay::Prepared};
+use crate::{
+    model::{NewEvent, Owed, Plan},
+    store::{Appended, Result, Settlement, StoreError},
+};
+
+/// An event on its way, with what was worked out about it beside the writer.
+pub(super) struct Offered {
+    pub event: NewEvent,
+    /// Of the payload.
+    pub digest: u64,
+    pub key: Option<KeyHash>,
+    /// For an event that may need one.
+    pub random: u64,
+}
+
+pub(super) struct Append {
+    pub events: Vec<Offered>,
+    pub weight: usize,
+    pub request: Request<Vec<Appended>>,
+}
+
+/// What the writer does beside accepting events.
+pub(super) enum Task {
+    Plan(Vec<Plan>),
+    Settle(Vec<Settlement>),
+    Replay(Prepared),
+}
+
+pub(super) struct Work {
+    pub task: Task,
+    pub request: Request<Vec<Owed>>,
+}
+
+/// The way back to whoever asked. Room for the next request is made when it is dropped.
+pub(super) struct Request<T> {
+    reply: oneshot::Sender<Result<T>>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<T> Request<T> {
+    pub fn answer(self, answer: Result<T>) {
+        // Whoever asked may have gone.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// What the writer takes at once.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub appends: Vec<Append>,
+    pub works: Vec<Work>,
+    pub flushes: Vec<oneshot::Sender<Result<()>>>,
+    pub end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Does what waits, and leaves everything tidy.
+    Close,
+    /// Leaves everything as a crash would.
+    Abandon,
+}
+
+pub(super) struct Inbox {
+    queues: Mutex<Queues>,
+    woken: Condvar,
+    ingest_room: Room,
+    work_room: Room,
+}
+
+struct Room {
+    semaphore: Arc<Semaphore>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Queues {
+    ingest: VecDeque<Append>,
+    work: VecDeque<Work>,
+    flushes: Vec<oneshot::Sender<Result<()>>>,
+    end: Option<End>,
+    /// The writer sleeps, and wants to be woken.
+    is_asleep: bool,
+    is_gone: bool,
+}
+
+/// What one transaction takes at most.
+const EVENTS: usize = 4096;
+const EVENT_BYTES: usize = 4 * 1024 * 1024;
+const WORKS: usize = 4096;
+const WORK_ITEMS: usize = 8192;
+
+impl Inbox {
+    /// Bytes of events and of other work that may wait.
+    pub fn new(ingest_bytes: usize, work_bytes: usize) -> Self {
+        let room = |bytes: usize| {
+            let bytes = bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+            Room { semaphore: Arc::new(Semaphore::new(bytes)), bytes }
+        };
+        Self {
+            queues: Mutex::default(),
+            woken: Condvar::new(),
+            ingest_room: room(ingest_bytes),
+            work_room: room(work_bytes),
+        }
+    }
+
+    pub async fn append(&self, events: Vec<Offered>) -> Result<Vec<Appended>> {
+        let weight = events.iter().map(|it| it.event.weight()).sum();
+        let room = self.ingest_room.take(weight).await?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request { reply, _room: Some(room) };
+        self.push(|queues| queues.ingest.push_back(Append { events, weight, request }))?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub async fn work(&self, task: Task) -> Result<Vec<Owed>> {
+        let room = self.work_room.take(task.weight()).await?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request { reply, _room: Some(room) };
+        self.push(|queues| queues.work.push_back(Work { task, request }))?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Returns when `owed.db` holds everything that was committed before.
+    pub async fn flush(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.push(|queues| queues.flushes.push(reply))?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    fn push(&self, push: impl FnOnce(&mut Queues)) -> Result<()> {
+        let mut queues = lock(&self.queues);
+        if queues.end.is_some() || queues.is_gone {
+            return Err(StoreError::Closed);
+        }
+        push(&mut queues);
+        let wake = std::mem::take(&mut queues.is_asleep);
+        drop(queues);
+        if wake {
+            self.woken.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Asks the writer to end. Requests after this are refused.
+    pub fn end(&self, end: End) {
+        let mut queues = lock(&self.queues);
+        queues.end.get_or_insert(end);
+        queues.is_asleep = false;
+        drop(queues);
+        self.ingest_room.semaphore.close();
+        self.work_room.semaphore.close();
+        self.woken.notify_one();
+    }
+
+    /// The writer is gone: what waits is dropped, and whoever asked hears that the store is closed.
+    pub fn writer_gone(&self) {
+        let mut queues = lock(&self.queues);
+        queues.is_gone = true;
+        let left = (
+            std::mem::take(&mut queues.ingest),
+            std::mem::take(&mut queues.work),
+            std::mem::take(&mut queues.flushes),
+        );
+        drop(queues);
+        drop(left);
+    }
+
+    /// What waits, or nothing when nothing came for so long. For the writer.
+    pub fn take(&self, patience: Option<Duration>) -> Batch {
+        let mut queues = lock(&self.queues);
+        if queues.is_idle() {
+            queues.is_asleep = true;
+            let is_idle = |it: &mut Queues| it.is_idle() && it.is_asleep;
+            queues = match patience {
+                Some(patience) => {
+                    let waited = self.woken.wait_timeout_while(queues, patience, is_idle);
+                    waited.unwrap_or_else(|it| it.into_inner()).0
+                }
+                None => {
+                    let waited = self.woken.wait_while(queues, is_idle);
+                    waited.unwrap_or_else(|it| it.into_inner())
+                }
+            };
+            queues.is_asleep = false;
+        }
+        queues.take()
+    }
+}
+
+impl Queues {
+    fn is_idle(&self) -> bool {
+        self.ingest.is_empty()
+            && self.work.is_empty()
+            && self.flushes.is_empty()
+            && self.end.is_none()
+    }
+
+    fn take(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        let (mut events, mut bytes) = (0, 0);
+        while let Some(next) = self.ingest.front() {
+            let is_first = batch.appends.is_empty();
+            if !is_first
+                && (events + next.events.len() > EVENTS || bytes + next.weight > EVENT_BYTES)
+            {
+                break;
+            }
+            events += next.events.len();
+            bytes += next.weight;
+            batch.appends.extend(self.ingest.pop_front());
+        }
+        let mut items = 0;
+        while let Some(next) = self.work.front() {
+            let size = next.task.items();
+            if !batch.works.is_empty() && (batch.works.len() >= WORKS || items + size > WORK_ITEMS)
+            {
+                break;
+            }
+            items += size;
+            batch.works.extend(self.work.pop_front());
+        }
+        // A flush comes after everything that was asked before it.
+        if self.work.is_empty() {
+            batch.flushes = std::mem::take(&mut self.flushes);
+        }
+        if self.ingest.is_empty() && self.work.is_empty() {
+            batch.end = self.end;
+        }
+        batch
+    }
+}
+
+impl Room {
+    async fn take(&self, weight: usize) -> Result<OwnedSemaphorePermit> {
+        // What is heavier than all the room there is passes alone.
+        let permits = weight.min(self.bytes) as u32;
+        let taken = self.semaphore.clone().acquire_many_owned(permits).await;
+        taken.map_err(|_| StoreError::Closed)
+    }
+}
+
+impl Task {
+    fn items(&self) -> usize {
+        match self {
+            Self::Plan(plans) => plans.iter().map(|it| 1 + it.deliveries.len()).sum(),
+            Self::Settle(settlements) => settlements.len(),
+            Self::Replay(prepared) => prepared.items.len(),
+        }
+    }
+
+    fn weight(&self) -> usize {
+        /// The fields of fixed size, and the bookkeeping around them.
+        const FIXED: usize = 256;
+        let copies: usize = match self {
+            Self::Plan(plans) => plans
+                .iter()
+                .flat_map(|it| &it.deliveries)
+                .filter_map(|it| it.copy.as_ref())
+                .map(|it| it.bytes().len())
+                .sum(),
+            // Texts of an outcome are short.
+            Self::Settle(_) => 0,
+            Self::Replay(prepared) => {
+                prepared.items.iter().filter_map(|it| it.row.copy.as_ref()).map(Vec::len).sum()
+            }
+        };
+        FIXED * (1 + self.items()) + copies
+    }
+}

@@ -1,0 +1,112 @@
+//! Counts of what each destination did, by minute, added up in memory and written once a commit.
+
+use std::{collections::HashMap, time::Duration};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use crate::{
+    model::{Class, Ended, Entry, EntryKind},
+    store::Result,
+};
+
+#[derive(Default)]
+pub(super) struct Minutes {
+    counts: HashMap<(i64, i64), Counts>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    planned: i64,
+    delivered: i64,
+    failed_attempts: i64,
+    dead: i64,
+    dropped: i64,
+    durations: [i64; 7],
+}
+
+/// Upper bounds of the first six ranges of durations.
+const BOUNDS: [Duration; 6] = [
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+];
+
+impl Minutes {
+    pub fn planned(&mut self, destination: i64, at: Timestamp) {
+        self.at(destination, at).planned += 1;
+    }
+
+    pub fn entry(&mut self, destination: i64, entry: &Entry) {
+        let counts = self.at(destination, entry.at);
+        match &entry.kind {
+            EntryKind::Attempt { outcome, .. } => {
+                counts.failed_attempts += i64::from(outcome.class != Class::Accepted);
+                let range = BOUNDS.partition_point(|&bound| bound <= outcome.duration);
+                counts.durations[range] += 1;
+            }
+            EntryKind::Note { .. } => (),
+        }
+        match entry.ended {
+            Some(Ended::Delivered) => counts.delivered += 1,
+            Some(Ended::Dead) => counts.dead += 1,
+            Some(Ended::Expired | Ended::Cancelled) => counts.dropped += 1,
+            None => (),
+        }
+    }
+
+    fn at(&mut self, destination: i64, at: Timestamp) -> &mut Counts {
+        let minute = at.as_second().div_euclid(60);
+        self.counts.entry((destination, minute)).or_default()
+    }
+
+    /// Adds them to those that the file has.
+    pub fn write(&mut self, connection: &Connection) -> Result<()> {
+        if self.counts.is_empty() {
+            return Ok(());
+        }
+        let mut statement = connection.prepare_cached(
+            "INSERT INTO minutes (destination, minute, planned, delivered, failed_attempts, dead, \
+             dropped, below_10ms, below_50ms, below_100ms, below_500ms, below_1s, below_5s, longer) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+             ON CONFLICT DO UPDATE SET \
+             planned = planned + excluded.planned, delivered = delivered + excluded.delivered, \
+             failed_attempts = failed_attempts + excluded.failed_attempts, \
+             dead = dead + excluded.dead, dropped = dropped + excluded.dropped, \
+             below_10ms = below_10ms + excluded.below_10ms, \
+             below_50ms = below_50ms + excluded.below_50ms, \
+             below_100ms = below_100ms + excluded.below_100ms, \
+             below_500ms = below_500ms + excluded.below_500ms, \
+             below_1s = below_1s + excluded.below_1s, below_5s = below_5s + excluded.below_5s, \
+             longer = longer + excluded.longer",
+        )?;
+        for (&(destination, minute), it) in &self.counts {
+            let [a, b, c, d, e, f, g] = it.durations;
+            statement.execute((
+                destination,
+                minute,
+                it.planned,
+                it.delivered,
+                it.failed_attempts,
+                it.dead,
+                it.dropped,
+                a,
+                b,
+                c,
+                d,
+                e,
+                f,
+                g,
+            ))?;
+        }
+        self.counts.clear();
+        Ok(())
+    }
+
+    pub fn clear(&mut self) {
+        self.counts.clear();
+    }
+}

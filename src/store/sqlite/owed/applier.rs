@@ -1,0 +1,200 @@
+//! The thread that brings changes into `owed.db`, beside the writer.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{
+    Pendings,
+    file::{self, OwedFile},
+};
+use crate::store::{
+    Result, StoreError,
+    sqlite::{error, lock, status::Status},
+};
+
+pub(super) struct Applier {
+    jobs: Option<mpsc::Sender<Job>>,
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Job {
+    changes: Arc<Pendings>,
+    through: u64,
+    waiting: Vec<oneshot::Sender<Result<()>>>,
+}
+
+#[derive(Default)]
+struct Progress {
+    state: Mutex<State>,
+    moved: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    applied: u64,
+    durable: u64,
+    /// The last try failed, or the thread has ended.
+    is_stuck: bool,
+}
+
+impl Applier {
+    /// `file` has every change up to the redo row `applied`, on disk or not.
+    pub fn start(file: &OwedFile, applied: u64, status: Arc<Status>) -> Result<Self> {
+        let connection = file.open_writer()?;
+        let (jobs, queue) = mpsc::channel();
+        let state = State { applied, durable: 0, is_stuck: false };
+        let progress = Arc::new(Progress { state: Mutex::new(state), moved: Condvar::new() });
+        let work = Work {
+            file: file.clone(),
+            connection,
+            progress: progress.clone(),
+            status,
+            checkpointed: Instant::now(),
+            rows: 0,
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-owed".to_owned())
+            .spawn(move || work.run(&queue))
+            .map_err(error::of_file)?;
+        Ok(Self { jobs: Some(jobs), progress, thread: Some(thread) })
+    }
+
+    /// The redo row up to which the file has everything.
+    pub fn applied(&self) -> u64 {
+        lock(&self.progress.state).applied
+    }
+
+    /// … and has it on disk.
+    pub fn durable(&self) -> u64 {
+        lock(&self.progress.state).durable
+    }
+
+    /// There is one job at a time: the one before has been applied.
+    pub fn apply(
+        &self,
+        changes: Arc<Pendings>,
+        through: u64,
+        waiting: Vec<oneshot::Sender<Result<()>>>,
+    ) {
+        // The thread is gone only when the disk failed, and then the store says so everywhere.
+        let _ = self.jobs.as_ref().map(|it| it.send(Job { changes, through, waiting }));
+    }
+
+    /// Waits until the file has everything up to here, or does not get on.
+    pub fn wait(&self, through: u64) {
+        let state = lock(&self.progress.state);
+        let waits = |state: &mut State| state.applied < through && !state.is_stuck;
+        drop(self.progress.moved.wait_while(state, waits));
+    }
+
+    /// Syncs what was applied, and ends.
+    pub fn close(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was already reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Applier {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+struct Work {
+    file: OwedFile,
+    connection: Connection,
+    progress: Arc<Progress>,
+    status: Arc<Status>,
+    checkpointed: Instant,
+    /// Changes since then.
+    rows: usize,
+}
+
+impl Work {
+    /// The log of the file is emptied after so many changes, or this long after a change.
+    const ROWS: usize = 50_000;
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        loop {
+            match queue.recv_timeout(Self::PATIENCE) {
+                Ok(job) => self.job(job),
+                Err(mpsc::RecvTimeoutError::Timeout) => (),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            if self.rows > Self::ROWS
+                || (self.rows > 0 && self.checkpointed.elapsed() > Self::PATIENCE)
+            {
+                self.checkpoint();
+            }
+        }
+        self.checkpoint();
+        self.tell(|it| it.is_stuck = true);
+    }
+
+    fn job(&mut self, job: Job) {
+        let begun = Instant::now();
+        loop {
+            match file::apply(&mut self.connection, &job.changes, job.through) {
+                Ok(()) => break,
+                // Ends by itself when there is room again, or the store is closed.
+                Err(StoreError::Full) if !self.status.is_closed() => {
+                    self.tell(|it| it.is_stuck = true);
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot write to owed.db"
+                    );
+                    self.file.condemn(&error);
+                    self.status.break_down();
+                    self.tell(|it| it.is_stuck = true);
+                    return;
+                }
+            }
+        }
+        metrics::histogram!("tidegate_store_owed_apply_seconds").record(begun.elapsed());
+        self.rows += job.changes.len().max(1);
+        self.tell(|it| (it.applied, it.is_stuck) = (job.through, false));
+        for done in job.waiting {
+            // Whoever asked may have gone.
+            let _ = done.send(Ok(()));
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.checkpointed = Instant::now();
+        let applied = lock(&self.progress.state).applied;
+        match file::checkpoint(&self.connection) {
+            Ok(true) => {
+                self.rows = 0;
+                self.tell(|it| it.durable = applied);
+            }
+            Ok(false) | Err(StoreError::Full) => (),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot sync owed.db");
+                self.status.break_down();
+            }
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut State)) {
+        change(&mut lock(&self.progress.state));
+        self.progress.moved.notify_all();
+    }
+}

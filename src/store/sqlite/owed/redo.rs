@@ -1,0 +1,167 @@
+//! The compact form of what a commit changed in `owed.db`: a tag, and numbers of variable length.
+
+use super::OwedRow;
+use crate::{
+    model::{DeliverySeq, Lane, Place},
+    store::{Result, StoreError},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Change {
+    Insert(OwedRow),
+    Update(OwedRow),
+    /// Only what finds the row is kept of it.
+    End(OwedRow),
+}
+
+const INSERT: u8 = 1;
+const UPDATE: u8 = 2;
+const END: u8 = 3;
+
+pub(super) fn write(bytes: &mut Vec<u8>, change: &Change) {
+    let (tag, row) = match change {
+        Change::Insert(row) => (INSERT, row),
+        Change::Update(row) => (UPDATE, row),
+        Change::End(row) => (END, row),
+    };
+    bytes.push(tag);
+    write_number(bytes, row.seq.bits());
+    write_number(bytes, row.destination as u64);
+    write_number(bytes, row.place.lane.0);
+    write_number(bytes, zigzag(row.place.position));
+    if tag == END {
+        return;
+    }
+    write_number(bytes, zigzag(row.accepted_at));
+    write_number(bytes, u64::from(row.attempts));
+    write_number(bytes, u64::from(row.entries));
+    match row.due {
+        Some(due) => {
+            bytes.push(1);
+            write_number(bytes, zigzag(due));
+        }
+        None => bytes.push(0),
+    }
+}
+
+/// The changes of one redo row, in their order.
+pub(super) fn read(bytes: &[u8]) -> Result<Vec<Change>> {
+    let mut reader = Reader { bytes };
+    let mut changes = Vec::new();
+    while !reader.bytes.is_empty() {
+        changes.push(reader.change().ok_or(StoreError::Damaged { what: "redo row" })?);
+    }
+    Ok(changes)
+}
+
+fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+/// Makes small numbers of either sign small numbers without one.
+fn zigzag(number: i64) -> u64 {
+    (number << 1 ^ number >> 63) as u64
+}
+
+fn from_zigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.bytes.split_first()?;
+        self.bytes = rest;
+        Some(first)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn change(&mut self) -> Option<Change> {
+        let tag = self.byte()?;
+        let mut row = OwedRow {
+            seq: DeliverySeq::from_bits(self.number()?),
+            destination: self.number()? as i64,
+            place: Place { lane: Lane(self.number()?), position: from_zigzag(self.number()?) },
+            accepted_at: 0,
+            attempts: 0,
+            entries: 0,
+            due: None,
+        };
+        if tag == END {
+            return Some(Change::End(row));
+        }
+        row.accepted_at = from_zigzag(self.number()?);
+        row.attempts = self.number()?.try_into().ok()?;
+        row.entries = self.number()?.try_into().ok()?;
+        row.due = match self.byte()? {
+            0 => None,
+            1 => Some(from_zigzag(self.number()?)),
+            _ => return None,
+        };
+        match tag {
+            INSERT => Some(Change::Insert(row)),
+            UPDATE => Some(Change::Update(row)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    prop_compose! {
+        fn row()(
+            seq: u64, destination in 0i64.., lane: u64, position: i64,
+            accepted_at: i64, attempts: u16, entries: u16, due: Option<i64>,
+        ) -> OwedRow {
+            OwedRow {
+                seq: DeliverySeq::from_bits(seq),
+                destination,
+                place: Place { lane: Lane(lane), position },
+                accepted_at, attempts, entries, due,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(rows in prop::collection::vec(row(), 0..20)) {
+            let ends = |row: OwedRow| OwedRow { accepted_at: 0, attempts: 0, entries: 0, due: None, ..row };
+            let changes: Vec<Change> = rows
+                .into_iter()
+                .flat_map(|it| [Change::Insert(it), Change::Update(it), Change::End(ends(it))])
+                .collect();
+            let mut bytes = Vec::new();
+            for change in &changes {
+                write(&mut bytes, change);
+            }
+            prop_assert_eq!(read(&bytes).unwrap(), changes);
+        }
+
+        #[test]
+        fn damage_is_an_error_and_never_a_panic(bytes: Vec<u8>) {
+            let _ = read(&bytes);
+        }
+    }
+}

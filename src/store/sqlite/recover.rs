@@ -1,0 +1,135 @@
+//! Opening the store: what the writer must know is read from the files, where the last commit left it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{
+    blocks::Packer,
+    control::Control,
+    files::Folder,
+    gate_key,
+    keys::Keys,
+    minutes::Minutes,
+    owed::{self, Ledger, OwedFile},
+    plan,
+    segments::Segments,
+    status::Status,
+    turn::{Marks, Memory},
+    writer::Newest,
+};
+use crate::{
+    clock::Clock,
+    model::{EventId, EventSeq, IdSequence, IdempotencyKey},
+    store::Result,
+};
+
+pub(super) struct Recovered {
+    pub memory: Memory,
+    pub newest: Newest,
+    pub owed: OwedFile,
+}
+
+pub(super) fn recover(
+    folder: &Folder,
+    control: Arc<Control>,
+    segments: Arc<Segments>,
+    status: Arc<Status>,
+    clock: Arc<dyn Clock>,
+    secret: [u8; 32],
+) -> Result<Recovered> {
+    let segment = segments.newest();
+    let newest = Newest::open(segment.clone())?;
+    let last = last_event(&segments)?;
+    let marks = Marks {
+        next_event: EventSeq(last.map_or(0, |it| it.0.0).max(segment.first().0 - 1) + 1),
+        planned_through: planned_through(&segments)?,
+        oldest: segment.oldest()?,
+        trimmed: trimmed(&newest.connection)?,
+        written: 0,
+    };
+    let mut keys = Keys::open(&folder.keys(), secret)?;
+    catch_up(&mut keys, &control, &segments)?;
+    let (owed, number) = owed::open(&folder.owed(), &segments)?;
+    let ledger = Ledger::new(owed.clone(), number, status)?;
+    let memory = Memory {
+        control,
+        segments,
+        clock,
+        keys,
+        ids: last.map_or_else(IdSequence::default, |it| IdSequence::after(it.1)),
+        packer: Packer::new()?,
+        ledger,
+        minutes: Minutes::default(),
+        replays: HashMap::new(),
+        projects: HashMap::new(),
+        marks,
+    };
+    Ok(Recovered { memory, newest, owed })
+}
+
+/// The last event that there is, with the id that we gave it.
+fn last_event(segments: &Segments) -> Result<Option<(EventSeq, EventId)>> {
+    for segment in segments.all().iter().rev() {
+        let last: Option<(i64, [u8; 16])> = segment.read(|it| {
+            let sql = "SELECT seq, id FROM events ORDER BY seq DESC LIMIT 1";
+            Ok(it.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+        })?;
+        if let Some((seq, id)) = last {
+            return Ok(Some((EventSeq(seq as u64), EventId::from_bits(u128::from_be_bytes(id)))));
+        }
+    }
+    Ok(None)
+}
+
+/// Plans come in accept order, so the newest segment that has one has the last. What was dropped
+/// with its segment had been planned.
+fn planned_through(segments: &Segments) -> Result<EventSeq> {
+    let all = segments.all();
+    let before = all.first().map_or(0, |it| it.first().0.saturating_sub(1));
+    for segment in all.iter().rev() {
+        if let Some(found) = segment.read(plan::planned_through)? {
+            return Ok(EventSeq(found.0.max(before)));
+        }
+    }
+    Ok(EventSeq(before))
+}
+
+/// Redo rows below the first that is still there are deleted.
+fn trimmed(connection: &Connection) -> Result<u64> {
+    let first: Option<i64> =
+        connection.query_row("SELECT min(number) FROM redo", [], |row| row.get(0))?;
+    Ok(first.map_or(0, |it| it as u64 - 1))
+}
+
+/// Tells the index the keys that it did not have on disk yet.
+fn catch_up(keys: &mut Keys, control: &Control, segments: &Segments) -> Result<()> {
+    let reader = keys.reader();
+    let mut covered = keys.covered();
+    let all = segments.all();
+    let start = all.partition_point(|it| it.first() <= covered).saturating_sub(1);
+    for segment in &all[start..] {
+        segment.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT seq, project, key, id, given_id FROM events WHERE seq > ? ORDER BY seq",
+            )?;
+            let mut rows = statement.query([covered.0 as i64])?;
+            while let Some(row) = rows.next()? {
+                let id = |bytes: [u8; 16]| EventId::from_bits(u128::from_be_bytes(bytes));
+                let key: Option<String> = row.get(2)?;
+                let given = row.get::<_, Option<_>>(4)?.map(id);
+                let key = key.as_deref().map(IdempotencyKey::trusted);
+                let project = control.id(row.get(1)?)?;
+                covered = EventSeq(row.get::<_, i64>(0)? as u64);
+                match gate_key(&reader, project, key.as_ref(), given) {
+                    Some(hash) => {
+                        keys.add(hash, given.map_or_else(|| row.get(3).map(id), Ok)?, covered);
+                    }
+                    None => keys.pass(covered),
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

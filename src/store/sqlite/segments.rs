@@ -1,0 +1,229 @@
+//! The segment files: which there are, which of them may hold a row, and connections to read them.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{
+    files::{self, Folder},
+    lock,
+};
+use crate::{
+    model::{EventId, EventSeq},
+    store::Result,
+};
+
+/// One file of events, and of rows that were written while it was the newest.
+pub(super) struct Segment {
+    first: EventSeq,
+    path: PathBuf,
+    /// Never changes again: it has its indexes, and no log beside it.
+    sealed: AtomicBool,
+    /// The lowest event that a row here is about; [`UNREAD`] until somebody asks.
+    oldest: AtomicU64,
+    /// The id of the first event, once somebody asked and there is one.
+    first_id: Mutex<Option<EventId>>,
+    idle: Arc<Idle>,
+}
+
+const UNREAD: u64 = u64::MAX;
+
+/// Connections that nobody uses at the moment, from those used long ago to those used lately.
+#[derive(Default)]
+struct Idle(Mutex<VecDeque<(EventSeq, Connection)>>);
+
+impl Idle {
+    /// Each holds file handles and up to half a megabyte of pages.
+    const MOST: usize = 24;
+}
+
+impl Segment {
+    /// The place of its first event.
+    pub fn first(&self) -> EventSeq {
+        self.first
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// Reads with a connection of its own, which may be kept for the next reader.
+    pub fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let kept = {
+            let mut idle = lock(&self.idle.0);
+            let at = idle.iter().rposition(|it| it.0 == self.first);
+            at.and_then(|it| idle.remove(it))
+        };
+        // What was opened before the sealing still reads the same rows.
+        let connection = match kept {
+            Some((_, connection)) => connection,
+            None => files::open_reader(&self.path, self.is_sealed())?,
+        };
+        let result = read(&connection)?;
+        let dropped = {
+            let mut idle = lock(&self.idle.0);
+            idle.push_back((self.first, connection));
+            if idle.len() > Idle::MOST { idle.pop_front() } else { None }
+        };
+        drop(dropped);
+        Ok(result)
+    }
+
+    /// The lowest event that a row here is about.
+    pub fn oldest(&self) -> Result<EventSeq> {
+        let known = self.oldest.load(Ordering::Acquire);
+        if known != UNREAD {
+            return Ok(EventSeq(known));
+        }
+        let found = self.read(|it| fact(it, "oldest_event"))?;
+        let oldest = found.map_or(self.first.0, |it| (it as u64).min(self.first.0));
+        // The writer may have told a lower one meanwhile.
+        Ok(EventSeq(self.oldest.fetch_min(oldest, Ordering::AcqRel).min(oldest)))
+    }
+
+    /// Told by the writer before it commits such a row, of a segment whose fact was read before.
+    pub fn note_oldest(&self, oldest: EventSeq) {
+        self.oldest.fetch_min(oldest.0, Ordering::AcqRel);
+    }
+
+    /// The id that we gave its first event; `None` while it is empty.
+    pub fn first_id(&self) -> Result<Option<EventId>> {
+        let known = *lock(&self.first_id);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.read(|it| {
+            let sql = "SELECT id FROM events ORDER BY seq LIMIT 1";
+            Ok(it.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?)
+        })?;
+        let id = found.map(|it| EventId::from_bits(u128::from_be_bytes(it)));
+        *lock(&self.first_id) = id;
+        Ok(id)
+    }
+}
+
+/// A single value of a file.
+pub(super) fn fact(connection: &Connection, name: &str) -> Result<Option<i64>> {
+    let mut found = connection.prepare_cached("SELECT value FROM facts WHERE name = ?")?;
+    Ok(found.query_row([name], |row| row.get(0)).optional()?)
+}
+
+pub(super) fn set_fact(connection: &Connection, name: &str, value: i64) -> Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)")?
+        .execute((name, value))?;
+    Ok(())
+}
+
+/// All segments, from old to new. There is always one.
+pub(super) struct Segments {
+    all: RwLock<Arc<Vec<Arc<Segment>>>>,
+    idle: Arc<Idle>,
+}
+
+impl Segments {
+    /// The segments of a folder; the first is made if there is none.
+    pub fn open(folder: &Folder) -> Result<Self> {
+        let mut firsts = folder.segments()?;
+        if firsts.is_empty() {
+            folder.make_segment(EventSeq(1))?;
+            firsts.push(EventSeq(1));
+        }
+        let segments = Self { all: RwLock::default(), idle: Arc::default() };
+        for (at, &first) in firsts.iter().enumerate() {
+            let path = folder.segment(first);
+            // The newest is opened to be written, which checks it.
+            if at + 1 < firsts.len() {
+                files::check_version(&path, files::Kind::Segment)?;
+            }
+            segments.add(first, path);
+        }
+        Ok(segments)
+    }
+
+    pub fn add(&self, first: EventSeq, path: PathBuf) -> Arc<Segment> {
+        let segment = Arc::new(Segment {
+            first,
+            path,
+            sealed: AtomicBool::new(false),
+            oldest: AtomicU64::new(UNREAD),
+            first_id: Mutex::default(),
+            idle: self.idle.clone(),
+        });
+        self.change(|all| all.push(segment.clone()));
+        segment
+    }
+
+    /// For a segment that is sealed, on disk and for ever.
+    pub fn note_sealed(&self, segment: &Segment) {
+        segment.sealed.store(true, Ordering::Release);
+        self.close_idle(segment.first);
+    }
+
+    /// Forgets a segment whose file is about to be deleted. Whoever reads it now may finish.
+    pub fn remove(&self, first: EventSeq) {
+        self.change(|all| all.retain(|it| it.first != first));
+        self.close_idle(first);
+    }
+
+    fn close_idle(&self, first: EventSeq) {
+        let mut closed = Vec::new();
+        let mut idle = lock(&self.idle.0);
+        while let Some(at) = idle.iter().position(|it| it.0 == first) {
+            closed.extend(idle.remove(at));
+        }
+        drop(idle);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
+        let mut all = self.all.write().unwrap_or_else(|it| it.into_inner());
+        let mut next = Vec::clone(&all);
+        change(&mut next);
+        *all = Arc::new(next);
+    }
+
+    /// From old to new, as they are now.
+    pub fn all(&self) -> Arc<Vec<Arc<Segment>>> {
+        self.all.read().unwrap_or_else(|it| it.into_inner()).clone()
+    }
+
+    /// The one that is written to.
+    pub fn newest(&self) -> Arc<Segment> {
+        let all = self.all();
+        // There is always one: `open` makes the first, and only older ones are ever removed.
+        all[all.len() - 1].clone()
+    }
+
+    /// The segment of an event; `None` when it was dropped. An event that does not exist yet has
+    /// the newest.
+    pub fn of_event(&self, seq: EventSeq) -> Option<Arc<Segment>> {
+        let all = self.all();
+        let behind = all.partition_point(|it| it.first <= seq);
+        behind.checked_sub(1).map(|it| all[it].clone())
+    }
+
+    /// The segments that may hold rows about an event (deliveries, activity), from old to new:
+    /// its own, if that is still there, and later ones that say so.
+    pub fn about_event(&self, seq: EventSeq) -> Result<Vec<Arc<Segment>>> {
+        let all = self.all();
+        let behind = all.partition_point(|it| it.first <= seq);
+        let mut found = Vec::from_iter(behind.checked_sub(1).map(|it| all[it].clone()));
+        for segment in &all[behind..] {
+            if segment.oldest()? <= seq {
+                found.push(segment.clone());
+            }
+        }
+        Ok(found)
+    }
+}

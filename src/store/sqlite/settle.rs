@@ -1,0 +1,94 @@
+//! Writing what came of deliveries.
+
+use super::{
+    owed::OwedRow,
+    readers::delivery_in,
+    rows::{self, class_code, ended_code, reason_of_status},
+    turn::Turn,
+};
+use crate::{
+    model::{Class, Entry, EntryKind, Outcome},
+    store::{Next, Result, Settlement},
+};
+
+impl Turn<'_> {
+    pub fn settle(&mut self, settlements: &[Settlement]) -> Result<()> {
+        for settlement in settlements {
+            let Settlement { owed, entry, next } = settlement;
+            let destination = self.memory.control.number(owed.destination)?;
+            let Some(current) = self.memory.ledger.find(&OwedRow::new(owed, destination))? else {
+                metrics::counter!("tidegate_store_settlements_ignored_total").increment(1);
+                continue;
+            };
+            // Two callers may have acted on the same standing: both entries are kept.
+            let number = entry.number.max(current.entries.saturating_add(1));
+            self.insert_entry(entry, number, &current)?;
+            match next {
+                Next::Owed(standing) => self.memory.ledger.update(OwedRow {
+                    attempts: standing.attempts,
+                    entries: standing.entries.max(number),
+                    due: standing.due.map(rows::micros),
+                    ..current
+                }),
+                Next::Ended(_) => self.memory.ledger.end(current),
+            }
+        }
+        Ok(())
+    }
+
+    fn insert_entry(&mut self, entry: &Entry, number: u16, owed: &OwedRow) -> Result<()> {
+        self.note(owed.seq.event());
+        self.memory.minutes.entry(owed.destination, entry);
+        let project = self.project_of(owed)?;
+        let (attempt, outcome, note) = match &entry.kind {
+            EntryKind::Attempt { number, outcome } => (*number, Some(outcome), None),
+            EntryKind::Note { reason } => (0, None, Some(reason)),
+        };
+        let response = outcome.and_then(|it| it.response.as_ref()).map(|it| it.bytes().as_ref());
+        let reason = note.map(String::as_str).or_else(|| outcome.and_then(reason_to_keep));
+        self.memory.marks.written += 50 + response.map_or(0, <[u8]>::len);
+        self.insert_activity.execute((
+            owed.seq.bits() as i64,
+            number,
+            rows::micros(entry.at),
+            project,
+            owed.destination,
+            attempt,
+            outcome.map(|it| class_code(it.class)),
+            outcome.and_then(|it| it.status),
+            outcome.map(|it| i64::try_from(it.duration.as_micros()).unwrap_or(i64::MAX)),
+            entry.ended.map(ended_code),
+            reason,
+            outcome
+                .and_then(|it| it.retry_after)
+                .map(|it| i64::try_from(it.as_millis()).unwrap_or(i64::MAX)),
+            response,
+        ))?;
+        Ok(())
+    }
+}
+
+impl Turn<'_> {
+    /// The project of a delivery, which is its destination's.
+    fn project_of(&mut self, owed: &OwedRow) -> Result<i64> {
+        if let Some(project) = self.memory.projects.get(&owed.destination) {
+            return Ok(*project);
+        }
+        for segment in self.memory.segments.about_event(owed.seq.event())? {
+            if let Some(row) = segment.read(|it| delivery_in(it, owed.seq))? {
+                self.memory.learn_project(owed.destination, row.project);
+                return Ok(row.project);
+            }
+        }
+        // Its row is gone, which prune does not do to what is owed. The end counts all the same.
+        tracing::error!(delivery = owed.seq.bits(), "a delivery is owed that was not planned");
+        Ok(0)
+    }
+}
+
+/// Most attempts are accepted, and say nothing that the status does not.
+fn reason_to_keep(outcome: &Outcome) -> Option<&str> {
+    let is_told = outcome.class == Class::Accepted
+        && outcome.status.is_some_and(|it| reason_of_status(it) == outcome.reason);
+    (!is_told).then_some(outcome.reason.as_str())
+}

@@ -1,0 +1,304 @@
+//! One turn of the writer: everything that waited, in one transaction on the newest segment.
+//!
+//! What the writer remembers changes as the turn goes on, so that a later request sees an earlier
+//! one. When the transaction fails, [`Memory::roll_back`] makes all of it undone.
+
+use std::{collections::HashMap, sync::Arc};
+
+use jiff::Timestamp;
+use rusqlite::{CachedStatement, Connection};
+
+use super::{
+    blocks::Packer,
+    control::Control,
+    inbox::{Offered, Task},
+    keys::{KeyHash, Keys},
+    minutes::Minutes,
+    owed::{Ledger, OwedRow},
+    rows::{self, DELIVERY_COLUMNS, DeliveryRow},
+    segments::{Segment, Segments, set_fact},
+};
+use crate::{
+    clock::Clock,
+    model::{DeliverySeq, Event, EventId, EventSeq, IdSequence, NewEvent, Owed, Place, Standing},
+    store::{Appended, ReplayProgress, Result},
+};
+
+/// What the writer remembers from turn to turn.
+pub(super) struct Memory {
+    pub control: Arc<Control>,
+    pub segments: Arc<Segments>,
+    pub clock: Arc<dyn Clock>,
+    pub keys: Keys,
+    pub ids: IdSequence,
+    pub packer: Packer,
+    pub ledger: Ledger,
+    pub minutes: Minutes,
+    pub replays: HashMap<i64, ReplayProgress>,
+    /// The projects of destinations, by their numbers.
+    pub projects: HashMap<i64, i64>,
+    pub marks: Marks,
+}
+
+/// How far things have come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marks {
+    /// The place of the next event.
+    pub next_event: EventSeq,
+    /// Every event up to here has a plan.
+    pub planned_through: EventSeq,
+    /// The lowest event that a row of the newest segment is about.
+    pub oldest: EventSeq,
+    /// Redo rows of the newest segment up to here are deleted.
+    pub trimmed: u64,
+    /// Roughly what was written to the newest segment since it was last asked to be checkpointed.
+    pub written: usize,
+}
+
+impl Memory {
+    pub fn learn_project(&mut self, destination: i64, project: i64) {
+        /// There are rarely so many destinations at all.
+        const MOST: usize = 100_000;
+        if self.projects.len() >= MOST {
+            self.projects.clear();
+        }
+        self.projects.insert(destination, project);
+    }
+
+    /// The transaction failed: everything stands as it did at `marks`.
+    pub fn roll_back(&mut self, marks: Marks) {
+        self.marks = marks;
+        self.ledger.roll_back();
+        self.packer.clear();
+        self.minutes.clear();
+        // Read again when it is needed.
+        self.replays.clear();
+    }
+}
+
+/// What a turn accepted, to be told and remembered once it is committed.
+#[derive(Default)]
+pub(super) struct Accepted {
+    pub events: Vec<Arc<Event>>,
+    pub keys: Vec<(KeyHash, EventId, EventSeq)>,
+}
+
+pub(super) struct Turn<'a> {
+    pub connection: &'a Connection,
+    pub memory: &'a mut Memory,
+    pub now: Timestamp,
+    segment: &'a Segment,
+    marks: Marks,
+    accepted: Accepted,
+    /// Keys of this turn's events, which the index does not know yet.
+    fresh: HashMap<KeyHash, EventId>,
+    insert_event: CachedStatement<'a>,
+    insert_block: CachedStatement<'a>,
+    insert_delivery: CachedStatement<'a>,
+    pub insert_skipped: CachedStatement<'a>,
+    pub insert_activity: CachedStatement<'a>,
+}
+
+impl<'a> Turn<'a> {
+    /// Begins within a transaction of `connection`, which writes to `segment`.
+    pub fn begin(
+        connection: &'a Connection,
+        segment: &'a Segment,
+        memory: &'a mut Memory,
+    ) -> Result<Self> {
+        let insert_delivery = format!(
+            "INSERT INTO deliveries ({DELIVERY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        );
+        Ok(Self {
+            connection,
+            now: memory.clock.now(),
+            segment,
+            marks: memory.marks,
+            memory,
+            accepted: Accepted::default(),
+            fresh: HashMap::new(),
+            insert_event: connection.prepare_cached(
+                "INSERT INTO events (seq, id, given_id, project, source, type, timestamp, \
+                 received_at, key, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?,
+            insert_block: connection
+                .prepare_cached("INSERT INTO blocks (first_seq, count, body) VALUES (?, ?, ?)")?,
+            insert_delivery: connection.prepare_cached(&insert_delivery)?,
+            insert_skipped: connection
+                .prepare_cached("INSERT INTO skipped (event, reasons) VALUES (?, ?)")?,
+            insert_activity: connection.prepare_cached(
+                "INSERT INTO activity (delivery, number, at, project, destination, attempt, class, \
+                 status, duration, ended, reason, retry_after, response) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?,
+        })
+    }
+
+    /// Accepts events. `same_body` of duplicates is left for the caller to find out.
+    pub fn append(&mut self, events: Vec<Offered>) -> Result<Vec<Appended>> {
+        let mut answers = Vec::with_capacity(events.len());
+        for offered in events {
+            if let Some(hash) = offered.key {
+                let first = match self.fresh.get(&hash) {
+                    Some(first) => Some(*first),
+                    None => self.memory.keys.find(&hash)?,
+                };
+                if let Some(id) = first {
+                    answers.push(Appended::Duplicate { id, same_body: None });
+                    continue;
+                }
+            }
+            answers.push(Appended::New(self.accept(offered)?));
+        }
+        Ok(answers)
+    }
+
+    fn accept(&mut self, offered: Offered) -> Result<Arc<Event>> {
+        let Offered { event, digest, key, random } = offered;
+        let seq = self.memory.marks.next_event;
+        let ours: EventId = self.memory.ids.next(self.now, random);
+        let event = Arc::new(accepted(event, seq, ours));
+        let given = (event.id != ours).then(|| event.id.bits().to_be_bytes());
+        self.insert_event.execute((
+            seq.0 as i64,
+            ours.bits().to_be_bytes(),
+            given,
+            self.memory.control.number(event.project)?,
+            self.memory.control.number(event.source)?,
+            event.event_type.as_str(),
+            rows::micros(event.timestamp),
+            rows::micros(event.received_at),
+            event.key.as_ref().map(|it| it.as_str()),
+            digest as i64,
+        ))?;
+        if given.is_some() {
+            self.connection
+                .prepare_cached("INSERT INTO given_ids (id, seq) VALUES (?, ?)")?
+                .execute((rows::masked(event.id).to_be_bytes(), seq.0 as i64))?;
+        }
+        self.memory.packer.add(&event);
+        if self.memory.packer.is_full() {
+            self.write_block()?;
+        }
+        self.memory.marks.next_event = EventSeq(seq.0 + 1);
+        self.memory.marks.written += 160;
+        if let Some(hash) = key {
+            self.fresh.insert(hash, event.id);
+            self.accepted.keys.push((hash, event.id, seq));
+        }
+        self.accepted.events.push(event.clone());
+        Ok(event)
+    }
+
+    fn write_block(&mut self) -> Result<()> {
+        if let Some((first, count, body)) = self.memory.packer.take()? {
+            self.insert_block.execute((first.0 as i64, count, body))?;
+            self.memory.marks.written += body.len();
+        }
+        Ok(())
+    }
+
+    /// Does one task. The outer error ends the transaction; the inner one is the caller's alone,
+    /// and then nothing was written for it.
+    pub fn task(&mut self, task: &Task) -> Result<Result<Vec<Owed>>> {
+        match task {
+            Task::Plan(plans) => self.plan(plans),
+            Task::Settle(settlements) => self.settle(settlements).map(|()| Ok(Vec::new())),
+            Task::Replay(prepared) => self.replay(prepared),
+        }
+    }
+
+    /// Writes a delivery, which is owed from now on.
+    pub fn insert_delivery(&mut self, row: &DeliveryRow, copy: Option<&[u8]>) -> Result<()> {
+        self.insert_delivery.execute((
+            row.seq.bits() as i64,
+            row.project,
+            row.destination,
+            row.pipeline,
+            row.version,
+            row.place.lane.0 as i64,
+            row.place.position,
+            row.accepted_at,
+            row.replay,
+            row.fresh_id,
+            copy,
+        ))?;
+        self.memory.minutes.planned(row.destination, self.now);
+        self.memory.learn_project(row.destination, row.project);
+        self.memory.marks.written += 60 + copy.map_or(0, <[u8]>::len);
+        self.note(row.seq.event());
+        Ok(())
+    }
+
+    /// A delivery that nobody attempted yet, as it is owed.
+    pub fn owe(&mut self, new: NewOwed, destination: i64) -> Owed {
+        let owed = Owed {
+            seq: new.seq,
+            destination: new.destination,
+            place: new.place,
+            accepted_at: rows::rounded(new.accepted_at),
+            standing: Standing::NEW,
+        };
+        self.memory.ledger.insert(OwedRow::new(&owed, destination));
+        owed
+    }
+
+    /// A row about this event is written.
+    pub fn note(&mut self, event: EventSeq) {
+        self.memory.marks.oldest = self.memory.marks.oldest.min(event);
+    }
+
+    /// Writes what was gathered. After this, the transaction can be committed.
+    pub fn finish(mut self) -> Result<Accepted> {
+        self.write_block()?;
+        let memory = self.memory;
+        memory.minutes.write(self.connection)?;
+        if memory.marks.oldest < self.marks.oldest {
+            set_fact(self.connection, "oldest_event", memory.marks.oldest.0 as i64)?;
+            self.segment.note_oldest(memory.marks.oldest);
+        }
+        if let Some((number, changes)) = memory.ledger.redo() {
+            self.connection
+                .prepare_cached("INSERT INTO redo (number, changes) VALUES (?, ?)")?
+                .execute((number as i64, changes))?;
+            memory.marks.written += changes.len();
+        }
+        trim(self.connection, memory)?;
+        Ok(self.accepted)
+    }
+}
+
+/// Deletes some of the redo rows that are of no more use.
+fn trim(connection: &Connection, memory: &mut Memory) -> Result<()> {
+    /// So that no commit has much to do for the ones before it.
+    const AT_ONCE: u64 = 64;
+    let until = memory.ledger.spent().min(memory.marks.trimmed + AT_ONCE);
+    if until > memory.marks.trimmed {
+        connection.prepare_cached("DELETE FROM redo WHERE number <= ?")?.execute([until as i64])?;
+        memory.marks.trimmed = until;
+    }
+    Ok(())
+}
+
+/// What makes a delivery owed.
+pub(super) struct NewOwed {
+    pub seq: DeliverySeq,
+    pub destination: crate::model::DestinationId,
+    pub place: Place,
+    pub accepted_at: Timestamp,
+}
+
+fn accepted(event: NewEvent, seq: EventSeq, ours: EventId) -> Event {
+    Event {
+        seq,
+        id: event.id.unwrap_or(ours),
+        project: event.project,
+        source: event.source,
+        event_type: event.event_type,
+        timestamp: rows::rounded(event.timestamp.unwrap_or(event.received_at)),
+        received_at: rows::rounded(event.received_at),
+        key: event.key,
+        metadata: event.metadata,
+        payload: event.payload,
+    }
+}

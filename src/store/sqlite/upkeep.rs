@@ -1,0 +1,198 @@
+//! A thread beside the writer that brings the logs of segments into their files and seals those
+//! that are full.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    error::{is_broken, of_file},
+    files,
+    seal::{is_sealed, seal},
+    segments::{Segment, Segments},
+    status::Status,
+};
+use crate::store::{Result, StoreError};
+
+pub(super) struct Upkeep {
+    jobs: Option<mpsc::Sender<Job>>,
+    log: Arc<Log>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Job {
+    Checkpoint(Arc<Segment>),
+    /// With the connection that wrote to it, which takes its time to close.
+    Seal(Arc<Segment>, Option<Connection>),
+}
+
+/// The log of the newest segment.
+#[derive(Default)]
+struct Log {
+    is_busy: AtomicBool,
+    /// Its pages, when it was last looked at; 0 once the writer has taken note.
+    pages: AtomicU64,
+}
+
+impl Upkeep {
+    /// Also seals what an earlier process left unsealed.
+    pub fn start(segments: Arc<Segments>, status: Arc<Status>) -> Result<Self> {
+        let (jobs, queue) = mpsc::channel();
+        let log = Arc::new(Log::default());
+        let all = segments.all();
+        for segment in all.iter().take(all.len().saturating_sub(1)) {
+            // The receiver is right here.
+            let _ = jobs.send(Job::Seal(segment.clone(), None));
+        }
+        let work = Work { segments, status, log: log.clone(), newest: None, unsealed: Vec::new() };
+        let thread = std::thread::Builder::new()
+            .name("store-upkeep".to_owned())
+            .spawn(move || work.run(&queue))
+            .map_err(of_file)?;
+        Ok(Self { jobs: Some(jobs), log, thread: Some(thread) })
+    }
+
+    /// Asks for a checkpoint of the newest segment, beside the writer. One at a time.
+    pub fn checkpoint(&self, segment: &Arc<Segment>) {
+        if !self.log.is_busy.swap(true, Ordering::AcqRel) {
+            self.send(Job::Checkpoint(segment.clone()));
+        }
+    }
+
+    /// Whether the log is long, and nearly all of it was brought into the file: the writer alone
+    /// can do the rest, so that the log begins anew. True once for each checkpoint.
+    pub fn wants_the_rest(&self) -> bool {
+        /// 16 MiB.
+        const PAGES: u64 = 4096;
+        !self.log.is_busy.load(Ordering::Acquire)
+            && self.log.pages.swap(0, Ordering::AcqRel) >= PAGES
+    }
+
+    pub fn seal(&self, segment: Arc<Segment>, connection: Connection) {
+        self.send(Job::Seal(segment, Some(connection)));
+    }
+
+    fn send(&self, job: Job) {
+        // The thread goes only after us.
+        let _ = self.jobs.as_ref().map(|it| it.send(job));
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was already reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    segments: Arc<Segments>,
+    status: Arc<Status>,
+    log: Arc<Log>,
+    newest: Option<(Arc<Segment>, Connection)>,
+    /// Those that could not be sealed so far, and when they are tried again.
+    unsealed: Vec<(Arc<Segment>, Instant)>,
+}
+
+impl Work {
+    /// How long a segment that could not be sealed is left alone.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        loop {
+            match queue.recv_timeout(Self::PATIENCE) {
+                // What is left is done after the next start, when nobody waits for it.
+                Ok(_) if self.status.is_closed() => return,
+                Ok(Job::Checkpoint(segment)) => {
+                    let result = self.checkpoint(segment);
+                    self.judge(result);
+                    self.log.is_busy.store(false, Ordering::Release);
+                }
+                Ok(Job::Seal(segment, connection)) => {
+                    self.newest = None;
+                    drop(connection);
+                    self.unsealed.push((segment, Instant::now()));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => (),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            self.seal_some();
+        }
+    }
+
+    fn checkpoint(&mut self, segment: Arc<Segment>) -> Result<()> {
+        let is_open = self.newest.as_ref().is_some_and(|it| it.0.first() == segment.first());
+        if !is_open {
+            let connection = files::open_writer(
+                segment.path(),
+                files::Kind::Segment,
+                files::Sync::Full,
+                256 << 10,
+            )?;
+            self.newest = Some((segment, connection));
+        }
+        if let Some((_, connection)) = &self.newest {
+            let pages = checkpoint(connection)?;
+            self.log.pages.store(pages, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn seal_some(&mut self) {
+        let now = Instant::now();
+        for (segment, when) in std::mem::take(&mut self.unsealed) {
+            if when > now || self.status.is_closed() {
+                self.unsealed.push((segment, when));
+                continue;
+            }
+            let begun = Instant::now();
+            let result = seal_once(&segment);
+            if result.is_ok() {
+                self.segments.note_sealed(&segment);
+                metrics::histogram!("tidegate_store_seal_seconds").record(begun.elapsed());
+            } else {
+                self.unsealed.push((segment, now + Self::PATIENCE));
+            }
+            self.judge(result);
+        }
+    }
+
+    fn judge(&self, result: Result<()>) {
+        match result {
+            Ok(()) | Err(StoreError::Full) => (),
+            Err(error) if is_broken(&error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a segment is broken");
+                self.status.break_down();
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a segment is left as it is for now"
+                );
+            }
+        }
+    }
+}
+
+fn seal_once(segment: &Segment) -> Result<()> {
+    if is_sealed(segment)? { Ok(()) } else { seal(segment.path()) }
+}
+
+/// Brings what can be brought of the log into the file, without waiting for anybody. Says how many
+/// pages the log has.
+pub(super) fn checkpoint(connection: &Connection) -> Result<u64> {
+    let pages: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
+    Ok(pages.max(0) as u64)
+}

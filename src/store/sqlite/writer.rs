@@ -1,0 +1,310 @@
+//! The writer: one thread that takes whatever waits, commits it as one transaction, and answers.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    Options,
+    error::{is_broken, unavailable},
+    files::{self, Folder, Kind, Sync},
+    inbox::{Append, Batch, End, Inbox, Offered, Request, Work},
+    room::Room,
+    segments::{Segment, Segments},
+    status::Status,
+    turn::{Accepted, Memory, Turn},
+    upkeep::{self, Upkeep},
+};
+use crate::{
+    hint,
+    model::{Event, Owed},
+    store::{Appended, Result, StoreError},
+};
+
+pub(super) struct Writer {
+    pub folder: Arc<Folder>,
+    pub options: Options,
+    pub inbox: Arc<Inbox>,
+    pub status: Arc<Status>,
+    pub segments: Arc<Segments>,
+    pub newest: Newest,
+    pub memory: Memory,
+    pub room: Room,
+    pub upkeep: Upkeep,
+    pub accepted: hint::Sender<Vec<Arc<Event>>, bool>,
+}
+
+/// The segment that is written to.
+pub(super) struct Newest {
+    pub segment: Arc<Segment>,
+    pub connection: Connection,
+    /// It is asked to roll when it has grown too large, or holds too many events.
+    pub is_large: bool,
+    /// When rolling failed, it is not tried again before this.
+    pub not_before: Instant,
+}
+
+/// What a turn did, in the order of what it was asked.
+struct Committed {
+    appended: Vec<Vec<Appended>>,
+    done: Vec<Result<Vec<Owed>>>,
+    accepted: Accepted,
+}
+
+/// Pages that the writer may keep of the newest segment.
+const CACHE_BYTES: u32 = 32 << 20;
+
+impl Newest {
+    pub fn open(segment: Arc<Segment>) -> Result<Self> {
+        let connection =
+            files::open_writer(segment.path(), Kind::Segment, Sync::Full, CACHE_BYTES)?;
+        Ok(Self { segment, connection, is_large: false, not_before: Instant::now() })
+    }
+}
+
+impl Writer {
+    pub fn run(mut self) {
+        let end = loop {
+            let Batch { appends, works, flushes, end } = self.inbox.take(self.patience());
+            if end == Some(End::Abandon) {
+                break End::Abandon;
+            }
+            if !appends.is_empty() || !works.is_empty() {
+                self.turn(appends, works);
+            }
+            for done in flushes {
+                self.memory.ledger.flush(done);
+            }
+            self.between_turns();
+            if let Some(end) = end {
+                break end;
+            }
+        };
+        self.status.close();
+        self.inbox.writer_gone();
+        // Ends the threads, and with them the connections, before the folder is let go.
+        drop(self.upkeep);
+        match end {
+            End::Close => self.memory.ledger.close(),
+            End::Abandon => drop(self.memory),
+        }
+    }
+
+    /// How long to sleep when nothing comes; `None`: until something does.
+    fn patience(&self) -> Option<Duration> {
+        if self.status.is_full() {
+            Some(Room::PATIENCE)
+        } else if self.memory.ledger.is_restless() {
+            Some(Duration::from_millis(250))
+        } else {
+            None
+        }
+    }
+
+    fn turn(&mut self, appends: Vec<Append>, works: Vec<Work>) {
+        let (mut events, mut requests) = (Vec::new(), Vec::new());
+        for append in appends {
+            if self.status.is_full() {
+                append.request.answer(Err(StoreError::Full));
+            } else {
+                events.push(append.events);
+                requests.push(append.request);
+            }
+        }
+        match self.commit(events, &works) {
+            Ok(committed) => self.answer(committed, requests, works),
+            Err(StoreError::Full) => {
+                self.status.set_full(true);
+                requests.into_iter().for_each(|it| it.answer(Err(StoreError::Full)));
+                self.go_on_without_room(works);
+            }
+            Err(error) => {
+                self.judge(error);
+                requests.into_iter().for_each(|it| it.answer(Err(failed())));
+                works.into_iter().for_each(|it| it.request.answer(Err(failed())));
+            }
+        }
+    }
+
+    /// Deliveries go on while the disk is full, if need be in the room that was held back.
+    fn go_on_without_room(&mut self, works: Vec<Work>) {
+        if works.is_empty() {
+            return;
+        }
+        // The log holds many versions of a few pages. Once they are in the file, which needs little
+        // room for that, the log begins anew in the room that it has.
+        let mut result = Err(StoreError::Full);
+        for has_more_room in [|_: &Room| true, Room::release] {
+            if matches!(result, Err(StoreError::Full)) && has_more_room(&self.room) {
+                if let Err(error) = upkeep::checkpoint(&self.newest.connection) {
+                    tracing::debug!(%error, "the log stays as it is");
+                }
+                result = self.commit(Vec::new(), &works);
+            }
+        }
+        match result {
+            Ok(committed) => self.answer(committed, Vec::new(), works),
+            Err(StoreError::Full) => {
+                works.into_iter().for_each(|it| it.request.answer(Err(StoreError::Full)));
+            }
+            Err(error) => {
+                self.judge(error);
+                works.into_iter().for_each(|it| it.request.answer(Err(failed())));
+            }
+        }
+    }
+
+    fn judge(&self, error: StoreError) {
+        tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
+        if is_broken(&error) {
+            self.status.break_down();
+        }
+    }
+
+    /// One transaction: all of it, or nothing.
+    fn commit(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Committed> {
+        if self.status.is_broken() {
+            return Err(failed());
+        }
+        let begun = Instant::now();
+        let marks = self.memory.marks;
+        let result = self.transact(events, works);
+        match &result {
+            Ok(committed) => {
+                self.memory.ledger.commit();
+                metrics::histogram!("tidegate_store_commit_seconds").record(begun.elapsed());
+                metrics::histogram!("tidegate_store_commit_events")
+                    .record(committed.accepted.events.len() as f64);
+            }
+            Err(_) => {
+                self.memory.roll_back(marks);
+                let connection = &self.newest.connection;
+                if !connection.is_autocommit()
+                    && let Err(error) = connection.execute_batch("ROLLBACK")
+                {
+                    self.judge(error.into());
+                    self.status.break_down();
+                }
+            }
+        }
+        result
+    }
+
+    fn transact(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Committed> {
+        let Newest { connection, segment, .. } = &self.newest;
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let mut turn = Turn::begin(connection, segment, &mut self.memory)?;
+        let mut appended = Vec::with_capacity(events.len());
+        for events in events {
+            appended.push(turn.append(events)?);
+        }
+        let mut done = Vec::with_capacity(works.len());
+        for work in works {
+            done.push(turn.task(&work.task)?);
+        }
+        let accepted = turn.finish()?;
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(Committed { appended, done, accepted })
+    }
+
+    fn answer(
+        &mut self,
+        committed: Committed,
+        requests: Vec<Request<Vec<Appended>>>,
+        works: Vec<Work>,
+    ) {
+        let Committed { appended, done, accepted } = committed;
+        self.status.set_planned_through(self.memory.marks.planned_through);
+        for (request, answer) in requests.into_iter().zip(appended) {
+            request.answer(Ok(answer));
+        }
+        for (work, answer) in works.into_iter().zip(done) {
+            work.request.answer(answer);
+        }
+        let Accepted { events, keys } = accepted;
+        let last = events.last().map(|it| it.seq);
+        if !events.is_empty() {
+            self.accepted.send(events);
+        }
+        for (hash, id, seq) in keys {
+            self.memory.keys.add(hash, id, seq);
+        }
+        if let Some(last) = last {
+            self.memory.keys.pass(last);
+        }
+    }
+
+    fn between_turns(&mut self) {
+        self.memory.ledger.settle_down();
+        if self.status.is_full() && self.room.is_back() {
+            self.status.set_full(false);
+        }
+        self.checkpoint();
+        let events = self.memory.marks.next_event.0 - self.newest.segment.first().0;
+        let is_due = events >= self.options.segment_events || self.newest.is_large;
+        if is_due && events > 0 && self.newest.not_before <= Instant::now() {
+            self.roll();
+        }
+    }
+
+    /// Keeps the log of the newest segment short, with as little work on this thread as may be.
+    fn checkpoint(&mut self) {
+        /// Bytes written until a checkpoint is asked for. Small commits write whole pages, which
+        /// this does not count; the log is then a few times as long.
+        const BYTES: usize = 8 << 20;
+        if self.memory.marks.written >= BYTES {
+            self.memory.marks.written = 0;
+            self.upkeep.checkpoint(&self.newest.segment);
+            let pages = self
+                .newest
+                .connection
+                .pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0));
+            let bytes = pages.unwrap_or(0).max(0) as u64 * 4096;
+            self.newest.is_large = bytes >= self.options.segment_bytes;
+        }
+        if self.upkeep.wants_the_rest()
+            && let Err(error) = upkeep::checkpoint(&self.newest.connection)
+            && !matches!(error, StoreError::Full)
+        {
+            self.judge(error);
+        }
+    }
+
+    /// Goes on in a new segment. When that is not possible, the old one grows for a while longer.
+    fn roll(&mut self) {
+        let first = self.memory.marks.next_event;
+        let next = self.folder.make_segment(first).and_then(|path| {
+            let connection = files::open_writer(&path, Kind::Segment, Sync::Full, CACHE_BYTES)?;
+            Ok((path, connection))
+        });
+        match next {
+            Ok((path, connection)) => {
+                let segment = self.segments.add(first, path);
+                segment.note_oldest(first);
+                let fresh = Newest {
+                    segment,
+                    connection,
+                    is_large: false,
+                    not_before: self.newest.not_before,
+                };
+                let old = std::mem::replace(&mut self.newest, fresh);
+                self.memory.marks.oldest = first;
+                self.memory.marks.written = 0;
+                self.memory.marks.trimmed = self.memory.ledger.number();
+                self.upkeep.seal(old.segment, old.connection);
+            }
+            Err(StoreError::Full) => self.newest.not_before = Instant::now() + Room::PATIENCE,
+            Err(error) => {
+                self.newest.not_before = Instant::now() + Duration::from_secs(5);
+                self.judge(error);
+            }
+        }
+    }
+}
+
+fn failed() -> StoreError {
+    unavailable("the disk or the database failed; the log says how")
+}

@@ -1,0 +1,252 @@
+//! What only the embedded store promises: about its files.
+
+use std::{fs, path::Path, process::Command, sync::Arc};
+
+use tempfile::TempDir;
+use tidegate::{
+    model::{Class, DeliverySeq, Event, EventSeq, Owed, Plan},
+    store::{Appended, OwedQuery, Refusal, StoreError, sqlite::Options},
+};
+
+use super::home::{
+    Home, Open, SqliteHome, attempt, destinations, ended, event, keyed, new_events, note, now,
+    on_sqlite, open_sqlite, owe, plan_for, projects, retry, small,
+};
+
+fn with_small_segments() -> SqliteHome {
+    SqliteHome { options: Options { segment_events: 10, ..small() }, ..on_sqlite() }
+}
+
+async fn line(open: &Open) -> Vec<Owed> {
+    let query = OwedQuery::Line {
+        destination: destinations(1),
+        after: None,
+        per_lane: usize::MAX,
+        limit: usize::MAX,
+    };
+    open.store.owed(query).await.unwrap()
+}
+
+/// Owed, ended and failed deliveries, spread over many segments.
+async fn busy(open: &Open) -> Vec<Owed> {
+    let mut expected = Vec::new();
+    for _ in 0..10 {
+        expected.extend(owe(open, 7, &[1]).await);
+        let ends: Vec<Owed> = expected.iter().step_by(4).copied().collect();
+        expected.retain(|it| !ends.contains(it));
+        open.store.settle(ends.iter().map(|it| note(it, ended())).collect()).await.unwrap();
+        for owed in expected.iter_mut().step_by(6) {
+            let (failed, again) = retry(owed, now());
+            open.store.settle(vec![failed]).await.unwrap();
+            *owed = again;
+        }
+    }
+    expected
+}
+
+fn segments(home: &SqliteHome) -> Vec<String> {
+    let names = fs::read_dir(home.folder.path().join("segments")).unwrap();
+    let names = names.map(|it| it.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|it| it.ends_with(".db")).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn events_are_found_in_whatever_segment_they_are() {
+    let home = with_small_segments();
+    let open = home.open().await;
+    let offered = (0..10).map(|n| keyed(projects(1), &format!("k{n}"), &format!("[{n}]")));
+    for event in offered.clone() {
+        let accepted = new_events(&open.store.append(vec![event]).await.unwrap());
+        open.store.plan(vec![plan_for(&accepted[0], &[])]).await.unwrap();
+    }
+    let expected = busy(&open).await;
+    assert_eq!(segments(&home)[..2], ["0000000000000001.db", "0000000000000011.db"]);
+    assert!(segments(&home).len() >= 7);
+
+    drop(open);
+    for reopened in 0..2 {
+        let open = home.open().await;
+        assert_eq!(line(&open).await, expected, "{reopened}");
+        let seqs: Vec<DeliverySeq> = expected.iter().map(|it| it.seq).collect();
+        let messages = open.store.messages(&seqs).await.unwrap();
+        assert_eq!(messages.iter().map(|it| it.seq).collect::<Vec<_>>(), seqs);
+        let again = open.store.append(offered.clone().collect()).await.unwrap();
+        let all_same =
+            again.iter().all(|it| matches!(it, Appended::Duplicate { same_body: Some(true), .. }));
+        assert!(all_same);
+    }
+}
+
+#[tokio::test]
+async fn what_is_owed_is_found_again_without_its_file() {
+    for damage in ["missing", "scribbled over"] {
+        let home = with_small_segments();
+        let open = home.open().await;
+        let expected = busy(&open).await;
+        assert_eq!(line(&open).await, expected);
+        open.store.close().await;
+        drop(open);
+        let path = home.folder.path().join("owed.db");
+        match damage {
+            "missing" => fs::remove_file(path).unwrap(),
+            _ => fs::write(path, b"this was a database").unwrap(),
+        }
+
+        let open = home.open().await;
+
+        let found = line(&open).await;
+        let standing = |owed: &[Owed]| -> Vec<_> {
+            let of = |it: &Owed| (it.seq, it.place, it.accepted_at, it.standing);
+            owed.iter().map(of).collect()
+        };
+        assert_eq!(standing(&found), standing(&expected), "{damage}");
+        // And it goes on from there.
+        open.store.settle(found.iter().map(|it| note(it, ended())).collect()).await.unwrap();
+        assert_eq!(line(&open).await, []);
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused() {
+    let home = on_sqlite();
+    let _open = home.open().await;
+    let Err(StoreError::Unavailable(source)) = open_sqlite(home.folder.path(), small()) else {
+        panic!("the folder was opened twice");
+    };
+    assert_eq!(source.to_string(), "another process has the data folder open");
+}
+
+#[tokio::test]
+async fn files_of_a_newer_version_are_refused() {
+    let home = with_small_segments();
+    let open = home.open().await;
+    busy(&open).await;
+    open.store.close().await;
+    drop(open);
+    let newest = segments(&home).pop().unwrap();
+    for file in ["control.db", "owed.db", "segments/0000000000000001.db"]
+        .into_iter()
+        .chain([format!("segments/{newest}").as_str()])
+    {
+        let set = |version: u32| {
+            let file = rusqlite::Connection::open(home.folder.path().join(file)).unwrap();
+            file.pragma_update(None, "user_version", version).unwrap();
+        };
+        set(99);
+        let refused = open_sqlite(home.folder.path(), small()).err();
+        assert!(matches!(refused, Some(StoreError::Newer { found: 99, known: 1 })), "{file}");
+        set(1);
+    }
+    assert!(open_sqlite(home.folder.path(), small()).is_ok());
+}
+
+/// A file system of a few megabytes, unmounted at the end.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// `None` when this process may not mount anything.
+    fn mount() -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=6m", "tidegate-test"])
+            .arg(folder.path())
+            .output();
+        mount.is_ok_and(|it| it.status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+/// Runs this test once more in a namespace of its own, in which it may mount.
+fn again_with_the_right_to_mount(test: &str) {
+    const MARK: &str = "TIDEGATE_TEST_IN_NAMESPACE";
+    assert!(std::env::var_os(MARK).is_none(), "cannot mount a tmpfs even in a namespace");
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(MARK, "1")
+        .status();
+    assert!(
+        status.is_ok_and(|it| it.success()),
+        "this test needs a small disk: run it as root, or allow user namespaces"
+    );
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_events_goes_on_delivering_and_heals() {
+    let Some(disk) = SmallDisk::mount() else {
+        return again_with_the_right_to_mount(
+            "store::sqlite::a_full_disk_refuses_events_goes_on_delivering_and_heals",
+        );
+    };
+    let folder = disk.0.path().join("data");
+    let options = Options { reserve_bytes: 1 << 20, ..Options::default() };
+    let open = open_sqlite(&folder, options).unwrap();
+    let owed = owe(&open, 200, &[1]).await;
+
+    // Until the disk is full.
+    let ballast = disk.0.path().join("ballast");
+    let (accepted, refused) = fill(&open, &ballast).await;
+    assert!(matches!(refused, StoreError::Full), "{refused}");
+    assert_eq!(open.store.health().refuses, Some(Refusal::DiskFull));
+    let again = open.store.append(vec![event("1")]).await;
+    assert!(matches!(again, Err(StoreError::Full)));
+
+    // Deliveries go on.
+    for owed in &owed[..100] {
+        open.store.settle(vec![attempt(owed, Class::Accepted, ended())]).await.unwrap();
+    }
+    open.store.plan(plans(&accepted)).await.unwrap();
+
+    // And it heals by itself.
+    fs::remove_file(&ballast).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while open.store.health().refuses.is_some() {
+        assert!(std::time::Instant::now() < deadline, "it does not heal");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let healed = new_events(&open.store.append(vec![event("2")]).await.unwrap());
+    let last = accepted.last().map_or(200, |it| it.seq.0);
+    assert_eq!(healed[0].seq, EventSeq(last + 1));
+    assert!(fs::metadata(folder.join("reserve")).is_ok_and(|it| it.len() == 1 << 20));
+    assert_eq!(line(&open).await.len(), 100 + accepted.len());
+    drop(open);
+    let open = open_sqlite(&folder, small()).unwrap();
+    assert_eq!(open.store.unplanned(EventSeq(0), 10).await.unwrap(), healed);
+    assert_eq!(line(&open).await.len(), 100 + accepted.len());
+}
+
+fn plans(events: &[Arc<Event>]) -> Vec<Plan> {
+    events.iter().map(|it| plan_for(it, &[1])).collect()
+}
+
+/// Takes all room but a little, and appends until the store refuses. Says what it had accepted.
+async fn fill(open: &Open, ballast: &Path) -> (Vec<Arc<Event>>, StoreError) {
+    use std::io::Write as _;
+    let mut file = fs::File::create(ballast).unwrap();
+    while file.write_all(&[1; 16 * 1024]).is_ok() {}
+    let size = file.metadata().unwrap().len();
+    file.set_len(size.saturating_sub(256 * 1024)).unwrap();
+    let mut accepted = Vec::new();
+    loop {
+        match open.store.append((0..10).map(|_| event(&noise())).collect()).await {
+            Ok(appended) => accepted.extend(new_events(&appended)),
+            Err(error) => return (accepted, error),
+        }
+        assert!(accepted.len() < 100_000, "the disk does not get full");
+    }
+}
+
+/// A payload that does not compress.
+fn noise() -> String {
+    let mut bytes = [0; 400];
+    getrandom::fill(&mut bytes).unwrap();
+    format!("\"{}\"", hex::encode(bytes))
+}
