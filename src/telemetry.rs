@@ -61,8 +61,9 @@ pub fn start_logs(options: &Options) -> Result<(), TelemetryError> {
 /// Starts counting. There is one set of counters in a process; a second call gives the same one.
 pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
     static HANDLE: std::sync::Mutex<Option<PrometheusHandle>> = std::sync::Mutex::new(None);
-    const SECONDS: &[f64] =
-        &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+    const SECONDS: &[f64] = &[
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
+    ];
 
     let mut handle = HANDLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(handle) = &*handle {

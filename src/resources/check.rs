@@ -3,17 +3,13 @@
 
 use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jiff::SignedDuration;
-
 use super::{
-    AuthSpec, DestinationKind, DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec,
-    Scope, SecretField, SecretOwner, SecretSpec, SourceSpec, policy,
+    DestinationKind, DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope,
+    SourceSpec, policy, secrets::Safe,
 };
 use crate::model::{
-    Auth, Connection, Destination, DestinationId, DestinationState, EndpointUrl, EventType,
-    Ordering, Pipeline, Policy, Project, RawJson, Route, Sealed, Secret, SigningKey, Source,
-    Webhook,
+    Connection, Destination, DestinationId, DestinationState, EndpointUrl, EventType, Ordering,
+    Pipeline, Policy, Project, RawJson, Route, Source, Webhook,
 };
 
 /// A shape in which people write one kind of resource.
@@ -35,10 +31,6 @@ pub trait Spec: Sized {
 const TAKEN: &str = "must be a name that no other resource of this kind has";
 const MOST_ROUTES: usize = 100;
 const MOST_HEADERS: usize = 50;
-/// How long a signing secret goes on signing after another has taken its place.
-const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
-/// Signing secrets that are alive at once.
-const MOST_SIGNING_KEYS: usize = 10;
 
 impl Spec for ProjectSpec {
     type Model = Project;
@@ -58,7 +50,7 @@ impl Spec for ProjectSpec {
             id: old.map_or_else(|| scope.id(), |it| it.id),
             name: self.name.clone(),
             retention: self.retention,
-            created_at: old.map_or(scope.now, |it| it.created_at),
+            created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
     }
 
@@ -83,7 +75,7 @@ impl Spec for SourceSpec {
             name: self.name.clone(),
             kind: self.kind,
             enabled: self.enabled,
-            created_at: old.map_or(scope.now, |it| it.created_at),
+            created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
     }
 
@@ -112,7 +104,7 @@ impl Spec for EventTypeSpec {
             name: self.name.clone(),
             description: self.description.clone(),
             example: self.example.as_ref().map(RawJson::of),
-            created_at: old.map_or(scope.now, |it| it.created_at),
+            created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
     }
 
@@ -168,7 +160,7 @@ impl Spec for PipelineSpec {
                     steps: it.steps.clone(),
                 })
                 .collect(),
-            created_at: old.map_or(scope.now, |it| it.created_at),
+            created_at: old.map_or(scope.means.now, |it| it.created_at),
         };
         all_right(wrong)?;
         Ok(match old {
@@ -216,7 +208,7 @@ impl Spec for DestinationSpec {
             state: old.map_or(DestinationState::Active, |it| it.state.clone()),
             policy,
             connection: Connection::Webhook(connection),
-            created_at: old.map_or(scope.now, |it| it.created_at),
+            created_at: old.map_or(scope.means.now, |it| it.created_at),
         };
         Ok(match old {
             Some(old) if *old != destination => {
@@ -288,129 +280,6 @@ impl DestinationSpec {
             signing_keys: signing_keys?,
         })
     }
-}
-
-/// The secrets of one destination.
-struct Safe<'a> {
-    scope: &'a Scope<'a>,
-    destination: DestinationId,
-}
-
-impl Safe<'_> {
-    fn owner(&self, field: SecretField) -> SecretOwner {
-        SecretOwner { project: self.scope.project, destination: self.destination, field }
-    }
-
-    /// The sealed secret: the old one where it is the same, so that nothing changes.
-    fn sealed(
-        &self,
-        field: SecretField,
-        path: &str,
-        given: &SecretSpec,
-        old: Option<&Sealed>,
-        wrong: &mut Vec<Invalid>,
-    ) -> Option<Sealed> {
-        let owner = self.owner(field);
-        if given.is_placeholder() {
-            if old.is_none() {
-                let rule = "must be a secret: there is none yet that a placeholder could stand for";
-                wrong.push(Invalid::new(path, rule, "a placeholder"));
-            }
-            return old.cloned();
-        }
-        let secret = given.secret();
-        let is_text = |it: &Secret| !it.expose().is_empty() && it.expose().len() <= 4096;
-        if !is_text(secret) || secret.expose().chars().any(char::is_control) {
-            let rule = "must be 1 to 4096 bytes without control characters";
-            wrong.push(Invalid::new(path, rule, "another text"));
-            return None;
-        }
-        let same = old.filter(|it| self.scope.seal.open(owner, it).as_ref() == Some(secret));
-        Some(same.cloned().unwrap_or_else(|| self.scope.seal.seal(owner, secret)))
-    }
-
-    fn auth(&self, given: &AuthSpec, old: Option<&Auth>, wrong: &mut Vec<Invalid>) -> Option<Auth> {
-        match given {
-            AuthSpec::None => Some(Auth::None),
-            AuthSpec::Bearer(token) => {
-                let old = match old {
-                    Some(Auth::Bearer { token }) => Some(token),
-                    Some(Auth::None | Auth::Basic { .. }) | None => None,
-                };
-                let field = SecretField::BearerToken;
-                let token = self.sealed(field, "auth.bearer", token, old, wrong)?;
-                Some(Auth::Bearer { token })
-            }
-            AuthSpec::Basic(basic) => {
-                let old = match old {
-                    Some(Auth::Basic { password, .. }) => Some(password),
-                    Some(Auth::None | Auth::Bearer { .. }) | None => None,
-                };
-                let username = &basic.username;
-                if username.contains(':') || username.chars().any(char::is_control) {
-                    let rule = "must have no `:` and no control characters";
-                    wrong.push(Invalid::new("auth.basic.username", rule, "another text"));
-                }
-                let (field, path) = (SecretField::BasicPassword, "auth.basic.password");
-                let password = self.sealed(field, path, &basic.password, old, wrong)?;
-                Some(Auth::Basic { username: username.clone(), password })
-            }
-        }
-    }
-
-    /// The keys that sign from now on. Another secret than before takes over as the newest; the one
-    /// before goes on signing for a day, since the receiver may still verify with it.
-    fn signing_keys(
-        &self,
-        given: Option<&SecretSpec>,
-        old: &[SigningKey],
-        wrong: &mut Vec<Invalid>,
-    ) -> Option<Vec<SigningKey>> {
-        let now = self.scope.now;
-        let owner = self.owner(SecretField::SigningKey);
-        let newest = old.iter().find(|it| it.expires_at.is_none());
-        let secret = match (given, newest) {
-            (None, Some(_)) => return Some(old.to_vec()),
-            (None, None) => self.scope.seal.seal(owner, &self.new_secret()),
-            (Some(given), _) => {
-                if !given.is_placeholder() && !is_signing_secret(given.secret()) {
-                    let rule = "must be `whsec_` and 24 to 64 bytes in base64, or `whsk_` and an ed25519 key; `openssl rand -base64 32` makes one";
-                    wrong.push(Invalid::new("secret", rule, "another text"));
-                    return None;
-                }
-                let field = SecretField::SigningKey;
-                self.sealed(field, "secret", given, newest.map(|it| &it.secret), wrong)?
-            }
-        };
-        if newest.is_some_and(|it| it.secret == secret) {
-            return Some(old.to_vec());
-        }
-        let mut keys = vec![SigningKey { secret, created_at: now, expires_at: None }];
-        keys.extend(old.iter().cloned().filter_map(|mut key| {
-            let expires_at = *key.expires_at.get_or_insert(now + OVERLAP);
-            (expires_at > now).then_some(key)
-        }));
-        keys.truncate(MOST_SIGNING_KEYS);
-        Some(keys)
-    }
-
-    fn new_secret(&self) -> Secret {
-        let mut bytes = zeroize::Zeroizing::new([0; 32]);
-        self.scope.seal.random(bytes.as_mut());
-        Secret::new(format!("whsec_{}", STANDARD.encode(bytes)))
-    }
-}
-
-/// Whether a secret can sign by Standard Webhooks. Padding may be left out.
-fn is_signing_secret(secret: &Secret) -> bool {
-    use base64::engine::general_purpose::STANDARD_NO_PAD;
-    let text = secret.expose();
-    let (key, lengths) = match (text.strip_prefix("whsec_"), text.strip_prefix("whsk_")) {
-        (Some(key), _) => (key, 24..=64),
-        (None, Some(key)) => (key, 32..=64),
-        (None, None) => return false,
-    };
-    STANDARD_NO_PAD.decode(key.trim_end_matches('=')).is_ok_and(|it| lengths.contains(&it.len()))
 }
 
 /// Whether people may set this header.

@@ -8,6 +8,7 @@ mod tree;
 mod spec;
 mod check;
 mod policy;
+mod secrets;
 mod show;
 
 use std::{cell::RefCell, fmt};
@@ -17,7 +18,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     catalog::Catalog,
-    model::{DestinationId, Id, IdSequence, ProjectId, Sealed, Secret},
+    crypto::{Random, Vault},
+    model::{Id, IdSequence, ProjectId},
 };
 
 pub use check::Spec;
@@ -65,55 +67,29 @@ pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Invalid> {
     tree::from_json(body)?.read()
 }
 
-/// What becomes of secrets on their way into the catalogue.
-pub trait Seal: Send + Sync {
-    fn seal(&self, owner: SecretOwner, secret: &Secret) -> Sealed;
-
-    /// `None` when it does not open, e.g. because its master key is gone.
-    fn open(&self, owner: SecretOwner, sealed: &Sealed) -> Option<Secret>;
-
-    /// Fills the slice with bytes that nobody can guess.
-    fn random(&self, bytes: &mut [u8]);
-}
-
-/// Where a secret belongs; it opens nowhere else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SecretOwner {
-    pub project: ProjectId,
-    pub destination: DestinationId,
-    pub field: SecretField,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SecretField {
-    SigningKey,
-    BearerToken,
-    BasicPassword,
+/// What a check needs besides the resources that are there.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    pub vault: &'a Vault,
+    pub random: &'a dyn Random,
+    pub now: Timestamp,
 }
 
 /// What a check looks at: the resources that are there, in whose project, and when.
 pub struct Scope<'a> {
     pub catalog: &'a Catalog,
     pub project: ProjectId,
-    pub now: Timestamp,
-    pub seal: &'a dyn Seal,
+    pub means: Means<'a>,
     ids: RefCell<IdSequence>,
 }
 
 impl<'a> Scope<'a> {
-    pub fn new(
-        catalog: &'a Catalog,
-        project: ProjectId,
-        now: Timestamp,
-        seal: &'a dyn Seal,
-    ) -> Self {
-        Self { catalog, project, now, seal, ids: RefCell::new(IdSequence::default()) }
+    pub fn new(catalog: &'a Catalog, project: ProjectId, means: Means<'a>) -> Self {
+        Self { catalog, project, means, ids: RefCell::new(IdSequence::default()) }
     }
 
     /// An id for a new resource.
     pub fn id<K>(&self) -> Id<K> {
-        let mut random = [0; 8];
-        self.seal.random(&mut random);
-        self.ids.borrow_mut().next(self.now, u64::from_le_bytes(random))
+        self.ids.borrow_mut().next(self.means.now, self.means.random.u64())
     }
 }

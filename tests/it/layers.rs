@@ -21,31 +21,73 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("pipeline", &["model", "clock", "hint", "expr", "store", "catalog"]),
     ("destinations", &["model", "clock", "crypto", "catalog"]),
     ("dispatch", &["model", "clock", "hint", "tail", "store", "catalog", "destinations"]),
-    ("resources", &["model", "crypto", "expr", "store", "catalog", "pipeline", "destinations", "dispatch"]),
+    (
+        "resources",
+        &["model", "crypto", "expr", "store", "catalog", "pipeline", "destinations", "dispatch"],
+    ),
     ("problem", &["model", "store", "gate", "resources"]),
     ("ingest", &["model", "clock", "tail", "crypto", "store", "catalog", "gate", "problem"]),
     (
         "api",
         &[
-            "model", "clock", "tail", "crypto", "expr", "store", "catalog", "gate", "pipeline", "destinations", "dispatch",
-            "resources", "problem", "ingest",
+            "model",
+            "clock",
+            "tail",
+            "crypto",
+            "expr",
+            "store",
+            "catalog",
+            "gate",
+            "pipeline",
+            "destinations",
+            "dispatch",
+            "resources",
+            "problem",
+            "ingest",
         ],
     ),
     ("server", &["problem"]),
     ("telemetry", &[]),
-    ("config", &["gate", "store", "pipeline", "destinations", "dispatch", "ingest", "server", "telemetry"]),
+    (
+        "config",
+        &["gate", "store", "pipeline", "destinations", "dispatch", "ingest", "server", "telemetry"],
+    ),
     (
         "app",
         &[
-            "model", "clock", "hint", "tail", "crypto", "store", "catalog", "gate", "pipeline", "destinations", "dispatch",
-            "resources", "ingest", "api", "server", "telemetry", "config",
+            "model",
+            "clock",
+            "hint",
+            "tail",
+            "crypto",
+            "store",
+            "catalog",
+            "gate",
+            "pipeline",
+            "destinations",
+            "dispatch",
+            "resources",
+            "ingest",
+            "api",
+            "server",
+            "telemetry",
+            "config",
         ],
     ),
     (
         "cli",
         &[
-            "model", "clock", "crypto", "store", "catalog", "destinations", "resources", "server", "telemetry",
-            "config", "app",
+            "model",
+            "clock",
+            "crypto",
+            "store",
+            "catalog",
+            "destinations",
+            "resources",
+            "server",
+            "telemetry",
+            "config",
+            "app",
         ],
     ),
 ];
@@ -106,7 +148,10 @@ fn every_file_says_what_it_is_and_fits_in_the_head() {
             }
             let lines = text.lines().count();
             if lines > LINES_PER_FILE {
-                wrong.push(format!("{}: {lines} lines, of at most {LINES_PER_FILE}", file.display()));
+                wrong.push(format!(
+                    "{}: {lines} lines, of at most {LINES_PER_FILE}",
+                    file.display()
+                ));
             }
         }
     }
@@ -128,7 +173,8 @@ fn every_file_is_compiled() {
                 _ => (stem, parent),
             };
             let names_it = |it: &Path| it.exists() && read(it).contains(&format!("mod {module};"));
-            let is_declared = names_it(&outer.join("mod.rs")) || roots.iter().any(|it| names_it(&outer.join(it)));
+            let is_declared =
+                names_it(&outer.join("mod.rs")) || roots.iter().any(|it| names_it(&outer.join(it)));
             assert!(is_declared, "{}: no `mod` line names this file", file.display());
         }
     }
@@ -141,10 +187,16 @@ fn only_egress_connects_and_only_problem_speaks_problem_json() {
         let path = file.display().to_string();
         // The command line's own requests go to the gateway, never to an address from a resource.
         if !path.contains("/egress") && !path.contains("/cli/") {
-            assert!(!text.contains("TcpStream::connect"), "{path}: only `egress` opens connections");
+            assert!(
+                !text.contains("TcpStream::connect"),
+                "{path}: only `egress` opens connections"
+            );
         }
         if !path.ends_with("problem.rs") && !path.contains("/cli/") {
-            assert!(!text.contains("application/problem+json"), "{path}: only `problem` speaks RFC 9457");
+            assert!(
+                !text.contains("application/problem+json"),
+                "{path}: only `problem` speaks RFC 9457"
+            );
         }
     }
 }
@@ -158,11 +210,13 @@ fn the_documents_name_only_tests_and_files_that_exist() {
         .collect();
     let mut wrong = Vec::new();
     for word in quoted(&read(&root().join("ARCHITECTURE.md"))) {
-        let is_test_name = word.contains('_') && word.matches('_').count() > 3 && !word.contains('/');
+        let is_test_name =
+            word.contains('_') && word.matches('_').count() > 3 && !word.contains('/');
         if is_test_name && !code.contains(&format!("fn {word}(")) {
             wrong.push(format!("ARCHITECTURE.md names the test `{word}`, which does not exist"));
         }
-        let is_path = word.starts_with("src/") || word.starts_with("tests/") || word.starts_with("docs/");
+        let is_path =
+            word.starts_with("src/") || word.starts_with("tests/") || word.starts_with("docs/");
         if is_path && !word.contains(['*', '<', '{']) && !root().join(&word).exists() {
             wrong.push(format!("ARCHITECTURE.md names `{word}`, which does not exist"));
         }

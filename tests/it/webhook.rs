@@ -173,10 +173,9 @@ async fn an_event_that_goes_in_circles_is_stopped() {
 #[tokio::test]
 async fn what_the_endpoint_says_comes_back_in_the_outcome_and_only_its_beginning() {
     let lab = Lab::new();
-    let sink = Sink::with(|_| {
-        Answer::status(429).header("retry-after", "120.5").body("x".repeat(30_000))
-    })
-    .await;
+    let sink =
+        Sink::with(|_| Answer::status(429).header("retry-after", "120.5").body("x".repeat(30_000)))
+            .await;
     let outcome = lab.attempt(&sink.url("/"), Duration::from_secs(10)).await;
     assert_eq!(outcome.retry_after, Some(Duration::from_millis(120_500)));
     assert_eq!(outcome.response.unwrap().bytes().len(), 1024);
@@ -200,7 +199,8 @@ async fn one_connection_serves_attempt_after_attempt() {
 async fn many_attempts_at_once_have_a_connection_each_and_leave_a_bounded_number() {
     let mut options = crate::harness::outlet::lab_options();
     options.idle_per_destination = 3;
-    let lab = Lab::with(options, Arc::new(tidegate::destinations::egress::SystemResolver::default()));
+    let lab =
+        Lab::with(options, Arc::new(tidegate::destinations::egress::SystemResolver::default()));
     let sink = Sink::holding(|_| Answer::status(200)).await;
     let outlet = Arc::new(lab.build(&destination(&sink.url("/"))));
     let attempts: Vec<_> = (0..10)
@@ -267,8 +267,10 @@ async fn a_destination_whose_secret_does_not_open_says_so_and_sends_nothing() {
     let mut key = lab.signing_key(&broken, SECRET);
     key.secret = Sealed::from_text("v1.0badc0de.AAAA");
     webhook_of(&mut broken).signing_keys.push(key);
-    let catalog =
-        Catalog { destinations: [(broken.id, Arc::new(broken.clone()))].into(), ..Default::default() };
+    let catalog = Catalog {
+        destinations: [(broken.id, Arc::new(broken.clone()))].into(),
+        ..Default::default()
+    };
     let (_sender, receiver) = watch::channel(Arc::new(catalog));
     let directory = Directory::new(receiver, lab.vault.clone(), lab.egress.clone());
 

@@ -18,8 +18,8 @@ use tidegate::{
     },
     model::{
         Auth, Connection, DeliverySeq, Destination, DestinationId, DestinationState, Event,
-        EventId, EventSeq, Message, Method, Outcome, Policy, ProjectId, RawJson, SigningKey,
-        Secret, SourceId, Webhook,
+        EventId, EventSeq, Message, Method, Outcome, Policy, ProjectId, RawJson, Secret,
+        SigningKey, SourceId, Webhook,
     },
 };
 
@@ -116,12 +116,7 @@ pub fn message_with(number: u64, metadata: &str, payload: &str) -> Message {
         metadata: RawJson::parse(metadata.to_owned()).unwrap(),
         payload: RawJson::parse(payload.to_owned()).unwrap(),
     };
-    Message {
-        seq: DeliverySeq::new(seq, 0),
-        event: Arc::new(event),
-        copy: None,
-        fresh_id: false,
-    }
+    Message { seq: DeliverySeq::new(seq, 0), event: Arc::new(event), copy: None, fresh_id: false }
 }
 
 /// A resolver that answers by a script, in a circle, whatever name is asked for.

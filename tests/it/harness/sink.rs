@@ -221,12 +221,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<Stat
     }
 }
 
-async fn connection(
-    socket: TcpStream,
-    tls: Option<TlsAcceptor>,
-    number: usize,
-    state: Arc<State>,
-) {
+async fn connection(socket: TcpStream, tls: Option<TlsAcceptor>, number: usize, state: Arc<State>) {
     match tls {
         None => serve(socket, number, &state).await,
         // A client that does not like the certificate goes away here.

@@ -1,0 +1,131 @@
+//! The secrets of a destination, on their way into the catalogue: sealed, and left as they are where
+//! they are the same.
+
+use jiff::SignedDuration;
+
+use super::{AuthSpec, Invalid, Scope, SecretSpec};
+use crate::{
+    crypto::{Context, Field, signature::standard},
+    model::{Auth, DestinationId, Sealed, Secret, SigningKey},
+};
+
+/// How long a signing secret goes on signing after another has taken its place.
+const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
+/// Signing secrets that are alive at once.
+const MOST_SIGNING_KEYS: usize = 10;
+
+/// The secrets of one destination.
+pub(super) struct Safe<'a> {
+    pub scope: &'a Scope<'a>,
+    pub destination: DestinationId,
+}
+
+impl Safe<'_> {
+    fn context(&self, field: Field) -> Context {
+        Context::of_destination(self.scope.project, self.destination, field)
+    }
+
+    /// The sealed secret: the old one where it is the same, so that nothing changes.
+    fn sealed(
+        &self,
+        field: Field,
+        path: &str,
+        given: &SecretSpec,
+        old: Option<&Sealed>,
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Sealed> {
+        let vault = self.scope.means.vault;
+        let context = self.context(field);
+        if given.is_placeholder() {
+            if old.is_none() {
+                let rule = "must be a secret: there is none yet that a placeholder could stand for";
+                wrong.push(Invalid::new(path, rule, "a placeholder"));
+            }
+            return old.cloned();
+        }
+        let secret = given.secret();
+        let is_text = |it: &Secret| !it.expose().is_empty() && it.expose().len() <= 4096;
+        if !is_text(secret) || secret.expose().chars().any(char::is_control) {
+            let rule = "must be 1 to 4096 bytes without control characters";
+            wrong.push(Invalid::new(path, rule, "another text"));
+            return None;
+        }
+        let same = old.filter(|it| vault.open(it, &context).is_ok_and(|it| it == *secret));
+        Some(same.cloned().unwrap_or_else(|| vault.seal(secret, &context)))
+    }
+
+    pub fn auth(
+        &self,
+        given: &AuthSpec,
+        old: Option<&Auth>,
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Auth> {
+        match given {
+            AuthSpec::None => Some(Auth::None),
+            AuthSpec::Bearer(token) => {
+                let old = match old {
+                    Some(Auth::Bearer { token }) => Some(token),
+                    Some(Auth::None | Auth::Basic { .. }) | None => None,
+                };
+                let field = Field::BearerToken;
+                let token = self.sealed(field, "auth.bearer", token, old, wrong)?;
+                Some(Auth::Bearer { token })
+            }
+            AuthSpec::Basic(basic) => {
+                let old = match old {
+                    Some(Auth::Basic { password, .. }) => Some(password),
+                    Some(Auth::None | Auth::Bearer { .. }) | None => None,
+                };
+                let username = &basic.username;
+                if username.contains(':') || username.chars().any(char::is_control) {
+                    let rule = "must have no `:` and no control characters";
+                    wrong.push(Invalid::new("auth.basic.username", rule, "another text"));
+                }
+                let (field, path) = (Field::BasicPassword, "auth.basic.password");
+                let password = self.sealed(field, path, &basic.password, old, wrong)?;
+                Some(Auth::Basic { username: username.clone(), password })
+            }
+        }
+    }
+
+    /// The keys that sign from now on. Another secret than before takes over as the newest; the one
+    /// before goes on signing for a day, since the receiver may still verify with it.
+    pub fn signing_keys(
+        &self,
+        given: Option<&SecretSpec>,
+        old: &[SigningKey],
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Vec<SigningKey>> {
+        let now = self.scope.means.now;
+        let context = self.context(Field::SigningKey);
+        let newest = old.iter().find(|it| it.expires_at.is_none());
+        let secret = match (given, newest) {
+            (None, Some(_)) => return Some(old.to_vec()),
+            (None, None) => self
+                .scope
+                .means
+                .vault
+                .seal(&standard::new_secret(self.scope.means.random), &context),
+            (Some(given), _) => {
+                if !given.is_placeholder()
+                    && let Err(error) = standard::Key::signing(given.secret())
+                {
+                    wrong.push(Invalid::new("secret", error.to_string(), "another text"));
+                    return None;
+                }
+                let field = Field::SigningKey;
+                self.sealed(field, "secret", given, newest.map(|it| &it.secret), wrong)?
+            }
+        };
+        if newest.is_some_and(|it| it.secret == secret) {
+            return Some(old.to_vec());
+        }
+        let mut keys = vec![SigningKey { secret, created_at: now, expires_at: None }];
+        keys.extend(old.iter().cloned().filter_map(|mut key| {
+            let expires_at = *key.expires_at.get_or_insert(now + OVERLAP);
+            (expires_at > now).then_some(key)
+        }));
+        keys.truncate(MOST_SIGNING_KEYS);
+        Some(keys)
+    }
+}
