@@ -66,11 +66,11 @@ impl Client {
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.post_for(path, body).await.map(|(_, value)| value)
+        self.post_bytes(path, body.to_string().into()).await.map(|(_, value)| value)
     }
 
-    /// With the status, where more than one means success.
-    pub async fn post_for(&self, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
+    /// With the status, where more than one means success. The body is sent as it is, which is JSON.
+    pub async fn post_bytes(&self, path: &str, body: Bytes) -> Result<(StatusCode, Value)> {
         let (status, bytes) = self.call(Method::POST, path, &[], Some(body)).await?;
         Ok((status, self.value(bytes)?))
     }
@@ -109,7 +109,7 @@ impl Client {
         method: Method,
         path: &str,
         query: &[(&str, String)],
-        body: Option<&Value>,
+        body: Option<Bytes>,
     ) -> Result<(StatusCode, Bytes)> {
         let request = self.request(method, path, query, body)?;
         let response = self.answer(request).await?;
@@ -129,7 +129,7 @@ impl Client {
         method: Method,
         path: &str,
         query: &[(&str, String)],
-        body: Option<&Value>,
+        body: Option<Bytes>,
     ) -> Result<Request<Full<Bytes>>> {
         let key = self.key.as_ref().ok_or_else(missing_key)?;
         let mut authorization =
@@ -150,8 +150,7 @@ impl Client {
         if let Some(project) = &self.project {
             request = request.header(PROJECT, project);
         }
-        let body = body.map(|it| Bytes::from(it.to_string())).unwrap_or_default();
-        request.body(Full::new(body)).map_err(|_| {
+        request.body(Full::new(body.unwrap_or_default())).map_err(|_| {
             CliError::usage(format!("`{}` is no address that can be called", self.base))
         })
     }

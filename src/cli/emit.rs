@@ -2,26 +2,31 @@
 
 use std::{io::Read as _, path::Path, time::Duration};
 
+use bytes::Bytes;
 use http::StatusCode;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 use tokio::task::JoinSet;
 
 use super::{
     Context,
+    client::Client,
     error::{CliError, Result},
+    events,
     output::{self, plural},
 };
-use crate::model::TypeName;
+use crate::model::{RawJson, TypeName};
 
+const EVENTS: &str = "/api/v1/events";
 const LARGEST: u64 = 64 * 1024 * 1024;
 
 /// Send an event, and see its id
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  tidegate emit user.signed_up --data '{\"plan\":\"pro\"}'
+  tidegate emit user.signed_up --data '{\"plan\":\"pro\"}' --watch
   tidegate emit order.paid --data @order.json --key order-42     once, however often it is sent
   echo '{\"a\":1}' | tidegate emit test --data -
   tidegate emit load.test --count 10000                          many, one request each")]
@@ -50,45 +55,79 @@ pub struct Args {
     /// Requests at once, with --count
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
+    /// Stay and show what becomes of it
+    #[arg(long, short, conflicts_with = "count")]
+    watch: bool,
     /// The answer as JSON
     #[arg(long)]
     json: bool,
 }
 
-impl Args {
-    /// The body of a request; the `number`th from 1, where there are several.
-    fn body(&self, payload: &Value, number: u64) -> Result<Value> {
-        let mut body = Map::new();
-        body.insert("type".to_owned(), self.event_type.as_str().into());
-        body.insert("payload".to_owned(), payload.clone());
-        if let Some(key) = &self.key {
-            let key = if self.count == 1 { key.clone() } else { format!("{key}-{number}") };
-            body.insert("idempotency_key".to_owned(), key.into());
-        }
-        if let Some(metadata) = &self.metadata {
-            body.insert("metadata".to_owned(), parse_json("--metadata", metadata.as_bytes())?);
-        }
-        if let Some(source) = &self.source {
-            body.insert("source".to_owned(), source.as_str().into());
-        }
-        if let Some(timestamp) = self.timestamp {
-            body.insert("timestamp".to_owned(), timestamp.to_string().into());
-        }
-        Ok(Value::Object(body))
+/// The body of a request. Payload and metadata go as they were written: 1.50 stays 1.50.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    event_type: &'a str,
+    payload: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<Timestamp>,
+}
+
+/// What is sent, once or many times.
+struct Emission<'a> {
+    args: &'a Args,
+    payload: Box<RawValue>,
+    metadata: Option<Box<RawValue>>,
+}
+
+impl<'a> Emission<'a> {
+    fn read(args: &'a Args) -> Result<Self> {
+        let metadata = args.metadata.as_deref().map(|it| parse_json("--metadata", it.as_bytes()));
+        Ok(Self { args, payload: read_data(&args.data)?, metadata: metadata.transpose()? })
+    }
+
+    /// The body of the `number`th request, from 1.
+    fn body(&self, number: u64) -> Bytes {
+        let numbered = |key: &String| match self.args.count {
+            1 => key.clone(),
+            _ => format!("{key}-{number}"),
+        };
+        let body = Body {
+            event_type: self.args.event_type.as_str(),
+            payload: &self.payload,
+            idempotency_key: self.args.key.as_ref().map(numbered),
+            metadata: self.metadata.as_deref(),
+            source: self.args.source.as_deref(),
+            timestamp: self.args.timestamp,
+        };
+        RawJson::of(&body).bytes().clone()
     }
 }
 
 pub async fn run(context: &Context, args: Args) -> Result<()> {
-    let payload = read_data(&args.data)?;
+    let emission = Emission::read(&args)?;
     if args.count > 1 {
-        return many(context, &args, &payload).await;
+        return many(context, &emission).await;
     }
-    let (status, answer) =
-        context.client.post_for("/api/v1/events", &args.body(&payload, 1)?).await?;
+    let (status, answer) = context.client.post_bytes(EVENTS, emission.body(1)).await?;
+    let id = text(&answer, "id");
+    if args.watch {
+        let event = events::settled(context, id).await?;
+        return if args.json {
+            context.out.json(&event)
+        } else {
+            events::tell(context, event, false)
+        };
+    }
     if args.json {
         return context.out.json(&answer);
     }
-    let id = text(&answer, "id");
     let paint = context.out.paint;
     let verdict =
         if status == StatusCode::OK { paint.yellow("duplicate") } else { paint.green("accepted") };
@@ -135,7 +174,8 @@ impl Tally {
     }
 }
 
-async fn many(context: &Context, args: &Args, payload: &Value) -> Result<()> {
+async fn many(context: &Context, emission: &Emission<'_>) -> Result<()> {
+    let args = emission.args;
     let begun = context.clock.now();
     let bar = progress_bar(args.count);
     let mut running = JoinSet::new();
@@ -144,8 +184,8 @@ async fn many(context: &Context, args: &Args, payload: &Value) -> Result<()> {
     let result = loop {
         while number < args.count && running.len() < usize::from(args.concurrency) {
             number += 1;
-            let (client, body) = (context.client.clone(), args.body(payload, number)?);
-            running.spawn(async move { client.post_for("/api/v1/events", &body).await });
+            let (client, body) = (context.client.clone(), emission.body(number));
+            running.spawn(async move { post_patiently(&client, body).await });
         }
         match running.join_next().await {
             None => break Ok(()),
@@ -159,6 +199,22 @@ async fn many(context: &Context, args: &Args, payload: &Value) -> Result<()> {
     let elapsed = context.clock.now().duration_since(begun).unsigned_abs();
     summary(context, args, &tally, elapsed)?;
     result
+}
+
+/// Posts an event; while the gateway says that it has too much to do, waits and tries again.
+async fn post_patiently(client: &Client, body: Bytes) -> Result<(StatusCode, Value)> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    const TRIES: usize = 60;
+    for _ in 1..TRIES {
+        match client.post_bytes(EVENTS, body.clone()).await {
+            // It says with this status that nothing was kept.
+            Err(CliError::Refused(problem)) if problem.status == 429 => {
+                tokio::time::sleep(PAUSE).await
+            }
+            other => return other,
+        }
+    }
+    client.post_bytes(EVENTS, body).await
 }
 
 fn summary(context: &Context, args: &Args, tally: &Tally, elapsed: Duration) -> Result<()> {
@@ -196,7 +252,7 @@ pub fn progress_bar(length: u64) -> ProgressBar {
     bar
 }
 
-fn read_data(data: &str) -> Result<Value> {
+fn read_data(data: &str) -> Result<Box<RawValue>> {
     if data == "-" {
         return parse_json(
             "standard input",
@@ -221,7 +277,14 @@ pub fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn parse_json(name: &str, bytes: &[u8]) -> Result<Value> {
+/// The same as a value, for requests that are not kept.
+pub fn read_json_argument(data: &str) -> Result<Value> {
+    let raw = read_data(data)?;
+    serde_json::from_str(raw.get())
+        .map_err(|error| CliError::usage(format!("--data is not JSON: {error}")))
+}
+
+fn parse_json(name: &str, bytes: &[u8]) -> Result<Box<RawValue>> {
     serde_json::from_slice(bytes).map_err(|error| {
         let line = String::from_utf8_lossy(bytes.split(|&it| it == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default())
             .into_owned();
@@ -249,6 +312,34 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_payload_is_sent_as_it_was_written_and_keys_are_numbered() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        for (line, number, expected) in [
+            ("x --data [1.50,1e400]", 1, r#"{"type":"x","payload":[1.50,1e400]}"#),
+            (
+                "x --key k --source app",
+                1,
+                r#"{"type":"x","payload":{},"idempotency_key":"k","source":"app"}"#,
+            ),
+            ("x --key k --count 9", 7, r#"{"type":"x","payload":{},"idempotency_key":"k-7"}"#),
+            (
+                "x --timestamp 2026-07-31T14:00:00+02:00 --metadata {\"a\":1.0}",
+                1,
+                r#"{"type":"x","payload":{},"metadata":{"a":1.0},"timestamp":"2026-07-31T12:00:00Z"}"#,
+            ),
+        ] {
+            let words = std::iter::once("emit").chain(line.split_whitespace());
+            let args = <Line as clap::Parser>::try_parse_from(words).unwrap().args;
+            let body = Emission::read(&args).unwrap().body(number);
+            assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use indicatif::ProgressBar;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use super::{
     Context,
@@ -20,13 +22,14 @@ use super::{
     views::{self, Event},
     waterfall,
 };
-use crate::model::Pattern;
+use crate::model::{DeliveryState, Pattern};
 
 /// Look at events
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
   tidegate events list --type 'user.*' --since 1h
+  tidegate events list --key order-42             the one with this idempotency key
   tidegate events show evt_01ka…                  the story of one: received, planned, each attempt
   tidegate events export --since 7d --out week.ndjson")]
 pub enum Command {
@@ -40,6 +43,9 @@ pub enum Command {
 pub struct ListArgs {
     #[command(flatten)]
     filter: Filter,
+    /// The event with this idempotency key
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["event_type", "source", "since", "until"])]
+    key: Option<String>,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
@@ -57,6 +63,9 @@ pub struct ShowArgs {
     /// Payload and metadata, too
     #[arg(long)]
     body: bool,
+    /// Wait until its deliveries have ended, or the next attempt is further away than a few seconds
+    #[arg(long, short)]
+    watch: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -108,7 +117,9 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
 }
 
 async fn list(context: &Context, args: ListArgs) -> Result<()> {
-    let query = args.filter.query(context.clock.now());
+    let mut query = args.filter.query(context.clock.now());
+    query.push(("payload", "true".to_owned()));
+    query.extend(args.key.map(|it| ("idempotency_key", it)));
     let paint = context.out.paint;
     let mut rows = Vec::new();
     pages(&context.client, "/api/v1/events", query, args.limit, |row| {
@@ -140,25 +151,61 @@ async fn list(context: &Context, args: ListArgs) -> Result<()> {
 }
 
 async fn show(context: &Context, args: ShowArgs) -> Result<()> {
-    let answer =
-        context.client.get(&format!("/api/v1/events/{}", id_part("evt", &args.id)?), &[]).await?;
+    let answer = match args.watch {
+        true => settled(context, &args.id).await?,
+        false => fetch(context, &args.id).await?,
+    };
     if args.json {
         return context.out.json(&answer);
     }
+    tell(context, answer, args.body)
+}
+
+async fn fetch(context: &Context, id: &str) -> Result<Value> {
+    context.client.get(&format!("/api/v1/events/{}", id_part("evt", id)?), &[]).await
+}
+
+/// Prints the story of an event.
+pub fn tell(context: &Context, answer: Value, with_body: bool) -> Result<()> {
     let event: Event = views::read(answer)?;
-    context.out.text(&waterfall::render(
-        &event,
-        context.clock.now(),
-        context.out.paint,
-        &context.zone,
-    ))?;
-    if args.body {
+    let story = waterfall::render(&event, context.clock.now(), context.out.paint, &context.zone);
+    context.out.text(&story)?;
+    if with_body {
         context.out.text(&waterfall::body(&event))?;
     }
-    if event.deliveries.iter().any(|it| it.state == crate::model::DeliveryState::Dead) {
+    if event.deliveries.iter().any(|it| it.state == DeliveryState::Dead) {
         context.out.next(format_args!("tidegate replay --event {}", event.id));
     }
     Ok(())
+}
+
+/// The event, once there is nothing more to see soon; at the latest after half a minute.
+pub async fn settled(context: &Context, id: &str) -> Result<Value> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(30);
+    let begun = context.clock.now();
+    loop {
+        let answer = fetch(context, id).await?;
+        let event: Event = views::read(answer.clone())?;
+        let now = context.clock.now();
+        if is_settled(&event, now) || now.duration_since(begun).unsigned_abs() > LONGEST {
+            return Ok(answer);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn is_settled(event: &Event, now: Timestamp) -> bool {
+    const SOON: SignedDuration = SignedDuration::from_secs(10);
+    event.planned
+        && event.deliveries.iter().all(|it| match it.state {
+            DeliveryState::Pending => false,
+            DeliveryState::Retrying => it.due.is_some_and(|due| due.duration_since(now) > SOON),
+            DeliveryState::Delivered
+            | DeliveryState::Dead
+            | DeliveryState::Expired
+            | DeliveryState::Cancelled => true,
+        })
 }
 
 async fn export(context: &Context, args: ExportArgs) -> Result<()> {
@@ -241,6 +288,8 @@ fn cannot_write(path: &Path, source: std::io::Error) -> CliError {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -268,5 +317,25 @@ mod tests {
             query,
             [("type", "user.*".to_owned()), ("from", "1970-01-01T00:00:00Z".to_owned())]
         );
+    }
+
+    #[test]
+    fn waiting_ends_when_nothing_more_comes_soon() {
+        let now: Timestamp = "2026-07-31T14:00:00Z".parse().unwrap();
+        for (planned, delivery, expected) in [
+            (false, None, false),
+            (true, None, true),
+            (true, Some(("pending", None)), false),
+            (true, Some(("delivered", None)), true),
+            (true, Some(("retrying", Some("2026-07-31T14:00:05Z"))), false),
+            (true, Some(("retrying", Some("2026-07-31T14:05:00Z"))), true),
+        ] {
+            let delivery =
+                delivery.map(|(state, due)| json!({"id": "dlv_1", "destination": "crm", "state": state, "due": due}));
+            let deliveries: Vec<_> = delivery.into_iter().collect();
+            let event = json!({"id": "evt_1", "type": "x", "received_at": now.to_string(), "planned": planned,
+                "deliveries": deliveries});
+            assert_eq!(is_settled(&views::read(event.clone()).unwrap(), now), expected, "{event}");
+        }
     }
 }

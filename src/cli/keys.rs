@@ -1,6 +1,9 @@
 //! `tidegate keys`: who may call the API.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{
@@ -8,8 +11,9 @@ use super::{
     client::pages,
     deliveries::id_part,
     emit::text,
-    error::Result,
+    error::{CliError, Result},
     output::{self, confirm, table},
+    times::duration,
 };
 
 /// Make, list and revoke API keys
@@ -17,7 +21,7 @@ use super::{
 #[command(after_help = "\
 Examples:
   tidegate keys create app --scopes ingest
-  tidegate keys create support --scopes read,operate
+  tidegate keys create support --scopes read,operate --expires-in 90d
   tidegate keys revoke key_01ka…")]
 pub enum Command {
     Create(CreateArgs),
@@ -34,6 +38,12 @@ pub struct CreateArgs {
     /// What it may do
     #[arg(long, value_enum, value_delimiter = ',', required = true)]
     scopes: Vec<KeyScope>,
+    /// How long it opens anything, such as 90d; for ever without it
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    expires_in: Option<Duration>,
+    /// It opens every project; only such a key makes another
+    #[arg(long)]
+    all_projects: bool,
     /// Only the key itself, for scripts
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -96,6 +106,17 @@ async fn create(context: &Context, args: CreateArgs) -> Result<()> {
     let mut body = Map::new();
     body.insert("name".to_owned(), args.name.clone().into());
     body.insert("scopes".to_owned(), args.scopes.iter().map(|it| it.word()).collect());
+    if let Some(life) = args.expires_in {
+        let end = context
+            .clock
+            .now()
+            .checked_add(life)
+            .map_err(|_| CliError::usage("--expires-in is too long"))?;
+        body.insert("expires_at".to_owned(), end.to_string().into());
+    }
+    if args.all_projects {
+        body.insert("all_projects".to_owned(), true.into());
+    }
     let answer = context.client.post("/api/v1/keys", &body.into()).await?;
     if args.json {
         return context.out.json(&answer);
@@ -130,11 +151,20 @@ async fn list(context: &Context, args: ListArgs) -> Result<()> {
             paint.bold(text(&row, "name")),
             format!("{}…", text(&row, "hint")),
             scopes.collect::<Vec<_>>().join(", "),
+            expiry(&row, context.clock.now()),
         ]);
         Ok(())
     })
     .await?;
     context.out.text(&table(&rows))
+}
+
+fn expiry(row: &Value, now: Timestamp) -> String {
+    match text(row, "expires_at").parse::<Timestamp>() {
+        Ok(at) if at <= now => "expired".to_owned(),
+        Ok(at) => format!("expires {}", output::distance(at, now)),
+        Err(_) => String::new(),
+    }
 }
 
 async fn revoke(context: &Context, args: RevokeArgs) -> Result<()> {

@@ -199,6 +199,7 @@ impl Forwarder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{schemes::Verifier, sink};
 
     fn client(key: &str, project: Option<&str>) -> Client {
         let base = Url::parse("http://127.0.0.1:8080").unwrap();
@@ -227,5 +228,50 @@ mod tests {
             read(&sight("event", &data.replace("user.", "order.")), &wanted).unwrap().is_none()
         );
         assert!(read(&sight("attempt", "{}"), &wanted).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_forwarded_verifies_and_says_how_it_went() {
+        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let secrets = std::slice::from_ref(&secret);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = sink::Options {
+            verifier: Some(Verifier::new(Scheme::Standard, secrets, None).unwrap()),
+            ..sink::Options::default()
+        };
+        let (sender, received) = std::sync::mpsc::channel();
+        let report = move |it: &sink::Received| sender.send(it.clone()).unwrap();
+        tokio::spawn(sink::serve(listener, options, report, std::future::pending()));
+
+        let forwarder = |to: String, secret: &[Secret]| Forwarder {
+            http: http_client(),
+            to: to.parse().unwrap(),
+            timeout: Duration::from_secs(10),
+            signer: Signer::new(Scheme::Standard, secret, None).unwrap(),
+        };
+        let context = Context {
+            client: client("k", None),
+            out: output::Output { paint: Paint::PLAIN },
+            zone: jiff::tz::TimeZone::UTC,
+            clock: std::sync::Arc::new(crate::clock::SystemClock),
+        };
+        let data = r#"{"id":"evt_1","type":"user.signed_up","timestamp":"2026-07-31T14:00:00Z","payload":{"n":1.50}}"#;
+        let event = serde_json::from_str(data).unwrap();
+
+        let line = forwarder(format!("http://{address}/hooks?a=1"), secrets)
+            .forward(&context, &event)
+            .await;
+        assert!(line.contains("  user.signed_up  evt_1  POST /hooks  200  "), "{line}");
+        let it = received.recv().unwrap();
+        assert_eq!((it.signature, it.id.as_deref()), (sink::Judgement::Verified, Some("evt_1")));
+        let body =
+            r#"{"type":"user.signed_up","timestamp":"2026-07-31T14:00:00Z","data":{"n":1.50}}"#;
+        assert_eq!(&it.body[..], body.as_bytes());
+
+        let wrong = [Secret::new("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")];
+        let line =
+            forwarder(format!("http://{address}/hooks"), &wrong).forward(&context, &event).await;
+        assert!(line.contains("POST /hooks  401  "), "{line}");
     }
 }

@@ -18,6 +18,7 @@ mod times;
 // Resources.
 mod apply;
 mod diff;
+mod destinations;
 mod keys;
 
 // Events, on their way in and out.
@@ -105,6 +106,8 @@ enum Command {
     DeadLetters(deliveries::DeadLettersArgs),
     Replay(replay::Args),
     #[command(subcommand)]
+    Destinations(destinations::Command),
+    #[command(subcommand)]
     Keys(keys::Command),
     Sign(sign::SignArgs),
     Verify(sign::VerifyArgs),
@@ -151,6 +154,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Deliveries(command) => deliveries::run(&context(), command).await,
         Command::DeadLetters(args) => deliveries::dead_letters(&context(), args).await,
         Command::Replay(args) => replay::run(&context(), args).await,
+        Command::Destinations(command) => destinations::run(&context(), command).await,
         Command::Keys(command) => keys::run(&context(), command).await,
         Command::Sign(args) => sign::sign(args),
         Command::Verify(args) => sign::verify(args),

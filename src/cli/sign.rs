@@ -1,12 +1,14 @@
 //! `tidegate sign` and `tidegate verify`: signatures without a gateway, to find out who is wrong.
 
+use std::io::IsTerminal as _;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use super::{
     emit::read_bounded,
     error::{CliError, Result},
-    output::Output,
+    output::{self, Output},
     schemes::{Scheme, Signer, Verifier},
 };
 use crate::{
@@ -98,7 +100,7 @@ impl How {
 pub fn sign(args: SignArgs) -> Result<()> {
     let signer = Signer::new(args.how.scheme, &args.how.secrets(), Some(&args.how.header()))?;
     let seconds = args.timestamp.unwrap_or_else(|| SystemClock.now().as_second());
-    let body = read_bounded(std::io::stdin().lock(), "standard input")?;
+    let body = body()?;
     let out = Output::standard();
     for (name, value) in signer.headers(&args.id, seconds, &body) {
         out.line(format_args!("{name}: {value}"))?;
@@ -113,12 +115,20 @@ pub fn verify(args: VerifyArgs) -> Result<()> {
         Some(at) => Timestamp::from_second(at).map_err(|_| CliError::usage("--at is no time"))?,
         None => SystemClock.now(),
     };
-    let body = read_bounded(std::io::stdin().lock(), "standard input")?;
+    let body = body()?;
     let out = Output::standard();
     match verifier.verify(&headers, &body, now) {
         Ok(()) => out.line(format_args!("{} the signature holds", out.paint.green("✔"))),
         Err(error) => Err(CliError::failed(format!("✘ {error}")).then(advice(error))),
     }
+}
+
+/// Standard input, byte by byte.
+fn body() -> Result<Vec<u8>> {
+    if std::io::stdin().is_terminal() {
+        output::note("type the body, then Ctrl-D");
+    }
+    read_bounded(std::io::stdin().lock(), "standard input")
 }
 
 /// What is usually wrong.

@@ -174,7 +174,14 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        sync::mpsc,
+    };
+
     use super::*;
+    use crate::model::Secret;
 
     fn parse(text: &str) -> Vec<Event> {
         let mut parser = Parser::default();
@@ -205,5 +212,88 @@ mod tests {
             (parser.last_id.as_deref(), parser.retry),
             (Some("42"), Some(Duration::from_millis(1_500)))
         );
+    }
+
+    /// Answers each connection with the next of these, and tells what each asked for.
+    async fn gateway(
+        answers: &'static [&'static str],
+    ) -> (Client, mpsc::UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base =
+            format!("http://{}/behind/a/proxy/", listener.local_addr().unwrap()).parse().unwrap();
+        let (sender, asked) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                sender.send(String::from_utf8(request).unwrap()).unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (Client::new(base, Some(Secret::new("k")), Some("acme".to_owned())), asked)
+    }
+
+    const HEAD: &str =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_broken_stream_goes_on_behind_the_last_event() {
+        const FIRST: &str =
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nretry: 10\nid: 7\ndata: one\n\ndata: hal";
+        const SECOND: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nid: 8\ndata: two\n\n";
+        let (client, mut asked) = gateway(&[FIRST, SECOND]).await;
+        let mut stream = Stream::new(client, "/api/v1/tail", vec![("type", "user.*".to_owned())]);
+        let data =
+            |it: &str| Told::Event(Event { name: "message".to_owned(), data: it.to_owned() });
+
+        assert_eq!(stream.next().await.unwrap(), Told::Connected);
+        assert_eq!(stream.next().await.unwrap(), data("one"));
+        assert!(
+            matches!(stream.next().await.unwrap(), Told::Broken { wait, .. } if wait == Duration::from_millis(10))
+        );
+        assert_eq!(stream.next().await.unwrap(), Told::Connected);
+        assert_eq!(stream.next().await.unwrap(), data("two"));
+
+        let first = asked.recv().await.unwrap();
+        assert!(
+            first.starts_with("GET /behind/a/proxy/api/v1/tail?type=user.* HTTP/1.1\r\n"),
+            "{first}"
+        );
+        assert!(
+            first.contains("tidegate-project: acme\r\n")
+                && first.contains("authorization: Bearer k\r\n"),
+            "{first}"
+        );
+        assert!(!first.contains("last-event-id"));
+        assert!(asked.recv().await.unwrap().contains("last-event-id: 7\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_ends_the_stream_and_an_overload_does_not() {
+        const BUSY: &str =
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        const NO: &str =
+            "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let (client, _asked) = gateway(&[BUSY, HEAD, NO]).await;
+        let mut stream = Stream::new(client, "/api/v1/tail", Vec::new());
+        assert!(matches!(stream.next().await.unwrap(), Told::Broken { .. }));
+        assert_eq!(stream.next().await.unwrap(), Told::Connected);
+        assert!(matches!(stream.next().await.unwrap(), Told::Broken { .. }));
+        assert!(
+            matches!(stream.next().await, Err(CliError::Refused(problem)) if problem.status == 401)
+        );
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        drop(listener);
+        let client = Client::new(base, Some(Secret::new("k")), None);
+        let mut stream = Stream::new(client, "/api/v1/tail", Vec::new());
+        assert!(matches!(stream.next().await, Err(CliError::Unreachable { .. })));
     }
 }

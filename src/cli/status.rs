@@ -1,16 +1,21 @@
 //! `tidegate status`: how everything is, on one screen.
 
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     Context,
-    client::pages,
-    error::Result,
+    error::{CliError, Result},
     output::{self, Paint, clip, count, distance, plural, table},
-    views,
+    views::{self, Entry},
 };
+
+/// Dead letters are counted up to here: more is more.
+const MOST_DEAD: u64 = 200;
 
 /// How everything is: destinations, what is owed to them, and what nobody accepted
 #[derive(Debug, clap::Args)]
@@ -21,44 +26,54 @@ pub struct Args {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Destination {
-    name: String,
+struct Status {
     #[serde(default)]
-    kind: String,
-    state: String,
+    version: String,
+    now: Timestamp,
     #[serde(default)]
-    reason: Option<String>,
+    refuses: Option<String>,
     #[serde(default)]
-    backlog: u64,
-    #[serde(default)]
-    oldest: Option<Timestamp>,
-    #[serde(default)]
-    last_error: Option<LastError>,
+    destinations: Vec<Destination>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct LastError {
-    at: Timestamp,
-    reason: String,
+struct Destination {
+    name: String,
+    state: String,
+    #[serde(default)]
+    owed: u64,
+    #[serde(default)]
+    oldest_seconds: Option<f64>,
+}
+
+/// Everything that the screen shows.
+struct Screen {
+    status: Status,
+    dead: u64,
+    /// By destination, in the same order.
+    last_failures: Vec<Option<Entry>>,
 }
 
 pub async fn run(context: &Context, args: Args) -> Result<()> {
-    let mut rows: Vec<Value> = Vec::new();
-    pages(&context.client, "/api/v1/destinations", Vec::new(), usize::MAX, |row| {
-        rows.push(row);
-        Ok(())
-    })
-    .await?;
-    let dead = json!({ "selection": { "state": "dead" }, "dry_run": true });
-    let dead = context.client.post("/api/v1/replays", &dead).await?;
-    let dead = dead.get("total").and_then(Value::as_u64).unwrap_or_default();
+    let answer = context.client.get("/api/v1/status", &[]).await?;
+    let status: Status = views::read(answer.clone())?;
+    let dead = rows(context, "/api/v1/dead-letters", vec![("limit", MOST_DEAD.to_string())])
+        .await?
+        .len() as u64;
+    let failures = last_failures(context, &status.destinations).await?;
     if args.json {
-        return context.out.json(&json!({ "destinations": rows, "dead_letters": dead }));
+        let mut whole = answer;
+        whole["dead_letters"] = dead.into();
+        let named = status.destinations.iter().zip(&failures);
+        whole["last_failures"] =
+            named.map(|(it, failure)| (it.name.clone(), json!(failure))).collect();
+        return context.out.json(&whole);
     }
-    let destinations = rows.into_iter().map(views::read).collect::<Result<Vec<Destination>>>()?;
-    let now = context.clock.now();
-    context.out.text(&render(&destinations, dead, now, context.out.paint))?;
-    if destinations.is_empty() {
+    let last_failures =
+        failures.into_iter().map(|it| it.map(views::read).transpose()).collect::<Result<_>>()?;
+    let screen = Screen { status, dead, last_failures };
+    context.out.text(&render(&screen, context.out.paint))?;
+    if screen.status.destinations.is_empty() {
         context.out.next("tidegate apply resources.yaml");
     } else if dead > 0 {
         context.out.next("tidegate dead-letters");
@@ -66,51 +81,104 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     Ok(())
 }
 
-fn render(destinations: &[Destination], dead: u64, now: Timestamp, paint: Paint) -> String {
-    let owed: u64 = destinations.iter().map(|it| it.backlog).sum();
-    let oldest = destinations.iter().filter_map(|it| it.oldest).min();
-    let waiting = match oldest {
-        Some(oldest) => format!(
-            "{} owed, the oldest accepted {}",
-            plural(owed, "delivery"),
-            distance(oldest, now)
-        ),
-        None => format!("{} owed", plural(owed, "delivery")),
-    };
-    let dead = match dead {
-        0 => paint.green("no dead letters"),
-        count => paint.red(plural(count, "dead letter")),
-    };
-    let mut text = format!("{waiting} · {dead}\n");
-    if destinations.is_empty() {
-        return text + "no destinations\n";
-    }
-    text.push('\n');
-    let headings = ["destination", "kind", "state", "owed", "oldest", "last error"];
-    let mut rows = vec![headings.map(|it| paint.dim(it)).to_vec()];
-    rows.extend(destinations.iter().map(|it| row(it, now, paint)));
-    text + &table(&rows)
+/// The newest failed attempt at each, a few asked for at a time.
+async fn last_failures(
+    context: &Context,
+    destinations: &[Destination],
+) -> Result<Vec<Option<Value>>> {
+    const AT_ONCE: usize = 8;
+    stream::iter(destinations)
+        .map(|it| async move {
+            let query = vec![
+                ("destination", it.name.clone()),
+                ("failed", "true".to_owned()),
+                ("limit", "1".to_owned()),
+            ];
+            Ok(rows(context, "/api/v1/attempts", query).await?.pop())
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
-fn row(it: &Destination, now: Timestamp, paint: Paint) -> Vec<String> {
+async fn rows(context: &Context, path: &str, query: Vec<(&str, String)>) -> Result<Vec<Value>> {
+    match context.client.get(path, &query).await?.get_mut("data").map(Value::take) {
+        Some(Value::Array(rows)) => Ok(rows),
+        Some(_) | None => Err(CliError::Answer { what: "the answer holds no list".to_owned() }),
+    }
+}
+
+fn render(screen: &Screen, paint: Paint) -> String {
+    let Screen { status, dead, last_failures } = screen;
+    let owed: u64 = status.destinations.iter().map(|it| it.owed).sum();
+    let oldest = status.destinations.iter().filter_map(|it| it.oldest_seconds).fold(None, later);
+    let mut text = match status.refuses.as_deref() {
+        None => format!("tidegate {} {}", status.version, paint.green("accepts events")),
+        Some("disk_full") => format!(
+            "tidegate {} {}",
+            status.version,
+            paint.red("accepts no events: the disk is full")
+        ),
+        Some(_) => format!(
+            "tidegate {} {}",
+            status.version,
+            paint.red("accepts no events: the disk failed; restart it")
+        ),
+    };
+    text.push_str(&format!(" · {} owed", plural(owed, "delivery")));
+    if let Some(oldest) = oldest {
+        text.push_str(&format!(", the oldest since {}", age(oldest)));
+    }
+    text.push_str(" · ");
+    text.push_str(&match *dead {
+        0 => paint.green("no dead letters"),
+        MOST_DEAD.. => paint.red(format_args!("{MOST_DEAD} dead letters or more")),
+        dead => paint.red(plural(dead, "dead letter")),
+    });
+    text.push('\n');
+    if status.destinations.is_empty() {
+        return text + "no destinations\n";
+    }
+    let mut table_rows = vec![
+        ["destination", "state", "owed", "oldest", "last failure"].map(|it| paint.dim(it)).to_vec(),
+    ];
+    let failures = last_failures.iter().map(Option::as_ref);
+    table_rows.extend(
+        status
+            .destinations
+            .iter()
+            .zip(failures)
+            .map(|(it, failure)| row(it, failure, status.now, paint)),
+    );
+    text + "\n" + &table(&table_rows)
+}
+
+fn later(longest: Option<f64>, seconds: f64) -> Option<f64> {
+    Some(longest.map_or(seconds, |it| it.max(seconds)))
+}
+
+fn age(seconds: f64) -> String {
+    output::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+fn row(it: &Destination, failure: Option<&Entry>, now: Timestamp, paint: Paint) -> Vec<String> {
     let state = match it.state.as_str() {
         "active" => paint.green(&it.state),
         "disabled" => paint.red(&it.state),
         _ => paint.yellow(&it.state),
     };
-    let last = match (&it.reason, &it.last_error) {
-        (Some(reason), _) => clip(reason, 60),
-        (None, Some(error)) => format!("{}, {}", clip(&error.reason, 60), distance(error.at, now)),
-        (None, None) => "–".to_owned(),
-    };
-    vec![
-        paint.bold(&it.name),
-        it.kind.clone(),
-        state,
-        count(it.backlog),
-        it.oldest.map_or_else(|| "–".to_owned(), |at| output::distance(at, now)),
-        last,
-    ]
+    let failure = failure.map_or_else(
+        || "–".to_owned(),
+        |it| {
+            format!(
+                "{}, {}",
+                clip(&views::outcome(it.status, &it.reason), 60),
+                distance(it.at, now)
+            )
+        },
+    );
+    let oldest = it.oldest_seconds.map_or_else(|| "–".to_owned(), age);
+    vec![paint.bold(&it.name), state, count(it.owed), oldest, failure]
 }
 
 #[cfg(test)]
@@ -119,24 +187,33 @@ mod tests {
 
     #[test]
     fn everything_fits_on_one_screen() {
-        let destinations: Vec<Destination> = serde_json::from_value(json!([
-            {"name": "crm", "kind": "webhook", "state": "active", "backlog": 1200, "oldest": "2026-07-31T14:00:00Z",
-             "last_error": {"at": "2026-07-31T14:04:48Z", "reason": "503 Service Unavailable"}},
-            {"name": "erp", "kind": "webhook", "state": "disabled", "reason": "410 Gone"},
-        ]))
-        .unwrap();
-        let now = "2026-07-31T14:05:00Z".parse().unwrap();
+        let status = json!({
+            "version": "0.1.0", "now": "2026-07-31T14:05:00Z", "refuses": null,
+            "destinations": [
+                {"id": "dst_1", "name": "crm", "state": "active", "owed": 1200, "oldest_seconds": 300.0},
+                {"id": "dst_2", "name": "erp", "state": "disabled", "owed": 0, "oldest_seconds": null},
+            ],
+        });
+        let failure = json!({"at": "2026-07-31T14:04:48Z", "attempt": 3, "class": "status", "status": 503,
+            "reason": "503 Service Unavailable", "duration_ms": 1.5});
+        let mut screen = Screen {
+            status: serde_json::from_value(status).unwrap(),
+            dead: 2,
+            last_failures: vec![serde_json::from_value(failure).unwrap(), None],
+        };
         let expected = "\
-1,200 deliveries owed, the oldest accepted 5 min ago · 2 dead letters
+tidegate 0.1.0 accepts events · 1,200 deliveries owed, the oldest since 5 min · 2 dead letters
 
-destination  kind     state     owed   oldest     last error
-crm          webhook  active    1,200  5 min ago  503 Service Unavailable, 12 s ago
-erp          webhook  disabled  0      –          410 Gone
+destination  state     owed   oldest  last failure
+crm          active    1,200  5 min   503 Service Unavailable, 12 s ago
+erp          disabled  0      –       –
 ";
-        assert_eq!(render(&destinations, 2, now, Paint::PLAIN), expected);
-        assert_eq!(
-            render(&[], 0, now, Paint::PLAIN),
-            "0 deliveries owed · no dead letters\nno destinations\n"
-        );
+        assert_eq!(render(&screen, Paint::PLAIN), expected);
+
+        screen.status.destinations.clear();
+        screen.status.refuses = Some("disk_full".to_owned());
+        screen.dead = 200;
+        let expected = "tidegate 0.1.0 accepts no events: the disk is full · 0 deliveries owed · 200 dead letters or more\nno destinations\n";
+        assert_eq!(render(&screen, Paint::PLAIN), expected);
     }
 }

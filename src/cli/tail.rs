@@ -151,10 +151,7 @@ fn render(sight: &Sight, paint: Paint, zone: &TimeZone) -> String {
             };
             let number = it.attempt.map(|it| format!("  attempt {it}")).unwrap_or_default();
             let took = match it.attempt {
-                Some(_) => format!(
-                    "  {}",
-                    output::duration(std::time::Duration::from_secs_f64(it.duration_ms / 1e3))
-                ),
+                Some(_) => format!("  {}", output::duration(it.duration())),
                 None => String::new(),
             };
             let ended =

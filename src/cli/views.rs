@@ -1,6 +1,8 @@
 //! What the API answers, as far as commands show it. Fields that a gateway of another version does
 //! not send are empty, and those that it adds are passed over.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -63,8 +65,6 @@ pub struct Delivery {
     pub received_at: Option<Timestamp>,
     pub destination: String,
     #[serde(default)]
-    pub pipeline: Option<String>,
-    #[serde(default)]
     pub replay: Option<String>,
     pub state: DeliveryState,
     #[serde(default)]
@@ -89,7 +89,7 @@ pub struct Entry {
     #[serde(default)]
     pub reason: String,
     #[serde(default)]
-    pub duration_ms: f64,
+    pub duration_ms: Option<f64>,
     #[serde(default)]
     pub response: Option<String>,
     #[serde(default)]
@@ -97,11 +97,17 @@ pub struct Entry {
     #[serde(default)]
     pub event_type: String,
     #[serde(default)]
-    pub delivery_id: String,
-    #[serde(default)]
     pub destination: String,
     #[serde(default)]
     pub ended: Option<DeliveryState>,
+}
+
+impl Entry {
+    /// How long the attempt took.
+    pub fn duration(&self) -> Duration {
+        let millis = self.duration_ms.unwrap_or_default();
+        Duration::try_from_secs_f64(millis / 1e3).unwrap_or_default()
+    }
 }
 
 /// The word for a state, in its colour.

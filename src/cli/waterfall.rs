@@ -70,7 +70,7 @@ pub fn delivery(it: &Delivery, since: Timestamp, now: Timestamp, paint: Paint) -
     if let Some(replay) = &it.replay {
         text.push_str(&format!("    {}\n", paint.dim(format_args!("made by replay {replay}"))));
     }
-    let longest = it.log.iter().map(|entry| entry.duration_ms).fold(0.0, f64::max);
+    let longest = it.log.iter().map(Entry::duration).max().unwrap_or_default();
     for entry in &it.log {
         text.push_str(&format!("    {}\n", line(entry, since, longest, paint)));
         if let Some(response) =
@@ -105,7 +105,7 @@ pub fn delivery(it: &Delivery, since: Timestamp, now: Timestamp, paint: Paint) -
 }
 
 /// `+5.1 s     ✘ attempt 1  ████  120 ms  503 Service Unavailable`
-fn line(it: &Entry, since: Timestamp, longest: f64, paint: Paint) -> String {
+fn line(it: &Entry, since: Timestamp, longest: Duration, paint: Paint) -> String {
     let offset = Duration::try_from(it.at.duration_since(since)).unwrap_or_default();
     let offset = format!("{:<10}", format!("+{}", duration(offset)));
     let outcome = clip(&views::outcome(it.status, &it.reason), LONGEST_REASON);
@@ -117,18 +117,18 @@ fn line(it: &Entry, since: Timestamp, longest: f64, paint: Paint) -> String {
         true => (paint.green("✔"), paint.green(outcome)),
         false => (paint.red("✘"), paint.red(outcome)),
     };
-    let took = duration(Duration::from_secs_f64(it.duration_ms.max(0.0) / 1e3));
+    let took = duration(it.duration());
     format!(
         "{} {mark} attempt {number:<3} {} {took:>8}  {outcome}",
         paint.dim(offset),
-        bar(it.duration_ms, longest, paint)
+        bar(it.duration(), longest, paint)
     )
 }
 
 /// Ten cells for the longest attempt, at least one for each.
-fn bar(duration: f64, longest: f64, paint: Paint) -> String {
+fn bar(took: Duration, longest: Duration, paint: Paint) -> String {
     const CELLS: f64 = 10.0;
-    let share = if longest > 0.0 { duration / longest } else { 0.0 };
+    let share = if longest.is_zero() { 0.0 } else { took.as_secs_f64() / longest.as_secs_f64() };
     let filled = (share * CELLS).round().clamp(1.0, CELLS) as usize;
     format!("{}{}", paint.cyan("▆".repeat(filled)), " ".repeat(CELLS as usize - filled))
 }

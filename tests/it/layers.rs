@@ -8,88 +8,36 @@ use std::{
 
 /// Which module may import which. A line may name only modules of the lines above it, so a circle
 /// cannot even be written down. To allow a new import is to change this table, in plain view.
-const LAYERS: &[(&str, &[&str])] = &[
-    ("model", &[]),
-    ("clock", &[]),
-    ("hint", &[]),
-    ("tail", &["model"]),
-    ("crypto", &["model"]),
-    ("expr", &["model"]),
-    ("store", &["model", "clock", "hint", "crypto"]),
-    ("catalog", &["model", "store"]),
-    ("gate", &["model", "store"]),
-    ("pipeline", &["model", "clock", "hint", "expr", "store", "catalog"]),
-    ("destinations", &["model", "clock", "crypto", "catalog"]),
-    ("dispatch", &["model", "clock", "hint", "tail", "store", "catalog", "destinations"]),
-    (
-        "resources",
-        &["model", "crypto", "expr", "store", "catalog", "pipeline", "destinations", "dispatch"],
-    ),
-    ("problem", &["model", "store", "gate", "resources"]),
-    ("ingest", &["model", "clock", "tail", "crypto", "store", "catalog", "gate", "problem"]),
+const LAYERS: &[(&str, &str)] = &[
+    ("model", ""),
+    ("clock", ""),
+    ("hint", ""),
+    ("tail", "model"),
+    ("crypto", "model"),
+    ("expr", "model"),
+    ("store", "model clock hint crypto"),
+    ("catalog", "model store"),
+    ("gate", "model store"),
+    ("pipeline", "model clock hint expr store catalog"),
+    ("destinations", "model clock crypto catalog"),
+    ("dispatch", "model clock hint tail store catalog destinations"),
+    ("resources", "model crypto expr store catalog pipeline destinations dispatch"),
+    ("problem", "model store gate resources"),
+    ("ingest", "model clock tail crypto store catalog gate problem"),
     (
         "api",
-        &[
-            "model",
-            "clock",
-            "tail",
-            "crypto",
-            "expr",
-            "store",
-            "catalog",
-            "gate",
-            "pipeline",
-            "destinations",
-            "dispatch",
-            "resources",
-            "problem",
-            "ingest",
-        ],
+        "model clock tail crypto expr store catalog gate pipeline destinations dispatch resources \
+         problem ingest",
     ),
-    ("server", &["problem"]),
-    ("telemetry", &[]),
-    (
-        "config",
-        &["gate", "store", "pipeline", "destinations", "dispatch", "ingest", "server", "telemetry"],
-    ),
+    ("server", "problem"),
+    ("telemetry", ""),
+    ("config", "gate store pipeline destinations dispatch ingest server telemetry"),
     (
         "app",
-        &[
-            "model",
-            "clock",
-            "hint",
-            "tail",
-            "crypto",
-            "store",
-            "catalog",
-            "gate",
-            "pipeline",
-            "destinations",
-            "dispatch",
-            "resources",
-            "ingest",
-            "api",
-            "server",
-            "telemetry",
-            "config",
-        ],
+        "model clock hint tail crypto store catalog gate pipeline destinations dispatch resources \
+         ingest api server telemetry config",
     ),
-    (
-        "cli",
-        &[
-            "model",
-            "clock",
-            "crypto",
-            "store",
-            "catalog",
-            "destinations",
-            "resources",
-            "server",
-            "telemetry",
-            "config",
-            "app",
-        ],
-    ),
+    ("cli", "model clock crypto store catalog destinations resources server telemetry config app"),
 ];
 
 const LINES_PER_FILE: usize = 500;
@@ -97,8 +45,8 @@ const LINES_PER_FILE: usize = 500;
 #[test]
 fn the_table_itself_has_no_circles() {
     for (line, (module, imports)) in LAYERS.iter().enumerate() {
-        for import in *imports {
-            let is_above = LAYERS[..line].iter().any(|(name, _)| name == import);
+        for import in imports.split_whitespace() {
+            let is_above = LAYERS[..line].iter().any(|(name, _)| *name == import);
             assert!(is_above, "`{module}` may import `{import}` only if it stands above it");
         }
     }
@@ -118,7 +66,7 @@ fn modules_import_only_what_their_layer_allows() {
             panic!("`{module}` has no line in LAYERS");
         };
         for import in imports(&read(&file)) {
-            if import != module && !allowed.contains(&import.as_str()) {
+            if import != module && !allowed.split_whitespace().any(|it| it == import) {
                 wrong.push(format!("{}: `{module}` may not import `{import}`", file.display()));
             }
         }

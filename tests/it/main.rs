@@ -8,3 +8,5 @@ mod webhook;
 mod egress;
 mod hostile;
 mod verifiers;
+mod crash;
+mod powercut;

@@ -50,7 +50,8 @@ pub struct Chaos {
 }
 
 struct State {
-    script: Vec<Step>,
+    /// One for each connection; the last one for all further ones.
+    scripts: Vec<Vec<Step>>,
     accepted: AtomicUsize,
     open: AtomicUsize,
     requests: AtomicUsize,
@@ -66,11 +67,17 @@ impl State {
 }
 
 impl Chaos {
+    /// Plays the same to each connection.
     pub async fn playing(script: impl Into<Vec<Step>>) -> Self {
+        Self::playing_in_turn([script.into()]).await
+    }
+
+    /// Plays the first script to the first connection, and so on; the last one goes on.
+    pub async fn playing_in_turn(scripts: impl Into<Vec<Vec<Step>>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
-            script: script.into(),
+            scripts: scripts.into(),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
@@ -130,22 +137,23 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
             accepted = listener.accept() => accepted.unwrap(),
             Some(_) = connections.join_next() => continue,
         };
-        state.accepted.fetch_add(1, SeqCst);
+        let number = state.accepted.fetch_add(1, SeqCst);
         state.open.fetch_add(1, SeqCst);
         state.change();
         let state = state.clone();
         connections.spawn(async move {
             // Whatever error ends the script, the other side went away.
-            play(socket, &state).await.ok();
+            let script = state.scripts.get(number).or(state.scripts.last());
+            play(socket, script.unwrap(), &state).await.ok();
             state.open.fetch_sub(1, SeqCst);
             state.change();
         });
     }
 }
 
-async fn play(mut socket: TcpStream, state: &State) -> io::Result<()> {
+async fn play(mut socket: TcpStream, script: &[Step], state: &State) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    for step in &state.script {
+    for step in script {
         match step {
             Step::Read => {
                 read_request(&mut socket).await?;

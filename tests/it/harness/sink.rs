@@ -2,7 +2,8 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io,
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -117,30 +118,35 @@ impl Sink {
     /// Answers as the function says.
     pub async fn with(script: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
         let state = State::new(script, Semaphore::MAX_PERMITS);
-        Self::start(Ipv4Addr::LOCALHOST.into(), None, state).await
+        Self::start(None, state).await
     }
 
     /// Records requests and keeps their answers back until [`Self::release`].
     pub async fn holding(script: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start(Ipv4Addr::LOCALHOST.into(), None, State::new(script, 0)).await
+        Self::start(None, State::new(script, 0)).await
     }
 
-    /// Listens on another address of this machine, such as 127.0.0.2.
+    /// Listens on this address, where that is free.
     pub async fn at(
-        ip: IpAddr,
+        address: SocketAddr,
         script: impl Fn(&Received) -> Answer + Send + Sync + 'static,
-    ) -> Self {
-        Self::start(ip, None, State::new(script, Semaphore::MAX_PERMITS)).await
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        Ok(Self::serving(listener, None, State::new(script, Semaphore::MAX_PERMITS)))
     }
 
     /// Answers 200 under TLS.
     pub async fn over_tls(tls: ServerConfig) -> Self {
         let state = State::new(|_| Answer::status(200), Semaphore::MAX_PERMITS);
-        Self::start(Ipv4Addr::LOCALHOST.into(), Some(TlsAcceptor::from(Arc::new(tls))), state).await
+        Self::start(Some(TlsAcceptor::from(Arc::new(tls))), state).await
     }
 
-    async fn start(ip: IpAddr, tls: Option<TlsAcceptor>, state: State) -> Self {
-        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+    async fn start(tls: Option<TlsAcceptor>, state: State) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serving(listener, tls, state)
+    }
+
+    fn serving(listener: TcpListener, tls: Option<TlsAcceptor>, state: State) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(state);
         let mut tasks = JoinSet::new();

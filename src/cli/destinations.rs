@@ -1,0 +1,284 @@
+//! `tidegate destinations`: where events go to, and what an operator does about them at night.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, json};
+
+use super::{
+    Context,
+    client::pages,
+    emit::{read_json_argument, text},
+    error::{CliError, Result},
+    output::{self, Paint, clip, confirm, distance, duration, table},
+    times, views,
+};
+use crate::model::{Name, TypeName};
+
+/// Look at destinations, test, pause and resume them, and rotate their secrets
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  tidegate destinations list
+  tidegate destinations test crm                        one signed test event, and what it answered
+  tidegate destinations pause crm                       deliveries wait, in their order
+  tidegate destinations rotate-secret crm --overlap 7d  both secrets sign for a week")]
+pub enum Command {
+    /// Every destination of the project
+    List {
+        /// One JSON object for each line
+        #[arg(long)]
+        json: bool,
+    },
+    Test(TestArgs),
+    /// Attempt no deliveries until it is resumed; they wait in their order
+    Pause(One),
+    /// Go on after a pause
+    Resume(One),
+    /// Go on after it was disabled
+    Enable(One),
+    /// Attempt no deliveries, because it is wrong or gone; they wait in their order
+    Disable(One),
+    RotateSecret(RotateArgs),
+}
+
+/// Which one.
+#[derive(Debug, clap::Args)]
+pub struct One {
+    /// The name of the destination
+    #[arg(value_name = "NAME")]
+    name: Name,
+}
+
+/// Send one signed test event, and show what came of it; nothing of it is kept
+#[derive(Debug, clap::Args)]
+pub struct TestArgs {
+    /// The name of the destination
+    #[arg(value_name = "NAME")]
+    name: Name,
+    /// The type of the event
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<TypeName>,
+    /// The payload: JSON, @file, or - for standard input
+    #[arg(long, short, value_name = "JSON")]
+    data: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make a new signing secret; the old one signs next to it for a while
+#[derive(Debug, clap::Args)]
+pub struct RotateArgs {
+    /// The name of the destination
+    #[arg(value_name = "NAME")]
+    name: Name,
+    /// How long the old secret goes on signing; 0s ends it at once
+    #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "24h")]
+    overlap: Duration,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Only the new secret, for scripts
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Destination {
+    name: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    url: String,
+    #[serde(flatten)]
+    state: State,
+}
+
+#[derive(Debug, Deserialize)]
+struct State {
+    state: String,
+    #[serde(default)]
+    since: Option<Timestamp>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Outcome {
+    message_id: String,
+    accepted: bool,
+    #[serde(default)]
+    status: Option<u16>,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    duration_ms: f64,
+    #[serde(default)]
+    response: Option<String>,
+}
+
+pub async fn run(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::List { json } => list(context, json).await,
+        Command::Test(args) => test(context, args).await,
+        Command::Pause(one) => change(context, &one.name, "pause").await,
+        Command::Resume(one) => change(context, &one.name, "resume").await,
+        Command::Enable(one) => change(context, &one.name, "enable").await,
+        Command::Disable(one) => change(context, &one.name, "disable").await,
+        Command::RotateSecret(args) => rotate(context, args).await,
+    }
+}
+
+async fn list(context: &Context, is_json: bool) -> Result<()> {
+    let now = context.clock.now();
+    let mut rows = Vec::new();
+    pages(&context.client, "/api/v1/destinations", Vec::new(), usize::MAX, |row| {
+        if is_json {
+            return context.out.json_line(&row);
+        }
+        rows.push(self::row(&views::read(row)?, now, context.out.paint));
+        Ok(())
+    })
+    .await?;
+    if rows.is_empty() && !is_json {
+        output::note("no destinations");
+        context.out.next("tidegate apply resources.yaml");
+    }
+    context.out.text(&table(&rows))
+}
+
+fn row(it: &Destination, now: Timestamp, paint: Paint) -> Vec<String> {
+    vec![paint.bold(&it.name), it.kind.clone(), clip(&it.url, 60), sentence(&it.state, now, paint)]
+}
+
+/// `disabled 5 min ago: 410 Gone`
+fn sentence(it: &State, now: Timestamp, paint: Paint) -> String {
+    let mut text = match it.state.as_str() {
+        "active" => paint.green("active"),
+        "disabled" => paint.red("disabled"),
+        other => paint.yellow(other),
+    };
+    if let Some(since) = it.since {
+        text.push_str(&format!(" {}", distance(since, now)));
+    }
+    if let Some(reason) = &it.reason {
+        text.push_str(&format!(": {}", clip(reason, 80)));
+    }
+    text
+}
+
+async fn change(context: &Context, name: &Name, verb: &str) -> Result<()> {
+    let path = format!("/api/v1/destinations/{name}/{verb}");
+    let changed: Destination = views::read(context.client.post(&path, &json!({})).await?)?;
+    let state = sentence(&changed.state, context.clock.now(), context.out.paint);
+    context.out.line(format_args!("{} is {state}", context.out.paint.bold(name)))?;
+    match verb {
+        "pause" => context.out.next(format_args!("tidegate destinations resume {name}")),
+        "disable" => context.out.next(format_args!("tidegate destinations enable {name}")),
+        _ => context.out.next("tidegate status"),
+    }
+    Ok(())
+}
+
+async fn test(context: &Context, args: TestArgs) -> Result<()> {
+    let mut body = Map::new();
+    body.extend(args.event_type.map(|it| ("type".to_owned(), it.as_str().into())));
+    if let Some(data) = &args.data {
+        body.insert("payload".to_owned(), read_json_argument(data)?);
+    }
+    let path = format!("/api/v1/destinations/{}/test", args.name);
+    let answer = context.client.post(&path, &body.into()).await?;
+    if args.json {
+        context.out.json(&answer)?;
+    }
+    let outcome: Outcome = views::read(answer)?;
+    if !args.json {
+        context.out.text(&story(&args.name, &outcome, context.out.paint))?;
+    }
+    if outcome.accepted {
+        return Ok(());
+    }
+    Err(CliError::failed(format!("{} did not take the test event", args.name)).then(
+        "correct the endpoint, or the destination's url, secret and auth; then test it again",
+    ))
+}
+
+fn story(name: &Name, it: &Outcome, paint: Paint) -> String {
+    let took = duration(Duration::try_from_secs_f64(it.duration_ms / 1e3).unwrap_or_default());
+    let outcome = clip(&views::outcome(it.status, &it.reason), 80);
+    let (mark, outcome) = match it.accepted {
+        true => (paint.green("✔"), paint.green(outcome)),
+        false => (paint.red("✘"), paint.red(outcome)),
+    };
+    let mut text =
+        format!("{mark} {}  {outcome}  {took}  {}\n", paint.bold(name), paint.dim(&it.message_id));
+    if let Some(response) = it.response.as_deref().filter(|it| !it.trim().is_empty()) {
+        text.push_str(&format!(
+            "  {}\n",
+            paint.dim(format_args!("it said: {}", clip(response, 200)))
+        ));
+    }
+    text
+}
+
+async fn rotate(context: &Context, args: RotateArgs) -> Result<()> {
+    let name = &args.name;
+    let old = if args.overlap.is_zero() {
+        "The old secret stops signing at once.".to_owned()
+    } else {
+        format!("The old secret goes on signing for {}.", duration(args.overlap))
+    };
+    if !args.yes && !confirm(&format!("Make a new signing secret for {name}? {old}"))? {
+        output::note("the secret was not rotated");
+        return Ok(());
+    }
+    let body = json!({ "overlap": format!("{}s", args.overlap.as_secs()) });
+    let answer =
+        context.client.post(&format!("/api/v1/destinations/{name}/rotate-secret"), &body).await?;
+    let secret = text(&answer, "signing_secret");
+    if args.quiet {
+        return context.out.line(secret);
+    }
+    context.out.line(format_args!("\n  {}\n", context.out.paint.bold(secret)))?;
+    output::note(format_args!("keep it now: it is not shown again. {old}"));
+    context
+        .out
+        .next(format_args!("give it to the receiver, then: tidegate destinations test {name}"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_says_how_it_is() {
+        let now = "2026-07-31T14:05:00Z".parse().unwrap();
+        for (state, expected) in [
+            (json!({"state": "active"}), "active"),
+            (json!({"state": "paused", "since": "2026-07-31T14:00:00Z"}), "paused 5 min ago"),
+            (
+                json!({"state": "disabled", "since": "2026-07-31T14:00:00Z", "reason": "410 Gone"}),
+                "disabled 5 min ago: 410 Gone",
+            ),
+        ] {
+            assert_eq!(
+                sentence(&serde_json::from_value(state).unwrap(), now, Paint::PLAIN),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn a_test_event_shows_what_was_answered() {
+        let outcome = serde_json::from_value(json!({
+            "message_id": "evt_1", "accepted": false, "class": "status", "status": 503,
+            "reason": "503 Service Unavailable", "duration_ms": 12.34, "response": "try\nlater",
+        }))
+        .unwrap();
+        let expected = "✘ crm  503 Service Unavailable  12.3 ms  evt_1\n  it said: try later\n";
+        assert_eq!(story(&"crm".parse().unwrap(), &outcome, Paint::PLAIN), expected);
+    }
+}

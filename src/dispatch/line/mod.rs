@@ -1,0 +1,517 @@
+//! The line of one destination: what waits for it in memory, what is left in the store, and the gates.
+//!
+//! Deliveries without a lane are *loose*: they go in any order, about as they came. A failed one
+//! with a long wait is *parked*: forgotten here, found again in the store by its due time.
+//! Deliveries with a lane wait behind the head of their lane; see [`lanes`].
+//!
+//! What is not in memory is known by bounds only: see [`reading`].
+
+mod lanes;
+mod reading;
+mod outcome;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use self::{lanes::Lanes, reading::Reading};
+use super::{
+    Options,
+    breaker::{Allows, Breaker, State as BreakerState},
+    later,
+    rate::Bucket,
+    retry,
+    scheduler::{Action, Missed},
+    status::LineStatus,
+};
+use crate::model::{
+    DeliverySeq, Destination, DestinationId, DestinationState, Ended, EventSeq, Lane, Ordering,
+    Owed, Policy,
+};
+
+/// However full the memory is, a destination may hold this many.
+const LEAST_HELD: usize = 16;
+
+pub const DELETED: &str = "its destination was deleted";
+const CANCELLED: &str = "cancelled";
+const EXPIRED: &str = "its time was over";
+
+pub struct Line {
+    pub id: DestinationId,
+    /// `None`: it was deleted, or never known, and what it is owed is cancelled.
+    settings: Option<Arc<Destination>>,
+    /// Kept after the destination is deleted, for what is still in flight.
+    policy: Policy,
+    /// How much of a lane is read at once.
+    per_lane: usize,
+    rows: HashMap<DeliverySeq, Row>,
+    /// What can go as soon as the gates are open.
+    turns: VecDeque<Turn>,
+    waiting: BinaryHeap<Reverse<(Timestamp, DeliverySeq)>>,
+    counts: Counts,
+    lanes: Lanes,
+    /// Loose deliveries from this place on may be in the store only.
+    loose_from: Option<DeliverySeq>,
+    /// The earliest due time of what is parked.
+    parked: Option<Timestamp>,
+    /// Nothing is known of what the store holds for it: the next read begins at the beginning.
+    unread: bool,
+    reading: Option<Reading>,
+    /// Settled while a read was under way, which may have seen them as they were before.
+    settled_meanwhile: HashSet<DeliverySeq>,
+    read_not_before: Option<Timestamp>,
+    /// Rotates what is read next, so that no want starves another.
+    read_turn: u8,
+    /// Where the cancelling of a deleted destination's deliveries has come to.
+    removal: Removal,
+    breaker: Breaker,
+    bucket: Option<Bucket>,
+    /// The endpoint asked to be left alone.
+    paused_until: Option<Timestamp>,
+    failing: outcome::Failing,
+    /// The version at which it was found to be disabled; a newer one lifts it.
+    disabled_at: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    owed: Owed,
+    state: State,
+    /// A settlement of it is not yet on disk. Nothing else is done with it until then.
+    is_unsettled: bool,
+    /// To be cancelled as soon as that is possible.
+    is_doomed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    InFlight,
+    /// Failed, and due again soon.
+    Waiting,
+    /// The head of a lane that waits for long: the rest of its lane has left memory.
+    Blocked,
+    /// Failed with a long wait: leaves memory when that is on disk.
+    Parking,
+    /// Leaves memory when its end is on disk.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    Loose(DeliverySeq),
+    Lane(Lane),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    in_flight: u32,
+    waiting_loose: usize,
+    blocked: usize,
+    /// Rows in memory that have a due time in the store, or soon will.
+    retried: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Removal {
+    /// From behind here on.
+    From(Option<(crate::model::Place, DeliverySeq)>),
+    Done,
+}
+
+pub enum Gate {
+    Open,
+    Shut,
+    ShutUntil(Timestamp),
+}
+
+/// What one step of the scheduler gives a line to work with.
+pub struct Step<'a> {
+    pub now: Timestamp,
+    pub options: &'a Options,
+    pub totals: &'a mut Totals,
+    pub actions: &'a mut Vec<Action>,
+}
+
+/// Over all lines.
+#[derive(Debug, Default)]
+pub struct Totals {
+    pub held: usize,
+    pub in_flight: usize,
+    pub unsettled: usize,
+    pub reads: usize,
+    pub early: Early,
+}
+
+/// What was read from the store and left memory again before its hint came in: a hint that comes
+/// late must not bring it back.
+#[derive(Debug, Default)]
+pub struct Early {
+    /// Hints come in accept order, and have come up to here.
+    hinted: EventSeq,
+    left: BTreeSet<DeliverySeq>,
+}
+
+impl Early {
+    /// Far more than can be between the store and the hints. The oldest are forgotten first: their
+    /// hints were never to come, since their events are from before the start.
+    const MOST: usize = 50_000;
+
+    pub fn has_ended(&self, seq: DeliverySeq) -> bool {
+        !self.left.is_empty() && self.left.contains(&seq)
+    }
+
+    pub fn hinted(&mut self, event: EventSeq) {
+        self.hinted = self.hinted.max(event);
+        if !self.left.is_empty() {
+            self.left = self.left.split_off(&DeliverySeq::first_of(EventSeq(self.hinted.0 + 1)));
+        }
+    }
+
+    fn leave(&mut self, seq: DeliverySeq) {
+        if seq.event() > self.hinted {
+            self.left.insert(seq);
+            if self.left.len() > Self::MOST {
+                self.left.pop_first();
+            }
+        }
+    }
+}
+
+impl Line {
+    /// A destination of which nothing is owed.
+    pub fn new(id: DestinationId) -> Self {
+        Self {
+            id,
+            settings: None,
+            policy: Policy::default(),
+            per_lane: 1,
+            rows: HashMap::new(),
+            turns: VecDeque::new(),
+            waiting: BinaryHeap::new(),
+            counts: Counts::default(),
+            lanes: Lanes::default(),
+            loose_from: None,
+            parked: None,
+            unread: false,
+            reading: None,
+            settled_meanwhile: HashSet::new(),
+            read_not_before: None,
+            read_turn: 0,
+            removal: Removal::Done,
+            breaker: Breaker::new((id.bits() ^ id.bits() >> 64) as u64),
+            bucket: None,
+            paused_until: None,
+            failing: outcome::Failing::default(),
+            disabled_at: None,
+        }
+    }
+
+    /// The store holds deliveries for it of which nothing is known.
+    pub fn mark_unread(&mut self) {
+        self.unread = true;
+        self.removal = Removal::From(None);
+    }
+
+    /// New or changed settings. They also end what held the endpoint back: a person may have mended it.
+    pub fn configure(&mut self, destination: Arc<Destination>, step: &mut Step<'_>) {
+        let was_known = self.settings.is_some();
+        let changed = self.settings.as_ref().is_none_or(|it| it.version != destination.version);
+        if self.disabled_at.is_some_and(|version| version != destination.version) {
+            self.disabled_at = None;
+        }
+        if changed {
+            self.unpause();
+            self.bucket = destination.policy.rate_limit.as_ref().map(Bucket::new);
+            self.policy = destination.policy.clone();
+            // A single lane may fill the window; many share it.
+            self.per_lane = match self.policy.ordering {
+                Ordering::Fifo => step.options.window.max(1),
+                Ordering::None | Ordering::Key(_) => step.options.per_lane.max(1),
+            };
+        }
+        let is_active = destination.state == DestinationState::Active;
+        self.settings = Some(destination);
+        if !is_active && was_known {
+            self.evict(step);
+        } else if !is_active {
+            self.unread = true;
+        }
+    }
+
+    pub fn unpause(&mut self) {
+        self.paused_until = None;
+        self.failing = outcome::Failing::default();
+        self.breaker = Breaker::new((self.id.bits() ^ self.id.bits() >> 64) as u64);
+    }
+
+    /// The destination was deleted: everything that it is owed is cancelled, in chunks.
+    pub fn remove(&mut self, step: &mut Step<'_>) {
+        if self.settings.take().is_none() {
+            return;
+        }
+        self.evict(step);
+        self.removal = Removal::From(None);
+        for row in self.rows.values_mut() {
+            row.is_doomed = true;
+        }
+    }
+
+    /// Whether nothing is left to do for a deleted destination.
+    pub fn is_gone(&self) -> bool {
+        self.settings.is_none()
+            && self.rows.is_empty()
+            && self.reading.is_none()
+            && self.removal == Removal::Done
+    }
+
+    /// Deliveries that the store has just taken on.
+    pub fn plan(&mut self, owed: Owed, step: &mut Step<'_>) {
+        if self.rows.contains_key(&owed.seq) || self.settled_meanwhile.contains(&owed.seq) {
+            return;
+        }
+        if self.settings.is_none() {
+            self.end_without_row(owed, Ended::Cancelled, DELETED, step);
+        } else if self.unread {
+            // It is in the store, and everything there is yet to be read.
+        } else if owed.place.lane == Lane::NONE {
+            self.plan_loose(owed, step);
+        } else {
+            self.plan_laned(owed, step);
+        }
+    }
+
+    fn plan_loose(&mut self, owed: Owed, step: &mut Step<'_>) {
+        // Behind what was spilled the line is in the store; it would wait its turn there. Only while
+        // a read is under way it is held, since the read may have missed it.
+        let reserved = self.reading.as_ref().map_or(0, Reading::reserved);
+        let may_hold = self.loose_from.is_none() || self.is_reading_loose();
+        if may_hold && self.room(step) > reserved {
+            self.hold(owed, State::Ready, step);
+            self.turns.push_back(Turn::Loose(owed.seq));
+        } else {
+            self.leave_loose(owed.seq);
+        }
+    }
+
+    /// Hints of these were dropped; the store has them.
+    pub fn lost(&mut self, missed: &Missed, step: &mut Step<'_>) {
+        if self.settings.is_none() {
+            self.removal = Removal::From(None);
+        }
+        if self.unread {
+            return;
+        }
+        if let Some(seq) = missed.loose {
+            self.leave_loose(seq);
+        }
+        if let Some(position) = missed.laned {
+            self.lose_lanes(position, step);
+        }
+    }
+
+    /// Moves what has become due.
+    pub fn wake(&mut self, now: Timestamp) {
+        while let Some(&Reverse((due, seq))) = self.waiting.peek()
+            && due <= now
+        {
+            self.waiting.pop();
+            if self.rows.get(&seq).is_some_and(|row| row.owed.standing.due == Some(due)) {
+                self.make_ready(seq);
+            }
+        }
+    }
+
+    /// A retry whose time has come, unless its last settlement is not yet on disk.
+    fn make_ready(&mut self, seq: DeliverySeq) {
+        let Some(row) = self.rows.get(&seq) else { return };
+        if row.is_unsettled || !matches!(row.state, State::Waiting | State::Blocked) {
+            return;
+        }
+        let lane = row.owed.place.lane;
+        self.turn_to(seq, State::Ready);
+        if lane == Lane::NONE {
+            self.turns.push_back(Turn::Loose(seq));
+        } else {
+            self.queue_lane(lane);
+        }
+    }
+
+    pub fn gate(&mut self, now: Timestamp) -> Gate {
+        let is_active =
+            self.settings.as_ref().is_some_and(|it| it.state == DestinationState::Active);
+        if !is_active || self.disabled_at.is_some() || self.turns.is_empty() {
+            return Gate::Shut;
+        }
+        if let Some(until) = self.paused_until {
+            if now < until {
+                return Gate::ShutUntil(until);
+            }
+            self.paused_until = None;
+        }
+        let places = match self.breaker.allows(now) {
+            Allows::NothingBefore(until) => return Gate::ShutUntil(until),
+            Allows::UpTo(limit) => limit.min(self.policy.concurrency.get()),
+        };
+        if self.counts.in_flight >= places {
+            return Gate::Shut;
+        }
+        match self.bucket.as_mut().map(|it| it.next(now)) {
+            Some(next) if next > now => Gate::ShutUntil(next),
+            Some(_) | None => Gate::Open,
+        }
+    }
+
+    /// Starts an attempt of the first whose turn it is; `false` when there is none or a gate is shut.
+    pub fn start(&mut self, step: &mut Step<'_>) -> bool {
+        loop {
+            if !matches!(self.gate(step.now), Gate::Open)
+                || step.totals.unsettled >= step.options.unsettled_at_most
+            {
+                return false;
+            }
+            let Some(turn) = self.turns.pop_front() else { return false };
+            let Some(seq) = self.choose(turn) else { continue };
+            let Some(row) = self.rows.get(&seq) else { continue };
+            let owed = row.owed;
+            if retry::expires_at(&self.policy, owed.accepted_at).is_some_and(|it| step.now >= it) {
+                self.end(seq, Ended::Expired, EXPIRED, step);
+                continue;
+            }
+            self.turn_to(seq, State::InFlight);
+            step.totals.in_flight += 1;
+            self.breaker.started(seq);
+            if let Some(bucket) = &mut self.bucket {
+                bucket.take(step.now);
+            }
+            step.actions.push(Action::Attempt(owed));
+            return true;
+        }
+    }
+
+    fn choose(&mut self, turn: Turn) -> Option<DeliverySeq> {
+        match turn {
+            Turn::Loose(seq) => {
+                self.rows.get(&seq).is_some_and(|row| row.state == State::Ready).then_some(seq)
+            }
+            Turn::Lane(lane) => self.choose_of_lane(lane),
+        }
+    }
+
+    /// When it has to be looked at again, if nothing happens before.
+    pub fn alarm(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let gate = match self.gate(now) {
+            Gate::ShutUntil(until) => Some(until),
+            Gate::Open | Gate::Shut => None,
+        };
+        let waiting = self.waiting.peek().map(|Reverse((due, _))| *due);
+        let can_read = self.reading.is_none() && self.settings.is_some() && !self.unread;
+        let parked = self.parked.filter(|&due| can_read && due > now);
+        let read = self.read_not_before.filter(|&at| at > now);
+        [gate, waiting, parked, read].into_iter().flatten().min()
+    }
+
+    pub fn status(&mut self, now: Timestamp) -> LineStatus {
+        let breaker_opens_at = match self.breaker.state() {
+            BreakerState::Open { until } => Some(until),
+            BreakerState::Closed
+            | BreakerState::HalfOpen { .. }
+            | BreakerState::SlowStart { .. } => None,
+        };
+        LineStatus {
+            in_flight: self.counts.in_flight,
+            held: self.rows.len(),
+            ready: self.turns.len(),
+            blocked_lanes: self.counts.blocked,
+            reads_from_store: self.unread || self.loose_from.is_some() || self.lanes.are_spilled(),
+            breaker: self.breaker.state().into(),
+            breaker_opens_at,
+            paused_until: self.paused_until.filter(|&it| it > now),
+            failing_since: self.failing.since(),
+        }
+    }
+
+    /// How many more may be held. The fuller the memory is, the less each may have of it.
+    fn room(&self, step: &Step<'_>) -> usize {
+        self.limit(step).saturating_sub(self.used(step))
+    }
+
+    fn limit(&self, step: &Step<'_>) -> usize {
+        let free = step.options.held_at_most.saturating_sub(step.totals.held);
+        free.max(LEAST_HELD).min(step.options.window).max(1)
+    }
+
+    /// Blocked heads are not counted up to a limit of their own, so that they cannot fill the window.
+    fn used(&self, step: &Step<'_>) -> usize {
+        self.rows.len() - self.counts.blocked.min(step.options.window)
+    }
+
+    fn hold(&mut self, owed: Owed, state: State, step: &mut Step<'_>) {
+        let row = Row { owed, state: State::Ready, is_unsettled: false, is_doomed: false };
+        self.rows.insert(owed.seq, row);
+        step.totals.held += 1;
+        self.counts.retried += usize::from(owed.standing.due.is_some());
+        self.turn_to(owed.seq, state);
+    }
+
+    fn release(&mut self, seq: DeliverySeq, step: &mut Step<'_>) {
+        self.turn_to(seq, State::Ended);
+        if let Some(row) = self.rows.remove(&seq) {
+            step.totals.held -= 1;
+            self.counts.retried -= usize::from(row.owed.standing.due.is_some());
+        }
+    }
+
+    /// Changes a row's state, and what is counted by it.
+    fn turn_to(&mut self, seq: DeliverySeq, state: State) {
+        let Some(row) = self.rows.get_mut(&seq) else { return };
+        let is_loose = row.owed.place.lane == Lane::NONE;
+        let counts = &mut self.counts;
+        match row.state {
+            State::InFlight => counts.in_flight -= 1,
+            State::Waiting => counts.waiting_loose -= usize::from(is_loose),
+            State::Blocked => counts.blocked -= 1,
+            State::Ready | State::Parking | State::Ended => (),
+        }
+        row.state = state;
+        match state {
+            State::InFlight => counts.in_flight += 1,
+            State::Waiting => counts.waiting_loose += usize::from(is_loose),
+            State::Blocked => counts.blocked += 1,
+            State::Ready | State::Parking | State::Ended => (),
+        }
+    }
+
+    /// Waits in memory for its due time.
+    fn await_due(&mut self, seq: DeliverySeq, due: Timestamp, step: &Step<'_>) {
+        let is_loose = self.rows.get(&seq).is_some_and(|it| it.owed.place.lane == Lane::NONE);
+        let is_far = due > later(step.now, step.options.park_after);
+        self.turn_to(seq, if is_far && !is_loose { State::Blocked } else { State::Waiting });
+        self.waiting.push(Reverse((due, seq)));
+    }
+
+    /// Forgets what is neither in flight nor on its way to the disk: the store has it.
+    fn evict(&mut self, step: &mut Step<'_>) {
+        let leaves = |row: &Row| row.state != State::InFlight && !row.is_unsettled;
+        let leaving: Vec<DeliverySeq> =
+            self.rows.iter().filter(|(_, row)| leaves(row)).map(|(seq, _)| *seq).collect();
+        for seq in leaving {
+            self.release(seq, step);
+        }
+        self.rows.shrink_to_fit();
+        self.turns = VecDeque::new();
+        let rows = &self.rows;
+        self.waiting.retain(|Reverse((_, seq))| rows.contains_key(seq));
+        self.lanes.forget(|seq| rows.contains_key(&seq));
+        self.loose_from = None;
+        self.parked = None;
+        self.unread = true;
+        if let Some(reading) = &mut self.reading {
+            reading.is_stale = true;
+        }
+    }
+}

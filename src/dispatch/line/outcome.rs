@@ -1,0 +1,270 @@
+//! What follows when an attempt ends, when its settlement is on disk, and when someone cancels.
+
+use jiff::Timestamp;
+
+use super::{CANCELLED, DELETED, Line, State, Step};
+use crate::{
+    dispatch::{
+        later,
+        retry::{self, Verdict},
+        scheduler::Action,
+    },
+    model::{Class, DeliverySeq, Ended, Entry, EntryKind, Lane, Outcome, Owed, Standing},
+    store::{Next, Settlement},
+};
+
+/// Failures since the last success, as far as this process knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Failing {
+    since: Option<Timestamp>,
+    count: u32,
+}
+
+/// A destination that fails for so long is disabled,
+const TOO_LONG_DAYS: u64 = 5;
+const DAY: u64 = 24 * 60 * 60;
+/// … if it was tried at least so often; or after a day, if it was tried so often.
+const FEW: u32 = 10;
+const MANY: u32 = 100;
+
+impl Failing {
+    pub fn since(&self) -> Option<Timestamp> {
+        self.since
+    }
+
+    /// Counts a failure, and says why the destination is to be disabled, if it is.
+    fn add(&mut self, now: Timestamp) -> Option<String> {
+        let since = *self.since.get_or_insert(now);
+        self.count = self.count.saturating_add(1);
+        let days = now.duration_since(since).as_secs().max(0) as u64 / DAY;
+        let is_too_long = days >= TOO_LONG_DAYS && self.count >= FEW;
+        let is_too_often = days >= 1 && self.count >= MANY;
+        (is_too_long || is_too_often)
+            .then(|| format!("{} attempts in a row have failed since {since:.0}", self.count))
+    }
+}
+
+impl Line {
+    /// An attempt has ended. `false` when there was none.
+    pub fn finished(
+        &mut self,
+        seq: DeliverySeq,
+        mut outcome: Outcome,
+        step: &mut Step<'_>,
+    ) -> bool {
+        let Some(row) = self.rows.get(&seq).copied().filter(|it| it.state == State::InFlight)
+        else {
+            return false;
+        };
+        step.totals.in_flight -= 1;
+        self.learn(seq, &outcome, step);
+        let owed = row.owed;
+        let mut verdict = retry::next(&self.policy, &owed, &outcome, step.now);
+        if row.is_doomed && verdict != Verdict::Ended(Ended::Delivered, "") {
+            let reason = if self.settings.is_none() { DELETED } else { CANCELLED };
+            verdict = Verdict::Ended(Ended::Cancelled, reason);
+        }
+        let standing = Standing {
+            attempts: owed.standing.attempts.saturating_add(1),
+            entries: owed.standing.entries.saturating_add(1),
+            due: None,
+        };
+        let next = match verdict {
+            Verdict::Ended(ended, why) => {
+                if !why.is_empty() {
+                    outcome.reason = format!("{}; {why}", outcome.reason);
+                }
+                Next::Ended(ended)
+            }
+            Verdict::Again(due) => Next::Owed(Standing { due: Some(due), ..standing }),
+            Verdict::Held => Next::Owed(Standing { due: Some(step.now), ..standing }),
+        };
+        let kind = EntryKind::Attempt { number: standing.attempts, outcome };
+        match next {
+            Next::Ended(_) => self.turn_to(seq, State::Ended),
+            Next::Owed(standing) => self.wait(seq, standing, step),
+        }
+        self.settle(owed, kind, next, step);
+        true
+    }
+
+    /// It was to be attempted, and was not: it is as it was before.
+    pub fn returned(&mut self, seq: DeliverySeq, step: &mut Step<'_>) -> bool {
+        let Some(row) = self.rows.get(&seq).copied().filter(|it| it.state == State::InFlight)
+        else {
+            return false;
+        };
+        step.totals.in_flight -= 1;
+        self.breaker.ended_without_verdict(seq);
+        self.turn_to(seq, State::Waiting);
+        if row.is_doomed {
+            self.end(seq, Ended::Cancelled, CANCELLED, step);
+        } else {
+            self.make_ready(seq);
+        }
+        true
+    }
+
+    /// There is nothing to attempt: its event is no longer kept.
+    pub fn missing(&mut self, seq: DeliverySeq, step: &mut Step<'_>) -> bool {
+        if self.rows.get(&seq).is_none_or(|it| it.state != State::InFlight) {
+            return false;
+        }
+        step.totals.in_flight -= 1;
+        self.breaker.ended_without_verdict(seq);
+        self.end(seq, Ended::Dead, "its event is no longer kept", step);
+        true
+    }
+
+    /// What the outcome says about the endpoint.
+    fn learn(&mut self, seq: DeliverySeq, outcome: &Outcome, step: &mut Step<'_>) {
+        let cap = self.policy.concurrency.get();
+        match outcome.class {
+            Class::Accepted | Class::Abort => {
+                self.breaker.succeeded(seq, cap, step.now);
+                self.failing = Failing::default();
+            }
+            // The endpoint had no part in it.
+            Class::Config => self.breaker.ended_without_verdict(seq),
+            Class::Gone => {
+                self.breaker.ended_without_verdict(seq);
+                self.disable(format!("it answered that it is gone: {}", outcome.reason), step);
+            }
+            Class::Status
+            | Class::Timeout
+            | Class::Dns
+            | Class::Connect
+            | Class::Tls
+            | Class::Broken
+            | Class::Denied
+            | Class::Unknown => {
+                self.breaker.failed(&self.policy.breaker, seq, step.now);
+                if let Some(why) = self.failing.add(step.now) {
+                    self.disable(why, step);
+                }
+            }
+        }
+        if let Some(pause) = retry::asked_pause(outcome) {
+            let until = later(step.now, pause);
+            self.paused_until = Some(self.paused_until.map_or(until, |it| it.max(until)));
+        }
+    }
+
+    fn disable(&mut self, reason: String, step: &mut Step<'_>) {
+        if let Some(settings) = &self.settings
+            && self.disabled_at.is_none()
+        {
+            let version = settings.version;
+            self.disabled_at = Some(version);
+            step.actions.push(Action::Disable { destination: self.id, version, reason });
+        }
+    }
+
+    /// It failed, and is tried again when it is due.
+    fn wait(&mut self, seq: DeliverySeq, standing: Standing, step: &mut Step<'_>) {
+        let Some(row) = self.rows.get_mut(&seq) else { return };
+        self.counts.retried += usize::from(row.owed.standing.due.is_none());
+        row.owed.standing = standing;
+        let lane = row.owed.place.lane;
+        let due = standing.due.unwrap_or(step.now);
+        let is_far = due > later(step.now, step.options.park_after);
+        if lane == Lane::NONE && (is_far || self.counts.waiting_loose >= self.limit(step) / 4) {
+            self.turn_to(seq, State::Parking);
+            return;
+        }
+        self.await_due(seq, due, step);
+        if self.is_blocked(seq) {
+            self.trim(lane, step);
+        }
+    }
+
+    /// Its settlement is on disk.
+    pub fn settled(&mut self, seq: DeliverySeq, step: &mut Step<'_>) {
+        let Some(row) = self.rows.get_mut(&seq).filter(|it| it.is_unsettled) else { return };
+        step.totals.unsettled -= 1;
+        row.is_unsettled = false;
+        let row = *row;
+        if row.is_doomed && row.state != State::Ended {
+            let reason = if self.settings.is_none() { DELETED } else { CANCELLED };
+            self.end(seq, Ended::Cancelled, reason, step);
+            return;
+        }
+        let lane = row.owed.place.lane;
+        match row.state {
+            State::Ended => {
+                self.forget(seq, step);
+                self.head_ended(lane, seq);
+            }
+            State::Parking => {
+                self.forget(seq, step);
+                self.park(row.owed.standing.due.unwrap_or(step.now));
+            }
+            State::Waiting | State::Blocked => {
+                if row.owed.standing.due.is_none_or(|due| due <= step.now) {
+                    self.make_ready(seq);
+                }
+            }
+            State::Ready | State::InFlight => (),
+        }
+    }
+
+    fn forget(&mut self, seq: DeliverySeq, step: &mut Step<'_>) {
+        self.release(seq, step);
+        step.totals.early.leave(seq);
+        if self.reading.is_some() {
+            self.settled_meanwhile.insert(seq);
+        }
+    }
+
+    /// Someone cancels a delivery. One in flight is cancelled if its attempt fails.
+    pub fn cancel(&mut self, owed: Owed, step: &mut Step<'_>) {
+        match self.rows.get_mut(&owed.seq) {
+            None if self.settled_meanwhile.contains(&owed.seq) => (),
+            None => self.end_without_row(owed, Ended::Cancelled, CANCELLED, step),
+            Some(row) if row.state == State::Ended => (),
+            Some(row) if row.state == State::InFlight || row.is_unsettled => row.is_doomed = true,
+            Some(_) => self.end(owed.seq, Ended::Cancelled, CANCELLED, step),
+        }
+    }
+
+    /// Ends a delivery of which only the store knew.
+    pub(super) fn end_without_row(
+        &mut self,
+        owed: Owed,
+        ended: Ended,
+        reason: &str,
+        step: &mut Step<'_>,
+    ) {
+        self.hold(owed, State::Ready, step);
+        self.end(owed.seq, ended, reason, step);
+    }
+
+    /// Ends a delivery without an attempt.
+    pub(super) fn end(
+        &mut self,
+        seq: DeliverySeq,
+        ended: Ended,
+        reason: &str,
+        step: &mut Step<'_>,
+    ) {
+        self.turn_to(seq, State::Ended);
+        if let Some(owed) = self.rows.get(&seq).map(|it| it.owed) {
+            let kind = EntryKind::Note { reason: reason.to_owned() };
+            self.settle(owed, kind, Next::Ended(ended), step);
+        }
+    }
+
+    fn settle(&mut self, owed: Owed, kind: EntryKind, next: Next, step: &mut Step<'_>) {
+        if let Some(row) = self.rows.get_mut(&owed.seq) {
+            row.is_unsettled = true;
+        }
+        step.totals.unsettled += 1;
+        let ended = match next {
+            Next::Ended(ended) => Some(ended),
+            Next::Owed(_) => None,
+        };
+        let number = owed.standing.entries.saturating_add(1);
+        let entry = Entry { delivery: owed.seq, number, at: step.now, kind, ended };
+        step.actions.push(Action::Settle(Settlement { owed, entry, next }));
+    }
+}

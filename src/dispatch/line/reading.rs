@@ -1,0 +1,469 @@
+//! Reads from the store what is owed but not in memory: one read at a time, one page each.
+//!
+//! A read sees the store as it was at some moment between its start and its answer. What is settled
+//! in between is remembered, so that it is not taken for owed again; what is planned in between is
+//! held back, and decided on after the answer, so that nothing falls between the two.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use super::{
+    Line, Removal, State, Step, Turn,
+    lanes::{FIRST, Key, Queue, Untrusted},
+};
+use crate::{
+    dispatch::later,
+    model::{DeliverySeq, DestinationState, Ended, Lane, Owed, Place},
+    store::OwedQuery,
+};
+
+#[derive(Debug)]
+pub struct Reading {
+    kind: Kind,
+    limit: usize,
+    per_lane: usize,
+    /// What it reads was forgotten meanwhile: its answer counts for nothing.
+    pub is_stale: bool,
+    /// Laned deliveries that were planned meanwhile.
+    stash: Vec<Owed>,
+    /// More were planned than the stash holds, so the page cannot be relied on.
+    has_overflowed: bool,
+    /// Hints from this position on were dropped meanwhile.
+    pub lost: Option<i64>,
+    /// Loose deliveries from here on were left to the store meanwhile.
+    missed: Option<DeliverySeq>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// What failed before, so that the lanes know their heads. The first read of a destination.
+    Heads,
+    /// Parked deliveries that are due.
+    Due,
+    Loose,
+    Lane(Lane),
+    Sweep,
+    /// To be cancelled, since the destination was deleted.
+    Removal,
+}
+
+const LAST: DeliverySeq = DeliverySeq::from_bits(u64::MAX);
+const MOST_STASHED: usize = 4_096;
+
+impl Reading {
+    /// Room that its answer may fill.
+    pub fn reserved(&self) -> usize {
+        if self.kind == Kind::Loose { self.limit } else { 0 }
+    }
+}
+
+impl Line {
+    /// Whether it wants to read, by its bounds and the room it has.
+    pub fn wants_to_read(&self, step: &Step<'_>) -> bool {
+        if self.reading.is_some() || self.read_not_before.is_some_and(|it| it > step.now) {
+            return false;
+        }
+        let Some(settings) = &self.settings else {
+            return self.removal != Removal::Done
+                && step.totals.unsettled <= step.options.unsettled_at_most / 2;
+        };
+        if settings.state != DestinationState::Active {
+            return false;
+        }
+        self.unread || (0..4).any(|turn| self.wants(turn, step))
+    }
+
+    /// Whether the wants of the turn (due, lane, loose, sweep) are there, and room for them.
+    fn wants(&self, turn: u8, step: &Step<'_>) -> bool {
+        let limit = self.limit(step);
+        let used = self.used(step);
+        let has_some_room = used < limit && limit - used >= limit / 4;
+        match turn {
+            0 => has_some_room && self.parked.is_some_and(|due| due <= step.now),
+            1 => has_some_room && !self.lanes.hungry.is_empty(),
+            2 => used <= limit / 2 && self.loose_from.is_some(),
+            3 => used <= limit / 2 && !self.lanes.untrusted.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The next read, which is then under way.
+    pub fn read(&mut self, step: &mut Step<'_>) -> Option<OwedQuery> {
+        if !self.wants_to_read(step) {
+            return None;
+        }
+        let page = step.options.page.max(1);
+        let (kind, query) = if self.settings.is_none() {
+            let Removal::From(after) = self.removal else { return None };
+            (Kind::Removal, self.line(after, page, page))
+        } else if self.unread {
+            self.parked = None;
+            (Kind::Heads, self.due(step.options.heads_at_most))
+        } else {
+            let turn = (0..4).map(|it| (self.read_turn + it) % 4).find(|&it| self.wants(it, step));
+            self.read_turn = (turn? + 1) % 4;
+            match turn? {
+                0 => {
+                    self.parked = None;
+                    (Kind::Due, self.due(self.counts.retried + page))
+                }
+                1 => self.read_hungry(page.min(self.room(step)))?,
+                2 => {
+                    let before = self.loose_from?.bits().checked_sub(1);
+                    let place = Place { lane: Lane::NONE, position: 0 };
+                    let after = before.map(|it| (place, DeliverySeq::from_bits(it)));
+                    let limit = page.min(self.room(step).div_ceil(2));
+                    (Kind::Loose, self.line(after, limit, limit))
+                }
+                _ => {
+                    let before = self.lanes.untrusted.before();
+                    let after = (Place { lane: before, position: i64::MAX }, LAST);
+                    (Kind::Sweep, self.line(Some(after), self.per_lane, page))
+                }
+            }
+        };
+        let (OwedQuery::Line { limit, .. } | OwedQuery::Due { limit, .. }) = query else {
+            return None;
+        };
+        let per_lane = match query {
+            OwedQuery::Line { per_lane, .. } => per_lane,
+            OwedQuery::Due { .. } | OwedQuery::These(_) => usize::MAX,
+        };
+        self.reading = Some(Reading {
+            kind,
+            limit,
+            per_lane,
+            is_stale: false,
+            stash: Vec::new(),
+            has_overflowed: false,
+            lost: None,
+            missed: None,
+        });
+        step.totals.reads += 1;
+        Some(query)
+    }
+
+    fn line(
+        &self,
+        after: Option<(Place, DeliverySeq)>,
+        per_lane: usize,
+        limit: usize,
+    ) -> OwedQuery {
+        OwedQuery::Line { destination: self.id, after, per_lane, limit }
+    }
+
+    fn due(&self, limit: usize) -> OwedQuery {
+        OwedQuery::Due { destination: self.id, until: Timestamp::MAX, limit }
+    }
+
+    /// The rest of a lane of which little is left in memory.
+    fn read_hungry(&mut self, limit: usize) -> Option<(Kind, OwedQuery)> {
+        while let Some(lane) = self.lanes.hungry.pop_front() {
+            let Some(queue) = self.lanes.queues.get_mut(&lane) else { continue };
+            queue.is_hungry = false;
+            let (sent, until) = (queue.sent, queue.until);
+            if sent.is_some_and(|it| self.is_blocked(it)) {
+                continue;
+            }
+            if let Some(until) = until {
+                let limit = limit.min(self.per_lane).max(1);
+                let after = Some(just_before(lane, until));
+                return Some((Kind::Lane(lane), self.line(after, limit, limit)));
+            }
+        }
+        None
+    }
+
+    pub(super) fn is_reading_loose(&self) -> bool {
+        self.reading.as_ref().is_some_and(|it| it.kind == Kind::Loose)
+    }
+
+    /// Leaves a laned delivery to the store. A read that is under way may have missed it.
+    pub(super) fn stash(&mut self, owed: Owed) {
+        if let Some(reading) = &mut self.reading
+            && matches!(reading.kind, Kind::Lane(_) | Kind::Sweep)
+        {
+            if reading.stash.len() < MOST_STASHED {
+                reading.stash.push(owed);
+            } else {
+                reading.has_overflowed = true;
+            }
+        }
+    }
+
+    /// Leaves a loose delivery to the store.
+    pub(super) fn leave_loose(&mut self, seq: DeliverySeq) {
+        self.loose_from = Some(self.loose_from.map_or(seq, |it| it.min(seq)));
+        if let Some(reading) = &mut self.reading {
+            reading.missed = Some(reading.missed.map_or(seq, |it| it.min(seq)));
+        }
+    }
+
+    /// The answer to a read; `None` when it failed.
+    pub fn refilled(&mut self, rows: Option<Vec<Owed>>, step: &mut Step<'_>) {
+        let Some(reading) = self.reading.take() else { return };
+        step.totals.reads -= 1;
+        let settled = std::mem::take(&mut self.settled_meanwhile);
+        if reading.is_stale {
+            return;
+        }
+        match rows {
+            Some(rows) if !reading.has_overflowed => {
+                let is_new =
+                    |it: &Self, seq| !it.rows.contains_key(&seq) && !settled.contains(&seq);
+                match reading.kind {
+                    Kind::Heads | Kind::Due => self.take_due(&rows, &reading, is_new, step),
+                    Kind::Loose => self.take_loose(&rows, &reading, is_new, step),
+                    Kind::Lane(lane) => self.take_lane(lane, &rows, &reading, &settled, step),
+                    Kind::Sweep => self.take_sweep(&rows, &reading, &settled, step),
+                    Kind::Removal => self.take_removal(&rows, &reading, is_new, step),
+                }
+            }
+            Some(_) => self.read_in_vain(&reading, step),
+            None => {
+                self.read_not_before = Some(later(step.now, step.options.retry_store_after));
+                self.read_in_vain(&reading, step);
+            }
+        }
+        if let Some(position) = reading.lost {
+            self.lose_lanes(position, step);
+        }
+        for owed in reading.stash {
+            self.plan(owed, step);
+        }
+    }
+
+    /// Wants the same again.
+    fn read_in_vain(&mut self, reading: &Reading, step: &Step<'_>) {
+        match reading.kind {
+            Kind::Due => self.parked = Some(step.now),
+            Kind::Lane(lane) => self.feed(lane),
+            Kind::Heads | Kind::Loose | Kind::Sweep | Kind::Removal => (),
+        }
+    }
+
+    fn take_due(
+        &mut self,
+        rows: &[Owed],
+        reading: &Reading,
+        is_new: impl Fn(&Self, DeliverySeq) -> bool,
+        step: &mut Step<'_>,
+    ) {
+        for owed in rows {
+            if !is_new(self, owed.seq) {
+                continue;
+            }
+            let due = owed.standing.due.unwrap_or(step.now);
+            if owed.place.lane != Lane::NONE {
+                self.take_head(*owed, step);
+            } else if due <= step.now && self.room(step) > 0 {
+                self.hold(*owed, State::Ready, step);
+                self.turns.push_back(Turn::Loose(owed.seq));
+            } else {
+                self.park(due);
+            }
+        }
+        if rows.len() >= reading.limit
+            && let Some(last) = rows.last()
+        {
+            self.park(last.standing.due.unwrap_or(step.now));
+        }
+        if reading.kind == Kind::Heads {
+            self.unread = false;
+            self.loose_from = Some(DeliverySeq::from_bits(0));
+            self.lanes.untrusted = Untrusted::ALL;
+        }
+    }
+
+    pub(super) fn park(&mut self, due: Timestamp) {
+        self.parked = Some(self.parked.map_or(due, |it| it.min(due)));
+    }
+
+    /// The head of a lane, which failed before.
+    fn take_head(&mut self, owed: Owed, step: &mut Step<'_>) {
+        let lane = owed.place.lane;
+        let fresh = || Queue { until: Some(FIRST), ..Queue::default() };
+        let queue = self.lanes.queues.entry(lane).or_insert_with(fresh);
+        if queue.sent.is_some() {
+            return;
+        }
+        queue.sent = Some(owed.seq);
+        self.hold(owed, State::Waiting, step);
+        match owed.standing.due {
+            Some(due) if due > step.now => self.await_due(owed.seq, due, step),
+            Some(_) | None => self.make_ready(owed.seq),
+        }
+    }
+
+    fn take_loose(
+        &mut self,
+        rows: &[Owed],
+        reading: &Reading,
+        is_new: impl Fn(&Self, DeliverySeq) -> bool,
+        step: &mut Step<'_>,
+    ) {
+        let loose = rows.iter().take_while(|it| it.place.lane == Lane::NONE);
+        let mut next = None;
+        let mut count = 0;
+        for owed in loose {
+            count += 1;
+            if !is_new(self, owed.seq) {
+                continue;
+            }
+            match owed.standing.due {
+                Some(due) if due > step.now => self.park(due),
+                Some(_) | None if self.room(step) > 0 => {
+                    self.hold(*owed, State::Ready, step);
+                    self.turns.push_back(Turn::Loose(owed.seq));
+                }
+                Some(_) | None => {
+                    next = Some(owed.seq);
+                    break;
+                }
+            }
+        }
+        if next.is_none() && count >= reading.limit {
+            next = rows.last().map(|it| DeliverySeq::from_bits(it.seq.bits() + 1));
+        }
+        self.loose_from = match (next, reading.missed) {
+            (Some(next), Some(missed)) => Some(next.min(missed)),
+            (next, missed) => next.or(missed),
+        };
+    }
+
+    fn take_lane(
+        &mut self,
+        lane: Lane,
+        rows: &[Owed],
+        reading: &Reading,
+        settled: &HashSet<DeliverySeq>,
+        step: &mut Step<'_>,
+    ) {
+        let count = rows.iter().take_while(|it| it.place.lane == lane).count();
+        let is_cut = count >= reading.limit;
+        if self.lanes.queues.contains_key(&lane) {
+            self.take_group(lane, &rows[..count], is_cut, settled, step);
+        }
+    }
+
+    fn take_sweep(
+        &mut self,
+        rows: &[Owed],
+        reading: &Reading,
+        settled: &HashSet<DeliverySeq>,
+        step: &mut Step<'_>,
+    ) {
+        let is_full = rows.len() >= reading.limit;
+        let mut rest = rows;
+        while let Some(first) = rest.first() {
+            let lane = first.place.lane;
+            let count = rest.iter().take_while(|it| it.place.lane == lane).count();
+            let (group, behind) = rest.split_at(count);
+            let is_cut = count >= reading.per_lane || is_full && behind.is_empty();
+            if lane != Lane::NONE && !self.take_group(lane, group, is_cut, settled, step) {
+                self.lanes.untrusted.advance_to(lane);
+                return;
+            }
+            rest = behind;
+        }
+        match rows.last() {
+            Some(last) if is_full => {
+                self.lanes.untrusted.advance_to(Lane(last.place.lane.0.wrapping_add(1)));
+            }
+            Some(_) | None => self.lanes.untrusted.advance_to_the_end(),
+        }
+    }
+
+    /// What the store has of one lane, from its bound or from its beginning on. `is_cut`: there may
+    /// be more. Returns `false` when there was no room for all of it.
+    fn take_group(
+        &mut self,
+        lane: Lane,
+        group: &[Owed],
+        is_cut: bool,
+        settled: &HashSet<DeliverySeq>,
+        step: &mut Step<'_>,
+    ) -> bool {
+        if !self.lanes.queues.contains_key(&lane) && self.room(step) == 0 {
+            return false;
+        }
+        for owed in group {
+            let is_new = !self.rows.contains_key(&owed.seq) && !settled.contains(&owed.seq);
+            if is_new && owed.standing.attempts > 0 {
+                self.take_head(*owed, step);
+            }
+        }
+        let fresh = || Queue { until: Some(FIRST), ..Queue::default() };
+        let queue = self.lanes.queues.entry(lane).or_insert_with(fresh);
+        let Some(until) = queue.until else { return true };
+        let sent = queue.sent;
+        if sent.is_some_and(|it| self.is_blocked(it)) {
+            return true;
+        }
+        // A group that ends with its lane: all of the lane is in memory now.
+        let mut new_until = is_cut.then(|| group.last().map_or(until, behind));
+        let mut has_room = true;
+        for owed in group.iter().filter(|it| key(it) >= until && Some(it.seq) != sent) {
+            if settled.contains(&owed.seq) {
+                continue;
+            }
+            // One that is in memory already waits for its cancelling to be on disk.
+            if !self.rows.contains_key(&owed.seq) {
+                if self.room(step) == 0 {
+                    new_until = Some(key(owed));
+                    has_room = false;
+                    break;
+                }
+                self.hold(*owed, State::Ready, step);
+            }
+            if let Some(queue) = self.lanes.queues.get_mut(&lane) {
+                queue.insert(key(owed));
+            }
+        }
+        if let Some(queue) = self.lanes.queues.get_mut(&lane) {
+            queue.until = new_until;
+        }
+        self.advance(lane);
+        self.feed(lane);
+        has_room
+    }
+
+    fn take_removal(
+        &mut self,
+        rows: &[Owed],
+        reading: &Reading,
+        is_new: impl Fn(&Self, DeliverySeq) -> bool,
+        step: &mut Step<'_>,
+    ) {
+        for owed in rows {
+            if is_new(self, owed.seq) {
+                self.end_without_row(*owed, Ended::Cancelled, super::DELETED, step);
+            }
+        }
+        self.removal = match rows.last() {
+            Some(last) if rows.len() >= reading.limit => {
+                Removal::From(Some((last.place, last.seq)))
+            }
+            Some(_) | None => Removal::Done,
+        };
+    }
+}
+
+fn key(owed: &Owed) -> Key {
+    (owed.place.position, owed.seq)
+}
+
+fn behind(owed: &Owed) -> Key {
+    (owed.place.position, DeliverySeq::from_bits(owed.seq.bits() + 1))
+}
+
+/// The last place before `key` of a lane.
+fn just_before(lane: Lane, key: Key) -> (Place, DeliverySeq) {
+    let (position, seq) = key;
+    match (seq.bits().checked_sub(1), position.checked_sub(1)) {
+        (Some(seq), _) => (Place { lane, position }, DeliverySeq::from_bits(seq)),
+        (None, Some(position)) => (Place { lane, position }, LAST),
+        (None, None) => (Place { lane: Lane(lane.0.saturating_sub(1)), position: i64::MAX }, LAST),
+    }
+}

@@ -1,0 +1,416 @@
+//! What follows from an attempt, as a pure function.
+//!
+//! A schedule says how long to wait after each failed attempt; when it is used up, the delivery is
+//! dead. Lists of waits have ±20 % jitter and exponential ones full jitter, so that deliveries that
+//! failed together do not come back together. The jitter is a hash of the delivery and the attempt:
+//! it is the same after a restart.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{chance, later};
+use crate::model::{Class, Ended, Outcome, Owed, Policy, Retry, RetryPreset};
+
+/// An endpoint may not ask for less than this, nor for more than a day: the number is a stranger's.
+const SHORTEST_ASKED: Duration = Duration::from_secs(1);
+const LONGEST_ASKED: Duration = Duration::from_secs(24 * HOUR);
+/// The last attempt before a delivery expires is made this long before.
+const LAST_CALL: Duration = Duration::from_secs(5);
+/// What a person must mend (a certificate, a denied address, a bad template) is not tried sooner.
+const SLOW_TAIL: Duration = Duration::from_secs(30 * MINUTE);
+/// The log of a delivery numbers its entries up to 4095, and its last one is kept for the end.
+const MOST_ENTRIES: u16 = 4094;
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+
+/// The numbers behind a name.
+struct Schedule {
+    /// Seconds.
+    waits: &'static [u64],
+    /// Whether the last wait is repeated until the delivery expires.
+    repeats: bool,
+    expires_after: Option<Duration>,
+    /// Whether only what looks temporary is tried again: no answer, 408, 429 and 5xx.
+    temporary_only: bool,
+    asked: Asked,
+}
+
+/// What a `Retry-After` may do to the planned wait.
+#[derive(Clone, Copy, PartialEq)]
+enum Asked {
+    Lengthens,
+    /// As Svix: at most to twice the wait, and at least a minute after 429 and timeouts.
+    AtMostDoubles,
+}
+
+const fn listed(waits: &'static [u64]) -> Schedule {
+    Schedule {
+        waits,
+        repeats: false,
+        expires_after: None,
+        temporary_only: false,
+        asked: Asked::Lengthens,
+    }
+}
+
+/// Standard Webhooks' recommendation: ten attempts in about three days.
+const STANDARD: Schedule = listed(&[
+    5,
+    5 * MINUTE,
+    30 * MINUTE,
+    2 * HOUR,
+    5 * HOUR,
+    10 * HOUR,
+    14 * HOUR,
+    20 * HOUR,
+    24 * HOUR,
+]);
+/// Svix 1.100: eight attempts in about 28 hours.
+const SVIX: Schedule = Schedule {
+    asked: Asked::AtMostDoubles,
+    ..listed(&[5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR])
+};
+/// Shopify documents eight retries in four hours, without their waits: these add up to four hours.
+const SHOPIFY: Schedule = listed(&[
+    MINUTE,
+    3 * MINUTE,
+    6 * MINUTE,
+    15 * MINUTE,
+    30 * MINUTE,
+    45 * MINUTE,
+    60 * MINUTE,
+    80 * MINUTE,
+]);
+/// Segment documents timeouts and 5xx for up to four hours, without their waits: these add up to that.
+const SEGMENT: Schedule = Schedule {
+    temporary_only: true,
+    ..listed(&[
+        MINUTE,
+        2 * MINUTE,
+        4 * MINUTE,
+        8 * MINUTE,
+        16 * MINUTE,
+        32 * MINUTE,
+        60 * MINUTE,
+        60 * MINUTE,
+        57 * MINUTE,
+    ])
+};
+/// Admin documents exponential backoff and a cache of 24 hours: hourly in the end, until it expires.
+const ADMIN: Schedule = Schedule {
+    repeats: true,
+    expires_after: Some(Duration::from_secs(24 * HOUR)),
+    ..listed(&[5, 30, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR])
+};
+/// Stripe documents up to three days, exponential, without its waits.
+const STRIPE: Schedule = listed(&[
+    5 * MINUTE,
+    30 * MINUTE,
+    2 * HOUR,
+    5 * HOUR,
+    10 * HOUR,
+    12 * HOUR,
+    12 * HOUR,
+    12 * HOUR,
+    12 * HOUR,
+]);
+const NEVER: Schedule = listed(&[]);
+
+const fn schedule(preset: RetryPreset) -> &'static Schedule {
+    match preset {
+        RetryPreset::Standard => &STANDARD,
+        RetryPreset::Svix => &SVIX,
+        RetryPreset::Shopify4h => &SHOPIFY,
+        RetryPreset::Segment4h => &SEGMENT,
+        RetryPreset::Admin24h => &ADMIN,
+        RetryPreset::Stripe3d => &STRIPE,
+        RetryPreset::Never => &NEVER,
+    }
+}
+
+/// What follows from an attempt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// Not before this time.
+    Again(Timestamp),
+    /// When its destination is enabled again.
+    Held,
+    /// With why, where the outcome alone does not say.
+    Ended(Ended, &'static str),
+}
+
+/// When a delivery expires.
+pub fn expires_at(policy: &Policy, accepted_at: Timestamp) -> Option<Timestamp> {
+    let of_preset = match &policy.retry {
+        Retry::Preset(preset) => schedule(*preset).expires_after,
+        Retry::Waits(_) | Retry::Exponential(_) => None,
+    };
+    policy.expires_after.or(of_preset).map(|after| later(accepted_at, after))
+}
+
+/// How long the endpoint as a whole is to be left alone after this answer.
+pub fn asked_pause(outcome: &Outcome) -> Option<Duration> {
+    let is_about_the_endpoint = matches!(outcome.status, Some(429 | 503));
+    outcome
+        .retry_after
+        .filter(|_| is_about_the_endpoint && outcome.class == Class::Status)
+        .map(|asked| asked.clamp(SHORTEST_ASKED, LONGEST_ASKED))
+}
+
+/// What follows from an attempt that ended `now`. `owed` is the delivery as it stood before.
+pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> Verdict {
+    match outcome.class {
+        Class::Accepted => return Verdict::Ended(Ended::Delivered, ""),
+        Class::Gone => return Verdict::Held,
+        Class::Abort => {
+            return Verdict::Ended(Ended::Dead, "the endpoint asked for no more attempts");
+        }
+        Class::Status
+        | Class::Timeout
+        | Class::Dns
+        | Class::Connect
+        | Class::Tls
+        | Class::Broken
+        | Class::Denied
+        | Class::Config
+        | Class::Unknown => (),
+    }
+    let asked = match &policy.retry {
+        Retry::Preset(preset) => {
+            let schedule = schedule(*preset);
+            if schedule.temporary_only && !is_temporary(outcome) {
+                return Verdict::Ended(Ended::Dead, "its schedule does not retry this");
+            }
+            schedule.asked
+        }
+        Retry::Waits(_) | Retry::Exponential(_) => Asked::Lengthens,
+    };
+    if owed.standing.entries >= MOST_ENTRIES {
+        return Verdict::Ended(Ended::Dead, "its log is full");
+    }
+    let Some(planned) = wait(&policy.retry, owed) else {
+        return Verdict::Ended(Ended::Dead, "no attempt is left");
+    };
+    let mut due = later(now, stretch(planned, &policy.retry, asked, outcome));
+    if let Retry::Exponential(it) = &policy.retry
+        && it.within.is_some_and(|within| due > later(owed.accepted_at, within))
+    {
+        return Verdict::Ended(Ended::Dead, "the time for attempts is over");
+    }
+    if let Some(end) = expires_at(policy, owed.accepted_at)
+        && due >= end
+    {
+        due = end.checked_sub(LAST_CALL).unwrap_or(end);
+        if due < later(now, SHORTEST_ASKED) {
+            return Verdict::Ended(Ended::Expired, "it expires before another attempt");
+        }
+    }
+    Verdict::Again(due)
+}
+
+fn is_temporary(outcome: &Outcome) -> bool {
+    match outcome.class {
+        Class::Status => outcome.status.is_none_or(|it| it >= 500 || matches!(it, 408 | 429)),
+        Class::Timeout | Class::Dns | Class::Connect | Class::Broken | Class::Unknown => true,
+        Class::Accepted | Class::Tls | Class::Denied => false,
+        Class::Config | Class::Gone | Class::Abort => false,
+    }
+}
+
+/// The planned wait after the attempt that follows `owed`, with its jitter; `None` when that was the last.
+fn wait(retry: &Retry, owed: &Owed) -> Option<Duration> {
+    let failed_before = usize::from(owed.standing.attempts);
+    let chance = chance(owed.seq.bits(), u64::from(owed.standing.attempts), 1);
+    let around = |wait: Duration| wait.mul_f64(0.8 + 0.4 * chance);
+    match retry {
+        Retry::Preset(preset) => {
+            let schedule = schedule(*preset);
+            let index = match schedule.repeats {
+                true => failed_before.min(schedule.waits.len().saturating_sub(1)),
+                false => failed_before,
+            };
+            schedule.waits.get(index).map(|&it| around(Duration::from_secs(it)))
+        }
+        Retry::Waits(waits) => waits.get(failed_before).map(|&it| around(it.into_inner())),
+        Retry::Exponential(it) => {
+            let made = u32::from(owed.standing.attempts) + 1;
+            let grown = it.base.as_secs_f64() * it.factor.max(1.0).powf(f64::from(made - 1));
+            let whole = grown.min(it.max.as_secs_f64()).clamp(0.0, 1e9);
+            (made < it.attempts.get()).then(|| Duration::from_secs_f64(whole * chance))
+        }
+    }
+}
+
+/// The wait with what the outcome asks for.
+fn stretch(planned: Duration, retry: &Retry, asked: Asked, outcome: &Outcome) -> Duration {
+    let is_for_people = matches!(outcome.class, Class::Tls | Class::Denied | Class::Config);
+    let wait = match is_for_people {
+        true => planned.max(SLOW_TAIL.min(longest(retry))),
+        false => planned,
+    };
+    match asked {
+        Asked::Lengthens => {
+            outcome.retry_after.map_or(wait, |it| wait.max(it.clamp(SHORTEST_ASKED, LONGEST_ASKED)))
+        }
+        Asked::AtMostDoubles => {
+            let is_busy = outcome.status == Some(429) || outcome.class == Class::Timeout;
+            let wait = if is_busy { wait.max(Duration::from_secs(MINUTE)) } else { wait };
+            outcome.retry_after.map_or(wait, |it| it.clamp(wait, wait * 2))
+        }
+    }
+}
+
+fn longest(retry: &Retry) -> Duration {
+    match retry {
+        Retry::Preset(preset) => {
+            Duration::from_secs(schedule(*preset).waits.iter().copied().max().unwrap_or(0))
+        }
+        Retry::Waits(waits) => waits.iter().map(|it| it.into_inner()).max().unwrap_or_default(),
+        Retry::Exponential(it) => it.max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::model::{DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, Standing};
+
+    fn outcome(class: Class, status: Option<u16>, retry_after: Option<u64>) -> Outcome {
+        Outcome {
+            class,
+            status,
+            reason: "a reason".to_owned(),
+            retry_after: retry_after.map(Duration::from_secs),
+            duration: Duration::ZERO,
+            response: None,
+        }
+    }
+
+    fn owed(attempts: u16) -> Owed {
+        Owed {
+            seq: DeliverySeq::new(EventSeq(7), 0),
+            destination: DestinationId::from_bits(1),
+            place: Place { lane: Lane::NONE, position: 0 },
+            accepted_at: Timestamp::UNIX_EPOCH,
+            standing: Standing { attempts, entries: attempts, due: None },
+        }
+    }
+
+    fn preset(preset: RetryPreset) -> Policy {
+        Policy { retry: Retry::Preset(preset), ..Policy::default() }
+    }
+
+    /// The verdict on attempt `number`, made when the event was accepted; waits in seconds, each
+    /// `±` its jitter.
+    #[track_caller]
+    fn check(policy: &Policy, number: u16, outcome: &Outcome, expected: &str) {
+        let actual = match next(policy, &owed(number - 1), outcome, Timestamp::UNIX_EPOCH) {
+            Verdict::Again(due) => {
+                let seconds = due.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64();
+                let bounds = expected.strip_prefix("in ").and_then(|it| it.split_once(".."));
+                let Some((low, high)) = bounds else { panic!("in {seconds} s, not {expected}") };
+                let is_within =
+                    low.parse::<f64>().unwrap() <= seconds && seconds <= high.parse().unwrap();
+                assert!(is_within, "in {seconds} s, not {expected}");
+                return;
+            }
+            Verdict::Held => "held".to_owned(),
+            Verdict::Ended(ended, reason) => format!("{ended:?}: {reason}"),
+        };
+        assert_eq!(actual, expected);
+    }
+
+    #[test]
+    fn waits_are_used_in_order_and_then_the_delivery_is_dead() {
+        let (standard, failed) =
+            (preset(RetryPreset::Standard), outcome(Class::Status, Some(500), None));
+        check(&standard, 1, &failed, "in 4..6");
+        check(&standard, 2, &failed, "in 240..360");
+        check(&standard, 9, &failed, "in 69120..103680");
+        check(&standard, 10, &failed, "Dead: no attempt is left");
+        check(&preset(RetryPreset::Never), 1, &failed, "Dead: no attempt is left");
+        check(&preset(RetryPreset::Admin24h), 30, &failed, "in 2880..4320");
+    }
+
+    #[test]
+    fn the_schedules_last_as_long_as_their_names_say() {
+        for (preset, hours) in [
+            (RetryPreset::Standard, 75.0..76.0),
+            (RetryPreset::Svix, 27.0..28.0),
+            (RetryPreset::Shopify4h, 4.0..4.01),
+            (RetryPreset::Segment4h, 4.0..4.01),
+            (RetryPreset::Stripe3d, 60.0..72.0),
+        ] {
+            let total = schedule(preset).waits.iter().sum::<u64>() as f64 / HOUR as f64;
+            assert!(hours.contains(&total), "{preset:?}: {total} h");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_may_ask_for_more_time_but_not_for_less_nor_for_ever() {
+        let asks = |seconds| outcome(Class::Status, Some(503), Some(seconds));
+        let standard = preset(RetryPreset::Standard);
+        check(&standard, 1, &asks(30), "in 30..30");
+        check(&standard, 1, &asks(0), "in 4..6");
+        check(&standard, 1, &asks(u64::MAX), "in 86400..86400");
+        let svix = preset(RetryPreset::Svix);
+        check(&svix, 2, &asks(u64::MAX), "in 480..720");
+        check(&svix, 1, &outcome(Class::Status, Some(429), None), "in 60..60");
+    }
+
+    #[test]
+    fn some_outcomes_end_a_delivery_at_once_and_some_wait_for_people() {
+        let standard = preset(RetryPreset::Standard);
+        check(&standard, 1, &outcome(Class::Accepted, Some(204), None), "Delivered: ");
+        check(&standard, 1, &outcome(Class::Gone, Some(410), None), "held");
+        check(
+            &standard,
+            1,
+            &outcome(Class::Abort, Some(500), None),
+            "Dead: the endpoint asked for no more attempts",
+        );
+        check(&standard, 1, &outcome(Class::Tls, None, None), "in 1800..1800");
+        check(&standard, 1, &outcome(Class::Status, Some(400), None), "in 4..6");
+        let segment = preset(RetryPreset::Segment4h);
+        check(
+            &segment,
+            1,
+            &outcome(Class::Status, Some(400), None),
+            "Dead: its schedule does not retry this",
+        );
+        check(&segment, 1, &outcome(Class::Timeout, None, None), "in 48..72");
+    }
+
+    #[test]
+    fn the_last_attempt_comes_shortly_before_the_delivery_expires() {
+        let policy = Policy { expires_after: Some(Duration::from_secs(100)), ..Policy::default() };
+        let failed = outcome(Class::Timeout, None, None);
+        check(&policy, 2, &failed, "in 95..95");
+        let policy = Policy { expires_after: Some(Duration::from_secs(5)), ..Policy::default() };
+        check(&policy, 2, &failed, "Expired: it expires before another attempt");
+    }
+
+    #[test]
+    fn exponential_waits_have_full_jitter_and_both_bounds() {
+        let exponential = Exponential {
+            base: Duration::from_secs(10),
+            factor: 2.0,
+            max: Duration::from_secs(30),
+            attempts: NonZeroU32::new(5).unwrap(),
+            within: None,
+        };
+        let retry = Retry::Exponential(exponential.clone());
+        let policy = Policy { retry, ..Policy::default() };
+        let failed = outcome(Class::Timeout, None, None);
+        check(&policy, 1, &failed, "in 0..10");
+        check(&policy, 4, &failed, "in 0..30");
+        check(&policy, 5, &failed, "Dead: no attempt is left");
+        let within = Exponential { within: Some(Duration::ZERO), ..exponential };
+        let policy = Policy { retry: Retry::Exponential(within), ..Policy::default() };
+        check(&policy, 1, &failed, "Dead: the time for attempts is over");
+    }
+}

@@ -1,0 +1,433 @@
+//! Decides what is attempted, and when: a pure state machine without clock, I/O or chance.
+//!
+//! What happens comes in as an [`Input`] with the time at which it happened, and what is to be done
+//! goes out as [`Action`]s. The same inputs give the same actions, so a simulation can drive it
+//! through years in a second.
+//!
+//! A delivery passes these gates in turn: its destination is active; the endpoint is not left alone
+//! (breaker, `Retry-After`); it is at the head of its lane; the rate limit; the destination's
+//! concurrency; the places left over all destinations. Waiting at a gate uses no attempt.
+//!
+//! Nothing is decided on what is not on disk: a lane moves on, and a retry starts, only when the
+//! settlement before it was confirmed. After a crash the store therefore says what comes next, and
+//! the only difference is that what was in flight is attempted once more.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use super::{
+    Options,
+    fairness::Rounds,
+    line::{Gate, Line, Step, Totals},
+    status::LineStatus,
+};
+use crate::{
+    hint::Loss,
+    model::{DeliverySeq, Destination, DestinationId, Lane, Message, Outcome, Owed, ProjectId},
+    store::{OwedQuery, Settlement},
+};
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A destination is new or has changed.
+    Settings(Arc<Destination>),
+    /// A destination was deleted: what it is owed is cancelled.
+    Removed(DestinationId),
+    /// The store owes these destinations something of which nothing is known here. At the start.
+    Backlog(Vec<DestinationId>),
+    /// The store has just taken these on. Whole events, in accept order, each once.
+    Planned(Vec<Owed>),
+    /// The store has taken these on, and does not hand them over: hints that were dropped, replays.
+    Spilled(Lost),
+    Finished {
+        destination: DestinationId,
+        delivery: DeliverySeq,
+        outcome: Outcome,
+    },
+    /// It was to be attempted, and was not.
+    Returned {
+        destination: DestinationId,
+        delivery: DeliverySeq,
+    },
+    /// It was to be attempted, and its event is no longer kept.
+    Missing {
+        destination: DestinationId,
+        delivery: DeliverySeq,
+    },
+    /// These settlements are on disk.
+    Settled(Vec<(DestinationId, DeliverySeq)>),
+    /// The answer to [`Action::Refill`]; `None` when the store failed.
+    Refilled {
+        destination: DestinationId,
+        rows: Option<Vec<Owed>>,
+    },
+    /// Someone cancels deliveries.
+    Cancel(Vec<Owed>),
+    /// Someone wants an endpoint that is left alone to be tried now.
+    Poke(DestinationId),
+    /// Time has passed.
+    Tick,
+    /// No new attempts from here on.
+    Stop,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// To be answered by `Finished`, `Returned` or `Missing`.
+    Attempt(Owed),
+    /// To be answered by `Settled`, however long that takes.
+    Settle(Settlement),
+    /// To be answered by `Refilled`.
+    Refill(OwedQuery),
+    /// A `Tick` is due at this time, and no other is; `None`: none is.
+    Wake(Option<Timestamp>),
+    /// The destination is to be disabled, if it still has this version.
+    Disable { destination: DestinationId, version: u32, reason: String },
+    /// After `Stop`: nothing is in flight and everything is on disk.
+    Drained,
+}
+
+/// Deliveries that are to be read from the store, as bounds by destination.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lost(pub BTreeMap<DestinationId, Missed>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Missed {
+    /// The first of those without a lane.
+    pub loose: Option<DeliverySeq>,
+    /// The first position of those with one.
+    pub laned: Option<i64>,
+}
+
+impl Lost {
+    pub fn note(&mut self, owed: &Owed) {
+        let missed = self.0.entry(owed.destination).or_default();
+        if owed.place.lane == Lane::NONE {
+            missed.loose = Some(missed.loose.map_or(owed.seq, |it| it.min(owed.seq)));
+        } else {
+            let position = owed.place.position;
+            missed.laned = Some(missed.laned.map_or(position, |it| it.min(position)));
+        }
+    }
+}
+
+impl Loss<Vec<(Owed, Message)>> for Lost {
+    fn add(&mut self, hint: &Vec<(Owed, Message)>) {
+        for (owed, _) in hint {
+            self.note(owed);
+        }
+    }
+}
+
+pub struct Scheduler {
+    options: Options,
+    seats: Vec<Seat>,
+    numbers: HashMap<DestinationId, usize>,
+    rounds: Rounds,
+    totals: Totals,
+    alarms: BinaryHeap<Reverse<(Timestamp, usize)>>,
+    /// Those whose state may have changed in this step.
+    touched: Vec<usize>,
+    readers: VecDeque<usize>,
+    /// Deleted destinations whose deliveries are being cancelled.
+    removing: Vec<usize>,
+    told_wake: Option<Timestamp>,
+    stopping: Stopping,
+}
+
+/// The place of one destination. It is not given to another when the destination is gone.
+struct Seat {
+    line: Option<Box<Line>>,
+    is_touched: bool,
+    is_reader: bool,
+    alarm: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stopping {
+    No,
+    Yes,
+    Drained,
+}
+
+impl Scheduler {
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            seats: Vec::new(),
+            numbers: HashMap::new(),
+            rounds: Rounds::default(),
+            totals: Totals::default(),
+            alarms: BinaryHeap::new(),
+            touched: Vec::new(),
+            readers: VecDeque::new(),
+            removing: Vec::new(),
+            told_wake: None,
+            stopping: Stopping::No,
+        }
+    }
+
+    /// Takes in what happened `now`, and adds what is to be done.
+    pub fn step(&mut self, now: Timestamp, input: Input, actions: &mut Vec<Action>) {
+        self.take(now, input, actions);
+        self.ring(now);
+        for number in std::mem::take(&mut self.touched) {
+            self.seats[number].is_touched = false;
+            self.look(number, now, actions);
+        }
+        if self.stopping == Stopping::No {
+            self.start(now, actions);
+            self.read(now, actions);
+        } else if self.stopping == Stopping::Yes
+            && self.totals.in_flight == 0
+            && self.totals.unsettled == 0
+        {
+            self.stopping = Stopping::Drained;
+            actions.push(Action::Drained);
+        }
+        let wake = self.alarms.peek().map(|Reverse((at, _))| *at);
+        if wake != self.told_wake {
+            self.told_wake = wake;
+            actions.push(Action::Wake(wake));
+        }
+    }
+
+    /// Whether nothing is under way and nothing can start before the next alarm.
+    pub fn is_idle(&self) -> bool {
+        let is_stopped = self.stopping != Stopping::No;
+        self.totals.in_flight == 0
+            && self.totals.unsettled == 0
+            && self.totals.reads == 0
+            && (is_stopped || self.rounds.is_empty() && self.readers.is_empty())
+    }
+
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// When the next alarm is.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.told_wake
+    }
+
+    pub fn status(&mut self, destination: DestinationId, now: Timestamp) -> Option<LineStatus> {
+        let number = *self.numbers.get(&destination)?;
+        self.seats[number].line.as_mut().map(|line| line.status(now))
+    }
+
+    fn take(&mut self, now: Timestamp, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Settings(destination) => {
+                let number = self.seat(destination.id);
+                self.rounds.enrol(number, destination.project);
+                self.removing.retain(|it| *it != number);
+                self.with(number, now, actions, |line, step| line.configure(destination, step));
+            }
+            Input::Removed(destination) => {
+                if let Some(&number) = self.numbers.get(&destination) {
+                    self.with(number, now, actions, Line::remove);
+                    self.removing.push(number);
+                }
+            }
+            Input::Backlog(destinations) => {
+                for destination in destinations {
+                    let number = self.seat(destination);
+                    self.with(number, now, actions, |line, _| line.mark_unread());
+                }
+            }
+            Input::Planned(deliveries) => {
+                let last = deliveries.iter().map(|owed| owed.seq.event()).max();
+                for owed in deliveries {
+                    if !self.totals.early.has_ended(owed.seq) {
+                        let number = self.seat(owed.destination);
+                        self.with(number, now, actions, |line, step| line.plan(owed, step));
+                    }
+                }
+                if let Some(last) = last {
+                    self.totals.early.hinted(last);
+                }
+            }
+            Input::Spilled(lost) => {
+                for (destination, missed) in lost.0 {
+                    let number = self.seat(destination);
+                    self.with(number, now, actions, |line, step| line.lost(&missed, step));
+                }
+            }
+            Input::Finished { destination, delivery, outcome } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.finished(delivery, outcome, step)
+                })
+            }
+            Input::Returned { destination, delivery } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.returned(delivery, step)
+                })
+            }
+            Input::Missing { destination, delivery } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.missing(delivery, step)
+                })
+            }
+            Input::Settled(settled) => {
+                for (destination, delivery) in settled {
+                    if let Some(&number) = self.numbers.get(&destination) {
+                        self.with(number, now, actions, |line, step| line.settled(delivery, step));
+                    }
+                }
+                for index in 0..self.removing.len() {
+                    self.touch(self.removing[index]);
+                }
+            }
+            Input::Refilled { destination, rows } => {
+                if let Some(&number) = self.numbers.get(&destination) {
+                    self.with(number, now, actions, |line, step| line.refilled(rows, step));
+                }
+            }
+            Input::Cancel(deliveries) => {
+                for owed in deliveries {
+                    let number = self.seat(owed.destination);
+                    self.with(number, now, actions, |line, step| line.cancel(owed, step));
+                }
+            }
+            Input::Poke(destination) => {
+                if let Some(&number) = self.numbers.get(&destination) {
+                    self.with(number, now, actions, |line, _| line.unpause());
+                }
+            }
+            Input::Tick => (),
+            Input::Stop => self.stopping = Stopping::Yes,
+        }
+    }
+
+    /// The number of a destination. One that was never heard of counts as deleted until it is.
+    fn seat(&mut self, destination: DestinationId) -> usize {
+        if let Some(&number) = self.numbers.get(&destination) {
+            return number;
+        }
+        let number = self.seats.len();
+        self.numbers.insert(destination, number);
+        let line = Some(Box::new(Line::new(destination)));
+        self.seats.push(Seat { line, is_touched: false, is_reader: false, alarm: None });
+        self.rounds.enrol(number, ProjectId::from_bits(0));
+        self.removing.push(number);
+        number
+    }
+
+    fn with<T>(
+        &mut self,
+        number: usize,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+        act: impl FnOnce(&mut Line, &mut Step<'_>) -> T,
+    ) -> Option<T> {
+        self.touch(number);
+        let mut step = Step { now, options: &self.options, totals: &mut self.totals, actions };
+        self.seats[number].line.as_mut().map(|line| act(line, &mut step))
+    }
+
+    fn end_attempt(
+        &mut self,
+        destination: DestinationId,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+        act: impl FnOnce(&mut Line, &mut Step<'_>) -> bool,
+    ) {
+        if let Some(&number) = self.numbers.get(&destination)
+            && self.with(number, now, actions, act) == Some(true)
+        {
+            self.rounds.finished(number);
+        }
+    }
+
+    fn touch(&mut self, number: usize) {
+        if !self.seats[number].is_touched {
+            self.seats[number].is_touched = true;
+            self.touched.push(number);
+        }
+    }
+
+    /// Wakes those whose alarm is due.
+    fn ring(&mut self, now: Timestamp) {
+        while let Some(&Reverse((at, number))) = self.alarms.peek()
+            && at <= now
+        {
+            self.alarms.pop();
+            let seat = &mut self.seats[number];
+            if seat.alarm == Some(at) {
+                seat.alarm = None;
+            }
+            self.touch(number);
+        }
+    }
+
+    /// Looks at a destination after something happened: may it start, must it read, when is it due?
+    fn look(&mut self, number: usize, now: Timestamp, actions: &mut Vec<Action>) {
+        let seat = &mut self.seats[number];
+        let Some(line) = &mut seat.line else { return };
+        if line.is_gone() {
+            self.numbers.remove(&line.id);
+            seat.line = None;
+            self.removing.retain(|it| *it != number);
+            return;
+        }
+        line.wake(now);
+        if matches!(line.gate(now), Gate::Open) {
+            self.rounds.queue(number);
+        }
+        let step = Step { now, options: &self.options, totals: &mut self.totals, actions };
+        if !seat.is_reader && line.wants_to_read(&step) {
+            seat.is_reader = true;
+            self.readers.push_back(number);
+        }
+        // The earliest alarm is enough: when it rings, the next is set. One that stands and is too
+        // early rings in vain.
+        if let Some(at) = line.alarm(now)
+            && seat.alarm.is_none_or(|set| at < set)
+        {
+            seat.alarm = Some(at);
+            self.alarms.push(Reverse((at, number)));
+        }
+    }
+
+    fn start(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        while self.totals.in_flight < self.options.in_flight
+            && self.totals.unsettled < self.options.unsettled_at_most
+        {
+            let free = self.options.in_flight - self.totals.in_flight;
+            let Some(number) = self.rounds.next(free) else { break };
+            let mut step = Step { now, options: &self.options, totals: &mut self.totals, actions };
+            let started =
+                self.seats[number].line.as_mut().is_some_and(|line| line.start(&mut step));
+            if started {
+                self.rounds.started(number);
+            } else {
+                self.rounds.passed(number);
+            }
+            self.touch(number);
+        }
+        for number in std::mem::take(&mut self.touched) {
+            self.seats[number].is_touched = false;
+            self.look(number, now, actions);
+        }
+    }
+
+    fn read(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        while self.totals.reads < self.options.reads_at_once
+            && let Some(number) = self.readers.pop_front()
+        {
+            let seat = &mut self.seats[number];
+            seat.is_reader = false;
+            let mut step = Step { now, options: &self.options, totals: &mut self.totals, actions };
+            if let Some(query) = seat.line.as_mut().and_then(|line| line.read(&mut step)) {
+                actions.push(Action::Refill(query));
+            }
+        }
+    }
+}

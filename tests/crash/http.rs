@@ -1,0 +1,72 @@
+//! One keep-alive connection to the gateway.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Request,
+    client::conn::http1::{SendRequest, handshake},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::gateway::{KEY, PROJECT};
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nobody listens: nothing was sent.
+    NotSent,
+    /// The connection broke, or no answer came: the other side may have heard it or not.
+    NoAnswer,
+}
+
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    pub address: SocketAddr,
+}
+
+impl Connection {
+    #[allow(clippy::disallowed_methods, reason = "the gateway that this very suite has started")]
+    pub async fn open(address: SocketAddr) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(address).await.map_err(|_| Failure::NotSent)?;
+        stream.set_nodelay(true).map_err(|_| Failure::NotSent)?;
+        let handshake = handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|_| Failure::NotSent)?;
+        tokio::spawn(connection);
+        Ok(Self { sender, address })
+    }
+
+    /// Posts JSON, and returns the status and the body of the answer.
+    pub async fn post(&mut self, path: &str, body: String) -> Result<(u16, Bytes), Failure> {
+        let request = Request::post(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {KEY}"))
+            .header("tidegate-project", PROJECT)
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        self.send(request).await
+    }
+
+    /// The status of a GET over a connection of its own.
+    pub async fn get(address: SocketAddr, path: &str) -> Result<u16, Failure> {
+        let mut connection = Self::open(address).await?;
+        let request = Request::get(path).header("host", "localhost").body(Full::default()).unwrap();
+        connection.send(request).await.map(|(status, _)| status)
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Failure> {
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let answer = async {
+            let response = self.sender.send_request(request).await?;
+            let status = response.status().as_u16();
+            Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
+        };
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(Failure::NoAnswer),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The sender: a lane posts its events one after the other, each until its outcome is known.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::{
+    http::{Connection, Failure},
+    logs::{Log, now_ns},
+    random::Random,
+};
+
+/// One lane, over one connection at a time.
+pub struct Sender {
+    pub lane: String,
+    /// The type of its events.
+    pub event_type: &'static str,
+    /// Sets the keys of one run apart from another's.
+    pub run: u64,
+    pub random: Random,
+    pub log: Arc<Log>,
+    /// Where the gateway is, while it is up.
+    pub gateway: watch::Receiver<Option<SocketAddr>>,
+    pub stop: watch::Receiver<bool>,
+    /// It rests for up to so long after an event.
+    pub rest: Duration,
+    /// It ends after so many events.
+    pub most: u64,
+    /// Written beside each outcome: how far something else had come by then.
+    pub position: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+#[derive(Deserialize)]
+struct Accepted {
+    id: String,
+}
+
+impl Sender {
+    /// Posts until it is told to stop. Returns how many events were acknowledged, which is all of
+    /// them: the last is seen through.
+    pub async fn run(mut self) -> u64 {
+        let mut connection = None;
+        let mut n = 0;
+        while !*self.stop.borrow() && n < self.most {
+            self.see_through(&mut connection, n).await;
+            // A sender that forgets what it has sent asks again, at once or much later: it must be
+            // told the same.
+            if self.random.percent(5) {
+                let again = if self.random.percent(50) { n } else { self.random.below(n + 1) };
+                self.see_through(&mut connection, again).await;
+            }
+            n += 1;
+            let rest = self.random.below(self.rest.as_micros() as u64 + 1);
+            tokio::time::sleep(Duration::from_micros(rest)).await;
+        }
+        n
+    }
+
+    /// Posts an event until it is acknowledged, whatever happens to the gateway.
+    async fn see_through(&mut self, connection: &mut Option<Connection>, n: u64) {
+        loop {
+            let up = self.gateway.wait_for(Option::is_some).await.map(|address| *address);
+            let Some(address) = up.ok().flatten() else { panic!("the driver went away") };
+            if connection.as_ref().is_none_or(|it| it.address != address) {
+                *connection = Connection::open(address).await.ok();
+            }
+            let Some(open) = connection.as_mut() else {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                continue;
+            };
+            let posted = now_ns();
+            match open.post("/api/v1/events", self.body(n)).await {
+                Ok((200 | 202, body)) => {
+                    let accepted: Accepted = serde_json::from_slice(&body).unwrap();
+                    self.write(posted, n, "acked", Some(&accepted.id));
+                    return;
+                }
+                Ok((429 | 503 | 507, _)) => {
+                    self.write(posted, n, "failed", None);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Ok((status, body)) => {
+                    panic!("{status}: {}", String::from_utf8_lossy(&body));
+                }
+                Err(Failure::NotSent) => *connection = None,
+                Err(Failure::NoAnswer) => {
+                    self.write(posted, n, "unknown", None);
+                    *connection = None;
+                }
+            }
+        }
+    }
+
+    fn write(&self, posted: u64, n: u64, status: &str, id: Option<&str>) {
+        let position = (self.position)();
+        self.log.write(|done| {
+            json!({
+                "t": posted, "done": done, "key": self.key(n), "id": id, "status": status,
+                "lane": self.lane, "n": n, "position": position,
+            })
+        });
+    }
+
+    fn key(&self, n: u64) -> String {
+        format!("{:x}-{}-{n}", self.run, self.lane)
+    }
+
+    /// The same bytes whenever it is posted: some small, some of several pages.
+    fn body(&self, n: u64) -> String {
+        let mut random = Random::new(self.run ^ n);
+        let size = if random.percent(10) { random.below(20_000) } else { random.below(600) };
+        let pad: String = (0..size).map(|_| char::from(b'a' + random.below(26) as u8)).collect();
+        json!({
+            "type": self.event_type,
+            "idempotency_key": self.key(n),
+            "payload": { "lane": self.lane, "n": n, "pad": pad },
+        })
+        .to_string()
+    }
+}

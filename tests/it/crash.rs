@@ -1,0 +1,199 @@
+//! `kill -9` at random moments under load: nothing that was accepted is lost, nothing comes twice
+//! that was not in flight, and no order is broken.
+//!
+//! Forty cycles; `make crash` runs a thousand. The judge is a separate program, `tests/checker`.
+
+#[path = "../crash/random.rs"]
+pub mod random;
+#[path = "../crash/logs.rs"]
+pub mod logs;
+#[path = "../crash/http.rs"]
+pub mod http;
+#[path = "../crash/gateway.rs"]
+pub mod gateway;
+#[path = "../crash/receiver.rs"]
+pub mod receiver;
+#[path = "../crash/sender.rs"]
+pub mod sender;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use gateway::{Gateway, Setup};
+use indicatif::{ProgressBar, ProgressStyle};
+use logs::{Judged, Log, judge, now_ns};
+use random::Random;
+use receiver::{Manner, Receiver};
+use sender::Sender;
+use tokio::{sync::watch, task::JoinHandle};
+
+const CONCURRENCY: u64 = 16;
+const PLAIN_LANES: usize = 6;
+const ORDERED_LANES: usize = 2;
+
+/// How long before a kill a delivery may have arrived without having been settled: generous, since
+/// the tests of a whole machine may be running beside this one. The count is what is strict.
+const UNSETTLED: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_accepted_is_lost_when_it_is_killed_at_random_moments() {
+    // Given senders, a receiver, and a gateway that events pass through
+    let cycles = std::env::var("CRASH_CYCLES").map_or(40, |text| text.parse().unwrap());
+    let seed = Random::seed("CRASH_SEED");
+    eprintln!("crash: CRASH_SEED={seed} CRASH_CYCLES={cycles}");
+    let folder = folder("crash", seed);
+    let mut random = Random::new(seed);
+    let receiver = Receiver::start(&folder.join("received.ndjson"), random.next(), || 0).await;
+    receiver.behave("plain-a", Manner { refuses_percent: 1, holds_back_ms: 0 });
+    receiver.behave("plain-b", Manner { refuses_percent: 0, holds_back_ms: 10 });
+    receiver.behave("ordered", Manner { refuses_percent: 1, holds_back_ms: 0 });
+    let setup = setup(&folder, &resources(&receiver));
+    let sent = Arc::new(Log::create(&folder.join("sent.ndjson")));
+    let (at, gateway) = watch::channel(None);
+    let (stop, stopped) = watch::channel(false);
+    let senders = senders(seed, &mut random, &sent, &gateway, &stopped);
+
+    // When it is killed again and again
+    let kills = kill_again_and_again(cycles, &mut random, &setup, &receiver, &at).await;
+
+    // Then, once it is left in peace, everything arrives, and the judge finds nothing
+    let last = Gateway::start(&setup).await;
+    at.send_replace(Some(last.address));
+    stop.send_replace(true);
+    let mut accepted = [0, 0];
+    for (kind, lanes) in senders.into_iter().enumerate() {
+        for lane in lanes {
+            accepted[kind] += lane.await.unwrap() as usize;
+        }
+    }
+    let [plain, ordered] = accepted;
+    let expected = [("plain-a", plain + ordered), ("plain-b", plain), ("ordered", ordered)];
+    let all = || expected.iter().all(|(endpoint, count)| receiver.taken(endpoint) >= *count);
+    let drained = receiver.drained(all, Duration::from_secs(20)).await;
+    last.kill();
+    receiver.flush();
+    sent.flush();
+    let verdict = judge(&folder, &judged(), &kills, UNSETTLED);
+    eprintln!("{}", verdict.text);
+    assert!(verdict.kept, "CRASH_SEED={seed}, logs in {}\n{}", folder.display(), verdict.text);
+    assert!(drained, "not everything arrived; logs in {}", folder.display());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Returns when each of the kills was over.
+async fn kill_again_and_again(
+    cycles: u64,
+    random: &mut Random,
+    setup: &Setup,
+    receiver: &Receiver,
+    at: &watch::Sender<Option<SocketAddr>>,
+) -> Vec<u64> {
+    let template = "{bar:40} {pos}/{len} kills, {eta} left";
+    let bar = ProgressBar::new(cycles);
+    bar.set_style(ProgressStyle::with_template(template).unwrap());
+    let mut kills = Vec::new();
+    for _ in 0..cycles {
+        let gateway = if random.percent(10) {
+            // In the middle of its start, perhaps, where it puts right what the last kill has left.
+            let gateway = Gateway::spawn(setup);
+            tokio::time::sleep(Duration::from_millis(random.below(150))).await;
+            gateway
+        } else {
+            let gateway = Gateway::start(setup).await;
+            at.send_replace(Some(gateway.address));
+            // This is no wait for something: the moment of the kill is what is drawn.
+            tokio::time::sleep(Duration::from_millis(50 + random.below(450))).await;
+            gateway
+        };
+        gateway.kill();
+        at.send_replace(None);
+        receiver.quiet().await;
+        kills.push(now_ns());
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    kills
+}
+
+/// The plain lanes and the ordered ones.
+fn senders(
+    run: u64,
+    random: &mut Random,
+    log: &Arc<Log>,
+    gateway: &watch::Receiver<Option<SocketAddr>>,
+    stop: &watch::Receiver<bool>,
+) -> [Vec<JoinHandle<u64>>; 2] {
+    let mut start = |kind: &str, event_type, lane: usize, rest| {
+        let sender = Sender {
+            lane: format!("{kind}-{lane}"),
+            event_type,
+            run,
+            random: Random::new(random.next()),
+            log: log.clone(),
+            gateway: gateway.clone(),
+            stop: stop.clone(),
+            rest: Duration::from_millis(rest),
+            most: u64::MAX,
+            position: Arc::new(|| 0),
+        };
+        tokio::spawn(sender.run())
+    };
+    let plain = (0..PLAIN_LANES).map(|lane| start("plain", "plain.sent", lane, 4)).collect();
+    // One after the other is slow: more would only pile up.
+    let ordered =
+        (0..ORDERED_LANES).map(|lane| start("ordered", "ordered.sent", lane, 16)).collect();
+    [plain, ordered]
+}
+
+fn resources(receiver: &Receiver) -> String {
+    let retry = "{ exponential: { base: 20ms, factor: 1.5, max: 200ms, attempts: 1000 } }";
+    let destination = |name: &str, ordering: &str| {
+        let url = receiver.url(name);
+        format!(
+            "  - {{ name: {name}, kind: webhook, url: \"{url}\", ordering: {ordering}, \
+             concurrency: {CONCURRENCY}, retry: {retry} }}\n"
+        )
+    };
+    format!(
+        "version: 1\nproject: crash\nsources:\n  - {{ name: app, kind: api }}\ndestinations:\n{}{}{}\
+         pipelines:\n\
+         \x20 - {{ name: all, on: [\"*\"], routes: [ {{ to: plain-a }} ] }}\n\
+         \x20 - {{ name: plain, on: [plain.sent], routes: [ {{ to: plain-b }} ] }}\n\
+         \x20 - {{ name: ordered, on: [ordered.sent], routes: [ {{ to: ordered }} ] }}\n",
+        destination("plain-a", "none"),
+        destination("plain-b", "none"),
+        destination("ordered", "fifo"),
+    )
+}
+
+fn judged() -> [Judged; 3] {
+    [
+        Judged { name: "plain-a", lanes: "", fifo: false, in_flight: CONCURRENCY },
+        Judged { name: "plain-b", lanes: "plain-", fifo: false, in_flight: CONCURRENCY },
+        Judged { name: "ordered", lanes: "ordered-", fifo: true, in_flight: 1 },
+    ]
+}
+
+/// A new folder for the data and logs of one run. It stays when the run finds something.
+pub fn folder(suite: &str, seed: u64) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{suite}-{seed}"));
+    // What is left of an earlier run of the same seed.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+pub fn setup(folder: &Path, resources: &str) -> Setup {
+    let path = folder.join("resources.yaml");
+    std::fs::write(&path, resources).unwrap();
+    Setup {
+        data: folder.join("data"),
+        resources: path,
+        log: folder.join("gateway.txt"),
+        environment: Vec::new(),
+    }
+}
