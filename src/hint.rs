@@ -4,7 +4,10 @@
 //! receiver is told what was: it then reads from the store, which holds everything. A lost hint
 //! costs a read, never an event.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use tokio::sync::{Notify, mpsc};
 
@@ -29,42 +32,74 @@ pub enum Hint<T, L> {
 
 pub struct Sender<T, L> {
     queue: mpsc::Sender<T>,
-    lost: Arc<Lost<L>>,
+    shared: Arc<Shared<T, L>>,
 }
 
 pub struct Receiver<T, L> {
     queue: mpsc::Receiver<T>,
-    lost: Arc<Lost<L>>,
+    shared: Arc<Shared<T, L>>,
 }
 
-struct Lost<L> {
+struct Shared<T, L> {
     loss: Mutex<Option<L>>,
-    added: Notify,
+    dropped: Notify,
+    weigh: fn(&T) -> usize,
+    /// What waits in the queue, by `weigh`.
+    waiting: AtomicUsize,
+    heaviest: usize,
 }
 
 /// A queue of at most `bound` hints.
 pub fn channel<T: Send, L: Loss<T>>(bound: usize) -> (Sender<T, L>, Receiver<T, L>) {
+    weighed_channel(bound, usize::MAX, |_| 0)
+}
+
+/// A queue of at most `bound` hints that together weigh at most `heaviest`.
+pub fn weighed_channel<T: Send, L: Loss<T>>(
+    bound: usize,
+    heaviest: usize,
+    weigh: fn(&T) -> usize,
+) -> (Sender<T, L>, Receiver<T, L>) {
     let (sender, receiver) = mpsc::channel(bound);
-    let lost = Arc::new(Lost { loss: Mutex::new(None), added: Notify::new() });
-    (Sender { queue: sender, lost: lost.clone() }, Receiver { queue: receiver, lost })
+    let shared = Arc::new(Shared {
+        loss: Mutex::new(None),
+        dropped: Notify::new(),
+        weigh,
+        waiting: AtomicUsize::new(0),
+        heaviest,
+    });
+    (Sender { queue: sender, shared: shared.clone() }, Receiver { queue: receiver, shared })
 }
 
 impl<T: Send, L: Loss<T>> Sender<T, L> {
     pub fn send(&self, hint: T) {
-        let dropped = match self.queue.try_send(hint) {
-            Ok(()) => return,
+        let weight = (self.shared.weigh)(&hint);
+        // Senders that race may pass the limit by what they hold, which is bounded as well.
+        if self.shared.waiting.load(Ordering::Relaxed).saturating_add(weight) > self.shared.heaviest
+        {
+            return self.drop_hint(&hint);
+        }
+        self.shared.waiting.fetch_add(weight, Ordering::Relaxed);
+        match self.queue.try_send(hint) {
+            Ok(()) => (),
             Err(
                 mpsc::error::TrySendError::Full(hint) | mpsc::error::TrySendError::Closed(hint),
-            ) => hint,
-        };
-        lock(&self.lost.loss).get_or_insert_default().add(&dropped);
-        self.lost.added.notify_one();
+            ) => {
+                self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
+                self.drop_hint(&hint);
+            }
+        }
+    }
+
+    fn drop_hint(&self, hint: &T) {
+        lock(&self.shared.loss).get_or_insert_default().add(hint);
+        self.shared.dropped.notify_one();
     }
 }
 
 impl<T, L> Clone for Sender<T, L> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), lost: self.lost.clone() }
+        Self { queue: self.queue.clone(), shared: self.shared.clone() }
     }
 }
 
@@ -72,23 +107,28 @@ impl<T: Send, L: Loss<T>> Receiver<T, L> {
     /// The next hint, or `None` when every sender is gone. Cancel-safe.
     pub async fn receive(&mut self) -> Option<Hint<T, L>> {
         loop {
-            if let Some(loss) = lock(&self.lost.loss).take() {
+            if let Some(loss) = lock(&self.shared.loss).take() {
                 return Some(Hint::Lost(loss));
             }
             tokio::select! {
                 biased;
-                hint = self.queue.recv() => return hint.map(Hint::Some),
-                () = self.lost.added.notified() => (),
+                hint = self.queue.recv() => return hint.map(|it| self.taken(it)),
+                () = self.shared.dropped.notified() => (),
             }
         }
     }
 
     /// A hint that is already there.
     pub fn try_receive(&mut self) -> Option<Hint<T, L>> {
-        if let Some(loss) = lock(&self.lost.loss).take() {
+        if let Some(loss) = lock(&self.shared.loss).take() {
             return Some(Hint::Lost(loss));
         }
-        self.queue.try_recv().ok().map(Hint::Some)
+        self.queue.try_recv().ok().map(|it| self.taken(it))
+    }
+
+    fn taken(&self, hint: T) -> Hint<T, L> {
+        self.shared.waiting.fetch_sub((self.shared.weigh)(&hint), Ordering::Relaxed);
+        Hint::Some(hint)
     }
 }
 
@@ -109,5 +149,16 @@ mod tests {
         assert_eq!(receiver.receive().await, Some(Hint::Some(1)));
         drop(sender);
         assert_eq!(receiver.receive().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_full_by_weight_and_has_room_again_when_a_hint_is_taken() {
+        let (sender, mut receiver) = weighed_channel::<usize, bool>(9, 10, |it| *it);
+        sender.send(8);
+        sender.send(3);
+        assert_eq!(receiver.receive().await, Some(Hint::Lost(true)));
+        assert_eq!(receiver.receive().await, Some(Hint::Some(8)));
+        sender.send(10);
+        assert_eq!(receiver.receive().await, Some(Hint::Some(10)));
     }
 }

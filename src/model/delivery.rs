@@ -148,6 +148,11 @@ impl Message {
         if self.fresh_id { self.delivery_id().to_string() } else { self.event.id.to_string() }
     }
 
+    /// What it weighs in memory, roughly. The event counts fully, though other messages may share it.
+    pub fn weight(&self) -> usize {
+        self.event.weight() + self.copy.as_ref().map_or(0, |it| it.bytes().len())
+    }
+
     pub fn payload(&self) -> &RawJson {
         self.copy.as_ref().unwrap_or(&self.event.payload)
     }

@@ -43,11 +43,19 @@ pub struct NewEvent {
     pub payload: RawJson,
 }
 
+/// Bytes of an event's fields of fixed size, and of the bookkeeping around them.
+const FIXED: usize = 256;
+
 impl NewEvent {
     /// What it weighs in memory, roughly, for the limits on what waits.
     pub fn weight(&self) -> usize {
-        /// The fields of fixed size, and the bookkeeping around them.
-        const FIXED: usize = 256;
+        FIXED + self.payload.bytes().len() + self.metadata.bytes().len()
+    }
+}
+
+impl Event {
+    /// What it weighs in memory, roughly, for the limits on what waits.
+    pub fn weight(&self) -> usize {
         FIXED + self.payload.bytes().len() + self.metadata.bytes().len()
     }
 }
