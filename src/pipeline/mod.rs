@@ -1,1 +1,33 @@
-//! Stage 4 of 6: the steps that an event takes before its deliveries are planned.
+//! Stage 4 of 6: decides what becomes of each event: which destinations get it, and in what form.
+//!
+//! `compile` makes pipelines ready, `plan` decides about one event and is pure, `run` is the loop
+//! that takes events from the store and gives their plans back to it. Steps are one file each.
+
+mod steps;
+mod filter;
+mod map;
+mod compile;
+mod plan;
+mod run;
+
+use serde::{Deserialize, Serialize};
+
+pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
+pub use plan::{Placing, plan};
+pub use run::{Parts, Runner, runner};
+pub use steps::{Next, Step};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Events that are planned and kept together, at most.
+    pub batch: usize,
+    /// Batches that wait for the disk while the next ones are planned, at most.
+    pub in_flight: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { batch: 256, in_flight: 8 }
+    }
+}

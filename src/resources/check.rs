@@ -7,9 +7,13 @@ use super::{
     DestinationKind, DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope,
     SourceSpec, policy, secrets::Safe,
 };
-use crate::model::{
-    Connection, Destination, DestinationId, DestinationState, EndpointUrl, EventType, Ordering,
-    Pipeline, Policy, Project, RawJson, Route, Source, Webhook,
+use crate::{
+    expr::Key,
+    model::{
+        Connection, Destination, DestinationId, DestinationState, EndpointUrl, EventType, Ordering,
+        Pipeline, Policy, Project, RawJson, Route, Source, Webhook,
+    },
+    pipeline,
 };
 
 /// A shape in which people write one kind of resource.
@@ -162,6 +166,9 @@ impl Spec for PipelineSpec {
                 .collect(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         };
+        if let Err(more) = pipeline::compile(&pipeline) {
+            wrong.extend(more.into_iter().map(Invalid::from));
+        }
         all_right(wrong)?;
         Ok(match old {
             Some(old) if *old != pipeline => Pipeline { version: old.version + 1, ..pipeline },
@@ -191,9 +198,9 @@ impl Spec for DestinationSpec {
         let policy = self.policy();
         wrong.extend(policy::check(&policy));
         if let Ordering::Key(expression) = &policy.ordering
-            && expression.trim().is_empty()
+            && let Err(error) = Key::compile(expression)
         {
-            wrong.push(Invalid::new("ordering.key", "must be an expression", "an empty text"));
+            wrong.push(pipeline::Invalid::expression("ordering.key", &error).into());
         }
         let DestinationKind::Webhook = self.kind;
         let connection = self.webhook(scope, id, old, &mut wrong);

@@ -10,6 +10,10 @@ mod check;
 mod policy;
 mod secrets;
 mod show;
+mod file;
+mod diff;
+mod plan;
+mod export;
 
 use std::{cell::RefCell, fmt};
 
@@ -20,9 +24,14 @@ use crate::{
     catalog::Catalog,
     crypto::{Random, Vault},
     model::{Id, IdSequence, ProjectId},
+    pipeline,
 };
 
 pub use check::Spec;
+pub use diff::{Action, Difference, FieldChange, ResourceChange};
+pub use export::export;
+pub use file::{File, FileError, Problem};
+pub use plan::{ApplyError, Planned, apply, plan};
 pub use spec::{
     AuthSpec, BasicSpec, DestinationKind, DestinationSpec, EventTypeSpec, PipelineSpec,
     ProjectSpec, RouteSpec, SecretSpec, SourceSpec,
@@ -50,6 +59,12 @@ impl Invalid {
         let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
         self.path = format!("{parent}{dot}{}", self.path);
         self
+    }
+}
+
+impl From<pipeline::Invalid> for Invalid {
+    fn from(it: pipeline::Invalid) -> Self {
+        Self { path: it.path, rule: it.rule, found: it.found }
     }
 }
 

@@ -25,7 +25,8 @@ pub struct Location {
 
 /// A value with its place. It has no `Debug`, since it may hold secrets.
 pub(super) struct Node {
-    pub place: Location,
+    /// `None` in what came as JSON.
+    pub place: Option<Location>,
     pub value: Value,
 }
 
@@ -130,15 +131,15 @@ impl From<serde_json::Value> for Node {
                 Value::Map(map.into_iter().map(|(key, it)| (key, Self::from(it))).collect())
             }
         };
-        Self { place: Location { line: 1, column: 1 }, value }
+        Self { place: None, value }
     }
 }
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        let place =
-            Location { line: spanned.referenced.line(), column: spanned.referenced.column() };
+        let at = spanned.referenced;
+        let place = (at.line() > 0).then(|| Location { line: at.line(), column: at.column() });
         Ok(Self { place, value: spanned.value })
     }
 }

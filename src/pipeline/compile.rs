@@ -1,0 +1,243 @@
+//! Pipelines, ready to run: expressions compiled, names of sources and destinations looked up.
+//!
+//! A pipeline is compiled once for each of its versions. What it refers to is looked up again with
+//! every change of the catalogue, which costs no compilation.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    plan::does_not_hold,
+    steps::{self, Step},
+};
+use crate::{
+    catalog::Catalog,
+    expr::{Condition, ExprError, Key, Names},
+    model::{
+        Destination, DestinationId, Name, Ordering, Pattern, Pipeline, PipelineId, ProjectId,
+        Route, SourceId, StepSpec,
+    },
+};
+
+/// What is wrong with a pipeline, and where: `routes[0].steps[1].filter.match`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {rule}, found {found}")]
+pub struct Invalid {
+    pub path: String,
+    pub rule: String,
+    /// The kind of what stands there, never its value.
+    pub found: String,
+}
+
+impl Invalid {
+    pub fn new(path: &str, rule: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), rule: rule.into(), found: found.into() }
+    }
+
+    pub fn expression(path: &str, error: &ExprError) -> Self {
+        let ExprError { line, column, expected, found } = error;
+        let rule = format!("must have {expected} at line {line}, column {column}");
+        Self::new(path, rule, found.clone())
+    }
+}
+
+/// A pipeline whose expressions and steps are compiled.
+pub struct CompiledPipeline {
+    pub(super) id: PipelineId,
+    pub(super) version: u32,
+    pub(super) name: Name,
+    pub(super) when: Option<When>,
+    pub(super) steps: Vec<Box<dyn Step>>,
+    pub(super) routes: Vec<CompiledRoute>,
+}
+
+pub(super) struct CompiledRoute {
+    pub to: Name,
+    pub when: Option<When>,
+    pub steps: Vec<Box<dyn Step>>,
+}
+
+/// A condition, with what people read when it does not hold.
+pub(super) struct When {
+    pub condition: Condition,
+    pub reason: String,
+}
+
+/// Steps of a pipeline, or of a route.
+const MOST_STEPS: usize = 50;
+
+/// Compiles a pipeline, or says everything that is wrong with it.
+pub fn compile(pipeline: &Pipeline) -> Result<CompiledPipeline, Vec<Invalid>> {
+    let mut wrong = Vec::new();
+    let when = compile_when(pipeline.when.as_deref(), "when", &[], &mut wrong);
+    let mut results = Vec::new();
+    let steps = compile_steps(&pipeline.steps, "steps", &mut results, &mut wrong);
+    let mut routes = Vec::with_capacity(pipeline.routes.len());
+    for (place, route) in pipeline.routes.iter().enumerate() {
+        let Route { to, when, steps } = route;
+        let path = |field: &str| format!("routes[{place}].{field}");
+        // What a route's steps find out is known in that route only.
+        let mut results = results.clone();
+        let when = compile_when(when.as_deref(), &path("when"), &results, &mut wrong);
+        let steps = compile_steps(steps, &path("steps"), &mut results, &mut wrong);
+        routes.push(CompiledRoute { to: to.clone(), when, steps });
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    let Pipeline { id, version, name, .. } = pipeline;
+    Ok(CompiledPipeline { id: *id, version: *version, name: name.clone(), when, steps, routes })
+}
+
+fn compile_when(
+    source: Option<&str>,
+    path: &str,
+    results: &[String],
+    wrong: &mut Vec<Invalid>,
+) -> Option<When> {
+    let source = source?;
+    match Condition::compile_with(source, &Names { results }) {
+        Ok(condition) => Some(When { condition, reason: does_not_hold(source) }),
+        Err(error) => {
+            wrong.push(Invalid::expression(path, &error));
+            None
+        }
+    }
+}
+
+fn compile_steps(
+    specs: &[StepSpec],
+    path: &str,
+    results: &mut Vec<String>,
+    wrong: &mut Vec<Invalid>,
+) -> Vec<Box<dyn Step>> {
+    if specs.len() > MOST_STEPS {
+        wrong.push(Invalid::new(path, "must hold at most 50 steps", "more"));
+        return Vec::new();
+    }
+    let mut compiled = Vec::with_capacity(specs.len());
+    for (place, spec) in specs.iter().enumerate() {
+        match steps::build(spec, results) {
+            Ok(step) => {
+                results.extend(step.adds().map(str::to_owned));
+                compiled.push(step);
+            }
+            Err(error) => {
+                let dot = if error.path.is_empty() { "" } else { "." };
+                let path = format!("{path}[{place}]{dot}{}", error.path);
+                wrong.push(Invalid { path, ..error });
+            }
+        }
+    }
+    compiled
+}
+
+/// All pipelines of a catalogue.
+#[derive(Default)]
+pub struct Compiled {
+    projects: HashMap<ProjectId, Project>,
+    /// What each pipeline document compiled to, to be taken over when it has not changed.
+    cache: HashMap<PipelineId, (Arc<Pipeline>, Result<Arc<CompiledPipeline>, String>)>,
+}
+
+#[derive(Default)]
+pub(super) struct Project {
+    /// In the order in which they were made.
+    pub pipelines: Vec<Active>,
+    pub sources: HashMap<SourceId, Name>,
+}
+
+/// A pipeline that is enabled, with what its names mean now.
+pub(super) struct Active {
+    pub name: Name,
+    pub on: Vec<Pattern>,
+    /// `None`: any source.
+    pub sources: Option<Vec<SourceId>>,
+    /// Or why it does not compile. It then plans nothing, and says so with each event it wants.
+    pub compiled: Result<Arc<CompiledPipeline>, String>,
+    /// For each route its destination, if there is one of that name.
+    pub targets: Vec<Option<Arc<Target>>>,
+}
+
+/// A destination, as far as planning needs it.
+pub(super) struct Target {
+    pub id: DestinationId,
+    pub line: Line,
+}
+
+/// Which deliveries of a destination wait for each other.
+pub(super) enum Line {
+    None,
+    Fifo,
+    Key(Key),
+    /// The key does not compile, which was refused when it was saved: keep the order of all.
+    Broken,
+}
+
+impl Compiled {
+    /// Compiles what has changed since `before`, and takes over the rest.
+    pub fn of(catalog: &Catalog, before: &Self) -> Self {
+        let mut next = Self::default();
+        for source in catalog.sources.values() {
+            let project = next.projects.entry(source.project).or_default();
+            project.sources.insert(source.id, source.name.clone());
+        }
+        let targets = targets(catalog);
+        for (id, document) in &catalog.pipelines {
+            if !document.enabled {
+                continue;
+            }
+            let compiled = match before.cache.get(id) {
+                Some((old, compiled)) if Arc::ptr_eq(old, document) => compiled.clone(),
+                Some(_) | None => compile(document).map(Arc::new).map_err(|wrong| {
+                    let reason = wrong.first().map(Invalid::to_string).unwrap_or_default();
+                    tracing::error!(pipeline = %document.name, %reason, "a stored pipeline does not compile; it plans nothing");
+                    reason
+                }),
+            };
+            next.cache.insert(*id, (document.clone(), compiled.clone()));
+            let project = next.projects.entry(document.project).or_default();
+            let sources = (!document.sources.is_empty()).then(|| {
+                let named = |name: &Name| catalog.source_named(document.project, name.as_str());
+                document.sources.iter().filter_map(named).map(|it| it.id).collect()
+            });
+            let target = |route: &Route| targets.get(&(document.project, &route.to)).cloned();
+            project.pipelines.push(Active {
+                name: document.name.clone(),
+                on: document.on.clone(),
+                sources,
+                compiled,
+                targets: document.routes.iter().map(target).collect(),
+            });
+        }
+        next
+    }
+
+    pub(super) fn project(&self, id: ProjectId) -> Option<&Project> {
+        self.projects.get(&id)
+    }
+}
+
+fn targets(catalog: &Catalog) -> HashMap<(ProjectId, &Name), Arc<Target>> {
+    let mut targets = HashMap::new();
+    for destination in catalog.destinations.values() {
+        let target = Target { id: destination.id, line: Line::of(destination) };
+        targets.insert((destination.project, &destination.name), Arc::new(target));
+    }
+    targets
+}
+
+impl Line {
+    pub fn of(destination: &Destination) -> Self {
+        match &destination.policy.ordering {
+            Ordering::None => Self::None,
+            Ordering::Fifo => Self::Fifo,
+            Ordering::Key(source) => Key::compile(source).map_or_else(
+                |error| {
+                    tracing::error!(destination = %destination.name, %error, "a stored ordering key does not compile; all deliveries keep their order");
+                    Self::Broken
+                },
+                Self::Key,
+            ),
+        }
+    }
+}

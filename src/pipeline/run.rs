@@ -1,0 +1,343 @@
+//! The loop between the store and the plans.
+//!
+//! Events come as hints in accept order. Where one is missing, they are read from the store instead,
+//! which holds all of them. Plans go back in the same order, several batches at a time on their way
+//! to the disk; when one fails, everything behind it is planned again. So each event is planned
+//! once, in order, whatever fails in between.
+
+use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesOrdered};
+use tokio::sync::watch;
+
+use super::{
+    Options,
+    compile::Compiled,
+    plan::{Planned, plan_counting},
+};
+use crate::{
+    catalog::Catalog,
+    clock::Clock,
+    hint::{self, Hint, Loss},
+    model::{DeliverySeq, Event, EventSeq, Message, Owed, Plan, RawJson},
+    store::{OwedQuery, Store, StoreError},
+};
+
+/// What the loop is given.
+pub struct Parts<L> {
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// Accepted events, in accept order.
+    pub events: hint::Receiver<Vec<Arc<Event>>, bool>,
+    /// Where deliveries go once they are owed.
+    pub deliveries: hint::Sender<Vec<(Owed, Message)>, L>,
+    /// Becomes true when the loop is to end.
+    pub stop: watch::Receiver<bool>,
+    pub options: Options,
+}
+
+/// Plans events until it is told to stop.
+pub struct Runner<L> {
+    parts: Parts<L>,
+    compiled: Compiled,
+    planned: watch::Sender<EventSeq>,
+    /// The last event that was handed to the store with a plan; `None` before the first.
+    last: Option<EventSeq>,
+    /// Events up to here have a plan on disk, as far as we know.
+    kept: EventSeq,
+    /// Whether the store may hold events that no hint will bring.
+    behind: bool,
+    in_flight: FuturesOrdered<InFlight>,
+    /// What was planned in calls that failed: nobody knows whether it is on disk.
+    doubtful: Vec<Sent>,
+    patience: Duration,
+}
+
+/// What is remembered of a plan while it is on its way to the disk.
+struct Sent {
+    event: Arc<Event>,
+    deliveries: u16,
+    /// The copies by ordinal; empty when there are none.
+    copies: Vec<Option<RawJson>>,
+}
+
+type InFlight = Pin<Box<dyn Future<Output = (Vec<Sent>, Result<Vec<Owed>, StoreError>)> + Send>>;
+
+/// The first wait after the store failed; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Events that are planned before others get the processor.
+const BREATH: usize = 32;
+
+/// The loop, and how far it has come: every event up to there has its plan on disk.
+pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
+    parts: Parts<L>,
+) -> (Runner<L>, watch::Receiver<EventSeq>) {
+    let (planned, watch) = watch::channel(EventSeq(0));
+    let runner = Runner {
+        parts,
+        compiled: Compiled::default(),
+        planned,
+        last: None,
+        kept: EventSeq(0),
+        // What was accepted before the process started has no hint.
+        behind: true,
+        in_flight: FuturesOrdered::new(),
+        doubtful: Vec::new(),
+        patience: FIRST_WAIT,
+    };
+    (runner, watch)
+}
+
+/// What happened while the loop waited.
+enum Wake {
+    Stop,
+    Kept(Vec<Sent>, Result<Vec<Owed>, StoreError>),
+    Hint(Option<Hint<Vec<Arc<Event>>, bool>>),
+}
+
+impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
+    /// Runs until it is told to stop or the store is closed. When it returns, no plan is on its way
+    /// to the disk. What has no plan by then is planned after the next start.
+    pub async fn run(mut self) {
+        let initial = self.parts.catalog.borrow_and_update().clone();
+        self.compiled = Compiled::of(&initial, &self.compiled);
+        while !*self.parts.stop.borrow() {
+            if !self.doubtful.is_empty() && self.in_flight.is_empty() {
+                self.resolve().await;
+                continue;
+            }
+            if self.behind && self.has_room() {
+                if self.catch_up().await.is_break() {
+                    break;
+                }
+                continue;
+            }
+            match self.wake().await {
+                Wake::Stop => break,
+                Wake::Hint(None) => break,
+                Wake::Hint(Some(Hint::Lost(_))) => self.behind = true,
+                Wake::Hint(Some(Hint::Some(events))) => self.live(events).await,
+                Wake::Kept(sent, result) => self.kept(sent, result),
+            }
+        }
+        while let Some((sent, result)) = self.in_flight.next().await {
+            self.kept(sent, result);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < self.parts.options.in_flight.max(1) && self.doubtful.is_empty()
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let has_room = self.has_room();
+        let Self { parts, in_flight, .. } = self;
+        tokio::select! {
+            biased;
+            // An error means that nobody can stop us any more: then the process ends.
+            _ = parts.stop.wait_for(|it| *it) => Wake::Stop,
+            Some((sent, result)) = in_flight.next() => Wake::Kept(sent, result),
+            hint = parts.events.receive(), if has_room => Wake::Hint(hint),
+        }
+    }
+
+    /// Takes a hint, and what else is there already, as far as it fits a batch.
+    async fn live(&mut self, mut events: Vec<Arc<Event>>) {
+        while events.len() < self.parts.options.batch {
+            match self.parts.events.try_receive() {
+                Some(Hint::Some(more)) => events.extend(more),
+                Some(Hint::Lost(_)) => {
+                    // What we hold is still in order; the gap behind it is read next.
+                    self.behind = true;
+                    break;
+                }
+                None => break,
+            }
+        }
+        if let Some(last) = self.last {
+            events.retain(|it| it.seq > last);
+        }
+        let mut next = self.last.or(events.first().map(|it| EventSeq(it.seq.0 - 1)));
+        let is_next = |it: &Arc<Event>| {
+            let follows = next.is_some_and(|next| it.seq.0 == next.0 + 1);
+            next = Some(it.seq);
+            follows
+        };
+        let dense = events.iter().map(is_next).take_while(|it| *it).count();
+        if dense < events.len() {
+            self.behind = true;
+            events.truncate(dense);
+        }
+        self.plan(events).await;
+    }
+
+    /// Reads events that have no plan, and plans them.
+    async fn catch_up(&mut self) -> std::ops::ControlFlow<()> {
+        let after = self.last.unwrap_or_default();
+        let limit = self.parts.options.batch.max(1);
+        match self.parts.store.unplanned(after, limit).await {
+            Ok(events) => {
+                self.behind = events.len() >= limit;
+                self.plan(events).await;
+                std::ops::ControlFlow::Continue(())
+            }
+            Err(StoreError::Closed) => std::ops::ControlFlow::Break(()),
+            Err(error) => {
+                self.wait_after(&error).await;
+                std::ops::ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Plans events that follow each other, and starts to keep their plans.
+    async fn plan(&mut self, events: Vec<Arc<Event>>) {
+        let Some(last) = events.last().map(|it| it.seq) else { return };
+        if self.parts.catalog.has_changed().unwrap_or(false) {
+            let catalog = self.parts.catalog.borrow_and_update().clone();
+            self.compiled = Compiled::of(&catalog, &self.compiled);
+        }
+        for batch in events.chunks(self.parts.options.batch.max(1)) {
+            let mut plans = Vec::with_capacity(batch.len());
+            let mut failures = 0;
+            for events in batch.chunks(BREATH) {
+                for event in events {
+                    let planned: Planned = plan_counting(event, &self.compiled);
+                    failures += u64::from(planned.failures);
+                    plans.push(planned.plan);
+                }
+                tokio::task::yield_now().await;
+            }
+            count(&plans, failures);
+            self.keep(plans).await;
+        }
+        self.last = Some(last);
+    }
+
+    /// Hands plans to the store. They are in its queue, in order, when this returns.
+    async fn keep(&mut self, plans: Vec<Plan>) {
+        let store = self.parts.store.clone();
+        let sent = plans.iter().map(Sent::of).collect();
+        let mut call: InFlight = Box::pin(async move { (sent, store.plan(plans).await) });
+        // The set polls its futures in any order, but the store takes calls in the order in which
+        // they are first polled: so that happens here.
+        let first = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+        match first {
+            Poll::Ready(done) => self.in_flight.push_back(Box::pin(std::future::ready(done))),
+            Poll::Pending => self.in_flight.push_back(call),
+        }
+    }
+
+    /// A call has ended: what is owed now goes on to dispatch.
+    fn kept(&mut self, sent: Vec<Sent>, result: Result<Vec<Owed>, StoreError>) {
+        let owed = match result {
+            Ok(owed) => owed,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "plans were not kept");
+                metrics::counter!("tidegate_pipeline_retries_total").increment(1);
+                self.doubtful.extend(sent);
+                return;
+            }
+        };
+        self.patience = FIRST_WAIT;
+        if let (Some(first), Some(last)) = (sent.first(), sent.last()) {
+            self.kept = last.event.seq.max(self.kept);
+            self.planned.send_replace(self.kept);
+            let waited = self.parts.clock.now().duration_since(first.event.received_at);
+            metrics::histogram!("tidegate_pipeline_seconds").record(waited.as_secs_f64().max(0.0));
+        }
+        self.hand_on(&sent, owed);
+    }
+
+    /// Gives deliveries to dispatch. `sent` and `owed` are both in the order of the events.
+    fn hand_on(&mut self, sent: &[Sent], owed: Vec<Owed>) {
+        if owed.is_empty() {
+            return;
+        }
+        let mut sent = sent.iter().peekable();
+        let mut messages = Vec::with_capacity(owed.len());
+        for owed in owed {
+            while sent.next_if(|it| it.event.seq < owed.seq.event()).is_some() {}
+            let Some(plan) = sent.peek().filter(|it| it.event.seq == owed.seq.event()) else {
+                continue;
+            };
+            let copy = plan.copies.get(usize::from(owed.seq.ordinal())).cloned().flatten();
+            let message =
+                Message { seq: owed.seq, event: plan.event.clone(), copy, fresh_id: false };
+            messages.push((owed, message));
+        }
+        self.parts.deliveries.send(messages);
+    }
+
+    /// After a failure, once no call is on its way: what did reach the disk goes on to dispatch, and
+    /// the rest is planned again.
+    async fn resolve(&mut self) {
+        self.wait().await;
+        let seqs: Vec<DeliverySeq> = (self.doubtful.iter())
+            .flat_map(|it| (0..it.deliveries).map(|place| DeliverySeq::new(it.event.seq, place)))
+            .collect();
+        let found = match seqs.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.parts.store.owed(OwedQuery::These(seqs)).await,
+        };
+        let mut owed = match found {
+            Ok(owed) => owed,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the store still fails");
+                // When it is closed there is nothing left to do, and `catch_up` says so.
+                if matches!(error, StoreError::Closed) {
+                    self.doubtful.clear();
+                    self.behind = true;
+                }
+                return;
+            }
+        };
+        owed.sort_unstable_by_key(|it| it.seq);
+        let doubtful = std::mem::take(&mut self.doubtful);
+        self.hand_on(&doubtful, owed);
+        // The store knows which of the events from here on have a plan.
+        let before = doubtful.first().map(|it| EventSeq(it.event.seq.0.saturating_sub(1)));
+        self.last = before.map(|it| it.min(self.kept)).or(self.last);
+        self.behind = true;
+    }
+
+    async fn wait_after(&mut self, error: &StoreError) {
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "cannot read what is to be planned"
+        );
+        self.wait().await;
+    }
+
+    /// Waits longer each time, until a call succeeds; not beyond the order to stop.
+    async fn wait(&mut self) {
+        let until = self.parts.clock.now() + self.patience;
+        self.patience = (self.patience * 2).min(LONGEST_WAIT);
+        let Parts { clock, stop, .. } = &mut self.parts;
+        tokio::select! {
+            () = clock.sleep_until(until) => (),
+            _ = stop.wait_for(|it| *it) => (),
+        }
+    }
+}
+
+impl Sent {
+    fn of(plan: &Plan) -> Self {
+        let has_copies = plan.deliveries.iter().any(|it| it.copy.is_some());
+        let copies = match has_copies {
+            true => plan.deliveries.iter().map(|it| it.copy.clone()).collect(),
+            false => Vec::new(),
+        };
+        // A plan has at most 1024.
+        Self { event: plan.event.clone(), deliveries: plan.deliveries.len() as u16, copies }
+    }
+}
+
+fn count(plans: &[Plan], failures: u64) {
+    let deliveries = plans.iter().map(|it| it.deliveries.len() as u64).sum();
+    let skipped = plans.iter().map(|it| it.skipped.len() as u64).sum();
+    metrics::counter!("tidegate_planned_total").increment(deliveries);
+    metrics::counter!("tidegate_filtered_total").increment(skipped);
+    metrics::counter!("tidegate_expression_failures_total").increment(failures);
+}

@@ -1,0 +1,66 @@
+//! What a step is, and which kinds there are. A new kind is one file and one line in [`KINDS`].
+
+use serde_json::Value;
+
+use super::{Invalid, filter::Filter, map::Map};
+use crate::{
+    expr::{EvalError, Facts, Names},
+    model::{RawJson, StepSpec},
+};
+
+/// One thing that is done to an event on its way to its destinations.
+///
+/// A step decides by what it is given: it reads no clock and does no I/O, so that an event that is
+/// planned again gets the same plan. It never changes the event, only what the steps behind it see.
+pub trait Step: Send + Sync {
+    /// The word that chooses it: `filter.match`.
+    fn kind(&self) -> &'static str;
+
+    fn apply(&self, facts: &Facts) -> Result<Next, EvalError>;
+
+    /// The name under which it adds what it found out, if it does.
+    fn adds(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// How an event goes on.
+pub enum Next {
+    Same,
+    /// With another payload.
+    Payload(RawJson),
+    /// Not at all, and why.
+    Stop(String),
+}
+
+/// A kind of step: its word, and how one is made of its settings, after steps that added `Names`.
+type Kind = (&'static str, fn(&Value, &Names<'_>) -> Result<Box<dyn Step>, Invalid>);
+
+const KINDS: [Kind; 2] = [(Filter::KIND, Filter::build), (Map::KIND, Map::build)];
+
+/// The step that was written. The path of an error is inside of it.
+pub(super) fn build(spec: &StepSpec, results: &[String]) -> Result<Box<dyn Step>, Invalid> {
+    let mut entries = spec.0.iter();
+    let (Some((kind, settings)), None) = (entries.next(), entries.next()) else {
+        let found = if spec.0.is_empty() { "none" } else { "more" };
+        return Err(Invalid::new("", "must have one key, the kind of the step", found));
+    };
+    let Some((_, build)) = KINDS.iter().find(|(name, _)| name == kind) else {
+        let names: Vec<String> = KINDS.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let rule = format!("must be a step: there are {}", names.join(", "));
+        return Err(Invalid::new("", rule, "another kind of step"));
+    };
+    build(settings, &Names { results })
+}
+
+/// What stands there, for errors.
+pub(super) fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    }
+}

@@ -1,0 +1,89 @@
+//! A project as the file that makes it again, with `${NAME}` for its secrets.
+
+use serde::Serialize;
+
+use super::{DestinationSpec, EventTypeSpec, PipelineSpec, ProjectSpec, SourceSpec, Spec};
+use crate::{catalog::Catalog, model::ProjectId};
+
+/// The file, in the order of its fields. Lists that are empty are left out.
+#[derive(Serialize)]
+struct Written {
+    version: u32,
+    project: Project,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<SourceSpec>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    destinations: Vec<DestinationSpec>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pipelines: Vec<PipelineSpec>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    event_types: Vec<EventTypeSpec>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Project {
+    Named(String),
+    Full(ProjectSpec),
+}
+
+/// The project's resources as YAML, or `None` when there is no such project. It can be applied
+/// again: without its secrets in the environment it is refused, and with them nothing changes.
+pub fn export(catalog: &Catalog, project: ProjectId) -> Option<String> {
+    let document = catalog.projects.get(&project)?;
+    let written = Written {
+        version: 1,
+        project: match document.retention {
+            None => Project::Named(document.name.to_string()),
+            Some(_) => Project::Full(ProjectSpec::of(document)),
+        },
+        sources: (catalog.sources.values())
+            .filter(|it| it.project == project)
+            .map(|it| SourceSpec::of(it))
+            .collect(),
+        destinations: (catalog.destinations.values())
+            .filter(|it| it.project == project)
+            .map(|it| DestinationSpec::of(it).brief())
+            .collect(),
+        pipelines: (catalog.pipelines.values())
+            .filter(|it| it.project == project)
+            .map(|it| PipelineSpec::of(it))
+            .collect(),
+        event_types: (catalog.event_types.values())
+            .filter(|it| it.project == project)
+            .map(|it| EventTypeSpec::of(it))
+            .collect(),
+    };
+    // Through JSON, so that a plain `${` in a text can be doubled and read again.
+    let mut json = serde_json::to_value(&written).unwrap_or_default();
+    escape(&mut json, "");
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    serde_saphyr::to_string_with_options(&json, options).ok()
+}
+
+/// Where the placeholders of secrets stand.
+const PLACEHOLDERS: [&str; 3] =
+    ["destinations[].secret", "destinations[].auth.bearer", "destinations[].auth.basic.password"];
+
+/// Doubles the `$` of every `${`, but for the placeholders of secrets.
+fn escape(json: &mut serde_json::Value, path: &str) {
+    use serde_json::Value;
+    match json {
+        Value::Null | Value::Bool(_) | Value::Number(_) => (),
+        Value::String(text) => {
+            if !PLACEHOLDERS.contains(&path) {
+                *text = text.replace("${", "$${");
+            }
+        }
+        Value::Array(items) => {
+            let path = format!("{path}[]");
+            items.iter_mut().for_each(|it| escape(it, &path));
+        }
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let dot = if path.is_empty() { "" } else { "." };
+                escape(value, &format!("{path}{dot}{key}"));
+            }
+        }
+    }
+}
