@@ -287,6 +287,13 @@ impl From<Invalid> for Problem {
     }
 }
 
+impl From<Vec<Invalid>> for Problem {
+    fn from(wrong: Vec<Invalid>) -> Self {
+        let error = |it: Invalid| FieldError::new(it.path, it.rule, it.found);
+        Self::invalid(wrong.into_iter().map(error).collect())
+    }
+}
+
 fn disk_full() -> Problem {
     Problem::new(Kind::DiskFull)
         .detail("nothing of the request was kept; it can be sent again when there is room")

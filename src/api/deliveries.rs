@@ -1,12 +1,15 @@
 //! Deliveries, dead letters, and the activity log of a project.
 
-use axum::{Json, extract::{Path, State}};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
 use serde::Deserialize;
 
 use super::{
     Api,
     page::{self, Listing, Page},
-    request::{Access, Operate, Query, Read, parse_id, parse_pattern, parse_time, parse_word},
+    request::{Access, Query, Read, parse_id, parse_pattern, parse_time, parse_word},
     resources::find,
     views::{AttemptView, DeliveryView},
 };
@@ -16,8 +19,8 @@ use crate::{
         DeliveryId, DeliverySeq, DeliveryState, Destination, DestinationId, EventId, ProjectId,
         Selection,
     },
-    problem::{Kind, Problem},
-    store::{ActivityFilter, DeliveryRecord, Records as _},
+    problem::Problem,
+    store::{ActivityFilter, DeliveryRecord},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]

@@ -1,6 +1,9 @@
 //! Events, as people look for them. Posting them is `ingest`.
 
-use axum::{Json, extract::{Path, State}};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
 use serde::Deserialize;
 
 use super::{
@@ -12,7 +15,7 @@ use super::{
 use crate::{
     model::{IdempotencyKey, ProjectId},
     problem::Problem,
-    store::{EventFilter, EventRecord, Records as _},
+    store::{EventFilter, EventRecord},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -69,9 +72,10 @@ pub async fn list_events(
         return Ok(Json(Listing { data, next: None }));
     }
     let source = query.source.as_deref().map(|source| {
-        let by_id = source.parse().ok().filter(|id| {
-            catalog.sources.get(id).is_some_and(|it| it.project == access.project)
-        });
+        let by_id = source
+            .parse()
+            .ok()
+            .filter(|id| catalog.sources.get(id).is_some_and(|it| it.project == access.project));
         by_id
             .or_else(|| catalog.source_named(access.project, source).map(|it| it.id))
             .ok_or_else(|| Problem::not_found("source"))
@@ -116,15 +120,9 @@ pub async fn find_event(api: &Api, project: ProjectId, id: &str) -> Result<Event
     record.filter(|it| it.event.id == id).ok_or_else(|| Problem::not_found("event"))
 }
 
-async fn by_key(
-    api: &Api,
-    project: ProjectId,
-    key: &str,
-) -> Result<Option<EventRecord>, Problem> {
-    let key: IdempotencyKey = key
-        .parse()
-        .map_err(|error: crate::model::TextError| {
-            Problem::invalid_field("query:idempotency_key", error.rule, "another text")
-        })?;
+async fn by_key(api: &Api, project: ProjectId, key: &str) -> Result<Option<EventRecord>, Problem> {
+    let key: IdempotencyKey = key.parse().map_err(|error: crate::model::TextError| {
+        Problem::invalid_field("query:idempotency_key", error.rule, "another text")
+    })?;
     Ok(api.database.event_by_key(project, &key).await?)
 }

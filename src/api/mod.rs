@@ -1,1 +1,190 @@
 //! The REST API for people and programs.
+
+mod routes;
+mod request;
+mod page;
+mod views;
+mod events;
+mod deliveries;
+mod stats;
+mod tail;
+mod resources;
+mod operations;
+mod document;
+
+use std::{ops::Deref, sync::Arc};
+
+use axum::{Router, extract::FromRef, http::Method, response::IntoResponse as _};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+pub use self::document::document;
+use self::routes::Routes;
+use crate::{
+    catalog::Registrar,
+    clock::Clock,
+    crypto::{KeyHasher, Random, Vault},
+    destinations::Outlets,
+    ingest::{self, Ingest, Keyring},
+    problem::{Kind, Problem},
+    resources::Means,
+    store::Database,
+    tail::Tail,
+};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Bytes of a request that changes resources, inflated.
+    pub body_bytes: usize,
+    /// `/metrics` needs an API key for all projects. Off by default: it names destinations, and nothing
+    /// of events.
+    pub private_metrics: bool,
+    /// People and programs that may follow `/api/v1/tail` at once.
+    pub watchers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { body_bytes: 1024 * 1024, private_metrics: false, watchers: 64 }
+    }
+}
+
+/// What the API works with. `app` puts it together.
+pub struct Context {
+    pub registrar: Arc<Registrar>,
+    pub database: Arc<dyn Database>,
+    pub ingest: Arc<Ingest>,
+    pub keyring: Arc<Keyring>,
+    pub vault: Arc<Vault>,
+    pub hasher: KeyHasher,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    /// For test events.
+    pub outlets: Arc<dyn Outlets>,
+    pub tail: Tail,
+    pub metrics: PrometheusHandle,
+    pub options: Options,
+}
+
+/// The state of every handler. Cheap to clone.
+#[derive(Clone)]
+pub struct Api(Arc<Shared>);
+
+/// The context, and what limits its use.
+pub struct Shared {
+    context: Context,
+    trials: Semaphore,
+    watchers: Arc<Semaphore>,
+}
+
+impl Api {
+    pub fn new(context: Context) -> Self {
+        let trials = Semaphore::new(resources::trial::AT_ONCE);
+        let watchers = Arc::new(Semaphore::new(context.options.watchers));
+        Self(Arc::new(Shared { context, trials, watchers }))
+    }
+
+    /// What the checks of `resources` need.
+    fn means(&self) -> Means<'_> {
+        Means { vault: &self.vault, random: self.random.as_ref(), now: self.clock.now() }
+    }
+}
+
+impl Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Deref for Shared {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl FromRef<Api> for Arc<Ingest> {
+    fn from_ref(api: &Api) -> Self {
+        api.ingest.clone()
+    }
+}
+
+/// The routes, and nothing around them.
+fn routes() -> Routes {
+    Routes::default()
+        // Events.
+        .post("/api/v1/events", ingest::post_event)
+        .post("/api/v1/events/batch", ingest::post_events)
+        .get("/api/v1/events", events::list_events)
+        .get("/api/v1/events/{event}", events::get_event)
+        // What became of them.
+        .get("/api/v1/deliveries", deliveries::list_deliveries)
+        .get("/api/v1/deliveries/{delivery}", deliveries::get_delivery)
+        .get("/api/v1/dead-letters", deliveries::list_dead_letters)
+        .get("/api/v1/attempts", deliveries::list_attempts)
+        .get("/api/v1/tail", tail::tail)
+        // Resources.
+        .get("/api/v1/projects", resources::list_projects)
+        .post("/api/v1/projects", resources::create_project)
+        .get("/api/v1/projects/{project}", resources::get_project)
+        .put("/api/v1/projects/{project}", resources::put_project)
+        .delete("/api/v1/projects/{project}", resources::delete_project)
+        .get("/api/v1/keys", resources::list_keys)
+        .post("/api/v1/keys", resources::create_key)
+        .delete("/api/v1/keys/{key}", resources::delete_key)
+        .get("/api/v1/sources", resources::list_sources)
+        .post("/api/v1/sources", resources::create_source)
+        .get("/api/v1/sources/{source}", resources::get_source)
+        .put("/api/v1/sources/{source}", resources::put_source)
+        .delete("/api/v1/sources/{source}", resources::delete_source)
+        .get("/api/v1/event-types", resources::list_event_types)
+        .post("/api/v1/event-types", resources::create_event_type)
+        .get("/api/v1/event-types/{event_type}", resources::get_event_type)
+        .put("/api/v1/event-types/{event_type}", resources::put_event_type)
+        .delete("/api/v1/event-types/{event_type}", resources::delete_event_type)
+        .get("/api/v1/pipelines", resources::list_pipelines)
+        .post("/api/v1/pipelines", resources::create_pipeline)
+        .get("/api/v1/pipelines/{pipeline}", resources::get_pipeline)
+        .put("/api/v1/pipelines/{pipeline}", resources::put_pipeline)
+        .delete("/api/v1/pipelines/{pipeline}", resources::delete_pipeline)
+        .get("/api/v1/destinations", resources::list_destinations)
+        .post("/api/v1/destinations", resources::create_destination)
+        .get("/api/v1/destinations/{destination}", resources::get_destination)
+        .put("/api/v1/destinations/{destination}", resources::put_destination)
+        .delete("/api/v1/destinations/{destination}", resources::delete_destination)
+        .post("/api/v1/destinations/{destination}/pause", resources::pause_destination)
+        .post("/api/v1/destinations/{destination}/resume", resources::resume_destination)
+        .post("/api/v1/destinations/{destination}/enable", resources::enable_destination)
+        .post("/api/v1/destinations/{destination}/disable", resources::disable_destination)
+        .post("/api/v1/destinations/{destination}/test", resources::test_destination)
+        .post("/api/v1/destinations/{destination}/rotate-secret", resources::rotate_secret)
+        .get("/api/v1/destinations/{destination}/stats", stats::destination_stats)
+        // How everything is.
+        .get("/api/v1/status", stats::status)
+        .get("/api/v1/openapi.json", operations::openapi)
+        .get("/healthz", operations::healthz)
+        .get("/readyz", operations::readyz)
+        .get("/metrics", operations::metrics)
+}
+
+/// Every route, for tests.
+pub fn route_list() -> Vec<(Method, &'static str)> {
+    routes().listed().to_vec()
+}
+
+pub fn router(api: Api) -> Router {
+    routes()
+        .into_router()
+        .fallback(|| async {
+            Problem::new(Kind::NotFound).detail("there is no such path").into_response()
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(Kind::MethodNotAllowed).into_response()
+        })
+        .with_state(api)
+}

@@ -82,7 +82,8 @@ pub fn resources<'a, R: 'a, K: Kind, T>(
         None => None,
         Some(cursor) => Some(u128::from_be_bytes(decode(cursor)?)),
     };
-    let mut rows = all.skip_while(|(id, _)| after.is_some_and(|after| id.bits() <= after)).peekable();
+    let mut rows =
+        all.skip_while(|(id, _)| after.is_some_and(|after| id.bits() <= after)).peekable();
     let mut page = Vec::with_capacity(limit);
     let mut last = None;
     while page.len() < limit

@@ -87,8 +87,13 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
             if name == "project" {
                 continue;
             }
-            if fields.insert(name.clone().into_owned(), Value::String(value.into_owned())).is_some() {
-                return Err(Problem::invalid_field(in_query(&name), "it stands in the query once", "more"));
+            if fields.insert(name.clone().into_owned(), Value::String(value.into_owned())).is_some()
+            {
+                return Err(Problem::invalid_field(
+                    in_query(&name),
+                    "it stands in the query once",
+                    "more",
+                ));
             }
         }
         serde_path_to_error::deserialize(Value::Object(fields)).map(Self).map_err(|error| {
@@ -140,7 +145,10 @@ where
 }
 
 /// Reads one of our own enums by its serialised name.
-pub fn parse_word<T: DeserializeOwned>(name: &str, text: Option<&str>) -> Result<Option<T>, Problem> {
+pub fn parse_word<T: DeserializeOwned>(
+    name: &str,
+    text: Option<&str>,
+) -> Result<Option<T>, Problem> {
     let Some(text) = text.filter(|it| !it.is_empty()) else { return Ok(None) };
     serde_json::from_value(Value::String(text.to_owned())).map(Some).map_err(|error| {
         // `unknown variant `…`, expected one of …`: only its end is ours to show.
@@ -159,7 +167,9 @@ pub fn parse_time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, P
 pub fn parse_pattern(name: &str, text: Option<&str>) -> Result<Option<Pattern>, Problem> {
     let Some(text) = text.filter(|it| !it.is_empty()) else { return Ok(None) };
     let pattern = Pattern::try_from(text.to_owned());
-    pattern.map(Some).map_err(|error| Problem::invalid_field(in_query(name), error.rule, "another text"))
+    pattern
+        .map(Some)
+        .map_err(|error| Problem::invalid_field(in_query(name), error.rule, "another text"))
 }
 
 /// An id in a path. What cannot be one does not exist.

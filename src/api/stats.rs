@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use axum::{Json, extract::{Path, State}};
+use axum::{
+    Json,
+    extract::{Path, State},
+};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +16,8 @@ use super::{
 };
 use crate::{
     model::{Destination, DestinationId, DestinationState},
-    problem::{Problem},
-    store::{Minute, Records as _, Refusal, Store as _},
+    problem::Problem,
+    store::{Minute, Refusal},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -185,7 +188,8 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
     let own = catalog.destinations.values().filter(|it| it.project == access.project);
     let destinations = own.map(|it| {
         let owed = backlog.iter().find(|backlog| backlog.destination == it.id);
-        let age = owed.map(|it| Duration::try_from(now.duration_since(it.oldest)).unwrap_or_default());
+        let age =
+            owed.map(|it| Duration::try_from(now.duration_since(it.oldest)).unwrap_or_default());
         DestinationStatus {
             id: it.id,
             name: it.name.to_string(),

@@ -3,6 +3,7 @@
 mod harness;
 mod layers;
 mod server;
+mod openapi;
 mod webhook;
 mod egress;
 mod hostile;

@@ -18,11 +18,12 @@ use crate::{
         request::{Access, Administer, Body, Operate, Query, Read},
     },
     catalog::{Catalog, Edit, Resource},
+    crypto::{Context, Field},
     model::{
         Connection, Destination, DestinationId, DestinationState, ProjectId, SigningKey, kind,
     },
     problem::{self, Problem},
-    resources::{DestinationSpec, Seal as _, SecretField, SecretOwner, Spec as _},
+    resources::{DestinationSpec, Spec as _},
 };
 
 /// A place that events go to. Placeholders such as `${CRM_WEBHOOK_SECRET}` stand for its secrets.
@@ -194,13 +195,9 @@ pub async fn create_destination(
 ) -> Result<(StatusCode, Json<NewDestinationView>), Problem> {
     let was_given = body.read::<DestinationSpec>()?.secret.is_some();
     let made: Destination = create(&api, access.project, &body).await?;
-    let owner = SecretOwner {
-        project: made.project,
-        destination: made.id,
-        field: SecretField::SigningKey,
-    };
+    let context = Context::of_destination(made.project, made.id, Field::SigningKey);
     let secret = signing_keys(&made).first().filter(|_| !was_given);
-    let secret = secret.and_then(|key| api.seal().open(owner, &key.secret));
+    let secret = secret.and_then(|key| api.vault.open(&key.secret, &context).ok());
     let view = NewDestinationView {
         view: DestinationView::of(&made),
         signing_secret: secret.map(|it| it.expose().to_owned()),

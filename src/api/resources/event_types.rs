@@ -20,7 +20,7 @@ use crate::{
     catalog::{Catalog, Edit, Resource},
     model::{EventType, EventTypeId, ProjectId, kind},
     problem::Problem,
-    resources::{Spec as _, EventTypeSpec},
+    resources::{EventTypeSpec, Spec as _},
 };
 
 /// A registered type of event.
@@ -82,7 +82,6 @@ impl Written for EventType {
     }
 }
 
-
 /// List event types
 #[utoipa::path(
     get,
@@ -138,7 +137,8 @@ pub async fn get_event_type(
     access: Access<Read>,
     Path(event_type): Path<String>,
 ) -> Result<Json<EventTypeView>, Problem> {
-    let found = find(&api.registrar.current(), access.project, &event_type).map(EventTypeView::of_shared)?;
+    let found = find(&api.registrar.current(), access.project, &event_type)
+        .map(EventTypeView::of_shared)?;
     Ok(Json(found))
 }
 

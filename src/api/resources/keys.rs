@@ -144,7 +144,12 @@ pub async fn create_key(
     let plain = PlainKey::generate(api.random.as_ref());
     let mut scopes = spec.scopes;
     let mut seen = Vec::new();
-    scopes.retain(|it| !seen.contains(it) && { seen.push(*it); true });
+    scopes.retain(|it| {
+        !seen.contains(it) && {
+            seen.push(*it);
+            true
+        }
+    });
     let key = ApiKey {
         id: KeyId::new(now, 0, api.random.u64()),
         project: (!spec.all_projects).then_some(access.project),

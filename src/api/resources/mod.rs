@@ -1,14 +1,13 @@
 //! Resources: made, changed and deleted one at a time, each by the same rules.
 
-mod projects;
-mod keys;
-mod sources;
-mod event_types;
-mod pipelines;
-mod destinations;
-mod rotation;
+pub mod projects;
+pub mod keys;
+pub mod sources;
+pub mod event_types;
+pub mod pipelines;
+pub mod destinations;
+pub mod rotation;
 pub mod trial;
-mod seal;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,8 +16,7 @@ use serde::de::DeserializeOwned;
 pub use self::{
     destinations::{
         create_destination, delete_destination, disable_destination, enable_destination,
-        get_destination, list_destinations, pause_destination, put_destination,
-        resume_destination,
+        get_destination, list_destinations, pause_destination, put_destination, resume_destination,
     },
     event_types::{
         create_event_type, delete_event_type, get_event_type, list_event_types, put_event_type,
@@ -27,9 +25,8 @@ pub use self::{
     pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},
     projects::{create_project, delete_project, get_project, list_projects, put_project},
     rotation::rotate_secret,
-    seal::VaultSeal,
-    trial::test_destination,
     sources::{create_source, delete_source, get_source, list_sources, put_source},
+    trial::test_destination,
 };
 use super::{
     Api,
@@ -107,14 +104,13 @@ fn list<T: Kept, V>(
 
 async fn create<T: Written>(api: &Api, project: ProjectId, body: &Body) -> Result<T, Problem> {
     let spec: T::Spec = body.read()?;
-    let seal = api.seal();
-    let now = api.clock.now();
+    let means = api.means();
     let decide = |catalog: &Catalog| {
         if T::all(catalog).values().filter(|it| it.project() == project).count() >= MOST {
             let detail = format!("a project has at most {MOST} of these");
             return Err(Problem::new(problem::Kind::Conflict).detail(detail));
         }
-        let resource = spec.check(&Scope::new(catalog, project, now, &seal), None)?;
+        let resource = spec.check(&Scope::new(catalog, project, means), None)?;
         Ok((vec![Edit::Put(resource.clone().into_resource())], resource))
     };
     api.registrar.edit(decide).await
@@ -128,11 +124,10 @@ async fn replace<T: Written + PartialEq>(
     body: &Body,
 ) -> Result<T, Problem> {
     let spec: T::Spec = body.read()?;
-    let seal = api.seal();
-    let now = api.clock.now();
+    let means = api.means();
     let decide = |catalog: &Catalog| {
         let old = find::<T>(catalog, project, id_or_name)?;
-        let new = spec.check(&Scope::new(catalog, project, now, &seal), Some(old))?;
+        let new = spec.check(&Scope::new(catalog, project, means), Some(old))?;
         if new == **old {
             return Ok((Vec::new(), new));
         }

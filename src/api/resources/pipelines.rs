@@ -20,7 +20,7 @@ use crate::{
     catalog::{Catalog, Edit, Resource},
     model::{Pipeline, PipelineId, ProjectId, kind},
     problem::Problem,
-    resources::{Spec as _, PipelineSpec},
+    resources::{PipelineSpec, Spec as _},
 };
 
 /// A pipeline.
@@ -39,7 +39,12 @@ pub struct PipelineView {
 
 impl PipelineView {
     fn of(it: &Pipeline) -> Self {
-        Self { id: it.id, version: it.version, spec: PipelineSpec::of(it), created_at: it.created_at }
+        Self {
+            id: it.id,
+            version: it.version,
+            spec: PipelineSpec::of(it),
+            created_at: it.created_at,
+        }
     }
 
     fn of_shared(it: &Arc<Pipeline>) -> Self {
@@ -83,7 +88,6 @@ impl Written for Pipeline {
         None
     }
 }
-
 
 /// List pipelines
 #[utoipa::path(
@@ -140,7 +144,8 @@ pub async fn get_pipeline(
     access: Access<Read>,
     Path(pipeline): Path<String>,
 ) -> Result<Json<PipelineView>, Problem> {
-    let found = find(&api.registrar.current(), access.project, &pipeline).map(PipelineView::of_shared)?;
+    let found =
+        find(&api.registrar.current(), access.project, &pipeline).map(PipelineView::of_shared)?;
     Ok(Json(found))
 }
 

@@ -45,7 +45,8 @@ impl<R: Right> Anywhere<R> {
         if self.session.caller.is_for_all_projects() {
             return Ok(());
         }
-        Err(Problem::new(problem::Kind::Forbidden).detail("only a key for all projects may do this"))
+        Err(Problem::new(problem::Kind::Forbidden)
+            .detail("only a key for all projects may do this"))
     }
 }
 
@@ -95,13 +96,13 @@ pub async fn create_project(
 ) -> Result<(StatusCode, Json<ProjectView>), Problem> {
     access.for_all_projects()?;
     let spec: ProjectSpec = body.read()?;
-    let (seal, now) = (api.seal(), api.clock.now());
+    let means = api.means();
     let decide = |catalog: &Catalog| {
         if catalog.projects.len() >= super::MOST {
             return Err(Problem::new(problem::Kind::Conflict).detail("there are too many projects"));
         }
         // The check looks at no project, since this one is not there yet.
-        let scope = Scope::new(catalog, ProjectId::from_bits(0), now, &seal);
+        let scope = Scope::new(catalog, ProjectId::from_bits(0), means);
         let project = spec.check(&scope, None)?;
         Ok((vec![Edit::Put(Resource::Project(project.clone()))], project))
     };
@@ -153,10 +154,10 @@ pub async fn put_project(
 ) -> Result<Json<ProjectView>, Problem> {
     let id = access.session.project(Some(&project))?;
     let spec: ProjectSpec = body.read()?;
-    let (seal, now) = (api.seal(), api.clock.now());
+    let means = api.means();
     let decide = |catalog: &Catalog| {
         let old = catalog.projects.get(&id).ok_or_else(|| Problem::not_found("project"))?;
-        let project = spec.check(&Scope::new(catalog, id, now, &seal), Some(old))?;
+        let project = spec.check(&Scope::new(catalog, id, means), Some(old))?;
         Ok::<_, Problem>((vec![Edit::Put(Resource::Project(project.clone()))], project))
     };
     Ok(Json(ProjectView::of(&api.registrar.edit(decide).await?)))

@@ -6,10 +6,8 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::destinations::{SigningKeyView, change, signing_keys};
 use crate::{
@@ -17,9 +15,9 @@ use crate::{
         Api,
         request::{Access, Administer, Body, wrong_field},
     },
-    model::{Connection, Destination, Secret, SigningKey},
+    crypto::{Context, Field, signature::standard},
+    model::{Connection, Destination, SigningKey},
     problem::{Kind, Problem},
-    resources::{Seal as _, SecretField, SecretOwner},
 };
 
 /// Old secrets that may be alive next to the newest.
@@ -78,15 +76,11 @@ pub async fn rotate_secret(
     let now = api.clock.now();
     let overlap = SignedDuration::try_from(rotation.overlap).unwrap_or(SignedDuration::MAX);
     let until = now.saturating_add(overlap).unwrap_or(now);
-    let mut bytes = Zeroizing::new([0; 32]);
-    api.random.fill(bytes.as_mut());
-    let secret = Secret::new(format!("whsec_{}", STANDARD.encode(bytes.as_ref())));
-    let seal = api.seal();
+    let secret = standard::new_secret(api.random.as_ref());
     let rule = |it: &mut Destination| {
-        let owner =
-            SecretOwner { project: it.project, destination: it.id, field: SecretField::SigningKey };
-        let newest =
-            SigningKey { secret: seal.seal(owner, &secret), created_at: now, expires_at: None };
+        let context = Context::of_destination(it.project, it.id, Field::SigningKey);
+        let sealed = api.vault.seal(&secret, &context);
+        let newest = SigningKey { secret: sealed, created_at: now, expires_at: None };
         let Connection::Webhook(webhook) = &mut it.connection;
         rotate(&mut webhook.signing_keys, newest, until)
     };
@@ -109,7 +103,9 @@ fn rotate(keys: &mut Vec<SigningKey>, newest: SigningKey, until: Timestamp) -> R
     }
     keys.retain(|key| key.expires_at.is_none_or(|it| it > now));
     if keys.len() > MOST_OLD {
-        return Err(conflict("10 old secrets are still alive: wait for one to expire, or use a shorter overlap"));
+        return Err(conflict(
+            "10 old secrets are still alive: wait for one to expire, or use a shorter overlap",
+        ));
     }
     keys.insert(0, newest);
     Ok(())

@@ -20,7 +20,7 @@ use crate::{
     catalog::{Catalog, Edit, Resource},
     model::{ProjectId, Source, SourceId, kind},
     problem::Problem,
-    resources::{Spec as _, SourceSpec},
+    resources::{SourceSpec, Spec as _},
 };
 
 /// A source of events.
@@ -84,7 +84,6 @@ impl Written for Source {
     }
 }
 
-
 /// List sources
 #[utoipa::path(
     get,
@@ -140,7 +139,8 @@ pub async fn get_source(
     access: Access<Read>,
     Path(source): Path<String>,
 ) -> Result<Json<SourceView>, Problem> {
-    let found = find(&api.registrar.current(), access.project, &source).map(SourceView::of_shared)?;
+    let found =
+        find(&api.registrar.current(), access.project, &source).map(SourceView::of_shared)?;
     Ok(Json(found))
 }
 
