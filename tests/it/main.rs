@@ -9,3 +9,4 @@ mod hostile;
 mod verifiers;
 mod crash;
 mod powercut;
+mod cli;
