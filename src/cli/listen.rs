@@ -89,7 +89,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
 
     let forwarder =
         Forwarder { http: http_client(), to: args.forward_to, timeout: args.timeout, signer };
-    let mut query = vec![("only", "events".to_owned())];
+    let mut query = Vec::new();
     // One pattern narrows the stream at its source; several are told apart here.
     if let [only] = args.events.as_slice() {
         query.push(("type", String::from(only.clone())));

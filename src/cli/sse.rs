@@ -8,9 +8,11 @@ use hyper::body::Incoming;
 
 use super::{
     client::{Client, Lines, next_chunk},
-    error::{CliError, Result},
+    error::{CliError, Result, innermost},
 };
 
+/// After this long without a byte the connection is taken for dead.
+const SILENCE: Duration = Duration::from_secs(60);
 /// No event is longer: the gateway's own limit on bodies is far below.
 const LONGEST_LINE: usize = 32 * 1024 * 1024;
 
@@ -114,15 +116,17 @@ impl Stream {
                     return Ok(Told::Event(event));
                 }
             }
-            let reason = match next_chunk(body).await {
-                Some(Ok(chunk)) if lines.push(&chunk) => continue,
-                Some(Ok(_)) => {
+            // A gateway that is alive says so every few seconds.
+            let reason = match tokio::time::timeout(SILENCE, next_chunk(body)).await {
+                Err(_) => "nothing came for a minute".to_owned(),
+                Ok(Some(Ok(chunk))) if lines.push(&chunk) => continue,
+                Ok(Some(Ok(_))) => {
                     return Err(CliError::Answer {
                         what: "an event of the stream is too long".to_owned(),
                     });
                 }
-                Some(Err(error)) => error.to_string(),
-                None => "the gateway ended the stream".to_owned(),
+                Ok(Some(Err(error))) => innermost(&error),
+                Ok(None) => "the gateway ended the stream".to_owned(),
             };
             self.connection = None;
             return Ok(self.broken(reason));

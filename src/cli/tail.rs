@@ -93,10 +93,22 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
                 "{count} more were left out: they came faster than they could be shown"
             ));
         } else if args.json {
-            context.out.line(&event.data)?;
+            context.out.line(to_json_line(&event))?;
         } else {
             context.out.line(render(&sight, context.out.paint, &context.zone))?;
         }
+    }
+}
+
+/// What was sent, on one line, with its kind in front. Numbers stay as they were written.
+fn to_json_line(event: &sse::Event) -> String {
+    // JSON has line breaks only between its tokens.
+    let data = event.data.replace('\n', " ");
+    let kind = serde_json::Value::from(event.name.as_str());
+    match data.trim_start().strip_prefix('{').map(str::trim_start) {
+        Some("}") => format!("{{\"kind\":{kind}}}"),
+        Some(rest) => format!("{{\"kind\":{kind},{rest}"),
+        None => data,
     }
 }
 
@@ -205,6 +217,20 @@ mod tests {
             ),
         ] {
             assert_eq!(shown(name, data), expected);
+        }
+    }
+
+    #[test]
+    fn json_is_one_line_that_says_its_kind() {
+        for (data, expected) in [
+            (
+                "{\"id\":\"evt_1\",\n\"payload\":{\"n\":1.50}}",
+                r#"{"kind":"event","id":"evt_1", "payload":{"n":1.50}}"#,
+            ),
+            ("{}", r#"{"kind":"event"}"#),
+        ] {
+            let event = sse::Event { name: "event".to_owned(), data: data.to_owned() };
+            assert_eq!(to_json_line(&event), expected);
         }
     }
 

@@ -4,12 +4,11 @@ mod harness;
 mod layers;
 mod server;
 mod openapi;
+mod store;
 mod webhook;
 mod egress;
 mod hostile;
 mod verifiers;
+mod cli;
 mod crash;
 mod powercut;
-//! The integration tests, one binary: what Tidegate promises, held against the real thing.
-
-mod store;

@@ -1,0 +1,158 @@
+//! The command line as people run it: the real binary, its output, and its exit codes.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// `tidegate …`, with nothing of this machine's environment.
+fn tidegate(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(words).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that reads nothing may be gone already.
+    let _gone = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn what_is_signed_verifies_and_what_was_changed_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let headers = folder.path().join("headers.txt");
+    let headers_path = headers.to_str().unwrap();
+    for scheme in ["standard", "stripe", "github", "segment"] {
+        let signed =
+            run(&mut tidegate(&["sign", "--secret", SECRET, "--scheme", scheme]), b"{\"a\":1}");
+        assert_eq!(signed.status.code(), Some(0), "{}", stderr(&signed));
+        std::fs::write(&headers, &signed.stdout).unwrap();
+        let verify = ["verify", "--secret", SECRET, "--scheme", scheme, "--headers", headers_path];
+        assert_eq!(run(&mut tidegate(&verify), b"{\"a\":1}").status.code(), Some(0), "{scheme}");
+        let changed = run(&mut tidegate(&verify), b"{\"a\": 1}");
+        assert_eq!(changed.status.code(), Some(1), "{scheme}");
+        assert!(stderr(&changed).contains("no signature matches\nnext: check the secret"));
+    }
+}
+
+#[test]
+fn each_way_of_failing_has_its_exit_code_and_says_what_to_do() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("acme.yaml");
+    std::fs::write(&file, "version: 1\nsources:\n  - name: [app\n").unwrap();
+    let path = file.to_str().unwrap();
+    for (words, code, expected) in [
+        (&["emit"][..], 2, "Usage: tidegate emit"),
+        (&["frobnicate"], 2, "unrecognized subcommand"),
+        (&["status"], 2, "next: set TIDEGATE_API_KEY"),
+        (
+            &["status", "--api-key", "k", "--url", &nobody],
+            1,
+            "next: start the gateway with `tidegate serve`",
+        ),
+        (&["plan", path, "--api-key", "k"], 2, "acme.yaml:3:11: "),
+        (&["apply", "/nowhere.yaml", "--api-key", "k"], 1, "`/nowhere.yaml` cannot be read"),
+        (&["emit", "x", "--data", "{plan}", "--api-key", "k"], 2, "--data is not JSON"),
+        (&["events", "show", "evt_1", "--api-key", "k"], 2, "is no id"),
+        (&["replay", "--api-key", "k"], 2, "say what to replay"),
+        (&["sign", "--secret", "whsec_!"], 2, "the secret cannot be used"),
+    ] {
+        let output = tidegate(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{words:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{words:?}");
+        assert!(!stderr(&output).contains('\x1b'), "{words:?}: colours where no terminal is");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_failures() {
+    for words in
+        [&["--help"][..], &["--version"], &["events", "--help"], &["replay", "cancel", "--help"]]
+    {
+        let output = tidegate(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{words:?}");
+        assert!(!output.stdout.is_empty(), "{words:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = tidegate(&["sign", "--secret", SECRET])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It writes only when its input has ended, and then nobody reads.
+    drop(child.stdout.take());
+    drop(child.stdin.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_sink_shows_what_it_gets_counts_and_ends() {
+    let mut sink =
+        tidegate(&["sink", "--listen", "127.0.0.1:0", "--count", "2", "--secret", SECRET])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut notes = BufReader::new(sink.stderr.take().unwrap()).lines();
+    let first = notes.next().unwrap().unwrap();
+    let url = first.split_whitespace().find(|it| it.starts_with("http://")).unwrap();
+
+    let body = br#"{"type":"user.signed_up"}"#;
+    let signed = run(&mut tidegate(&["sign", "--secret", SECRET, "--id", "evt_1"]), body);
+    let headers = stdout(&signed);
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    for _ in 0..2 {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        let request =
+            [head.as_bytes(), headers.replace('\n', "\r\n").as_bytes(), b"\r\n", body].concat();
+        stream.write_all(&request).unwrap();
+        let mut status = String::new();
+        BufReader::new(stream).read_line(&mut status).unwrap();
+        assert!(status.starts_with("HTTP/1.1 200"), "{status}");
+    }
+
+    let output = sink.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let lines = stdout(&output);
+    assert!(
+        lines.contains("user.signed_up  evt_1  attempt 1  ✔ signature verified  200\n"),
+        "{lines}"
+    );
+    assert!(
+        lines.contains("user.signed_up  evt_1  attempt 2  ✔ signature verified  duplicate  200\n"),
+        "{lines}"
+    );
+    let counted = notes.next().unwrap().unwrap();
+    assert_eq!(counted, "2 webhooks: 2 accepted, 1 duplicate · 2 signatures verified, 0 refused");
+}
