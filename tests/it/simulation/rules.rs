@@ -124,6 +124,8 @@ impl Rules {
         let was_probe = seen.since_opened.remove(&owed.seq);
         let Some(destination) = destination else { return };
         match outcome.class {
+            // What started before the breaker opened says nothing about it.
+            _ if seen.opened_at.is_some() && !was_probe => (),
             Class::Accepted | Class::Abort => {
                 (seen.failures_in_a_row, seen.opened_at) = (0, None);
             }

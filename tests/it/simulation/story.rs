@@ -105,7 +105,10 @@ impl Story {
         }
         // Everything was healthy for so long that every schedule came to its end.
         let stuck = self.world.store.all().next();
-        assert_eq!(stuck, None, "it is still owed though nothing fails any more");
+        if let Some(stuck) = stuck.copied() {
+            let status = self.world.scheduler.status(stuck.destination, self.world.now);
+            panic!("nothing fails any more, and still owed is {stuck:?}: {status:?}");
+        }
         assert!(self.world.scheduler.is_idle() && self.world.scheduler.totals().held == 0);
         let after = self.world.now.duration_since(self.end).as_hours();
         assert!(after <= 24 * 6 / 5 + 10, "it took {after} hours to settle");
