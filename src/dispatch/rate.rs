@@ -26,7 +26,7 @@ impl Bucket {
         let holds = (events * SECOND / per).min(events / 100).max(1);
         // Rounded up, so that rounding never lets one more through.
         let interval = (per + events - holds) / (events - holds + 1);
-        Self { interval, slack: interval * (holds - 1), full_at: i128::MIN }
+        Self { interval, slack: interval * (holds - 1), full_at: i64::MIN.into() }
     }
 
     /// When the next token can be taken; now or earlier means at once.

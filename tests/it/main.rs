@@ -5,6 +5,7 @@ mod layers;
 mod server;
 mod openapi;
 mod store;
+mod simulation;
 mod webhook;
 mod egress;
 mod hostile;

@@ -136,12 +136,16 @@ impl Line {
     pub(super) fn truncate(&mut self, lane: Lane, key: Key, step: &mut Step<'_>) {
         let Some(queue) = self.lanes.queues.get_mut(&lane) else { return };
         queue.until = Some(queue.until.map_or(key, |until| until.min(key)));
+        if let Some(reading) = &mut self.reading {
+            reading.shortened.insert(lane);
+        }
         let kept = queue.rest.partition_point(|&it| it < key);
         for (_, seq) in queue.rest.split_off(kept) {
             if self.rows.get(&seq).is_some_and(|row| row.state == State::Ready) {
                 self.release(seq, step);
             }
         }
+        self.feed(lane);
     }
 
     /// Leaves the rest of a lane to the store, since its head waits for long.

@@ -302,6 +302,9 @@ impl Line {
     pub fn lost(&mut self, missed: &Missed, step: &mut Step<'_>) {
         if self.settings.is_none() {
             self.removal = Removal::From(None);
+            if let Some(reading) = &mut self.reading {
+                reading.is_stale = true;
+            }
         }
         if self.unread {
             return;

@@ -29,6 +29,8 @@ pub struct Reading {
     stash: Vec<Owed>,
     /// More were planned than the stash holds, so the page cannot be relied on.
     has_overflowed: bool,
+    /// Lanes of which some left memory meanwhile. The page may begin behind that, or be older.
+    pub shortened: HashSet<Lane>,
     /// Hints from this position on were dropped meanwhile.
     pub lost: Option<i64>,
     /// Loose deliveries from here on were left to the store meanwhile.
@@ -42,6 +44,7 @@ enum Kind {
     /// Parked deliveries that are due.
     Due,
     Loose,
+    /// A lane from its bound on.
     Lane(Lane),
     Sweep,
     /// To be cancelled, since the destination was deleted.
@@ -108,7 +111,11 @@ impl Line {
                     self.parked = None;
                     (Kind::Due, self.due(self.counts.retried + page))
                 }
-                1 => self.read_hungry(page.min(self.room(step)))?,
+                1 => match self.read_hungry(page.min(self.room(step))) {
+                    Some(read) => read,
+                    // Nobody was hungry after all, so something else may be wanted.
+                    None => return self.read(step),
+                },
                 2 => {
                     let before = self.loose_from?.bits().checked_sub(1);
                     let place = Place { lane: Lane::NONE, position: 0 };
@@ -137,6 +144,7 @@ impl Line {
             is_stale: false,
             stash: Vec::new(),
             has_overflowed: false,
+            shortened: HashSet::new(),
             lost: None,
             missed: None,
         });
@@ -342,7 +350,9 @@ impl Line {
     ) {
         let count = rows.iter().take_while(|it| it.place.lane == lane).count();
         let is_cut = count >= reading.limit;
-        if self.lanes.queues.contains_key(&lane) {
+        if reading.shortened.contains(&lane) {
+            self.feed(lane);
+        } else if self.lanes.queues.contains_key(&lane) {
             self.take_group(lane, &rows[..count], is_cut, settled, step);
         }
     }
@@ -361,11 +371,15 @@ impl Line {
             let count = rest.iter().take_while(|it| it.place.lane == lane).count();
             let (group, behind) = rest.split_at(count);
             let is_cut = count >= reading.per_lane || is_full && behind.is_empty();
-            if lane != Lane::NONE && !self.take_group(lane, group, is_cut, settled, step) {
+            rest = behind;
+            if lane == Lane::NONE {
+                continue;
+            } else if reading.shortened.contains(&lane) {
+                self.feed(lane);
+            } else if !self.take_group(lane, group, is_cut, settled, step) {
                 self.lanes.untrusted.advance_to(lane);
                 return;
             }
-            rest = behind;
         }
         match rows.last() {
             Some(last) if is_full => {
@@ -402,7 +416,7 @@ impl Line {
             return true;
         }
         // A group that ends with its lane: all of the lane is in memory now.
-        let mut new_until = is_cut.then(|| group.last().map_or(until, behind));
+        let mut new_until = is_cut.then(|| group.last().map_or(until, behind).max(until));
         let mut has_room = true;
         for owed in group.iter().filter(|it| key(it) >= until && Some(it.seq) != sent) {
             if settled.contains(&owed.seq) {

@@ -1,0 +1,47 @@
+//! The scheduler in a world that fails: endpoints, the store, hints and the process itself.
+//!
+//! Each seed is one story of some virtual days, after which the faults stop and everything that can
+//! be delivered must be. `SEED=42` runs one story; `SIMULATION_SEEDS=100000` runs so many.
+
+mod chance;
+mod store;
+mod endpoint;
+mod rules;
+mod world;
+mod story;
+
+use std::time::{Duration, Instant};
+
+use tidegate::model::{DestinationId, Ordering, Policy};
+
+use self::{
+    endpoint::{Endpoint, Mode},
+    world::World,
+};
+
+#[test]
+fn whatever_fails_nothing_is_lost_overtaken_or_stuck() {
+    if let Ok(seed) = std::env::var("SEED") {
+        story::tell(seed.parse().expect("a seed is a number"));
+        return;
+    }
+    let seeds = std::env::var("SIMULATION_SEEDS").map_or(300, |it| it.parse().expect("a number"));
+    let started = Instant::now();
+    let mut sum = story::Summary::default();
+    for seed in 0..seeds {
+        match std::panic::catch_unwind(|| story::tell(seed)) {
+            Ok(summary) => sum.add(&summary),
+            Err(panic) => {
+                eprintln!("the story of SEED={seed} went wrong");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    let hours = sum.hours / started.elapsed().as_secs_f64();
+    println!("{seeds} seeds, {sum:?}, {hours:.0} virtual hours a second");
+    // A world in which nothing goes wrong proves nothing.
+    if seeds >= 100 {
+        assert!(sum.delivered > 0 && sum.dead > 0 && sum.expired > 0 && sum.cancelled > 0);
+        assert!(sum.crashes > 0 && sum.attempts > sum.delivered);
+    }
+}
