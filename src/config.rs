@@ -18,7 +18,9 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{destinations::egress, dispatch, gate, ingest, pipeline, server, store, telemetry};
+use crate::{
+    api, destinations::egress, dispatch, gate, ingest, pipeline, server, store, telemetry,
+};
 
 /// The default configuration, as a file with a sentence on each option.
 pub const DEFAULTS: &str = include_str!("../tidegate.toml");
@@ -39,6 +41,7 @@ pub struct Config {
     pub pipeline: pipeline::Options,
     pub dispatch: dispatch::Options,
     pub egress: egress::Options,
+    pub api: api::Options,
     pub log: telemetry::Options,
 }
 
@@ -73,6 +76,7 @@ impl Default for Config {
             pipeline: pipeline::Options::default(),
             dispatch: dispatch::Options::default(),
             egress: egress::Options::default(),
+            api: api::Options::default(),
             log: telemetry::Options::default(),
         }
     }

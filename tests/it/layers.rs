@@ -31,7 +31,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     ("server", "problem"),
     ("telemetry", ""),
-    ("config", "gate store pipeline destinations dispatch ingest server telemetry"),
+    ("config", "gate store pipeline destinations dispatch ingest api server telemetry"),
     (
         "app",
         "model clock hint tail crypto store catalog gate pipeline destinations dispatch resources \
