@@ -15,6 +15,10 @@ mod schemes;
 mod views;
 mod times;
 
+// The gateway itself.
+mod serve;
+mod quick_start;
+
 // Resources.
 mod apply;
 mod diff;
@@ -91,6 +95,7 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Args),
     Apply(apply::ApplyArgs),
     Plan(apply::PlanArgs),
     Export(apply::ExportArgs),
@@ -142,6 +147,7 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<()> {
     let context = || cli.global.context(|name| std::env::var(name).ok());
     match cli.command {
+        Command::Serve(args) => serve::run(args).await,
         Command::Apply(args) => apply::apply(&context(), args).await,
         Command::Plan(args) => apply::plan(&context(), args).await,
         Command::Export(args) => apply::export(&context(), args).await,

@@ -1,1 +1,0 @@
-//! Puts the stages together and takes them apart again.

@@ -1,0 +1,320 @@
+//! Puts the stages together and takes them apart again.
+
+mod upkeep;
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::{
+    api::{self, Api},
+    catalog::Registrar,
+    clock::{Clock, SystemClock},
+    config::Config,
+    crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
+    destinations::{
+        Directory, Outlets,
+        egress::{Egress, Resolver, SystemResolver, TlsError},
+    },
+    dispatch,
+    gate::Gate,
+    hint,
+    ingest::{Ingest, Keyring},
+    model::{Event, EventSeq, Message, Owed, Secret},
+    pipeline,
+    resources::{self, ApplyError, Difference, File, Means},
+    server,
+    store::{self, Database, StoreError, sqlite::SqliteStore},
+    tail::Tail,
+    telemetry::{self, TelemetryError},
+};
+
+/// What the stages are given from outside, so that a test can give them something else.
+pub struct Parts {
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub resolver: Arc<dyn Resolver>,
+    /// Administers everything; for automation.
+    pub admin_key: Option<Secret>,
+    /// Opens the secrets. Without it, `master.key` in the data folder does, and is made if it is missing.
+    pub master_key: Option<Secret>,
+}
+
+impl Parts {
+    /// The machine's clock, randomness and resolver, and the keys of the environment.
+    pub fn of_the_machine() -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|it| !it.is_empty()).map(Secret::new);
+        Self {
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            resolver: Arc::new(SystemResolver::default()),
+            admin_key: variable(AdminKey::VARIABLE),
+            master_key: variable("TIDEGATE_MASTER_KEY"),
+        }
+    }
+}
+
+/// A gateway that runs. Dropped without [`App::stop`], it leaves what a crash would.
+pub struct App {
+    /// Where it listens.
+    pub address: SocketAddr,
+    pub registrar: Arc<Registrar>,
+    pub database: Arc<dyn Database>,
+    pub vault: Arc<Vault>,
+    pub tail: Tail,
+    pub dispatch: dispatch::Handle,
+    /// Every event up to here has its plan on disk.
+    pub planned: watch::Receiver<EventSeq>,
+    parts: Parts,
+    stops: Stops,
+    tasks: Tasks,
+}
+
+/// One switch for each layer, turned in the order in which they stop.
+struct Stops {
+    draining: watch::Sender<bool>,
+    server: watch::Sender<bool>,
+    pipeline: watch::Sender<bool>,
+    dispatch: watch::Sender<bool>,
+    upkeep: watch::Sender<bool>,
+}
+
+struct Tasks {
+    server: JoinHandle<()>,
+    pipeline: JoinHandle<()>,
+    dispatch: JoinHandle<()>,
+    upkeep: Vec<JoinHandle<()>>,
+}
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot use the data folder `{}`", .path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("the master key cannot be used")]
+    MasterKey(#[source] LoadError),
+    #[error("{} needs at least {} characters", AdminKey::VARIABLE, AdminKey::SHORTEST)]
+    AdminKey,
+    #[error("the store in `{}` cannot be opened", .path.display())]
+    Store { path: PathBuf, source: StoreError },
+    #[error("TLS cannot be set up")]
+    Tls(#[source] TlsError),
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+}
+
+impl App {
+    /// Opens the store, starts the stages from the last to the first, and then listens.
+    pub async fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
+        let metrics = telemetry::start_metrics()?;
+        let vault = open_vault(&config.data, &parts)?;
+        let (accepted, events) = hint::weighed_channel(EVENT_HINTS, HINTED_BYTES, weigh_events);
+        let database = open_store(&config, &parts, accepted).await?;
+        let registrar = Registrar::open(database.clone()).await;
+        let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
+
+        let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
+        let directory = Directory::new(registrar.watch(), vault.clone(), egress.clone());
+        let outlets: Arc<dyn Outlets> = Arc::new(directory);
+        let tail = Tail::default();
+        let (hinted, deliveries) =
+            hint::weighed_channel(DELIVERY_HINTS, HINTED_BYTES, weigh_deliveries);
+        let stops = Stops::new();
+        let (dispatcher, dispatch) = dispatch::runner(dispatch::Parts {
+            store: database.clone(),
+            clock: parts.clock.clone(),
+            registrar: registrar.clone(),
+            outlets: outlets.clone(),
+            hints: deliveries,
+            tail: tail.clone(),
+            stop: stops.dispatch.subscribe(),
+            options: config.dispatch,
+        });
+        let (runner, planned) = pipeline::runner(pipeline::Parts {
+            store: database.clone(),
+            clock: parts.clock.clone(),
+            catalog: registrar.watch(),
+            events,
+            deliveries: hinted,
+            stop: stops.pipeline.subscribe(),
+            options: config.pipeline,
+        });
+
+        let admin = match &parts.admin_key {
+            Some(key) => {
+                let key = AdminKey::new(key, parts.random.as_ref());
+                Some(key.map_err(|_| StartError::AdminKey)?)
+            }
+            None => None,
+        };
+        let hasher = KeyHasher::of(&vault);
+        let (catalog, clock) = (registrar.watch(), parts.clock.clone());
+        let random = parts.random.as_ref();
+        let keyring = Arc::new(Keyring::new(catalog, hasher.clone(), admin, clock, random));
+        let gate = Arc::new(Gate::new(database.clone(), config.gate));
+        let clock = parts.clock.clone();
+        let ingest = Ingest::new(gate, keyring.clone(), clock, tail.clone(), config.ingest);
+        let router = api::router(Api::new(api::Context {
+            registrar: registrar.clone(),
+            database: database.clone(),
+            ingest: Arc::new(ingest),
+            keyring,
+            vault: vault.clone(),
+            hasher,
+            clock: parts.clock.clone(),
+            random: parts.random.clone(),
+            outlets,
+            dispatch: dispatch.clone(),
+            draining: stops.draining.subscribe(),
+            tail: tail.clone(),
+            metrics: metrics.clone(),
+            options: config.api,
+        }));
+        let (listener, address) = listen(config.listen).await?;
+        egress.protect(address);
+
+        let upkeep = upkeep::Upkeep {
+            database: database.clone(),
+            catalog: registrar.watch(),
+            clock: parts.clock.clone(),
+            metrics,
+            options: config.retention,
+        };
+        let tasks = Tasks {
+            upkeep: upkeep.start(&stops.upkeep),
+            dispatch: tokio::spawn(dispatcher.run()),
+            pipeline: tokio::spawn(runner.run()),
+            server: tokio::spawn(server::serve(
+                listener,
+                router,
+                config.server,
+                turned(stops.server.subscribe()),
+            )),
+        };
+        Ok(Self {
+            address,
+            registrar,
+            database,
+            vault,
+            tail,
+            dispatch,
+            planned,
+            parts,
+            stops,
+            tasks,
+        })
+    }
+
+    /// Applies a file of resources, all of it or nothing.
+    pub async fn apply(&self, file: &File) -> Result<Difference, ApplyError> {
+        let means = Means {
+            vault: &self.vault,
+            random: self.parts.random.as_ref(),
+            now: self.parts.clock.now(),
+        };
+        resources::apply(file, &self.registrar, means, false).await
+    }
+
+    /// Stops from the first stage to the last: no new requests, no new plans, no new attempts. What is
+    /// under way ends and is kept; what takes longer than [`DRAIN`] is cut, and attempted again
+    /// after the next start.
+    pub async fn stop(self) {
+        let _ = self.stops.draining.send(true);
+        let _ = self.stops.server.send(true);
+        ended("server", self.tasks.server).await;
+        let _ = self.stops.pipeline.send(true);
+        ended("pipeline", self.tasks.pipeline).await;
+        let _ = self.stops.dispatch.send(true);
+        if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
+            tracing::warn!("attempts that are still under way are cut, and made again later");
+        }
+        let _ = self.stops.upkeep.send(true);
+        for task in self.tasks.upkeep {
+            ended("upkeep", task).await;
+        }
+        self.database.close().await;
+    }
+}
+
+/// How long attempts that are under way may take to end after a stop.
+pub const DRAIN: Duration = Duration::from_secs(15);
+
+/// Hints that wait between two stages. They are bounded by their bytes, too.
+const EVENT_HINTS: usize = 1024;
+const DELIVERY_HINTS: usize = 1024;
+const HINTED_BYTES: usize = 16 << 20;
+
+fn weigh_events(events: &Vec<Arc<Event>>) -> usize {
+    events.iter().map(|it| it.weight()).sum()
+}
+
+fn weigh_deliveries(deliveries: &Vec<(Owed, Message)>) -> usize {
+    deliveries.iter().map(|(_, message)| message.weight()).sum()
+}
+
+impl Stops {
+    fn new() -> Self {
+        let switch = || watch::Sender::new(false);
+        Self {
+            draining: switch(),
+            server: switch(),
+            pipeline: switch(),
+            dispatch: switch(),
+            upkeep: switch(),
+        }
+    }
+}
+
+fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {
+    let failed = |source| StartError::Folder { path: data.to_owned(), source };
+    fs::create_dir_all(data).map_err(failed)?;
+    let file = data.join("master.key");
+    let vault = Vault::load_or_create(&file, parts.master_key.as_ref(), parts.random.clone());
+    vault.map(Arc::new).map_err(StartError::MasterKey)
+}
+
+async fn open_store(
+    config: &Config,
+    parts: &Parts,
+    accepted: hint::Sender<Vec<Arc<Event>>, bool>,
+) -> Result<Arc<dyn Database>, StartError> {
+    let (path, options) = (config.data.clone(), config.store.clone());
+    let (clock, random) = (parts.clock.clone(), parts.random.clone());
+    let open = move || {
+        let random: store::sqlite::Random = Box::new(move || random.u64());
+        SqliteStore::open(&path, options, clock, random, accepted)
+    };
+    let opened = tokio::task::spawn_blocking(open).await.unwrap_or(Err(StoreError::Closed));
+    Ok(Arc::new(opened.map_err(|source| at(&config.data, source))?))
+}
+
+fn at(path: &Path, source: StoreError) -> StartError {
+    StartError::Store { path: path.to_owned(), source }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
+}
+
+/// Ends when the switch is turned, or when nobody can turn it any more.
+async fn turned(mut switch: watch::Receiver<bool>) {
+    // An error means that the sender is gone.
+    let _ = switch.wait_for(|it| *it).await;
+}
+
+async fn ended(what: &'static str, task: JoinHandle<()>) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "the {what} ended badly");
+    }
+}

@@ -1,0 +1,174 @@
+//! `tidegate serve`: runs the gateway.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    error::{CliError, Result},
+    output, quick_start,
+};
+use crate::{
+    app::{App, Parts, StartError},
+    config::{Config, ConfigError},
+    destinations::egress::policy::Net,
+    model::Secret,
+    resources::{ApplyError, File},
+    telemetry,
+};
+
+/// Run the gateway
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tidegate serve --quick-start                       try it: a demo project, a sink, a curl to paste
+  tidegate serve --data /var/lib/tidegate --listen 0.0.0.0:8080 --apply acme.yaml
+  tidegate config                                    every option, with its default
+
+TIDEGATE_ADMIN_KEY sets the key that administers everything; TIDEGATE_MASTER_KEY the one that opens stored secrets.")]
+pub struct Args {
+    /// The configuration; without it, all options have their defaults
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The folder of the store
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Apply this file of resources before anything else
+    #[arg(long, value_name = "FILE")]
+    apply: Option<PathBuf>,
+    /// Let endpoints be in this network although it is not public, such as 127.0.0.0/8
+    #[arg(long, value_name = "CIDR")]
+    allow_net: Vec<Net>,
+    /// Make a demo project and an endpoint for it, and show how to send an event
+    #[arg(long)]
+    quick_start: bool,
+}
+
+pub async fn run(args: Args) -> Result<()> {
+    let mut config = load(&args)?;
+    if args.quick_start {
+        quick_start::allow_loopback(&mut config);
+    }
+    telemetry::start_logs(&config.log).map_err(|error| CliError::usage(chain(&error)))?;
+    // Read before anything starts, so that a mistake in it starts nothing.
+    let resources = args.apply.as_deref().map(read_resources).transpose()?;
+
+    let allowed = config.egress.allow_nets.clone();
+    let app = App::start(config, Parts::of_the_machine()).await.map_err(cannot_start)?;
+    tracing::info!(address = %app.address, "listening");
+    if !allowed.is_empty() {
+        let nets: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        tracing::warn!(nets = nets.join(" "), "endpoints may be in networks that are not public");
+    }
+    if let Some(file) = resources {
+        match app.apply(&file).await {
+            Ok(difference) => {
+                let (changed, same) = (difference.changes.len(), difference.unchanged);
+                tracing::info!(changed, unchanged = same, "the resources are applied");
+            }
+            Err(error) => {
+                app.stop().await;
+                return Err(not_applied(error));
+            }
+        }
+    }
+    let demo = if args.quick_start { Some(quick_start::start(&app).await?) } else { None };
+    let second = wait_for_the_end().await?;
+    tracing::info!("stopping: what is under way may end; the same signal again ends at once");
+    if let Some(demo) = demo {
+        demo.stop();
+    }
+    tokio::select! {
+        () = app.stop() => tracing::info!("stopped"),
+        () = second => tracing::warn!("ended at once; what was under way is attempted again later"),
+    }
+    Ok(())
+}
+
+fn load(args: &Args) -> Result<Config> {
+    let mut config = Config::load(args.config.as_deref()).map_err(|error| match error {
+        ConfigError::Missing(_) | ConfigError::Invalid(_) => {
+            CliError::usage(error.to_string()).then("tidegate config shows every option")
+        }
+    })?;
+    if let Some(data) = &args.data {
+        config.data.clone_from(data);
+    }
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    config.egress.allow_nets.extend(args.allow_net.iter().cloned());
+    Ok(config)
+}
+
+fn read_resources(path: &Path) -> Result<File> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| CliError::File { what: format!("cannot read {name}"), source })?;
+    let variable = |name: &str| std::env::var(name).ok().map(Secret::new);
+    File::read(&name, &text, &variable)
+        .map_err(|error| CliError::usage(error.to_string()).then("nothing was changed"))
+}
+
+fn not_applied(error: ApplyError) -> CliError {
+    match error {
+        ApplyError::Invalid(source) => {
+            CliError::usage(source.to_string()).then("nothing was changed")
+        }
+        ApplyError::Store(_) => CliError::failed(chain(&error)),
+    }
+}
+
+fn cannot_start(error: StartError) -> CliError {
+    let failed = CliError::failed(chain(&error));
+    match error {
+        StartError::Listen { .. } => {
+            failed.then("choose another address with --listen, or port 0 for a free one")
+        }
+        StartError::MasterKey(_) => {
+            failed.then("restore master.key from its backup, or set TIDEGATE_MASTER_KEY")
+        }
+        StartError::Folder { .. }
+        | StartError::AdminKey
+        | StartError::Store { .. }
+        | StartError::Tls(_)
+        | StartError::Telemetry(_) => failed,
+    }
+}
+
+/// An error with all that caused it, since an operator needs the last of them.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Ends with the first signal to stop, and gives what ends with the second.
+async fn wait_for_the_end() -> Result<impl Future<Output = ()>> {
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|source| CliError::File { what: "cannot hear signals".to_owned(), source })
+    };
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => (),
+        _ = interrupt.recv() => output::note(""),
+    }
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+    })
+}
