@@ -1,68 +1,372 @@
 //! The gate's memory: every key that was ever used, and the first event that had it.
+//!
+//! It is derived from the rows of events, which hold the keys for as long as the events are kept,
+//! and outlives them, since a key counts for ever. New keys stand in a table in memory; full tables
+//! become immutable sorted [runs](run), written and merged in the background. A key that is not
+//! there, the usual case, costs a look at one cache line for each run, and there are few.
+//!
+//! 128 bits of a keyed hash decide, and nobody who does not know the key of the hash can make two
+//! keys meet in them.
+
+mod bloom;
+mod run;
+mod write;
+mod merge;
+mod background;
 
 use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{Arc, Mutex},
+    collections::{HashMap, VecDeque},
+    fs,
+    hash::{BuildHasherDefault, Hasher},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
 };
 
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
+use self::run::Run;
 use crate::{
     model::{EventId, EventSeq, ProjectId},
-    store::Result,
+    store::{Result, StoreError},
 };
 
+/// The first 128 bits of the keyed SHA-256 of namespace, project and key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash([u8; 16]);
 
+/// The index, as its one writer holds it. Dropping it ends the background work; what is not in a run
+/// yet is then read from the events again when it is opened.
 pub struct Keys {
     reader: KeyReader,
+    background: Vec<JoinHandle<()>>,
 }
 
+/// The index, as anybody may ask it.
 #[derive(Clone)]
 pub struct KeyReader {
-    secret: [u8; 32],
-    found: Arc<Mutex<HashMap<KeyHash, EventId>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Keys in the table in memory; more become a run.
+    pub recent_keys: usize,
+    /// Events after which a run is made though the table is not full, so that opening never has to
+    /// go through more than these.
+    pub recent_events: u64,
+    /// Full tables that may wait for the disk. When there are more, adding waits, too.
+    pub waiting_tables: usize,
+    /// Runs of about the same size that are merged into one.
+    pub fan_in: usize,
+    /// Bytes of filters that are held in memory. Those of further runs are read when they are asked.
+    pub filter_memory: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // As many as a hash table of 2^17 places takes, which is 4.3 MB.
+            recent_keys: 114_688,
+            recent_events: 1_000_000,
+            waiting_tables: 4,
+            fan_in: 4,
+            filter_memory: 48 << 20,
+        }
+    }
+}
+
+struct Shared {
+    folder: PathBuf,
+    secret: Zeroizing<[u8; 32]>,
+    limits: Limits,
+    state: Mutex<State>,
+    /// Something moved: a table is full, a run is there, the end is near.
+    moved: Condvar,
+    stop: AtomicBool,
+}
+
+struct State {
+    recent: Table,
+    /// Full tables on their way to the disk, from old to new.
+    full: VecDeque<Arc<Table>>,
+    /// From old to new. Replaced as a whole, so that a search goes on in the ones that it began with.
+    runs: Arc<Vec<Arc<Run>>>,
+    /// Runs hold every key of the events up to here.
+    covered: u64,
+    /// The last event of which we were told.
+    seen: u64,
+    /// Why the last try to write a run failed, until one succeeds.
+    failure: Option<StoreError>,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<u128, EventId, BuildHasherDefault<AlreadyUniform>>,
+    /// It and the runs before it hold every key of the events up to here.
+    last: u64,
+}
+
+impl KeyHash {
+    fn bits(self) -> u128 {
+        u128::from_be_bytes(self.0)
+    }
+
+    fn high(self) -> u64 {
+        (self.bits() >> 64) as u64
+    }
+
+    fn low(self) -> u64 {
+        self.bits() as u64
+    }
 }
 
 impl Keys {
-    pub fn open(_folder: &Path, secret: [u8; 32]) -> Result<Self> {
-        Ok(Self { reader: KeyReader { secret, found: Arc::default() } })
+    /// Opens the index in this folder, which is made if it is missing.
+    ///
+    /// What a crash left unfinished is deleted: events still have those keys. A run that is damaged
+    /// or missing is an error, since its events may be gone, and their keys would be accepted anew.
+    pub fn open(folder: &Path, secret: [u8; 32]) -> Result<Self> {
+        Self::open_with(folder, secret, Limits::default())
+    }
+
+    pub fn open_with(folder: &Path, secret: [u8; 32], limits: Limits) -> Result<Self> {
+        let secret = Zeroizing::new(secret);
+        fs::create_dir_all(folder).map_err(run::failure)?;
+        let runs = background::open_runs(folder, secret_check(&secret), &limits)?;
+        let covered = runs.last().map_or(0, |it| *it.events().end());
+        let state = State {
+            recent: Table::default(),
+            full: VecDeque::new(),
+            runs: Arc::new(runs),
+            covered,
+            seen: covered,
+            failure: None,
+        };
+        let shared = Arc::new(Shared {
+            folder: folder.to_owned(),
+            secret,
+            limits,
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
+        let background = background::start(&shared)?;
+        Ok(Self { reader: KeyReader { shared }, background })
     }
 
     pub fn reader(&self) -> KeyReader {
         self.reader.clone()
     }
 
+    pub fn hash(&self, namespace: u8, project: ProjectId, key: &str) -> KeyHash {
+        self.reader.hash(namespace, project, key)
+    }
+
     pub fn covered(&self) -> EventSeq {
-        EventSeq(0)
+        self.reader.covered()
     }
 
     pub fn find(&self, hash: &KeyHash) -> Result<Option<EventId>> {
         self.reader.find(hash)
     }
 
-    pub fn add(&mut self, hash: KeyHash, id: EventId, _seq: EventSeq) {
-        super::lock(&self.reader.found).entry(hash).or_insert(id);
+    /// Adds the key of an event that is committed, in the order of events; an event may have several.
+    ///
+    /// It waits only while more tables than `Limits::waiting_tables` wait for a disk that does not keep up.
+    pub fn add(&mut self, hash: KeyHash, id: EventId, seq: EventSeq) {
+        let shared = &self.reader.shared;
+        let mut state = shared.room(seq.0);
+        if seq.0 > state.covered {
+            state.recent.entries.entry(hash.bits()).or_insert(id);
+            state.seen = state.seen.max(seq.0);
+        }
     }
 
-    pub fn pass(&mut self, _through: EventSeq) {}
+    /// Says that the events up to here have no keys but those that were added. Without it, a long
+    /// stretch of events without keys would have to be read again at every start.
+    pub fn pass(&mut self, through: EventSeq) {
+        let shared = &self.reader.shared;
+        let mut state = shared.room(through.0);
+        state.seen = state.seen.max(through.0);
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        let shared = &self.reader.shared;
+        {
+            let _state = shared.lock();
+            shared.stop.store(true, Ordering::Relaxed);
+            shared.moved.notify_all();
+        }
+        for thread in self.background.drain(..) {
+            // A panic there was reported when it happened; files are whole at every moment.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl KeyReader {
     pub fn hash(&self, namespace: u8, project: ProjectId, key: &str) -> KeyHash {
-        let mut hash = Sha256::new();
-        hash.update(self.secret);
-        hash.update([namespace]);
-        hash.update(project.bits().to_be_bytes());
-        hash.update(key);
-        let mut first = [0; 16];
-        first.copy_from_slice(&hash.finalize()[..16]);
-        KeyHash(first)
+        let digest = Sha256::new()
+            .chain_update(&*self.shared.secret)
+            .chain_update([namespace])
+            .chain_update(project.bits().to_be_bytes())
+            .chain_update(key)
+            .finalize();
+        KeyHash(digest.as_chunks().0[0])
     }
 
+    /// Runs hold every key of the events up to here, durably. When the index is opened, the keys of
+    /// later events must be added again.
+    pub fn covered(&self) -> EventSeq {
+        EventSeq(self.shared.lock().covered)
+    }
+
+    /// The first event that had this key. It fails when a run cannot be read, or when so many keys
+    /// could not be written that the index must not grow: then nothing may be accepted.
     pub fn find(&self, hash: &KeyHash) -> Result<Option<EventId>> {
-        Ok(super::lock(&self.found).get(hash).copied())
+        let runs = {
+            let mut state = self.shared.lock();
+            if let Some(id) = state.in_memory(hash) {
+                return Ok(Some(id));
+            }
+            if state.full.len() >= self.shared.limits.waiting_tables
+                && let Some(failure) = state.failure.take()
+            {
+                let answer = similar(&failure);
+                state.failure = Some(failure);
+                return Err(answer);
+            }
+            state.runs.clone()
+        };
+        // The newest first: repeated keys mostly follow each other soon.
+        for run in runs.iter().rev() {
+            if let Some(id) = run.find(*hash)? {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes every key that was added so far durable. Nothing may be forgotten before this
+    /// returned. It blocks on the disk, while others go on.
+    pub fn flush(&self) -> Result<()> {
+        let mut state = self.shared.lock();
+        let through = state.seen;
+        state.close_table();
+        self.shared.moved.notify_all();
+        while state.covered < through {
+            if self.shared.stop.load(Ordering::Relaxed) {
+                return Err(StoreError::Closed);
+            }
+            if let Some(failure) = &state.failure {
+                return Err(similar(failure));
+            }
+            state = wait(&self.shared.moved, state);
+        }
+        Ok(())
     }
 }
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn secret_check(&self) -> u64 {
+        secret_check(&self.secret)
+    }
+
+    /// The state, with room in its table for a key of this event. A table ends between two events,
+    /// never within one, so that its last event says which keys it has.
+    fn room(&self, seq: u64) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let is_next = seq > state.seen;
+        let is_full = state.recent.entries.len() >= self.limits.recent_keys
+            || state.seen - state.closed() >= self.limits.recent_events;
+        if is_next && is_full {
+            // With a disk that fails we go on: `find` refuses before anything more is accepted.
+            while state.full.len() >= self.limits.waiting_tables
+                && state.failure.is_none()
+                && !self.stop.load(Ordering::Relaxed)
+            {
+                state = wait(&self.moved, state);
+            }
+            state.close_table();
+            self.moved.notify_all();
+        }
+        state
+    }
+}
+
+impl State {
+    fn in_memory(&self, hash: &KeyHash) -> Option<EventId> {
+        let bits = hash.bits();
+        let full = self.full.iter().find_map(|it| it.entries.get(&bits));
+        full.or_else(|| self.recent.entries.get(&bits)).copied()
+    }
+
+    /// The last event whose keys are in a run or in a table that is on its way there.
+    fn closed(&self) -> u64 {
+        self.full.back().map_or(self.covered, |it| it.last)
+    }
+
+    fn close_table(&mut self) {
+        if self.seen > self.closed() {
+            let mut table = std::mem::take(&mut self.recent);
+            table.last = self.seen;
+            self.full.push_back(Arc::new(table));
+        }
+    }
+}
+
+/// For hashes, whose bits are as good as any that a hasher would make of them.
+#[derive(Default)]
+struct AlreadyUniform(u64);
+
+impl Hasher for AlreadyUniform {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.0 = number as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Tells one secret from another and says nothing about either.
+fn secret_check(secret: &[u8; 32]) -> u64 {
+    let digest = Sha256::new().chain_update(b"tidegate key index").chain_update(secret).finalize();
+    u64::from_be_bytes(digest.as_chunks().0[0])
+}
+
+fn wait<'state>(moved: &Condvar, state: MutexGuard<'state, State>) -> MutexGuard<'state, State> {
+    moved.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// An error to answer with, while the original is kept for those who ask later.
+fn similar(failure: &StoreError) -> StoreError {
+    match failure {
+        StoreError::Full => StoreError::Full,
+        StoreError::Damaged { what } => StoreError::Damaged { what },
+        StoreError::Newer { found, known } => StoreError::Newer { found: *found, known: *known },
+        StoreError::TooManyDeliveries => StoreError::TooManyDeliveries,
+        StoreError::Closed => StoreError::Closed,
+        StoreError::Unavailable(source) => StoreError::Unavailable(source.to_string().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
