@@ -301,12 +301,14 @@ fn keys_speed() {
             assert!(keys.find(&hash).unwrap().is_none());
         }
         let find = start.elapsed();
+        let (runs, waiting) = {
+            let state = keys.reader.shared.lock();
+            (state.runs.len(), state.full.len())
+        };
         println!(
-            "{million} M keys: hash + find + add {:.2} µs, hash + find {:.2} µs, {} runs, {} tables wait",
+            "{million} M keys: hash + find + add {:.2} µs, hash + find {:.2} µs, {runs} runs, {waiting} tables wait",
             all.as_secs_f64(),
             find.as_secs_f64() * 5.0,
-            keys.reader.shared.lock().runs.len(),
-            keys.reader.shared.lock().full.len(),
         );
     }
     keys.reader().flush().unwrap();
