@@ -45,10 +45,14 @@ impl Packer {
 
     /// Events follow each other without gaps.
     pub fn add(&mut self, event: &Event) {
+        self.add_body(event.seq, event.metadata.bytes(), event.payload.bytes());
+    }
+
+    /// The same for a body on its own.
+    pub fn add_body(&mut self, seq: EventSeq, metadata: &[u8], payload: &[u8]) {
         if self.count == 0 {
-            self.first = event.seq.0;
+            self.first = seq.0;
         }
-        let (metadata, payload) = (event.metadata.bytes(), event.payload.bytes());
         self.raw.extend_from_slice(&(metadata.len() as u32).to_le_bytes());
         self.raw.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.raw.extend_from_slice(metadata);

@@ -101,6 +101,11 @@ impl Folder {
         Ok(found)
     }
 
+    /// Where a segment can be made. What a crash leaves there is deleted by the next start.
+    pub fn unfinished(&self) -> PathBuf {
+        self.path.join("segments").join(format!("{TEMPLATE}-rewritten"))
+    }
+
     /// Makes an empty segment. It appears whole or not at all.
     pub fn make_segment(&self, first: EventSeq) -> Result<PathBuf> {
         let (template, path) = (self.path.join("segments").join(TEMPLATE), self.segment(first));
@@ -161,6 +166,15 @@ pub(super) fn open_reader(path: &Path, frozen: bool) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri(path, frozen), flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "cache_size", -512)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// The name of a file for SQLite, which takes it for one that never changes if it is `frozen`.
+pub(super) fn uri(path: &Path, frozen: bool) -> String {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
@@ -172,10 +186,17 @@ pub(super) fn open_reader(path: &Path, frozen: bool) -> Result<Connection> {
     if frozen {
         uri.push_str("?immutable=1");
     }
-    let connection = Connection::open_with_flags(uri, flags)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    connection.pragma_update(None, "cache_size", -512)?;
-    connection.set_prepared_statement_cache_capacity(32);
+    uri
+}
+
+/// Makes an empty segment that counts only once it is synced and has its name: nothing is safe on
+/// the way.
+pub(super) fn open_unfinished(path: &Path) -> Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    connection.pragma_update(None, "journal_mode", "OFF")?;
+    connection.pragma_update(None, "cache_size", -8192)?;
+    migrate(&connection, Kind::Segment)?;
     Ok(connection)
 }
 

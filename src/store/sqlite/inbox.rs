@@ -62,6 +62,8 @@ pub(super) struct Batch {
     pub appends: Vec<Append>,
     pub works: Vec<Work>,
     pub flushes: Vec<oneshot::Sender<Result<()>>>,
+    /// The newest segment should be sealed, though it is not full.
+    pub is_roll: bool,
     pub end: Option<End>,
 }
 
@@ -90,6 +92,7 @@ struct Queues {
     ingest: VecDeque<Append>,
     work: VecDeque<Work>,
     flushes: Vec<oneshot::Sender<Result<()>>>,
+    is_roll: bool,
     end: Option<End>,
     /// The writer sleeps, and wants to be woken.
     is_asleep: bool,
@@ -139,6 +142,18 @@ impl Inbox {
         let (reply, answer) = oneshot::channel();
         self.push(|queues| queues.flushes.push(reply))?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// The same, for a thread that may block.
+    pub fn flush_blocking(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.push(|queues| queues.flushes.push(reply))?;
+        answer.blocking_recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// Asks the writer to go on in a new segment soon.
+    pub fn roll(&self) -> Result<()> {
+        self.push(|queues| queues.is_roll = true)
     }
 
     fn push(&self, push: impl FnOnce(&mut Queues)) -> Result<()> {
@@ -206,6 +221,7 @@ impl Queues {
         self.ingest.is_empty()
             && self.work.is_empty()
             && self.flushes.is_empty()
+            && !self.is_roll
             && self.end.is_none()
     }
 
@@ -237,6 +253,7 @@ impl Queues {
         if self.work.is_empty() {
             batch.flushes = std::mem::take(&mut self.flushes);
         }
+        batch.is_roll = std::mem::take(&mut self.is_roll);
         if self.ingest.is_empty() && self.work.is_empty() {
             batch.end = self.end;
         }

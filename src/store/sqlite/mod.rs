@@ -9,6 +9,7 @@ mod error;
 mod files;
 mod control;
 mod rows;
+mod contents;
 mod blocks;
 mod segments;
 mod readers;
@@ -26,11 +27,13 @@ mod seal;
 mod upkeep;
 mod writer;
 mod recover;
+mod records;
 mod prune;
+mod export;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     thread::JoinHandle,
 };
 
@@ -113,6 +116,10 @@ pub struct SqliteStore {
     status: Arc<Status>,
     random: Mutex<Random>,
     turns: Arc<Semaphore>,
+    /// The writer holds it, and lets it go when the store is closed.
+    folder: Weak<Folder>,
+    /// Taken by whoever forgets old events.
+    forgetting: Arc<tokio::sync::Mutex<()>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -145,6 +152,7 @@ impl SqliteStore {
         };
         let keys = memory.keys.reader();
         let turns = Arc::new(Semaphore::new(options.readers.max(1)));
+        let weak_folder = Arc::downgrade(&folder);
         let writer = Writer {
             room: Room::open(folder.reserve(), options.reserve_bytes)?,
             upkeep: Upkeep::start(segments.clone(), status.clone())?,
@@ -169,6 +177,8 @@ impl SqliteStore {
             status,
             random: Mutex::new(random),
             turns,
+            folder: weak_folder,
+            forgetting: Arc::default(),
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -192,14 +202,6 @@ impl SqliteStore {
         self.inbox.flush().await?;
         let owed = self.owed.clone();
         self.read(move |readers| read(readers, &owed)).await
-    }
-
-    /// The first event that had this key, forgotten or not.
-    fn first_with_key(&self, project: ProjectId, key: &IdempotencyKey) -> Result<Option<EventId>> {
-        match gate_key(&self.keys, project, Some(key), None) {
-            Some(hash) => self.keys.find(&hash),
-            None => Ok(None),
-        }
     }
 }
 
@@ -300,6 +302,8 @@ impl Store for SqliteStore {
             // A panic there was already reported.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+        // It sees that the store is closed, and leaves the files alone.
+        drop(self.forgetting.lock().await);
     }
 }
 
@@ -327,6 +331,18 @@ fn gate_key(
         (Some(key), _) => Some(keys.hash(KEY, project, key.as_str())),
         (None, Some(id)) => Some(keys.hash(GIVEN_ID, project, &id.to_string())),
         (None, None) => None,
+    }
+}
+
+/// The first event that had this key, forgotten or not.
+fn first_with_key(
+    keys: &KeyReader,
+    project: ProjectId,
+    key: &IdempotencyKey,
+) -> Result<Option<EventId>> {
+    match gate_key(keys, project, Some(key), None) {
+        Some(hash) => keys.find(&hash),
+        None => Ok(None),
     }
 }
 

@@ -240,7 +240,9 @@ fn ours_in(connection: &Connection, id: EventId, found: &mut Vec<EventSeq>) -> R
         .query_row([], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)))?;
     let (Some(mut low), Some(last)) = bounds else { return Ok(()) };
     let mut high = last + 1;
-    let mut at = connection.prepare_cached("SELECT id FROM events WHERE seq = ?")?;
+    // Retention may have left gaps: what stands in one is judged by the next event.
+    let sql = "SELECT id FROM events WHERE seq >= ? ORDER BY seq LIMIT 1";
+    let mut at = connection.prepare_cached(sql)?;
     let mut id_at = |seq: i64| -> Result<EventId> {
         let bits = at.query_row([seq], |row| row.get(0)).optional()?;
         let bits = bits.ok_or(StoreError::Damaged { what: "order of events" })?;

@@ -164,6 +164,10 @@ impl Turn<'_> {
                 // Its plan numbers its deliveries from 0.
                 return Ok(Err(unavailable("the event has no plan yet")));
             }
+            if self.memory.segments.is_held(event) {
+                // Asked again, the step does without it, unless it stays after all.
+                return Ok(Err(unavailable("the event is being forgotten")));
+            }
             let ordinal = match next.get(&event) {
                 Some(ordinal) => *ordinal,
                 None => {

@@ -1,32 +1,80 @@
-//! Sealing a segment to which nothing is added any more.
+//! Sealing a segment to which nothing is added any more: it gets its indexes and what it says about
+//! itself, and its log goes into the file, which from then on is only read.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::Connection;
 
 use super::{
     error::unavailable,
     files::{self, Kind, Sync},
-    segments::{Segment, fact, set_fact},
+    segments::{Segment, fact},
 };
-use crate::store::Result;
+use crate::store::{Result, StoreError};
 
-/// Gives a segment the indexes that queries use, and brings its log into the file, which then never
-/// changes again. A crash on the way leaves a segment that is not sealed.
+/// Pages that sorting for an index may take in memory.
+const CACHE_BYTES: u32 = 8 << 20;
+
+/// Seals a file. The writer goes on in another one meanwhile, and readers in this one. A crash on
+/// the way leaves a segment that is not sealed, or is; doing it again does no harm.
 pub(super) fn seal(path: &Path) -> Result<()> {
-    let connection = files::open_writer(path, Kind::Segment, Sync::Full, 8 << 20)?;
-    connection.execute_batch(include_str!("migrations/sealed.sql"))?;
-    set_fact(&connection, "sealed", 1)?;
-    let is_busy: bool =
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if is_busy {
+    let connection = files::open_writer(path, Kind::Segment, Sync::Derived, CACHE_BYTES)?;
+    // A piece at a time, each brought into the file before the next: so the log stays short, and no
+    // sync is so long that a commit of the writer would wait behind it.
+    for statement in statements() {
+        connection.execute_batch(statement)?;
+        checkpoint(&connection, "PASSIVE")?;
+    }
+    if checkpoint(&connection, "TRUNCATE")? {
         return Err(unavailable("a reader still uses the log of the segment"));
     }
     Ok(())
 }
 
+/// Gives a file that nobody else has open all that sealing gives.
+pub(super) fn finish(connection: &Connection) -> Result<()> {
+    Ok(connection.execute_batch(SEALED)?)
+}
+
+const SEALED: &str = include_str!("migrations/sealed.sql");
+
+/// The indexes one by one, and then the rest, of which the last says that the segment is sealed.
+fn statements() -> impl Iterator<Item = &'static str> {
+    SEALED.split_inclusive(';').filter(|it| it.contains(';'))
+}
+
+/// Brings the log into the file. Says whether somebody stood in the way.
+fn checkpoint(connection: &Connection, how: &str) -> Result<bool> {
+    let sql = format!("PRAGMA wal_checkpoint({how})");
+    Ok(connection.query_row(&sql, [], |row| row.get(0))?)
+}
+
 /// Whether it is sealed: it says so, and nothing waits in a log beside it.
 pub(super) fn is_sealed(segment: &Segment) -> Result<bool> {
-    let mut log = segment.path().as_os_str().to_owned();
-    log.push("-wal");
-    let has_log = fs::metadata(Path::new(&log)).is_ok_and(|it| it.len() > 0);
-    Ok(!has_log && segment.read(|it| fact(it, "sealed"))? == Some(1))
+    match fs::metadata(beside(segment.path(), "-wal")) {
+        Ok(log) if log.len() > 0 => Ok(false),
+        Ok(_) | Err(_) => Ok(segment.read(|it| fact(it, "sealed"))? == Some(1)),
+    }
+}
+
+/// Removes a segment's file, and what SQLite keeps beside it.
+pub(super) fn remove_files(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        match fs::remove_file(beside(path, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::Unavailable(Box::new(error)));
+            }
+            Ok(()) | Err(_) => (),
+        }
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }

@@ -4,9 +4,10 @@ use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Condvar, Mutex, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use rusqlite::{Connection, OptionalExtension};
@@ -30,6 +31,8 @@ pub(super) struct Segment {
     oldest: AtomicU64,
     /// The id of the first event, once somebody asked and there is one.
     first_id: Mutex<Option<EventId>>,
+    /// The file is gone, or another one stands in its place. Connections to it are not kept.
+    is_retired: AtomicBool,
     idle: Arc<Idle>,
 }
 
@@ -73,8 +76,12 @@ impl Segment {
         let result = read(&connection)?;
         let dropped = {
             let mut idle = lock(&self.idle.0);
-            idle.push_back((self.first, connection));
-            if idle.len() > Idle::MOST { idle.pop_front() } else { None }
+            if self.is_retired.load(Ordering::Acquire) {
+                Some((self.first, connection))
+            } else {
+                idle.push_back((self.first, connection));
+                if idle.len() > Idle::MOST { idle.pop_front() } else { None }
+            }
         };
         drop(dropped);
         Ok(result)
@@ -130,6 +137,20 @@ pub(super) fn set_fact(connection: &Connection, name: &str, value: i64) -> Resul
 pub(super) struct Segments {
     all: RwLock<Arc<Vec<Arc<Segment>>>>,
     idle: Arc<Idle>,
+    /// Events that are being forgotten, in order.
+    held: RwLock<Vec<EventSeq>>,
+    /// Counts changes, for those who wait for one.
+    changes: Mutex<u64>,
+    changed: Condvar,
+}
+
+/// Events that are being forgotten, for as long as this lives.
+pub(super) struct Hold<'a>(&'a Segments);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.held.write().unwrap_or_else(|it| it.into_inner()).clear();
+    }
 }
 
 impl Segments {
@@ -140,7 +161,13 @@ impl Segments {
             folder.make_segment(EventSeq(1))?;
             firsts.push(EventSeq(1));
         }
-        let segments = Self { all: RwLock::default(), idle: Arc::default() };
+        let segments = Self {
+            all: RwLock::default(),
+            idle: Arc::default(),
+            held: RwLock::default(),
+            changes: Mutex::default(),
+            changed: Condvar::new(),
+        };
         for (at, &first) in firsts.iter().enumerate() {
             let path = folder.segment(first);
             // The newest is opened to be written, which checks it.
@@ -153,28 +180,74 @@ impl Segments {
     }
 
     pub fn add(&self, first: EventSeq, path: PathBuf) -> Arc<Segment> {
-        let segment = Arc::new(Segment {
-            first,
-            path,
-            sealed: AtomicBool::new(false),
-            oldest: AtomicU64::new(UNREAD),
-            first_id: Mutex::default(),
-            idle: self.idle.clone(),
-        });
+        let segment = Arc::new(self.segment(first, path, false));
         self.change(|all| all.push(segment.clone()));
         segment
+    }
+
+    fn segment(&self, first: EventSeq, path: PathBuf, is_sealed: bool) -> Segment {
+        Segment {
+            first,
+            path,
+            sealed: AtomicBool::new(is_sealed),
+            oldest: AtomicU64::new(UNREAD),
+            first_id: Mutex::default(),
+            is_retired: AtomicBool::new(false),
+            idle: self.idle.clone(),
+        }
     }
 
     /// For a segment that is sealed, on disk and for ever.
     pub fn note_sealed(&self, segment: &Segment) {
         segment.sealed.store(true, Ordering::Release);
         self.close_idle(segment.first);
+        self.tell();
+    }
+
+    /// For a sealed segment whose file has been replaced by another. Whoever reads the old one may
+    /// finish.
+    pub fn replace(&self, old: &Segment) {
+        let fresh = Arc::new(self.segment(old.first, old.path.clone(), true));
+        self.change(|all| {
+            if let Some(place) = all.iter_mut().find(|it| it.first == old.first) {
+                *place = fresh;
+            }
+        });
+        self.retire(old);
+    }
+
+    fn retire(&self, segment: &Segment) {
+        segment.is_retired.store(true, Ordering::Release);
+        self.close_idle(segment.first);
+    }
+
+    /// From now on no replay of these events begins. They stand in order.
+    pub fn hold(&self, events: Vec<EventSeq>) -> Hold<'_> {
+        *self.held.write().unwrap_or_else(|it| it.into_inner()) = events;
+        Hold(self)
+    }
+
+    pub fn is_held(&self, event: EventSeq) -> bool {
+        let held = self.held.read().unwrap_or_else(|it| it.into_inner());
+        held.binary_search(&event).is_ok()
+    }
+
+    /// Waits until the segments are as somebody wants them, but not for ever. Blocks.
+    pub fn wait_for(&self, patience: Duration, is_met: impl Fn(&[Arc<Segment>]) -> bool) {
+        let changes = lock(&self.changes);
+        let waits = |_: &mut u64| !is_met(&self.all());
+        drop(self.changed.wait_timeout_while(changes, patience, waits));
+    }
+
+    fn tell(&self) {
+        *lock(&self.changes) += 1;
+        self.changed.notify_all();
     }
 
     /// Forgets a segment whose file is about to be deleted. Whoever reads it now may finish.
-    pub fn remove(&self, first: EventSeq) {
-        self.change(|all| all.retain(|it| it.first != first));
-        self.close_idle(first);
+    pub fn remove(&self, segment: &Segment) {
+        self.change(|all| all.retain(|it| it.first != segment.first));
+        self.retire(segment);
     }
 
     fn close_idle(&self, first: EventSeq) {
@@ -191,6 +264,8 @@ impl Segments {
         let mut next = Vec::clone(&all);
         change(&mut next);
         *all = Arc::new(next);
+        drop(all);
+        self.tell();
     }
 
     /// From old to new, as they are now.

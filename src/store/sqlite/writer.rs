@@ -43,6 +43,8 @@ pub(super) struct Newest {
     pub connection: Connection,
     /// It is asked to roll when it has grown too large, or holds too many events.
     pub is_large: bool,
+    /// Somebody asked to go on in another one.
+    pub is_unwanted: bool,
     /// When rolling failed, it is not tried again before this.
     pub not_before: Instant,
 }
@@ -61,14 +63,20 @@ impl Newest {
     pub fn open(segment: Arc<Segment>) -> Result<Self> {
         let connection =
             files::open_writer(segment.path(), Kind::Segment, Sync::Full, CACHE_BYTES)?;
-        Ok(Self { segment, connection, is_large: false, not_before: Instant::now() })
+        Ok(Self {
+            segment,
+            connection,
+            is_large: false,
+            is_unwanted: false,
+            not_before: Instant::now(),
+        })
     }
 }
 
 impl Writer {
     pub fn run(mut self) {
         let end = loop {
-            let Batch { appends, works, flushes, end } = self.inbox.take(self.patience());
+            let Batch { appends, works, flushes, is_roll, end } = self.inbox.take(self.patience());
             if end == Some(End::Abandon) {
                 break End::Abandon;
             }
@@ -78,6 +86,7 @@ impl Writer {
             for done in flushes {
                 self.memory.ledger.flush(done);
             }
+            self.newest.is_unwanted |= is_roll;
             self.between_turns();
             if let Some(end) = end {
                 break end;
@@ -244,7 +253,9 @@ impl Writer {
         }
         self.checkpoint();
         let events = self.memory.marks.next_event.0 - self.newest.segment.first().0;
-        let is_due = events >= self.options.segment_events || self.newest.is_large;
+        let is_due = events >= self.options.segment_events
+            || self.newest.is_large
+            || self.newest.is_unwanted;
         if is_due && events > 0 && self.newest.not_before <= Instant::now() {
             self.roll();
         }
@@ -288,6 +299,7 @@ impl Writer {
                     segment,
                     connection,
                     is_large: false,
+                    is_unwanted: false,
                     not_before: self.newest.not_before,
                 };
                 let old = std::mem::replace(&mut self.newest, fresh);

@@ -43,7 +43,7 @@ impl OwedFile {
         files::open_writer(&self.path, Kind::Owed, Sync::Derived, 8 << 20)
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         /// Connections that are kept; more may be in use at once.
         const IDLE: usize = 4;
         let kept = lock(&self.idle).pop();

@@ -8,6 +8,7 @@
 
 mod redo;
 mod file;
+mod ask;
 mod applier;
 mod rebuild;
 

@@ -167,7 +167,7 @@ fn rebuild(path: &Path, segments: &Segments, last: u64) -> Result<()> {
 /// Adds what a segment planned and did not see the end of.
 fn planned(segment: &Connection, owed: &Connection, segments: &Segments) -> Result<()> {
     let mut deliveries = segment.prepare(
-        "SELECT d.seq, d.destination, d.lane, d.position, coalesce(d.accepted_at, e.received_at) \
+        "SELECT d.seq, d.destination, d.lane, d.position, d.accepted_at, e.received_at \
          FROM deliveries d LEFT JOIN events e ON e.seq = d.seq >> 11 \
          WHERE NOT EXISTS \
          (SELECT 1 FROM activity a WHERE a.delivery = d.seq AND a.ended IS NOT NULL)",
@@ -179,17 +179,17 @@ fn planned(segment: &Connection, owed: &Connection, segments: &Segments) -> Resu
     while let Some(row) = rows.next()? {
         let bits: i64 = row.get(0)?;
         let seq = DeliverySeq::from_bits(bits as u64);
-        let accepted_at = match row.get(4)? {
+        let received_at = match row.get(5)? {
             Some(time) => Some(time),
             None => received_at(seq.event(), segments)?,
         };
         // Its event is gone, and with it what there was to deliver.
-        let Some(accepted_at) = accepted_at else { continue };
+        let Some(received_at) = received_at else { continue };
         let mut owed = OwedRow {
             seq,
             destination: row.get(1)?,
             place: Place { lane: Lane(row.get::<_, i64>(2)? as u64), position: row.get(3)? },
-            accepted_at,
+            accepted_at: row.get::<_, Option<i64>>(4)?.unwrap_or(received_at),
             attempts: 0,
             entries: 0,
             due: None,

@@ -1,0 +1,114 @@
+//! The list of events.
+
+use rusqlite::Connection;
+
+use super::{Archive, LARGEST_PAGE, filter::Condition};
+use crate::{
+    model::{Event, EventSeq, ProjectId},
+    store::{
+        EventFilter, Page, Result, StoreError,
+        sqlite::{contents::contents_of, segments::Segment},
+    },
+};
+
+impl Archive {
+    pub fn events(
+        &self,
+        project: ProjectId,
+        filter: &EventFilter,
+        page: Page,
+    ) -> Result<Vec<Event>> {
+        let control = &self.readers.control;
+        let Some(project) = control.known_number(project) else { return Ok(Vec::new()) };
+        let mut condition = Condition::new("project = ?", project);
+        if let Some(source) = filter.source {
+            let Some(source) = control.known_number(source) else { return Ok(Vec::new()) };
+            condition.and("source = ?", source);
+        }
+        condition.and_type("type", filter.event_type.as_ref());
+        condition.and_time("received_at", filter.from, filter.until);
+
+        let limit = page.limit.min(LARGEST_PAGE);
+        let before = page.before.map_or(i64::MAX, |it| it.0 as i64);
+        let mut events = Vec::new();
+        for segment in self.readers.segments.all().iter().rev() {
+            if events.len() >= limit {
+                break;
+            }
+            if segment.first().0 as i64 >= before {
+                continue;
+            }
+            segment.read(|connection| {
+                if !may_have(connection, segment, project, filter)? {
+                    return Ok(());
+                }
+                for seq in newest(connection, segment, &condition, before, limit - events.len())? {
+                    let event = self.readers.event_in(connection, seq)?;
+                    events.push(event.ok_or(StoreError::Damaged { what: "index of events" })?);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(events)
+    }
+}
+
+/// Whether it is worth to look: a sealed segment knows whose events it has, and from when.
+fn may_have(
+    connection: &Connection,
+    segment: &Segment,
+    project: i64,
+    filter: &EventFilter,
+) -> Result<bool> {
+    if !segment.is_sealed() {
+        return Ok(true);
+    }
+    let contents = contents_of(connection, project)?;
+    Ok(contents.is_some_and(|it| it.overlaps(filter.from, filter.until)))
+}
+
+/// The newest events for which a condition holds. Looks at the last events first, which mostly is
+/// enough; what is rarer than that, a sealed segment finds by its index.
+fn newest(
+    connection: &Connection,
+    segment: &Segment,
+    condition: &Condition,
+    before: i64,
+    limit: usize,
+) -> Result<Vec<EventSeq>> {
+    const LAST: i64 = 10_000;
+
+    let last: Option<i64> = connection
+        .prepare_cached("SELECT max(seq) FROM events WHERE seq < ?")?
+        .query_row([before], |row| row.get(0))?;
+    let Some(last) = last else { return Ok(Vec::new()) };
+    let (low, index) =
+        if segment.is_sealed() { (last - LAST, "INDEXED BY events_by_project") } else { (0, "") };
+    let mut found = select(connection, "NOT INDEXED", condition, (low, before), limit)?;
+    if found.len() < limit && low > 0 {
+        let rest = limit - found.len();
+        found.extend(select(connection, index, condition, (0, low), rest)?);
+    }
+    Ok(found)
+}
+
+/// From `low` on and below `before`, from new to old.
+fn select(
+    connection: &Connection,
+    index: &str,
+    condition: &Condition,
+    (low, before): (i64, i64),
+    limit: usize,
+) -> Result<Vec<EventSeq>> {
+    let mut condition = condition.clone();
+    condition.and("seq >= ?", low);
+    condition.and("seq < ?", before);
+    let sql = format!(
+        "SELECT seq FROM events {index} WHERE {} ORDER BY seq DESC LIMIT {limit}",
+        condition.sql()
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let found = statement
+        .query_map(condition.values(), |row| Ok(EventSeq(row.get::<_, i64>(0)? as u64)))?;
+    Ok(found.collect::<Result<_, _>>()?)
+}

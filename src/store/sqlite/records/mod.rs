@@ -1,0 +1,152 @@
+//! What people ask: events, deliveries, the activity log, counts. Read from the segments on threads
+//! of their own, a few at a time, and never by the writer.
+//!
+//! Lists run from new to old. An event stands in the segment of its place; the rows about it may
+//! stand in later ones, too. So a list goes through the [stretches](walk) of events, and asks for
+//! each all segments that may know something about it.
+
+pub(super) mod filter;
+mod walk;
+mod event;
+mod events;
+mod deliveries;
+mod activity;
+mod count;
+mod stats;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::{SqliteStore, blocking, first_with_key, owed::OwedFile, readers::Readers, replay};
+use crate::{
+    model::{
+        DeliverySeq, DeliveryState, DestinationId, Event, EventId, IdempotencyKey, ProjectId,
+        ReplayId, Selection,
+    },
+    store::{
+        ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Minute, Page,
+        Records, ReplayProgress, Result, StoreError,
+    },
+};
+
+/// What the answers are read from.
+pub(super) struct Archive {
+    readers: Arc<Readers>,
+    owed: OwedFile,
+}
+
+/// Rows of a page at most.
+const LARGEST_PAGE: usize = 1000;
+
+#[async_trait]
+impl Records for SqliteStore {
+    async fn event(&self, project: ProjectId, id: EventId) -> Result<Option<EventRecord>> {
+        self.ask(move |it| it.event(project, id)).await
+    }
+
+    async fn event_by_key(
+        &self,
+        project: ProjectId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<EventRecord>> {
+        let (keys, key) = (self.keys.clone(), key.clone());
+        self.ask(move |it| match first_with_key(&keys, project, &key)? {
+            Some(id) => it.event(project, id),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    async fn events(
+        &self,
+        project: ProjectId,
+        filter: &EventFilter,
+        page: Page,
+    ) -> Result<Vec<Event>> {
+        let filter = filter.clone();
+        self.ask(move |it| it.events(project, &filter, page)).await
+    }
+
+    async fn delivery(
+        &self,
+        project: ProjectId,
+        seq: DeliverySeq,
+    ) -> Result<Option<DeliveryRecord>> {
+        self.ask(move |it| it.delivery(project, seq)).await
+    }
+
+    async fn deliveries(
+        &self,
+        project: ProjectId,
+        selection: &Selection,
+        page: Page,
+    ) -> Result<Vec<DeliveryRecord>> {
+        self.catch_up(selection).await?;
+        let selection = selection.clone();
+        self.ask(move |it| it.deliveries(project, &selection, page)).await
+    }
+
+    async fn count(&self, project: ProjectId, selection: &Selection) -> Result<u64> {
+        self.catch_up(selection).await?;
+        let selection = selection.clone();
+        self.ask(move |it| it.count(project, &selection)).await
+    }
+
+    async fn activity(
+        &self,
+        project: ProjectId,
+        filter: &ActivityFilter,
+        page: Page,
+    ) -> Result<Vec<ActivityRecord>> {
+        let filter = filter.clone();
+        self.ask(move |it| it.activity(project, &filter, page)).await
+    }
+
+    async fn stats(
+        &self,
+        destination: DestinationId,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Minute>> {
+        self.ask(move |it| it.stats(destination, from, until)).await
+    }
+
+    async fn replay_progress(&self, replay: ReplayId) -> Result<ReplayProgress> {
+        self.ask(move |it| replay::progress(&it.readers, replay)).await
+    }
+}
+
+impl SqliteStore {
+    /// Answers a question on a thread where it may wait for the disk. A few at a time: each may take
+    /// a core for a while.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Archive) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.status.check_open()?;
+        let turn = self.turns.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let archive = Archive { readers: self.readers.clone(), owed: self.owed.clone() };
+        blocking(move || {
+            let _turn = turn;
+            question(&archive)
+        })
+        .await
+    }
+
+    /// Where the answer comes from `owed.db`, which follows the commits at a distance, it must have
+    /// those that the asker may have seen.
+    async fn catch_up(&self, selection: &Selection) -> Result<()> {
+        match selection.state {
+            Some(DeliveryState::Pending | DeliveryState::Retrying) => self.inbox.flush().await,
+            Some(
+                DeliveryState::Delivered
+                | DeliveryState::Dead
+                | DeliveryState::Expired
+                | DeliveryState::Cancelled,
+            )
+            | None => Ok(()),
+        }
+    }
+}
