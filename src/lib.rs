@@ -17,6 +17,7 @@ pub mod gate;
 pub mod store;
 pub mod catalog;
 pub mod pipeline;
+pub mod replay;
 pub mod dispatch;
 pub mod destinations;
 

@@ -14,7 +14,11 @@ use axum::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{gate::Refused, resources::Invalid, store::StoreError};
+use crate::{
+    gate::Refused,
+    resources::{FileError, Invalid},
+    store::StoreError,
+};
 
 const CONTENT_TYPE: &str = "application/problem+json";
 
@@ -291,6 +295,21 @@ impl From<Vec<Invalid>> for Problem {
     fn from(wrong: Vec<Invalid>) -> Self {
         let error = |it: Invalid| FieldError::new(it.path, it.rule, it.found);
         Self::invalid(wrong.into_iter().map(error).collect())
+    }
+}
+
+impl From<FileError> for Problem {
+    fn from(error: FileError) -> Self {
+        /// Enough to work on.
+        const SHOWN: usize = 50;
+        let mut problems = error.problems;
+        problems.truncate(SHOWN);
+        // With file, line and column, where there are any.
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let errors = problems
+            .into_iter()
+            .map(|it| FieldError::new(it.invalid.path, it.invalid.rule, it.invalid.found));
+        Self::invalid(errors.collect()).detail(lines.join("\n"))
     }
 }
 

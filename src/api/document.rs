@@ -7,7 +7,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{deliveries, events, operations, resources, stats, tail};
+use super::{deliveries, events, operations, replays, resources, stats, tail};
 use crate::{ingest, problem::Problem};
 
 #[derive(OpenApi)]
@@ -27,6 +27,12 @@ use crate::{ingest, problem::Problem};
         deliveries::list_dead_letters,
         deliveries::list_attempts,
         tail::tail,
+        replays::replay_one_event,
+        replays::replay_delivery,
+        replays::list_replays,
+        replays::create_replay,
+        replays::get_replay,
+        replays::cancel_replay,
         resources::projects::list_projects,
         resources::projects::create_project,
         resources::projects::get_project,
@@ -61,6 +67,9 @@ use crate::{ingest, problem::Problem};
         resources::destinations::disable_destination,
         resources::trial::test_destination,
         resources::rotation::rotate_secret,
+        resources::file::plan_file,
+        resources::file::apply_file,
+        resources::file::export_file,
         stats::destination_stats,
         stats::status,
         operations::openapi,

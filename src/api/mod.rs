@@ -7,6 +7,7 @@ mod views;
 mod events;
 mod deliveries;
 mod stats;
+mod replays;
 mod tail;
 mod resources;
 mod operations;
@@ -28,6 +29,7 @@ use crate::{
     destinations::Outlets,
     ingest::{self, Ingest, Keyring},
     problem::{Kind, Problem},
+    replay::Replayed,
     resources::Means,
     store::Database,
     tail::Tail,
@@ -63,6 +65,8 @@ pub struct Context {
     pub random: Arc<dyn Random>,
     /// For test events.
     pub outlets: Arc<dyn Outlets>,
+    /// Tells the dispatcher what a replay has made.
+    pub replayed: Replayed,
     pub tail: Tail,
     pub metrics: PrometheusHandle,
     pub options: Options,
@@ -128,6 +132,13 @@ fn routes() -> Routes {
         .get("/api/v1/dead-letters", deliveries::list_dead_letters)
         .get("/api/v1/attempts", deliveries::list_attempts)
         .get("/api/v1/tail", tail::tail)
+        // Old events, delivered anew.
+        .post("/api/v1/events/{event}/replay", replays::replay_one_event)
+        .post("/api/v1/deliveries/{delivery}/replay", replays::replay_delivery)
+        .get("/api/v1/replays", replays::list_replays)
+        .post("/api/v1/replays", replays::create_replay)
+        .get("/api/v1/replays/{replay}", replays::get_replay)
+        .post("/api/v1/replays/{replay}/cancel", replays::cancel_replay)
         // Resources.
         .get("/api/v1/projects", resources::list_projects)
         .post("/api/v1/projects", resources::create_project)
@@ -164,6 +175,9 @@ fn routes() -> Routes {
         .post("/api/v1/destinations/{destination}/test", resources::test_destination)
         .post("/api/v1/destinations/{destination}/rotate-secret", resources::rotate_secret)
         .get("/api/v1/destinations/{destination}/stats", stats::destination_stats)
+        .post("/api/v1/plan", resources::plan_file)
+        .post("/api/v1/apply", resources::apply_file)
+        .get("/api/v1/export", resources::export_file)
         // How everything is.
         .get("/api/v1/status", stats::status)
         .get("/api/v1/openapi.json", operations::openapi)

@@ -7,7 +7,7 @@ use crate::{
     catalog::Catalog,
     model::{
         Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Entry, EntryKind, Event,
-        EventId, Pattern, PipelineId, RawJson, ReplayId, Skipped, SourceId,
+        EventId, PipelineId, RawJson, ReplayId, Skipped, SourceId,
     },
     store::{ActivityRecord, DeliveryRecord, EventRecord},
     tail::Activity,
@@ -248,20 +248,4 @@ fn source_name(catalog: &Catalog, id: SourceId) -> String {
 
 fn pipeline_name(catalog: &Catalog, id: PipelineId) -> String {
     catalog.pipelines.get(&id).map_or_else(|| id.to_string(), |it| it.name.to_string())
-}
-
-/// A selection, as it is shown with a replay.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Selection)]
-pub struct SelectionView {
-    /// The name of a destination; the id of one that was deleted.
-    pub destination: Option<String>,
-    pub state: Option<DeliveryState>,
-    #[serde(rename = "type")]
-    #[schema(value_type = Option<String>)]
-    pub event_type: Option<Pattern>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub from: Option<Timestamp>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub until: Option<Timestamp>,
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{DeliveryState, DestinationId, Pattern, ProjectId, ReplayId};
+use super::{DeliveryState, DestinationId, EventId, Pattern, ProjectId, ReplayId};
 
 /// Which deliveries are meant. Every field narrows; the default is all of the project's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct Selection {
 pub struct Replay {
     pub id: ReplayId,
     pub project: ProjectId,
+    /// Of this event alone, made at once; then the selection says nothing.
+    #[serde(default)]
+    pub event: Option<EventId>,
     pub selection: Selection,
     /// Each gets a message id of its own, so that a receiver takes it for new.
     pub fresh_ids: bool,

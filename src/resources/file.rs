@@ -133,6 +133,11 @@ impl fmt::Display for Problem {
 }
 
 impl File {
+    /// The name of the project that it is about.
+    pub fn project(&self) -> &Name {
+        self.content.project.name()
+    }
+
     /// Reads YAML. `name` is how errors call the file; `variable` looks into the environment.
     pub fn read(
         name: &str,

@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("catalog", "model store"),
     ("gate", "model store"),
     ("pipeline", "model clock hint expr store catalog"),
+    ("replay", "model clock store catalog pipeline"),
     ("destinations", "model clock crypto catalog"),
     ("dispatch", "model clock hint tail store catalog destinations"),
     ("resources", "model crypto expr store catalog pipeline destinations dispatch"),
@@ -26,16 +27,16 @@ const LAYERS: &[(&str, &str)] = &[
     ("ingest", "model clock tail crypto store catalog gate problem"),
     (
         "api",
-        "model clock tail crypto expr store catalog gate pipeline destinations dispatch resources \
-         problem ingest",
+        "model clock tail crypto expr store catalog gate pipeline replay destinations dispatch \
+         resources problem ingest",
     ),
     ("server", "problem"),
     ("telemetry", ""),
     ("config", "gate store pipeline destinations dispatch ingest api server telemetry"),
     (
         "app",
-        "model clock hint tail crypto store catalog gate pipeline destinations dispatch resources \
-         ingest api server telemetry config",
+        "model clock hint tail crypto store catalog gate pipeline replay destinations dispatch \
+         resources ingest api server telemetry config",
     ),
     ("cli", "model clock crypto store catalog destinations resources server telemetry config app"),
 ];

@@ -8,6 +8,7 @@ pub mod pipelines;
 pub mod destinations;
 pub mod rotation;
 pub mod trial;
+pub mod file;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,6 +22,7 @@ pub use self::{
     event_types::{
         create_event_type, delete_event_type, get_event_type, list_event_types, put_event_type,
     },
+    file::{apply_file, export_file, plan_file},
     keys::{create_key, delete_key, list_keys},
     pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},
     projects::{create_project, delete_project, get_project, list_projects, put_project},
@@ -91,6 +93,16 @@ pub struct ResourcesQuery {
     cursor: Option<String>,
 }
 
+impl ResourcesQuery {
+    pub fn limit(&self) -> Option<&str> {
+        self.limit.as_deref()
+    }
+
+    pub fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+}
+
 fn list<T: Kept, V>(
     catalog: &Catalog,
     project: ProjectId,
@@ -99,7 +111,7 @@ fn list<T: Kept, V>(
 ) -> Result<Page<V>, Problem> {
     let own = T::all(catalog).iter().filter(|(_, it)| it.project() == project);
     let own = own.map(|(id, it)| (*id, it.as_ref()));
-    page::resources(own, query.limit.as_deref(), query.cursor.as_deref(), view)
+    page::resources(own, query.limit(), query.cursor(), view)
 }
 
 async fn create<T: Written>(api: &Api, project: ProjectId, body: &Body) -> Result<T, Problem> {

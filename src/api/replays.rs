@@ -1,0 +1,459 @@
+//! Old events, delivered anew: one event, one delivery, or a selection in the background.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Api,
+    deliveries::{destination, find_delivery},
+    events::find_event,
+    page::{self, Listing, Page},
+    request::{Access, Body, Operate, Query, Read, parse_id, wrong_field},
+    resources::{ResourcesQuery, find},
+    views::destination_name,
+};
+use crate::{
+    catalog::{Catalog, Edit, Resource},
+    model::{
+        DeliveryState, Destination, DestinationId, EventId, Pattern, ProjectId, Replay, ReplayId,
+        ReplayState, Selection,
+    },
+    problem::{Kind, Problem},
+    replay::{self, EventReplay, has_ended},
+    store::{EventRecord, Records},
+};
+
+/// What to replay: exactly one of `event`, `delivery` and `selection`.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplaySpec {
+    /// The id of an event: to every destination that it was for.
+    event: Option<String>,
+    /// The id of a delivery.
+    delivery: Option<String>,
+    selection: Option<SelectionSpec>,
+    /// Each new delivery gets a message id of its own, so that a receiver takes it for new. Without it, the
+    /// message id is the event's, as before.
+    fresh_ids: bool,
+    /// Only say how many it would be, at most.
+    dry_run: bool,
+}
+
+/// Which deliveries. Each field narrows; without any, all that have ended are meant.
+#[derive(Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelectionSpec {
+    /// The name or id of a destination.
+    destination: Option<String>,
+    /// A state that is an end, e.g. `dead`.
+    state: Option<DeliveryState>,
+    /// An event type, or a group such as `user.*`.
+    #[serde(rename = "type")]
+    #[schema(value_type = Option<String>)]
+    event_type: Option<Pattern>,
+    /// Of events received at this moment or later.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    from: Option<Timestamp>,
+    /// Of events received before this moment.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+}
+
+impl SelectionSpec {
+    fn check(&self, catalog: &Catalog, project: ProjectId) -> Result<Selection, Problem> {
+        if self.state.is_some_and(|it| !has_ended(it)) {
+            let rule = "it is a state that is an end: what is still owed is attempted anyway";
+            return Err(wrong_field("selection.state", rule, "another state"));
+        }
+        Ok(Selection {
+            destination: destination(catalog, project, self.destination.as_deref())?,
+            state: self.state,
+            event_type: self.event_type.clone(),
+            from: self.from,
+            until: self.until,
+        })
+    }
+}
+
+/// A replay, and how far it has come.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Replay)]
+pub struct ReplayView {
+    #[schema(value_type = String)]
+    pub id: ReplayId,
+    pub state: ReplayState,
+    /// How many deliveries were selected when it began. Those that are still owed, and earlier ones of an
+    /// event that was selected twice, are passed over.
+    pub total: u64,
+    /// How many deliveries it has made.
+    pub done: u64,
+    /// The event, if it is of one event alone.
+    #[schema(value_type = Option<String>)]
+    pub event: Option<EventId>,
+    pub selection: Option<SelectionView>,
+    pub fresh_ids: bool,
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// A selection, as it is shown with a replay.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Selection)]
+pub struct SelectionView {
+    /// The name of a destination; the id of one that was deleted.
+    pub destination: Option<String>,
+    pub state: Option<DeliveryState>,
+    #[serde(rename = "type")]
+    #[schema(value_type = Option<String>)]
+    pub event_type: Option<Pattern>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub from: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub until: Option<Timestamp>,
+}
+
+/// How much a replay would be.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ReplayPlan {
+    pub dry_run: bool,
+    pub total: u64,
+}
+
+impl ReplayView {
+    fn of(it: &Replay, done: u64, catalog: &Catalog) -> Self {
+        let selection = &it.selection;
+        Self {
+            id: it.id,
+            state: it.state,
+            total: it.total,
+            done,
+            event: it.event,
+            selection: it.event.is_none().then(|| SelectionView {
+                destination: selection.destination.map(|it| destination_name(catalog, it)),
+                state: selection.state,
+                event_type: selection.event_type.clone(),
+                from: selection.from,
+                until: selection.until,
+            }),
+            fresh_ids: it.fresh_ids,
+            created_at: it.created_at,
+        }
+    }
+
+    /// With its progress, which the store keeps while it runs.
+    async fn now(api: &Api, it: &Replay) -> Result<Self, Problem> {
+        let done = match (it.state, it.event) {
+            (ReplayState::Done, _) | (_, Some(_)) => it.done,
+            (ReplayState::Running | ReplayState::Cancelled, None) => {
+                let records: &dyn Records = api.database.as_ref();
+                records.replay_progress(it.id).await?.done
+            }
+        };
+        Ok(Self::of(it, done, &api.registrar.current()))
+    }
+}
+
+/// Replay an event, a delivery or a selection
+///
+/// With `dry_run` the answer is 200 and says how many it would be. Otherwise it is 202; a selection is
+/// worked on in the background, from old to new.
+#[utoipa::path(
+    post,
+    path = "/api/v1/replays",
+    tag = "replays",
+    request_body = ReplaySpec,
+    responses(
+        (status = 202, description = "It has begun", body = ReplayView),
+        (status = 200, description = "How many it would be", body = ReplayPlan),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn create_replay(
+    State(api): State<Api>,
+    access: Access<Operate>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let spec: ReplaySpec = body.read()?;
+    let project = access.project;
+    match (&spec.event, &spec.delivery, &spec.selection) {
+        (Some(event), None, None) => {
+            let record = find_event(&api, project, event).await?;
+            one(&api, &record, None, spec.fresh_ids, spec.dry_run).await
+        }
+        (None, Some(delivery), None) => {
+            let (record, to) = event_of_delivery(&api, project, delivery).await?;
+            one(&api, &record, Some(&[to]), spec.fresh_ids, spec.dry_run).await
+        }
+        (None, None, Some(selection)) => {
+            let selection = selection.check(access.session.catalog(), project)?;
+            many(&api, project, selection, &spec).await
+        }
+        _ => Err(wrong_field(
+            "selection",
+            "exactly one of `event`, `delivery` and `selection` is given",
+            "more or none",
+        )),
+    }
+}
+
+async fn many(
+    api: &Api,
+    project: ProjectId,
+    selection: Selection,
+    spec: &ReplaySpec,
+) -> Result<Response, Problem> {
+    let total = api.database.count(project, &selection).await?;
+    if spec.dry_run {
+        return Ok(Json(ReplayPlan { dry_run: true, total }).into_response());
+    }
+    let now = api.clock.now();
+    let replay = Replay {
+        id: ReplayId::new(now, 0, api.random.u64()),
+        project,
+        event: None,
+        selection,
+        fresh_ids: spec.fresh_ids,
+        state: ReplayState::Running,
+        total,
+        done: 0,
+        created_at: now,
+    };
+    api.registrar.edit(|catalog| Ok::<_, Problem>((added(catalog, &replay)?, ()))).await?;
+    let view = ReplayView::of(&replay, 0, &api.registrar.current());
+    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+}
+
+/// The edits that add a replay, and let go of the oldest ended ones when there are many.
+fn added(catalog: &Catalog, replay: &Replay) -> Result<Vec<Edit>, Problem> {
+    let own = catalog.replays.values().filter(|it| it.project == replay.project);
+    let (running, ended): (Vec<_>, Vec<_>) = own.partition(|it| it.state == ReplayState::Running);
+    if replay.state == ReplayState::Running && running.len() >= replay::RUNNING_AT_MOST {
+        return Err(Problem::new(Kind::Conflict)
+            .detail("other replays are running: wait for one to end, or cancel it"));
+    }
+    let too_many = (ended.len() + 1).saturating_sub(replay::ENDED_KEPT);
+    let mut edits: Vec<_> =
+        ended.iter().take(too_many).map(|it| Edit::DeleteReplay(it.id)).collect();
+    edits.push(Edit::Put(Resource::Replay(replay.clone())));
+    Ok(edits)
+}
+
+/// Replays one event at once, and keeps a note of it among the replays.
+async fn one(
+    api: &Api,
+    record: &EventRecord,
+    destinations: Option<&[DestinationId]>,
+    fresh_ids: bool,
+    dry_run: bool,
+) -> Result<Response, Problem> {
+    let at = api.clock.now();
+    let catalog = api.registrar.current();
+    let id = ReplayId::new(at, 0, api.random.u64());
+    let event_replay = EventReplay { replay: id, event: record, destinations, fresh_ids, at };
+    if dry_run {
+        let total = event_replay.items(&catalog).len() as u64;
+        return Ok(Json(ReplayPlan { dry_run: true, total }).into_response());
+    }
+    let database = api.database.as_ref();
+    let made = replay::replay_event(database, &event_replay, &catalog, &api.replayed).await?;
+    if made == 0 {
+        return Err(Problem::new(Kind::Conflict).detail(
+            "there is nothing to replay: no delivery of it has ended, or its destinations are gone",
+        ));
+    }
+    let replay = Replay {
+        id,
+        project: record.event.project,
+        event: Some(record.event.id),
+        selection: Selection::default(),
+        fresh_ids,
+        state: ReplayState::Done,
+        total: made,
+        done: made,
+        created_at: at,
+    };
+    api.registrar.edit(|catalog| Ok::<_, Problem>((added(catalog, &replay)?, ()))).await?;
+    let view = ReplayView::of(&replay, made, &catalog);
+    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+}
+
+/// The event of a delivery that can be repeated, and its destination.
+async fn event_of_delivery(
+    api: &Api,
+    project: ProjectId,
+    delivery: &str,
+) -> Result<(EventRecord, DestinationId), Problem> {
+    let delivery = find_delivery(api, project, delivery).await?;
+    if !has_ended(delivery.state) {
+        return Err(Problem::new(Kind::Conflict)
+            .detail("the delivery has not ended: it is attempted anyway"));
+    }
+    let event = api.database.event(project, delivery.event).await?;
+    Ok((event.ok_or_else(|| Problem::not_found("event"))?, delivery.destination))
+}
+
+/// How to replay one event. It may be left out, and so may the body.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventReplaySpec {
+    /// Names or ids of destinations, which need not have had the event before. Without it: all that it was
+    /// for, as soon as their deliveries have ended.
+    destinations: Option<Vec<String>>,
+    /// The new deliveries get a message id of their own.
+    fresh_id: bool,
+}
+
+/// Replay an event
+#[utoipa::path(
+    post,
+    path = "/api/v1/events/{event}/replay",
+    operation_id = "replay_event",
+    tag = "replays",
+    params(("event" = String, Path, description = "`evt_…`")),
+    request_body(content = Option<EventReplaySpec>),
+    responses(
+        (status = 202, description = "The new deliveries are owed", body = ReplayView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn replay_one_event(
+    State(api): State<Api>,
+    access: Access<Operate>,
+    Path(event): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let spec: EventReplaySpec = body.read_or_default()?;
+    let catalog = access.session.catalog();
+    let named = spec.destinations.as_deref().map(|names| {
+        let mut found = Vec::new();
+        for name in names {
+            let id = find::<Destination>(catalog, access.project, name)?.id;
+            if !found.contains(&id) {
+                found.push(id);
+            }
+        }
+        Ok::<_, Problem>(found)
+    });
+    let destinations = named.transpose()?;
+    let record = find_event(&api, access.project, &event).await?;
+    one(&api, &record, destinations.as_deref(), spec.fresh_id, false).await
+}
+
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliveryReplaySpec {
+    /// The new delivery gets a message id of its own.
+    fresh_id: bool,
+}
+
+/// Replay a delivery that has ended
+#[utoipa::path(
+    post,
+    path = "/api/v1/deliveries/{delivery}/replay",
+    tag = "replays",
+    params(("delivery" = String, Path, description = "`dlv_…`")),
+    request_body(content = Option<DeliveryReplaySpec>),
+    responses(
+        (status = 202, description = "The new delivery is owed", body = ReplayView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn replay_delivery(
+    State(api): State<Api>,
+    access: Access<Operate>,
+    Path(delivery): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let spec: DeliveryReplaySpec = body.read_or_default()?;
+    let (record, to) = event_of_delivery(&api, access.project, &delivery).await?;
+    one(&api, &record, Some(&[to]), spec.fresh_id, false).await
+}
+
+/// List replays
+#[utoipa::path(
+    get,
+    path = "/api/v1/replays",
+    tag = "replays",
+    params(ResourcesQuery),
+    responses(
+        (status = 200, description = "A page of them, oldest first", body = Listing<ReplayView>),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn list_replays(
+    State(api): State<Api>,
+    access: Access<Read>,
+    Query(query): Query<ResourcesQuery>,
+) -> Result<Page<ReplayView>, Problem> {
+    let catalog = api.registrar.current();
+    let own = catalog.replays.iter().filter(|(_, it)| it.project == access.project);
+    let own = own.map(|(id, it)| (*id, it));
+    let Json(page) = page::resources(own, query.limit(), query.cursor(), |it| it.clone())?;
+    let mut data = Vec::with_capacity(page.data.len());
+    for replay in page.data {
+        data.push(ReplayView::now(&api, &replay).await?);
+    }
+    Ok(Json(Listing { data, next: page.next }))
+}
+
+/// Get a replay and its progress
+#[utoipa::path(
+    get,
+    path = "/api/v1/replays/{replay}",
+    tag = "replays",
+    params(("replay" = String, Path, description = "`rpl_…`")),
+    responses(
+        (status = 200, description = "As it is", body = ReplayView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn get_replay(
+    State(api): State<Api>,
+    access: Access<Read>,
+    Path(replay): Path<String>,
+) -> Result<Json<ReplayView>, Problem> {
+    let id: ReplayId = parse_id("replay", &replay)?;
+    let catalog = api.registrar.current();
+    let found = catalog.replays.get(&id).filter(|it| it.project == access.project);
+    let found = found.ok_or_else(|| Problem::not_found("replay"))?;
+    Ok(Json(ReplayView::now(&api, found).await?))
+}
+
+/// Cancel a replay
+///
+/// The deliveries that it has made stay.
+#[utoipa::path(
+    post,
+    path = "/api/v1/replays/{replay}/cancel",
+    tag = "replays",
+    params(("replay" = String, Path, description = "`rpl_…`")),
+    responses(
+        (status = 200, description = "As it is now", body = ReplayView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn cancel_replay(
+    State(api): State<Api>,
+    access: Access<Operate>,
+    Path(replay): Path<String>,
+) -> Result<Json<ReplayView>, Problem> {
+    let id: ReplayId = parse_id("replay", &replay)?;
+    let decide = |catalog: &Catalog| {
+        let found = catalog.replays.get(&id).filter(|it| it.project == access.project);
+        let found = found.ok_or_else(|| Problem::not_found("replay"))?;
+        let mut replay = Replay::clone(found);
+        if replay.state != ReplayState::Running {
+            return Ok::<_, Problem>((Vec::new(), replay));
+        }
+        replay.state = ReplayState::Cancelled;
+        Ok((vec![Edit::Put(Resource::Replay(replay.clone()))], replay))
+    };
+    let replay = api.registrar.edit(decide).await?;
+    Ok(Json(ReplayView::now(&api, &replay).await?))
+}

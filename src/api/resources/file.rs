@@ -1,0 +1,153 @@
+//! All of a project's resources at once, as a file: compared, applied, and written out again.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    api::{
+        Api,
+        request::{Access, Administer, Anywhere, Body, Query, Read},
+    },
+    catalog::Catalog,
+    problem::{Kind, Problem},
+    resources::{self, Difference, File},
+};
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct FileQuery {
+    /// `true`: resources that the file does not name are deleted. For a file in YAML.
+    #[param(value_type = Option<bool>)]
+    prune: Option<String>,
+}
+
+/// A file as JSON.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileRequest {
+    /// The same as the file in YAML.
+    #[schema(value_type = Object)]
+    resources: Value,
+    /// Resources that the file does not name are deleted.
+    #[serde(default)]
+    prune: bool,
+}
+
+/// Reads the file. A server reads no environment for its callers: `${NAME}` is theirs to fill in.
+fn read(query: &FileQuery, headers: &HeaderMap, body: &Body) -> Result<(File, bool), Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    let prune = query.prune.as_deref() == Some("true");
+    if content_type.is_some_and(|it| it.to_ascii_lowercase().starts_with("application/json")) {
+        let request: FileRequest = body.read()?;
+        return Ok((File::from_json(request.resources)?, request.prune || prune));
+    }
+    let text = std::str::from_utf8(&body.0)
+        .map_err(|_| Problem::invalid_field("body", "a file is UTF-8", "other bytes"))?;
+    Ok((File::read("body", text, &|_| None)?, prune))
+}
+
+/// A key of a project changes that one only. Asked before the file is compared with anything, so
+/// that it tells nothing about others.
+fn check_project(
+    access: &Anywhere<Administer>,
+    file: &File,
+    catalog: &Catalog,
+) -> Result<(), Problem> {
+    if access.session.caller.is_for_all_projects() {
+        return Ok(());
+    }
+    let own = access.session.project(None)?;
+    let named = catalog.project_named(file.project().as_str());
+    if named.is_some_and(|it| it.id == own) {
+        return Ok(());
+    }
+    Err(Problem::new(Kind::Forbidden)
+        .detail("the API key belongs to another project than the file"))
+}
+
+/// Compare a file of resources with what is there
+///
+/// Changes nothing.
+#[utoipa::path(
+    post,
+    path = "/api/v1/plan",
+    tag = "files",
+    params(FileQuery),
+    request_body(content((FileRequest = "application/json"), (String = "application/yaml"))),
+    responses(
+        (status = 200, description = "What would change", body = Difference),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn plan_file(
+    State(api): State<Api>,
+    access: Anywhere<Administer>,
+    Query(query): Query<FileQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Difference>, Problem> {
+    let (file, prune) = read(&query, &headers, &body)?;
+    let catalog = api.registrar.current();
+    check_project(&access, &file, &catalog)?;
+    Ok(Json(resources::plan(&file, &catalog, api.means(), prune)?.difference))
+}
+
+/// Make the resources what a file says
+///
+/// All of it in one transaction, or nothing.
+#[utoipa::path(
+    post,
+    path = "/api/v1/apply",
+    tag = "files",
+    params(FileQuery),
+    request_body(content((FileRequest = "application/json"), (String = "application/yaml"))),
+    responses(
+        (status = 200, description = "What was changed", body = Difference),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn apply_file(
+    State(api): State<Api>,
+    access: Anywhere<Administer>,
+    Query(query): Query<FileQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Difference>, Problem> {
+    let (file, prune) = read(&query, &headers, &body)?;
+    let means = api.means();
+    let decide = |catalog: &Catalog| {
+        check_project(&access, &file, catalog)?;
+        let planned = resources::plan(&file, catalog, means, prune)?;
+        Ok::<_, Problem>((planned.edits, planned.difference))
+    };
+    Ok(Json(api.registrar.edit(decide).await?))
+}
+
+/// Get the project's resources as a file
+///
+/// In YAML, with `${NAME}` in the place of secrets.
+#[utoipa::path(
+    get,
+    path = "/api/v1/export",
+    tag = "files",
+    responses(
+        (status = 200, description = "The file", body = String, content_type = "application/yaml"),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn export_file(
+    State(api): State<Api>,
+    access: Access<Read>,
+) -> Result<Response, Problem> {
+    let text = resources::export(&api.registrar.current(), access.project);
+    let text = text.ok_or_else(|| Problem::not_found("project"))?;
+    let content_type = HeaderValue::from_static("application/yaml");
+    Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
+}

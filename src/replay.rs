@@ -1,0 +1,361 @@
+//! Replays: old events, delivered anew, from old to new and a chunk at a time.
+//!
+//! A replay of a selection runs here in the background. It makes deliveries through the store, which
+//! keeps with them how far it has come; so it survives a restart and makes nothing twice. A replay of
+//! one event is made at once, by [`replay_event`].
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+
+use crate::{
+    catalog::{Catalog, Edit, Registrar, Resource},
+    clock::Clock,
+    model::{
+        DeliverySeq, DeliveryState, Destination, DestinationId, Event, Lane, Ordering, Owed, Place,
+        Replay, ReplayId, ReplayState, Selection,
+    },
+    pipeline::Placing,
+    store::{Database, DeliveryRecord, EventRecord, Page, ReplayItem, ReplayStep, StoreError},
+};
+
+/// Deliveries that are listed at once, and roughly how many are made in one transaction.
+const CHUNK: usize = 500;
+
+/// Tells the dispatcher what is owed anew.
+pub type Replayed = Arc<dyn Fn(&[Owed]) + Send + Sync>;
+
+/// What the background work is given.
+pub struct Parts {
+    pub database: Arc<dyn Database>,
+    pub registrar: Arc<Registrar>,
+    pub clock: Arc<dyn Clock>,
+    pub replayed: Replayed,
+    /// Becomes true when the work is to end.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Carries out the catalogue's replays until it is told to stop, each a chunk in turn.
+pub async fn run(mut parts: Parts) {
+    let mut catalog = parts.registrar.watch();
+    let mut walks: HashMap<ReplayId, Walk> = HashMap::new();
+    while !*parts.stop.borrow() {
+        let now = catalog.borrow_and_update().clone();
+        let is_running = |it: &&Arc<Replay>| it.state == ReplayState::Running;
+        let running: Vec<_> = now.replays.values().filter(is_running).cloned().collect();
+        walks.retain(|id, _| running.iter().any(|it| it.id == *id));
+        if running.is_empty() {
+            tokio::select! {
+                changed = catalog.changed() => if changed.is_err() { return },
+                _ = parts.stop.changed() => return,
+            }
+            continue;
+        }
+        for replay in running {
+            let walk = walks.entry(replay.id).or_default();
+            if let Err(error) = parts.turn(&replay, walk, &now).await {
+                // It goes on from what is on disk, however far that is.
+                walks.remove(&replay.id);
+                tracing::warn!(replay = %replay.id, %error, "a replay waits for the store");
+                parts.rest().await;
+            }
+        }
+    }
+}
+
+/// How far a replay has come in this process. First it goes through the selection from new to old, as
+/// lists run, and notes where chunks begin; then it makes the chunks from old to new.
+#[derive(Default)]
+struct Walk {
+    /// Everything below is made already. Read from the store at the beginning.
+    made_below: Option<DeliverySeq>,
+    /// Where the next page of the list ends; `None` before the first.
+    below: Option<DeliverySeq>,
+    /// The list has come to its end.
+    is_listed: bool,
+    /// From new to old, each from its first place to before its last.
+    chunks: Vec<(DeliverySeq, DeliverySeq)>,
+}
+
+impl Parts {
+    /// One page of the list, or one chunk of deliveries.
+    async fn turn(
+        &self,
+        replay: &Replay,
+        walk: &mut Walk,
+        catalog: &Catalog,
+    ) -> Result<(), StoreError> {
+        if walk.made_below.is_none() {
+            let progress = self.database.replay_progress(replay.id).await?;
+            walk.made_below = Some(progress.cursor.unwrap_or(DeliverySeq::from_bits(0)));
+        }
+        let made_below = walk.made_below.unwrap_or(DeliverySeq::from_bits(0));
+        if !walk.is_listed {
+            return self.list(replay, walk, made_below).await;
+        }
+        let Some((first, end)) = walk.chunks.pop() else { return self.finish(replay).await };
+        let mut records = Vec::new();
+        let mut before = end;
+        loop {
+            let page = self.page(replay, Some(before)).await?;
+            let is_last = page.len() < CHUNK || page.last().is_none_or(|it| it.seq < first);
+            before = page.last().map_or(first, |it| it.seq);
+            records.extend(page.into_iter().filter(|it| it.seq >= first && it.seq >= made_below));
+            if is_last {
+                break;
+            }
+        }
+        records.reverse();
+        self.make(replay, chosen(records, replay), end, catalog).await
+    }
+
+    async fn list(
+        &self,
+        replay: &Replay,
+        walk: &mut Walk,
+        made_below: DeliverySeq,
+    ) -> Result<(), StoreError> {
+        let end = walk.below.unwrap_or(DeliverySeq::from_bits(u64::MAX >> 1));
+        let page = self.page(replay, Some(end)).await?;
+        let Some(last) = page.last() else {
+            walk.is_listed = true;
+            return Ok(());
+        };
+        // Chunks hold whole events, so that one destination gets an event once from a replay.
+        let first = DeliverySeq::first_of(last.seq.event());
+        walk.chunks.push((first, end));
+        walk.below = Some(first);
+        walk.is_listed = page.len() < CHUNK || first <= made_below;
+        Ok(())
+    }
+
+    async fn page(
+        &self,
+        replay: &Replay,
+        before: Option<DeliverySeq>,
+    ) -> Result<Vec<DeliveryRecord>, StoreError> {
+        let until =
+            replay.selection.until.map_or(replay.created_at, |it| it.min(replay.created_at));
+        let selection = Selection { until: Some(until), ..replay.selection.clone() };
+        let page = Page { before: before.map(|it| (it.bits(), 0)), limit: CHUNK };
+        self.database.deliveries(replay.project, &selection, page).await
+    }
+
+    /// Makes the deliveries of a chunk, and notes that everything below `end` is made.
+    async fn make(
+        &self,
+        replay: &Replay,
+        records: Vec<DeliveryRecord>,
+        end: DeliverySeq,
+        catalog: &Catalog,
+    ) -> Result<(), StoreError> {
+        let items = self.items(&records, catalog).await?;
+        if items.is_empty() {
+            return Ok(());
+        }
+        match self.step(replay, items.clone(), end).await {
+            Err(StoreError::TooManyDeliveries) => (),
+            other => return other,
+        }
+        // One event of the chunk is full. The others are made one by one, and the full one is left.
+        for item in items {
+            let event = item.event;
+            match self.step(replay, vec![item], DeliverySeq::first_of(event)).await {
+                Err(StoreError::TooManyDeliveries) => {
+                    tracing::warn!(replay = %replay.id, event = event.0, "an event has no room for another delivery");
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn step(
+        &self,
+        replay: &Replay,
+        items: Vec<ReplayItem>,
+        below: DeliverySeq,
+    ) -> Result<(), StoreError> {
+        let step = ReplayStep {
+            replay: replay.id,
+            items,
+            fresh_ids: replay.fresh_ids,
+            at: self.clock.now(),
+            cursor: Some(below),
+        };
+        let owed = self.database.replay(step).await?;
+        (self.replayed)(&owed);
+        Ok(())
+    }
+
+    /// What to make. A delivery whose destination is gone is left out.
+    async fn items(
+        &self,
+        records: &[DeliveryRecord],
+        catalog: &Catalog,
+    ) -> Result<Vec<ReplayItem>, StoreError> {
+        let in_order = |it: &&DeliveryRecord| {
+            let destination = catalog.destinations.get(&it.destination);
+            destination.is_some_and(|it| it.policy.ordering != Ordering::None)
+        };
+        // Where there is an order, the place depends on the event itself.
+        let seqs: Vec<_> = records.iter().filter(in_order).map(|it| it.seq).collect();
+        let messages = match seqs.is_empty() {
+            true => Vec::new(),
+            false => self.database.messages(&seqs).await?,
+        };
+        let events: HashMap<DeliverySeq, Arc<Event>> =
+            messages.into_iter().map(|it| (it.seq, it.event)).collect();
+        let mut places = Places::new(catalog);
+        let items = records.iter().filter_map(|record| {
+            let place = places.of(record.destination, events.get(&record.seq))?;
+            Some(ReplayItem {
+                event: record.seq.event(),
+                destination: record.destination,
+                place,
+                like: Some(record.seq),
+            })
+        });
+        Ok(items.collect())
+    }
+
+    async fn finish(&self, replay: &Replay) -> Result<(), StoreError> {
+        let done = self.database.replay_progress(replay.id).await?.done;
+        let id = replay.id;
+        let decide = |catalog: &Catalog| {
+            let replay = catalog.replays.get(&id).filter(|it| it.state == ReplayState::Running);
+            let edit = replay.map(|it| {
+                let ended = Replay { state: ReplayState::Done, done, ..Replay::clone(it) };
+                Edit::Put(Resource::Replay(ended))
+            });
+            Ok::<_, StoreError>((edit.into_iter().collect(), ()))
+        };
+        self.registrar.edit(decide).await
+    }
+
+    async fn rest(&mut self) {
+        const PAUSE: SignedDuration = SignedDuration::from_secs(1);
+        let until = self.clock.now().saturating_add(PAUSE).unwrap_or(Timestamp::MAX);
+        tokio::select! {
+            () = self.clock.sleep_until(until) => (),
+            _ = self.stop.changed() => (),
+        }
+    }
+}
+
+/// Of the records, from old to new, those that a replay repeats: ended ones, made before it, the last
+/// of each event and destination.
+fn chosen(records: Vec<DeliveryRecord>, replay: &Replay) -> Vec<DeliveryRecord> {
+    // A replay that began later leaves this one's deliveries alone, or two would feed each other.
+    let is_older = |it: &DeliveryRecord| it.replay.is_none_or(|by| by < replay.id);
+    let mut seen = HashSet::new();
+    let mut chosen: Vec<_> = records
+        .into_iter()
+        .rev()
+        .filter(|it| has_ended(it.state) && is_older(it))
+        .filter(|it| seen.insert((it.seq.event(), it.destination)))
+        .collect();
+    chosen.reverse();
+    chosen
+}
+
+/// Whether a delivery can be repeated. One that is still owed is attempted anyway.
+pub fn has_ended(state: DeliveryState) -> bool {
+    match state {
+        DeliveryState::Pending | DeliveryState::Retrying => false,
+        DeliveryState::Delivered
+        | DeliveryState::Dead
+        | DeliveryState::Expired
+        | DeliveryState::Cancelled => true,
+    }
+}
+
+/// Places in the lines of destinations, which are made ready once for each.
+struct Places<'c> {
+    catalog: &'c Catalog,
+    ready: BTreeMap<DestinationId, Option<Placing>>,
+}
+
+impl<'c> Places<'c> {
+    fn new(catalog: &'c Catalog) -> Self {
+        Self { catalog, ready: BTreeMap::new() }
+    }
+
+    /// `None` when the destination is gone, or the event that its order needs.
+    fn of(&mut self, id: DestinationId, event: Option<&Arc<Event>>) -> Option<Place> {
+        let destination: &Destination = self.catalog.destinations.get(&id)?;
+        let placing = self.ready.entry(id).or_insert_with(|| {
+            let is_ordered = destination.policy.ordering != Ordering::None;
+            is_ordered.then(|| Placing::of(destination, self.catalog))
+        });
+        match placing {
+            None => Some(Place { lane: Lane::NONE, position: 0 }),
+            Some(placing) => event.map(|it| placing.place(it)),
+        }
+    }
+}
+
+/// One event, delivered anew.
+pub struct EventReplay<'a> {
+    pub replay: ReplayId,
+    pub event: &'a EventRecord,
+    /// Where to; `None`: to every destination to which it was to be delivered, once that has ended.
+    pub destinations: Option<&'a [DestinationId]>,
+    pub fresh_ids: bool,
+    pub at: Timestamp,
+}
+
+impl EventReplay<'_> {
+    /// The deliveries to make.
+    pub fn items(&self, catalog: &Catalog) -> Vec<ReplayItem> {
+        let mut places = Places::new(catalog);
+        let latest: BTreeMap<DestinationId, &DeliveryRecord> =
+            self.event.deliveries.iter().map(|it| (it.destination, it)).collect();
+        let wanted: Vec<DestinationId> = match self.destinations {
+            Some(wanted) => wanted.to_vec(),
+            None => {
+                latest.values().filter(|it| has_ended(it.state)).map(|it| it.destination).collect()
+            }
+        };
+        let item = |destination: DestinationId| {
+            Some(ReplayItem {
+                event: self.event.event.seq,
+                destination,
+                place: places.of(destination, Some(&self.event.event))?,
+                like: latest.get(&destination).map(|it| it.seq),
+            })
+        };
+        wanted.into_iter().filter_map(item).collect()
+    }
+}
+
+/// Makes the deliveries of an event's replay, and returns how many.
+pub async fn replay_event(
+    database: &dyn Database,
+    it: &EventReplay<'_>,
+    catalog: &Catalog,
+    replayed: &Replayed,
+) -> Result<u64, StoreError> {
+    let step = ReplayStep {
+        replay: it.replay,
+        items: it.items(catalog),
+        fresh_ids: it.fresh_ids,
+        at: it.at,
+        cursor: None,
+    };
+    if step.items.is_empty() {
+        return Ok(0);
+    }
+    let owed = database.replay(step).await?;
+    replayed(&owed);
+    Ok(owed.len() as u64)
+}
+
+/// How long the list of replays keeps those that have ended, by number.
+pub const ENDED_KEPT: usize = 1000;
+/// Replays of a project that may run at once.
+pub const RUNNING_AT_MOST: usize = 16;
