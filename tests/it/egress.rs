@@ -155,6 +155,27 @@ async fn our_own_listener_is_denied_although_its_network_is_allowed() {
     assert!(sink.received().is_empty());
 }
 
+/// On a machine that has no address but loopback there is nothing to show.
+#[tokio::test]
+async fn our_own_listener_is_denied_through_every_address_of_this_machine() {
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Connecting a UDP socket sends nothing; it only chooses the address that would be used.
+    let Ok(()) = probe.connect("192.0.2.1:9") else { return };
+    let ip = probe.local_addr().unwrap().ip();
+    let everywhere = "0.0.0.0:0".parse().unwrap();
+    let sink = Sink::at(everywhere, |_| Answer::status(200)).await.unwrap();
+    let allow_nets = vec![ip.to_string().parse().unwrap()];
+    let lab = Lab::with(Options { allow_nets, ..Options::default() }, system());
+    let url = format!("http://{ip}:{}/", sink.address().port());
+
+    assert_eq!(lab.attempt(&url, SOON).await.class, Class::Accepted);
+    lab.egress.protect(sink.address());
+    let outcome = lab.attempt(&url, SOON).await;
+
+    assert_eq!(outcome.class, Class::Denied);
+    assert_eq!(sink.received().len(), 1);
+}
+
 #[tokio::test]
 async fn the_next_address_is_tried_when_the_first_refuses() {
     let sink = Sink::new().await;

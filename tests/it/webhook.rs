@@ -37,7 +37,7 @@ async fn a_webhook_is_a_signed_post_with_the_payload_inside() {
     webhook_of(&mut destination).signing_keys.push(key);
     let message = message_with(1, "{}", r#"{ "amount": 1.50 }"#);
 
-    let outcome = lab.build(&destination).send(&[message.clone()], now()).await;
+    let outcome = lab.build(&destination).send(std::slice::from_ref(&message), now()).await;
 
     assert_eq!((outcome.class, outcome.status), (Class::Accepted, Some(200)));
     assert_eq!(outcome.reason, "200 OK");

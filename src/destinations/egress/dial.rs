@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use rustls_pki_types::ServerName;
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsConnector;
@@ -29,7 +30,12 @@ pub(super) struct Place {
     port: u16,
     /// Whom the certificate must name. `None`: no TLS.
     server: Option<ServerName<'static>>,
+    /// A name whose servers do not answer holds threads of the resolver, of which all have few.
+    lookups: Semaphore,
 }
+
+/// Look-ups of one place at once.
+const MOST_LOOKUPS: usize = 4;
 
 impl Place {
     /// `None` when the URL has no host that can be dialled.
@@ -46,7 +52,8 @@ impl Place {
             ("https", Host::Ipv6(ip)) => Some(ServerName::from(IpAddr::V6(*ip))),
             _ => None,
         };
-        Some(Self { host, port: url.port_or_known_default()?, server })
+        let port = url.port_or_known_default()?;
+        Some(Self { host, port, server, lookups: Semaphore::new(MOST_LOOKUPS) })
     }
 }
 
@@ -90,6 +97,7 @@ async fn find(place: &Place, shared: &Shared, policy: &Policy) -> Result<Vec<Soc
                 Verdict::Granted => true,
                 Verdict::Public => false,
             };
+            let _turn = place.lookups.acquire().await;
             let found = shared.resolver.resolve(name).await.map_err(|_| Failure::Dns)?;
             (found, is_trusted)
         }

@@ -327,6 +327,10 @@ mod tests {
         ] {
             assert_eq!(judged(ip, &Policy::default()), Verdict::Denied(reason), "{ip}");
         }
+    }
+
+    #[test]
+    fn addresses_beside_the_denied_ranges_pass() {
         for ip in [
             "1.1.1.1",
             "9.255.255.255",
@@ -363,6 +367,50 @@ mod tests {
             "3fff:1000::1",
         ] {
             assert_eq!(judged(ip, &Policy::default()), Verdict::Public, "{ip}");
+        }
+    }
+
+    /// The same rule once more, as lists of networks, over a million addresses.
+    #[test]
+    fn the_judgement_is_the_published_list_of_networks() {
+        let denied = nets(&[
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+            "168.63.129.16/32",
+        ]);
+        let edges = denied.iter().flat_map(|net| {
+            let IpAddr::V4(start) = net.start else { panic!() };
+            let end = start.to_bits() | u32::MAX.checked_shr(u32::from(net.prefix)).unwrap_or(0);
+            [start.to_bits(), start.to_bits().wrapping_sub(1), end, end.wrapping_add(1)]
+        });
+        for bits in (0..=u32::MAX).step_by(4093).chain(edges) {
+            let ip = Ipv4Addr::from_bits(bits);
+            let expected = denied.iter().any(|it| it.contains(ip.into()));
+            assert_eq!(why_not_public_v4(ip).is_some(), expected, "{ip}");
+        }
+
+        let allowed = nets(&["2000::/3"]);
+        let denied = nets(&["2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"]);
+        for high in 0..=u16::MAX {
+            for next in [0, 1, 0x1ff, 0x200, 0xdb7, 0xdb8, 0xdb9, 0xfff, 0x1000, 0xffff] {
+                let ip = Ipv6Addr::new(high, next, 0, 0, 0, 0, 0, 7);
+                let is_in = |nets: &[Net]| nets.iter().any(|it| it.contains(ip.into()));
+                let expected = !is_in(&allowed) || is_in(&denied);
+                assert_eq!(why_not_public_v6(ip).is_some(), expected, "{ip}");
+            }
         }
     }
 
