@@ -1,5 +1,7 @@
 //! The promises of Tidegate, as tests. One binary, so that it links once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test, a panic is the report")]
+
 mod harness;
 mod layers;
 mod server;

@@ -152,6 +152,7 @@ impl Recording {
                     stop: stop.clone(),
                     rest: Duration::from_millis(4),
                     most: EVENTS_PER_LANE,
+                    batch: if lane == 0 { 8 } else { 1 },
                     position: Arc::new(position.clone()),
                 };
                 tokio::spawn(sender.run())

@@ -58,7 +58,7 @@ impl Table {
             what: what.to_owned(),
             relay: rounds(relay),
             tidegate: rounds(tidegate),
-            ratio: ratio.map(|it| format!("{:.0} %", it * 100.0)).unwrap_or_default(),
+            ratio: ratio.map(percent).unwrap_or_default(),
             target: target
                 .map(Target::sign)
                 .map_or_else(String::new, |(sign, limit)| format!("{sign} {:.0} %", limit * 100.0)),
@@ -151,6 +151,11 @@ fn rounds(values: &[f64]) -> String {
         1 => each.concat(),
         _ => format!("{} ({})", number(median(values), ""), each.join(", ")),
     }
+}
+
+/// A ratio as people read it.
+fn percent(ratio: f64) -> String {
+    if ratio < 10.0 { format!("{:.0} %", ratio * 100.0) } else { format!("{ratio:.0} times") }
 }
 
 pub fn median(values: &[f64]) -> f64 {
