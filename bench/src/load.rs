@@ -64,7 +64,6 @@ pub struct Options {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     pub sent: u64,
-    /// Events in requests that were answered with 2xx.
     pub accepted: u64,
     pub accepted_per_second: f64,
     /// Requests by status.
@@ -170,14 +169,13 @@ async fn post_all(shared: Arc<Shared>) -> Seen {
         let due_ns = shared.start_ns + (due - shared.start).as_nanos() as u64;
         seen.sent += shared.options.batch;
         match post(&shared, &mut connection, n, due_ns).await {
-            Ok(status) => {
+            Ok((status, accepted)) => {
                 in_a_row = 0;
                 seen.ack.record(due.elapsed());
                 seen.end_ns = now_ns();
                 *seen.statuses.entry(status.as_u16()).or_default() += 1;
-                if status.is_success() {
-                    seen.accepted += shared.options.batch;
-                } else {
+                seen.accepted += accepted;
+                if !status.is_success() {
                     // Told to come back later: a moment's rest, or refusals are all that is measured.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -214,12 +212,19 @@ async fn next(shared: &Shared) -> Option<(u64, Instant)> {
 
 pub type Connection = SendRequest<Full<Bytes>>;
 
+/// Of a batch, some events may be refused.
+#[derive(Deserialize)]
+struct BatchAnswer {
+    accepted: u64,
+}
+
+/// Returns the status and how many events were accepted.
 async fn post(
     shared: &Shared,
     connection: &mut Option<Connection>,
     n: u64,
     due_ns: u64,
-) -> Result<StatusCode> {
+) -> Result<(StatusCode, u64)> {
     /// A gateway that does not answer for as long is down.
     const PATIENCE: Duration = Duration::from_secs(30);
     let (path, body) = match shared.options.batch {
@@ -243,8 +248,13 @@ async fn post(
         sender.ready().await?;
         let response = sender.send_request(request).await?;
         let status = response.status();
-        response.into_body().collect().await?;
-        Ok(status)
+        let body = response.into_body().collect().await?.to_bytes();
+        let accepted = match shared.options.batch {
+            _ if !status.is_success() => 0,
+            1 => 1,
+            _ => serde_json::from_slice::<BatchAnswer>(&body)?.accepted,
+        };
+        Ok((status, accepted))
     };
     tokio::time::timeout(PATIENCE, answer).await?
 }

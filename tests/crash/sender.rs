@@ -1,6 +1,6 @@
 //! The sender: a lane posts its events one after the other, each until its outcome is known.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -26,40 +26,52 @@ pub struct Sender {
     pub stop: watch::Receiver<bool>,
     /// It rests for up to so long after an event.
     pub rest: Duration,
-    /// It ends after so many events.
+    /// It ends after so many events, or a few more.
     pub most: u64,
+    /// Events in a request, at most; more than one go to the batch route.
+    pub batch: u64,
     /// Written beside each outcome: how far something else had come by then.
     pub position: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
+/// The answer about one event.
 #[derive(Deserialize)]
-struct Accepted {
+struct Answer {
     id: String,
+    #[serde(default)]
+    same_body: Option<bool>,
+}
+
+/// The answer about a batch, in the order of its events.
+#[derive(Deserialize)]
+struct Answers {
+    results: Vec<Answer>,
 }
 
 impl Sender {
     /// Posts until it is told to stop. Returns how many events were acknowledged, which is all of
-    /// them: the last is seen through.
+    /// them: the last are seen through.
     pub async fn run(mut self) -> u64 {
         let mut connection = None;
         let mut n = 0;
         while !*self.stop.borrow() && n < self.most {
-            self.see_through(&mut connection, n).await;
+            let end = n + 1 + self.random.below(self.batch);
+            self.see_through(&mut connection, n..end).await;
             // A sender that forgets what it has sent asks again, at once or much later: it must be
             // told the same.
             if self.random.percent(5) {
-                let again = if self.random.percent(50) { n } else { self.random.below(n + 1) };
-                self.see_through(&mut connection, again).await;
+                let again = if self.random.percent(50) { n } else { self.random.below(end) };
+                self.see_through(&mut connection, again..again + 1).await;
             }
-            n += 1;
+            n = end;
             let rest = self.random.below(self.rest.as_micros() as u64 + 1);
             tokio::time::sleep(Duration::from_micros(rest)).await;
         }
         n
     }
 
-    /// Posts an event until it is acknowledged, whatever happens to the gateway.
-    async fn see_through(&mut self, connection: &mut Option<Connection>, n: u64) {
+    /// Posts events in one request until they are acknowledged, whatever happens to the gateway.
+    async fn see_through(&mut self, connection: &mut Option<Connection>, events: Range<u64>) {
         loop {
             let up = self.gateway.wait_for(Option::is_some).await.map(|address| *address);
             let Some(address) = up.ok().flatten() else { panic!("the driver went away") };
@@ -70,15 +82,15 @@ impl Sender {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 continue;
             };
+            let (path, body) = self.request(&events);
             let posted = now_ns();
-            match open.post("/api/v1/events", self.body(n)).await {
+            match open.post(path, body).await {
                 Ok((200 | 202, body)) => {
-                    let accepted: Accepted = serde_json::from_slice(&body).unwrap();
-                    self.write(posted, n, "acked", Some(&accepted.id));
+                    self.acknowledged(posted, &events, &body);
                     return;
                 }
                 Ok((429 | 503 | 507, _)) => {
-                    self.write(posted, n, "failed", None);
+                    self.write(posted, &events, "failed");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Ok((status, body)) => {
@@ -86,14 +98,44 @@ impl Sender {
                 }
                 Err(Failure::NotSent) => *connection = None,
                 Err(Failure::NoAnswer) => {
-                    self.write(posted, n, "unknown", None);
+                    self.write(posted, &events, "unknown");
                     *connection = None;
                 }
             }
         }
     }
 
-    fn write(&self, posted: u64, n: u64, status: &str, id: Option<&str>) {
+    fn request(&self, events: &Range<u64>) -> (&'static str, String) {
+        match events.end - events.start {
+            1 => ("/api/v1/events", self.body(events.start)),
+            _ => {
+                let bodies: Vec<_> = events.clone().map(|n| self.body(n)).collect();
+                ("/api/v1/events/batch", format!("[{}]", bodies.join(",")))
+            }
+        }
+    }
+
+    fn acknowledged(&self, posted: u64, events: &Range<u64>, body: &[u8]) {
+        let text = String::from_utf8_lossy(body);
+        let answers = match events.end - events.start {
+            1 => serde_json::from_slice(body).map(|answer| vec![answer]),
+            _ => serde_json::from_slice(body).map(|it: Answers| it.results),
+        };
+        let answers: Vec<Answer> = answers.unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert_eq!(answers.len() as u64, events.end - events.start, "{text}");
+        for (n, answer) in events.clone().zip(answers) {
+            assert_ne!(answer.same_body, Some(false), "the same bytes are no other body: {text}");
+            self.outcome(posted, n, "acked", Some(&answer.id));
+        }
+    }
+
+    fn write(&self, posted: u64, events: &Range<u64>, status: &str) {
+        for n in events.clone() {
+            self.outcome(posted, n, status, None);
+        }
+    }
+
+    fn outcome(&self, posted: u64, n: u64, status: &str, id: Option<&str>) {
         let position = (self.position)();
         self.log.write(|done| {
             json!({

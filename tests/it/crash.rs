@@ -127,7 +127,9 @@ fn senders(
     gateway: &watch::Receiver<Option<SocketAddr>>,
     stop: &watch::Receiver<bool>,
 ) -> [Vec<JoinHandle<u64>>; 2] {
-    let mut start = |kind: &str, event_type, lane: usize, rest| {
+    let mut start = |kind: &str, event_type, lane: usize, rest: u64| {
+        // One lane of each kind posts in batches.
+        let (batch, rest) = if lane == 0 { (16, rest * 8) } else { (1, rest) };
         let sender = Sender {
             lane: format!("{kind}-{lane}"),
             event_type,
@@ -138,6 +140,7 @@ fn senders(
             stop: stop.clone(),
             rest: Duration::from_millis(rest),
             most: u64::MAX,
+            batch,
             position: Arc::new(|| 0),
         };
         tokio::spawn(sender.run())

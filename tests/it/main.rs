@@ -1,7 +1,5 @@
 //! The promises of Tidegate, as tests. One binary, so that it links once.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
-
 mod harness;
 mod layers;
 mod server;

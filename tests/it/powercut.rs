@@ -58,7 +58,7 @@ struct Line {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_accepted_is_lost_in_a_power_cut() {
+async fn a_power_cut_loses_nothing_that_was_acknowledged() {
     // Given the record of a gateway under load
     let points = std::env::var("POWERCUT_POINTS").map_or(40, |text| text.parse().unwrap());
     let seed = Random::seed("POWERCUT_SEED");
@@ -152,6 +152,7 @@ impl Recording {
                     stop: stop.clone(),
                     rest: Duration::from_millis(4),
                     most: EVENTS_PER_LANE,
+                    batch: if lane == 0 { 8 } else { 1 },
                     position: Arc::new(position.clone()),
                 };
                 tokio::spawn(sender.run())

