@@ -9,12 +9,19 @@ mod retry;
 mod fairness;
 mod line;
 mod scheduler;
+mod messages;
+mod meters;
+mod handle;
+mod hands;
+mod run;
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use handle::Handle;
+pub use run::{Parts, Runner, runner};
 pub use scheduler::{Action, Input, Lost, Missed, Scheduler};
 pub use status::{BreakerState, LineStatus, Status};
 

@@ -36,25 +36,26 @@ pub struct Queue {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Untrusted {
     from: u64,
-    length: u64,
+    /// Up to the whole circle, which is one more than a `u64` holds.
+    length: u128,
 }
 
 impl Untrusted {
-    pub const ALL: Self = Self { from: 1, length: u64::MAX };
+    pub const ALL: Self = Self { from: 1, length: 1 << 64 };
 
     pub fn is_empty(self) -> bool {
         self.length == 0
     }
 
     pub fn contains(self, lane: Lane) -> bool {
-        lane.0.wrapping_sub(self.from) < self.length
+        u128::from(lane.0.wrapping_sub(self.from)) < self.length
     }
 
     pub fn add(&mut self, lane: Lane) {
         if self.length == 0 {
             *self = Self { from: lane.0, length: 1 };
         } else if !self.contains(lane) {
-            self.length = lane.0.wrapping_sub(self.from).saturating_add(1);
+            self.length = u128::from(lane.0.wrapping_sub(self.from)) + 1;
         }
     }
 
@@ -66,7 +67,7 @@ impl Untrusted {
     /// Everything before this lane has been swept.
     pub fn advance_to(&mut self, lane: Lane) {
         let swept = lane.0.wrapping_sub(self.from);
-        self.length = self.length.saturating_sub(swept);
+        self.length = self.length.saturating_sub(u128::from(swept));
         self.from = lane.0;
         // There is no lane 0 to sweep: the loose ones have bounds of their own.
         if self.from == 0 {
@@ -278,5 +279,13 @@ mod tests {
         range.advance_to(Lane(77));
         range.advance_to_the_end();
         assert!(range.is_empty());
+    }
+
+    #[test]
+    fn a_lane_just_behind_the_sweep_is_still_in_the_circle() {
+        let mut range = Untrusted::default();
+        range.add(Lane(500));
+        range.add(Lane(499));
+        assert!(range.contains(Lane(499)) && range.contains(Lane(500)));
     }
 }

@@ -85,7 +85,9 @@ impl Rules {
             }
             assert!(seen.starts.len() <= limit.events.get() as usize, "above the rate limit");
         }
-        if let Some(opened_at) = seen.opened_at {
+        if let Some(opened_at) = seen.opened_at
+            && policy.breaker.failure_share > 1.0
+        {
             let shortest = policy.breaker.open_for.mul_f64(0.8);
             assert!(now >= opened_at + shortest, "an attempt behind an open breaker");
             assert!(seen.since_opened.is_empty(), "more than one probe");

@@ -25,7 +25,8 @@ pub struct ModelStore {
 impl ModelStore {
     /// A new delivery of a new event, or of an event from before (a replay).
     pub fn plan(&mut self, owed: Owed) {
-        self.owed.insert((owed.destination, owed.place, owed.seq), owed);
+        let before = self.owed.insert((owed.destination, owed.place, owed.seq), owed);
+        assert_eq!(before, None, "the story planned it twice");
         self.planned.push(owed);
         self.events = self.events.max(owed.seq.event().0);
     }

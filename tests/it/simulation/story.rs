@@ -163,7 +163,8 @@ impl Story {
         for _ in 0..self.world.chance.between(1, 12).min(self.events_left) {
             self.events_left -= 1;
             if self.world.chance.happens(5) && self.world.store.events > 0 {
-                replayed.push(self.replay());
+                let replay = self.replay(&replayed);
+                replayed.push(replay);
                 continue;
             }
             let event = self.world.store.next_event();
@@ -180,11 +181,12 @@ impl Story {
     }
 
     /// A new delivery of an old event, with an ordinal that no other has.
-    fn replay(&mut self) -> Owed {
+    fn replay(&mut self, others: &[Owed]) -> Owed {
         let event = EventSeq(self.world.chance.between(1, self.world.store.events));
         let id = *self.world.chance.of(&self.ids);
-        let made = self.world.store.planned.iter().filter(|it| it.seq.event() == event).count();
-        self.delivery(event, 100 + (made as u16) + self.events_left as u16, id)
+        let all = self.world.store.planned.iter().chain(others);
+        let made = all.filter(|it| it.seq.event() == event).count();
+        self.delivery(event, 10 + made as u16, id)
     }
 
     fn delivery(&mut self, event: EventSeq, ordinal: u16, id: DestinationId) -> Owed {
@@ -318,6 +320,8 @@ pub fn random_policy(chance: &mut Chance) -> Policy {
         breaker: Breaker {
             failures_in_a_row: nonzero(chance.between(2, 8)),
             open_for: chance.seconds(1, 20),
+            // Above 1 it never counts, and the rules can tell from outside when the breaker opens.
+            failure_share: *chance.of(&[0.3, 2.0, 2.0]),
             ..Breaker::default()
         },
         ..Policy::default()

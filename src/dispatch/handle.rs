@@ -1,0 +1,66 @@
+//! How others speak to the running dispatcher.
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{LineStatus, Lost, Status};
+use crate::model::{DestinationId, Owed};
+
+/// Speaks to the dispatcher. Cheap to clone. When the dispatcher has ended, nothing happens and
+/// there is no answer: what is asked for is in the store, or is asked again after the next start.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) status: watch::Receiver<Status>,
+}
+
+pub(super) enum Command {
+    Cancel(Vec<Owed>),
+    Spilled(Lost),
+    Poke(DestinationId),
+    Line(DestinationId, oneshot::Sender<Option<LineStatus>>),
+    Idle(oneshot::Sender<Status>),
+}
+
+impl Handle {
+    /// Cancels deliveries, given as the store has them. One in flight is cancelled if its attempt
+    /// fails. Returns when the dispatcher has taken it on, not when it is on disk.
+    pub async fn cancel(&self, owed: Vec<Owed>) {
+        let _ = self.commands.send(Command::Cancel(owed)).await;
+    }
+
+    /// The store owes more than the hints said, e.g. replays: to be read from there.
+    pub async fn spilled(&self, lost: Lost) {
+        let _ = self.commands.send(Command::Spilled(lost)).await;
+    }
+
+    /// Tries an endpoint now that is left alone by its breaker or at its own request. Deliveries
+    /// that failed keep their due times.
+    pub async fn poke(&self, destination: DestinationId) {
+        let _ = self.commands.send(Command::Poke(destination)).await;
+    }
+
+    /// `None`: there is no such destination, or it was deleted.
+    pub async fn line(&self, destination: DestinationId) -> Option<LineStatus> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.commands.send(Command::Line(destination, answer)).await;
+        answered.await.ok().flatten()
+    }
+
+    pub fn status(&self) -> Status {
+        *self.status.borrow()
+    }
+
+    /// Sees each change of the status.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Waits until nothing is under way and nothing more happens at the clock's present time: every
+    /// hint that was sent is taken in, every attempt has ended, every settlement is on disk. A test
+    /// then sets its clock to `next_due`, and waits again.
+    pub async fn idle(&self) -> Status {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.commands.send(Command::Idle(answer)).await;
+        answered.await.unwrap_or_else(|_| self.status())
+    }
+}

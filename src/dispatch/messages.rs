@@ -1,0 +1,100 @@
+//! Messages that came with hints, kept for their first attempt, up to a number of bytes.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::model::{DeliverySeq, Message};
+
+/// When it is full, the oldest goes; its delivery reads it from the store.
+pub struct Messages {
+    kept: HashMap<DeliverySeq, Message>,
+    /// In the order in which they came. Holds some that are gone already, never more than half.
+    order: VecDeque<DeliverySeq>,
+    bytes: usize,
+    bound: usize,
+}
+
+impl Messages {
+    pub fn new(bound: usize) -> Self {
+        Self { kept: HashMap::new(), order: VecDeque::new(), bytes: 0, bound }
+    }
+
+    pub fn keep(&mut self, message: Message) {
+        let (seq, weight) = (message.seq, message.weight());
+        if weight > self.bound {
+            return;
+        }
+        self.take(seq);
+        self.bytes += weight;
+        self.kept.insert(seq, message);
+        self.order.push_back(seq);
+        while self.bytes > self.bound
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.take(oldest);
+        }
+        if self.order.len() > 64 && self.order.len() > 2 * self.kept.len() {
+            let kept = &self.kept;
+            self.order.retain(|seq| kept.contains_key(seq));
+        }
+    }
+
+    pub fn take(&mut self, seq: DeliverySeq) -> Option<Message> {
+        let message = self.kept.remove(&seq)?;
+        self.bytes -= message.weight();
+        Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::model::{Event, EventId, EventSeq, ProjectId, RawJson, SourceId};
+
+    fn message(number: u64) -> Message {
+        let event = Event {
+            seq: EventSeq(number),
+            id: EventId::from_bits(1),
+            project: ProjectId::from_bits(1),
+            source: SourceId::from_bits(1),
+            event_type: "a.b".parse().unwrap(),
+            timestamp: Timestamp::UNIX_EPOCH,
+            received_at: Timestamp::UNIX_EPOCH,
+            key: None,
+            metadata: RawJson::NULL,
+            payload: RawJson::trusted(vec![b' '; 1_000]),
+        };
+        let seq = DeliverySeq::new(EventSeq(number), 0);
+        Message { seq, event: Arc::new(event), copy: None, fresh_id: false }
+    }
+
+    fn seq(number: u64) -> DeliverySeq {
+        DeliverySeq::new(EventSeq(number), 0)
+    }
+
+    #[test]
+    fn the_newest_are_kept_up_to_the_bound_and_each_is_taken_once() {
+        let weight = message(1).weight();
+        let mut messages = Messages::new(3 * weight);
+        for number in 1..=5 {
+            messages.keep(message(number));
+        }
+        assert!(messages.take(seq(2)).is_none() && messages.take(seq(3)).is_some());
+        assert!(messages.take(seq(3)).is_none());
+        messages.keep(message(6));
+        assert!(messages.take(seq(4)).is_some() && messages.take(seq(6)).is_some());
+    }
+
+    #[test]
+    fn what_was_taken_leaves_nothing_behind() {
+        let mut messages = Messages::new(1 << 20);
+        for number in 1..=10_000 {
+            messages.keep(message(number));
+            messages.take(seq(number));
+        }
+        assert!(messages.bytes == 0 && messages.order.len() <= 65);
+    }
+}

@@ -1,0 +1,379 @@
+//! The loop around the scheduler: it hears what happens, and carries out what is decided.
+//!
+//! Nothing here waits for the disk or an endpoint: attempts, settlements and reads are tasks that
+//! report back. A settlement that the store does not take is offered again until it does; its
+//! delivery rests meanwhile, and when too many rest, nothing new is attempted.
+
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Action, Input, Lost, Options, Scheduler, Status,
+    hands::{Hands, Report},
+    handle::{Command, Handle},
+    messages::Messages,
+    meters::Meters,
+};
+use crate::{
+    catalog::{Catalog, Registrar},
+    clock::Clock,
+    destinations::Outlets,
+    hint::{self, Hint},
+    model::{Destination, DestinationId, Message, Owed},
+    store::{Store, StoreError},
+    tail::Tail,
+};
+
+/// What the loop is given.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub registrar: Arc<Registrar>,
+    pub outlets: Arc<dyn Outlets>,
+    /// What is owed since the start, in accept order.
+    pub hints: hint::Receiver<Vec<(Owed, Message)>, Lost>,
+    pub tail: Tail,
+    /// Becomes true when the loop is to end.
+    pub stop: watch::Receiver<bool>,
+    pub options: Options,
+}
+
+/// Delivers until it is told to stop.
+pub struct Runner {
+    clock: Arc<dyn Clock>,
+    store: Arc<dyn Store>,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    hints: hint::Receiver<Vec<(Owed, Message)>, Lost>,
+    commands: mpsc::Receiver<Command>,
+    stop: watch::Receiver<bool>,
+    /// Never more than what is in flight, unsettled and being read.
+    reports: mpsc::UnboundedReceiver<Report>,
+    scheduler: Scheduler,
+    hands: Hands,
+    actions: Vec<Action>,
+    destinations: HashMap<DestinationId, Arc<Destination>>,
+    alarm: Option<Alarm>,
+    status: watch::Sender<Status>,
+    idlers: Vec<oneshot::Sender<Status>>,
+    hints_are_open: bool,
+    is_stopping: bool,
+    is_over: bool,
+    retry_store_after: std::time::Duration,
+}
+
+type Alarm = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Things of one kind that are taken in before the others have their turn.
+const REPORTS_AT_ONCE: usize = 1_024;
+const HINTS_AT_ONCE: usize = 16;
+
+/// What woke the loop.
+enum Wake {
+    Report(Option<Report>),
+    Hint(Option<Hint<Vec<(Owed, Message)>, Lost>>),
+    Command(Option<Command>),
+    Catalog,
+    Time,
+    Stop,
+}
+
+/// The loop, and the handle by which others speak to it.
+pub fn runner(parts: Parts) -> (Runner, Handle) {
+    const COMMANDS: usize = 256;
+    let (command_sender, commands) = mpsc::channel(COMMANDS);
+    let (status, watch) = watch::channel(Status::default());
+    let (report_sender, reports) = mpsc::unbounded_channel();
+    let catalog = parts.registrar.watch();
+    let hands = Hands::new(
+        parts.store.clone(),
+        parts.clock.clone(),
+        parts.registrar,
+        parts.outlets,
+        parts.tail,
+        report_sender,
+        Messages::new(parts.options.message_bytes),
+        Meters::new(),
+        parts.options.retry_store_after,
+    );
+    let runner = Runner {
+        clock: parts.clock,
+        store: parts.store,
+        catalog,
+        hints: parts.hints,
+        commands,
+        stop: parts.stop,
+        reports,
+        retry_store_after: parts.options.retry_store_after,
+        scheduler: Scheduler::new(parts.options),
+        hands,
+        actions: Vec::new(),
+        destinations: HashMap::new(),
+        alarm: None,
+        status,
+        idlers: Vec::new(),
+        hints_are_open: true,
+        is_stopping: false,
+        is_over: false,
+    };
+    (runner, Handle { commands: command_sender, status: watch })
+}
+
+impl Runner {
+    /// Runs until it is told to stop and everything in flight has ended and is on disk, or until
+    /// the store is closed. What is not delivered by then is owed at the next start.
+    pub async fn run(mut self) {
+        self.learn_catalog();
+        if !self.learn_backlog().await {
+            return;
+        }
+        while !self.is_over {
+            let wake = self.wake().await;
+            let now = self.clock.now();
+            if self.catalog.has_changed().unwrap_or(false) {
+                self.learn_catalog();
+            }
+            match wake {
+                Wake::Report(Some(report)) => self.report(report, now),
+                Wake::Hint(Some(hint)) => self.hint(hint, now),
+                Wake::Hint(None) => self.hints_are_open = false,
+                Wake::Command(Some(command)) => self.command(command, now),
+                Wake::Time => {
+                    self.alarm = None;
+                    self.step(now, Input::Tick);
+                    // A clock that stepped back rings again.
+                    if self.alarm.is_none() {
+                        self.set_alarm(self.scheduler.next_due());
+                    }
+                }
+                Wake::Stop => {
+                    self.is_stopping = true;
+                    self.step(now, Input::Stop);
+                    self.hands.stop();
+                    self.give_back(now);
+                }
+                Wake::Report(None) | Wake::Command(None) | Wake::Catalog => (),
+            }
+            self.take_what_is_there(now);
+            self.hands.flush();
+            self.tell();
+        }
+        tracing::debug!("the dispatcher has ended");
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let time = async {
+            match &mut self.alarm {
+                Some(alarm) => alarm.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // An error means that nobody can stop us any more: then the process ends.
+            _ = self.stop.wait_for(|it| *it), if !self.is_stopping => Wake::Stop,
+            report = self.reports.recv() => Wake::Report(report),
+            hint = self.hints.receive(), if self.hints_are_open => Wake::Hint(hint),
+            Some(command) = self.commands.recv() => Wake::Command(Some(command)),
+            Ok(()) = self.catalog.changed() => Wake::Catalog,
+            () = time => Wake::Time,
+        }
+    }
+
+    /// Whatever waits already is taken in together, so that its settlements share a call.
+    fn take_what_is_there(&mut self, now: Timestamp) {
+        for _ in 0..REPORTS_AT_ONCE {
+            let Ok(report) = self.reports.try_recv() else { break };
+            self.report(report, now);
+        }
+        for _ in 0..HINTS_AT_ONCE {
+            let Some(hint) = self.hints.try_receive() else { break };
+            self.hint(hint, now);
+        }
+    }
+
+    fn report(&mut self, report: Report, now: Timestamp) {
+        match report {
+            Report::Attempted { destination, delivery, outcome, message } => {
+                self.hands.attempted(message);
+                self.step(now, Input::Finished { destination, delivery, outcome });
+            }
+            Report::Settled(settled) => {
+                self.hands.settled();
+                self.step(now, Input::Settled(settled));
+            }
+            Report::Refilled { destination, rows } => {
+                self.step(now, Input::Refilled { destination, rows });
+            }
+            Report::Loaded { wanted, messages } => {
+                self.hands.loaded(wanted, messages);
+                self.give_back(now);
+            }
+            Report::Disabled => self.hands.disabled(),
+            Report::Closed => self.is_over = true,
+            Report::Nudge => (),
+        }
+    }
+
+    fn hint(&mut self, hint: Hint<Vec<(Owed, Message)>, Lost>, now: Timestamp) {
+        match hint {
+            Hint::Some(planned) => {
+                let mut owed = Vec::with_capacity(planned.len());
+                for (it, message) in planned {
+                    owed.push(it);
+                    self.hands.keep(message);
+                }
+                // The pipeline may have planned by a newer catalogue than we have seen.
+                self.learn_catalog_if_changed();
+                self.step(now, Input::Planned(owed));
+            }
+            Hint::Lost(lost) => {
+                self.learn_catalog_if_changed();
+                metrics::counter!("tidegate_dispatch_hints_lost_total").increment(1);
+                self.step(now, Input::Spilled(lost));
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command, now: Timestamp) {
+        match command {
+            Command::Cancel(owed) => self.step(now, Input::Cancel(owed)),
+            Command::Spilled(lost) => self.step(now, Input::Spilled(lost)),
+            Command::Poke(destination) => self.step(now, Input::Poke(destination)),
+            Command::Line(destination, answer) => {
+                let _ = answer.send(self.scheduler.status(destination, now));
+            }
+            Command::Idle(answer) => {
+                self.idlers.push(answer);
+                // The clock may have moved without having woken us yet.
+                self.step(now, Input::Tick);
+            }
+        }
+    }
+
+    fn step(&mut self, now: Timestamp, input: Input) {
+        self.scheduler.step(now, input, &mut self.actions);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Wake(at) => self.set_alarm(at),
+                Action::Drained => self.is_over = true,
+                Action::Attempt(owed) => self.hands.attempt(owed),
+                Action::Settle(settlement) => self.hands.settle(settlement),
+                Action::Refill(query) => self.hands.read(query),
+                Action::Disable { destination, version, reason } => {
+                    self.hands.disable(destination, version, reason);
+                }
+            }
+        }
+        self.actions = actions;
+    }
+
+    fn set_alarm(&mut self, at: Option<Timestamp>) {
+        let clock = self.clock.clone();
+        self.alarm = at.map(|at| Box::pin(async move { clock.sleep_until(at).await }) as Alarm);
+    }
+
+    /// Tells the scheduler of what the hands could not attempt.
+    fn give_back(&mut self, now: Timestamp) {
+        for input in self.hands.given_back() {
+            self.step(now, input);
+        }
+    }
+
+    fn learn_catalog_if_changed(&mut self) {
+        if self.catalog.has_changed().unwrap_or(false) {
+            self.learn_catalog();
+        }
+    }
+
+    /// Tells the scheduler what is new, changed or gone since it last saw the catalogue.
+    fn learn_catalog(&mut self) {
+        let catalog = self.catalog.borrow_and_update().clone();
+        let now = self.clock.now();
+        let is_gone = |id: &&DestinationId| !catalog.destinations.contains_key(id);
+        for id in self.destinations.keys().filter(is_gone).copied().collect::<Vec<_>>() {
+            self.destinations.remove(&id);
+            self.step(now, Input::Removed(id));
+        }
+        for (id, destination) in &catalog.destinations {
+            let known = self.destinations.get(id);
+            if known.is_none_or(|it| !Arc::ptr_eq(it, destination)) {
+                self.destinations.insert(*id, destination.clone());
+                self.step(now, Input::Settings(destination.clone()));
+            }
+        }
+    }
+
+    /// Asks the store to whom it owes something from before the start. `false`: it is closed.
+    async fn learn_backlog(&mut self) -> bool {
+        loop {
+            match self.store.backlog().await {
+                Ok(backlog) => {
+                    let destinations = backlog.iter().map(|it| it.destination).collect();
+                    let now = self.clock.now();
+                    self.learn_catalog_if_changed();
+                    self.step(now, Input::Backlog(destinations));
+                    return true;
+                }
+                Err(StoreError::Closed) => return false,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot read what is owed"
+                    );
+                }
+            }
+            let until = super::later(self.clock.now(), self.retry_store_after);
+            tokio::select! {
+                () = self.clock.sleep_until(until) => (),
+                _ = self.stop.wait_for(|it| *it) => return false,
+            }
+        }
+    }
+
+    /// Publishes the status, and answers those who wait for quiet.
+    fn tell(&mut self) {
+        let totals = self.scheduler.totals();
+        let status = Status {
+            in_flight: totals.in_flight,
+            held: totals.held,
+            unsettled: totals.unsettled,
+            is_idle: self.scheduler.is_idle() && self.hands.are_idle(),
+            next_due: self.scheduler.next_due(),
+            backlog_known: true,
+            is_drained: self.is_over,
+        };
+        self.hands.meters().in_flight.set(status.in_flight as f64);
+        self.hands.meters().held.set(status.held as f64);
+        self.status.send_if_modified(|it| {
+            let is_new = *it != status;
+            *it = status;
+            is_new
+        });
+        if status.is_idle && !self.idlers.is_empty() && self.hints_are_empty() {
+            for idler in self.idlers.drain(..) {
+                let _ = idler.send(status);
+            }
+        }
+    }
+
+    /// Whether every hint was taken in. One that was not is taken in here, and then they were not.
+    fn hints_are_empty(&mut self) -> bool {
+        match self.hints.try_receive() {
+            Some(hint) => {
+                self.hint(hint, self.clock.now());
+                self.hands.flush();
+                // Wakes the loop, which looks again.
+                self.hands.nudge();
+                false
+            }
+            None => true,
+        }
+    }
+}
