@@ -18,7 +18,7 @@ use std::{ops::Deref, sync::Arc};
 use axum::{Router, extract::FromRef, http::Method, response::IntoResponse as _};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use self::document::document;
 use self::routes::Routes;
@@ -69,6 +69,8 @@ pub struct Context {
     pub replayed: Replayed,
     pub tail: Tail,
     pub metrics: PrometheusHandle,
+    /// Becomes true when the gateway is about to stop, and should get no more requests.
+    pub draining: watch::Receiver<bool>,
     pub options: Options,
 }
 

@@ -47,6 +47,9 @@ pub async fn healthz() -> Json<Health> {
 )]
 pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, Problem> {
     const LATER: Duration = Duration::from_secs(10);
+    if *api.draining.borrow() {
+        return Err(Problem::new(Kind::Unavailable).detail("the gateway is stopping"));
+    }
     match api.database.health().refuses {
         None => Ok(Json(Health { status: "ready" })),
         Some(Refusal::DiskFull) => Err(Problem::new(Kind::DiskFull).retry_after(LATER)),

@@ -28,6 +28,7 @@ use crate::{
     ingest::{Ingest, Keyring},
     model::{Event, EventSeq, Message, Owed, Secret},
     pipeline,
+    replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
     store::{self, Database, StoreError, sqlite::SqliteStore},
@@ -88,6 +89,7 @@ struct Stops {
 struct Tasks {
     server: JoinHandle<()>,
     pipeline: JoinHandle<()>,
+    replays: JoinHandle<()>,
     dispatch: JoinHandle<()>,
     upkeep: Vec<JoinHandle<()>>,
 }
@@ -138,6 +140,14 @@ impl App {
             stop: stops.dispatch.subscribe(),
             options: config.dispatch,
         });
+        let replayed = replayed(dispatch.clone());
+        let replays = replay::run(replay::Parts {
+            database: database.clone(),
+            registrar: registrar.clone(),
+            clock: parts.clock.clone(),
+            replayed: replayed.clone(),
+            stop: stops.pipeline.subscribe(),
+        });
         let (runner, planned) = pipeline::runner(pipeline::Parts {
             store: database.clone(),
             clock: parts.clock.clone(),
@@ -172,7 +182,7 @@ impl App {
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             outlets,
-            dispatch: dispatch.clone(),
+            replayed: replayed.clone(),
             draining: stops.draining.subscribe(),
             tail: tail.clone(),
             metrics: metrics.clone(),
@@ -192,6 +202,7 @@ impl App {
             upkeep: upkeep.start(&stops.upkeep),
             dispatch: tokio::spawn(dispatcher.run()),
             pipeline: tokio::spawn(runner.run()),
+            replays: tokio::spawn(replays),
             server: tokio::spawn(server::serve(
                 listener,
                 router,
@@ -232,6 +243,7 @@ impl App {
         ended("server", self.tasks.server).await;
         let _ = self.stops.pipeline.send(true);
         ended("pipeline", self.tasks.pipeline).await;
+        ended("replays", self.tasks.replays).await;
         let _ = self.stops.dispatch.send(true);
         if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
             tracing::warn!("attempts that are still under way are cut, and made again later");
@@ -271,6 +283,18 @@ impl Stops {
             upkeep: switch(),
         }
     }
+}
+
+/// Tells the dispatcher to read from the store what a replay has made.
+fn replayed(dispatch: dispatch::Handle) -> Replayed {
+    Arc::new(move |owed| {
+        let mut lost = dispatch::Lost::default();
+        for it in owed {
+            lost.note(it);
+        }
+        let dispatch = dispatch.clone();
+        tokio::spawn(async move { dispatch.spilled(lost).await });
+    })
 }
 
 fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {
