@@ -153,7 +153,9 @@ impl Runner {
                     self.hands.stop();
                     self.give_back(now);
                 }
-                Wake::Report(None) | Wake::Command(None) | Wake::Catalog => (),
+                // Being woken by it counted as having seen it.
+                Wake::Catalog => self.learn_catalog(),
+                Wake::Report(None) | Wake::Command(None) => (),
             }
             self.take_what_is_there(now);
             self.hands.flush();
