@@ -30,8 +30,12 @@ fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().ok_or("which folder?")?);
     let events = arguments.next().map_or(Ok(2_000_000), |it| it.parse())?;
+    let rate = std::env::var("RATE").ok().and_then(|it| it.parse().ok());
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
+        if let Some(rate) = rate {
+            return latency(&folder, rate).await;
+        }
         for callers in [1, 16, 256] {
             for batch in [1, 50] {
                 let total = if batch == 1 { events / 20 * callers.min(20) / 20 } else { events };

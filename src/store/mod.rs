@@ -33,12 +33,14 @@ pub trait Store: Send + Sync {
 
     // Pipeline.
 
-    /// The oldest events behind `after` that have no plan, in accept order.
+    /// The oldest events behind `after` that have no plan, in accept order. Large ones may come
+    /// fewer at a time than `limit`; nothing comes only when there are none.
     async fn unplanned(&self, after: EventSeq, limit: usize) -> Result<Vec<Arc<Event>>>;
 
     /// Keeps what the pipelines made of events, and returns the deliveries that are owed now, in
     /// the order of the plans. Plans come in accept order, each event once; a plan of an event that
-    /// has one already is ignored and returns nothing.
+    /// has one already is ignored and returns nothing. A call that would pass over an event without
+    /// a plan fails, so that a call that failed cannot be forgotten: read [`Self::unplanned`] then.
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>>;
 
     // Dispatch.

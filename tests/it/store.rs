@@ -6,6 +6,7 @@
 mod home;
 mod owed;
 mod replay;
+mod random;
 mod sqlite;
 
 use std::{collections::HashSet, sync::Arc};
@@ -56,6 +57,7 @@ contract! {
         replay::a_replay_makes_new_deliveries_and_keeps_its_progress
         replay::a_replay_repeats_the_copy_of_a_delivery
         replay::an_event_has_room_for_so_many_deliveries_and_no_more
+        random::work_of_any_kind_agrees_with_a_model
         ;
 }
 

@@ -62,6 +62,11 @@ impl Folder {
             }
         }
         sync_folder(path)?;
+        // A folder that was just made must be found again itself. Not every parent may be read.
+        let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+        if let Err(error) = sync_folder(parent.unwrap_or(Path::new("."))) {
+            tracing::debug!(%error, "the folder above the data cannot be synced");
+        }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 

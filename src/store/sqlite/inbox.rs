@@ -103,7 +103,8 @@ struct Queues {
 const EVENTS: usize = 4096;
 const EVENT_BYTES: usize = 4 * 1024 * 1024;
 const WORKS: usize = 4096;
-const WORK_ITEMS: usize = 8192;
+/// Few enough that events do not wait long behind deliveries.
+const WORK_ITEMS: usize = 2048;
 
 impl Inbox {
     /// Bytes of events and of other work that may wait.
@@ -226,6 +227,9 @@ impl Queues {
     }
 
     fn take(&mut self) -> Batch {
+        metrics::gauge!("tidegate_store_waiting", "queue" => "events")
+            .set(self.ingest.len() as f64);
+        metrics::gauge!("tidegate_store_waiting", "queue" => "work").set(self.work.len() as f64);
         let mut batch = Batch::default();
         let (mut events, mut bytes) = (0, 0);
         while let Some(next) = self.ingest.front() {

@@ -75,6 +75,7 @@ impl Newest {
 
 impl Writer {
     pub fn run(mut self) {
+        let _gone = Gone { inbox: self.inbox.clone(), status: self.status.clone() };
         let end = loop {
             let Batch { appends, works, flushes, is_roll, end } = self.inbox.take(self.patience());
             if end == Some(End::Abandon) {
@@ -248,7 +249,12 @@ impl Writer {
 
     fn between_turns(&mut self) {
         self.memory.ledger.settle_down();
-        if self.status.is_full() && self.room.is_back() {
+        metrics::gauge!("tidegate_store_owed_changes_in_memory")
+            .set(self.memory.ledger.len() as f64);
+        if self.memory.ledger.is_stuck() {
+            self.status.set_full(true);
+            self.room.release();
+        } else if self.status.is_full() && self.room.is_back() {
             self.status.set_full(false);
         }
         self.checkpoint();
@@ -314,6 +320,21 @@ impl Writer {
                 self.judge(error);
             }
         }
+    }
+}
+
+/// Nobody must wait for a writer that is gone, also when it ended in a panic.
+struct Gone {
+    inbox: Arc<Inbox>,
+    status: Arc<Status>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.status.break_down();
+        }
+        self.inbox.writer_gone();
     }
 }
 

@@ -80,6 +80,11 @@ async fn events_are_found_in_whatever_segment_they_are() {
 }
 
 #[tokio::test]
+async fn work_of_any_kind_agrees_with_a_model_over_many_segments() {
+    super::random::work_of_any_kind_agrees_with_a_model(&with_small_segments()).await;
+}
+
+#[tokio::test]
 async fn what_is_owed_is_found_again_without_its_file() {
     for damage in ["missing", "scribbled over"] {
         let home = with_small_segments();
@@ -106,6 +111,32 @@ async fn what_is_owed_is_found_again_without_its_file() {
         open.store.settle(found.iter().map(|it| note(it, ended())).collect()).await.unwrap();
         assert_eq!(line(&open).await, []);
     }
+}
+
+/// How many redo rows the first segment holds.
+fn redo_rows(home: &SqliteHome) -> u64 {
+    let path = home.folder.path().join("segments/0000000000000001.db");
+    let file = rusqlite::Connection::open(path).unwrap();
+    file.query_row("SELECT count(*) FROM redo", [], |row| row.get::<_, i64>(0)).unwrap() as u64
+}
+
+#[tokio::test]
+async fn redo_rows_go_when_they_are_of_no_more_use() {
+    let home = on_sqlite();
+    let open = home.open().await;
+    let mut rounds = 0;
+    // The log of `owed.db` is emptied after 50,000 changes; then the rows go, some at each commit.
+    while redo_rows(&home) == rounds {
+        rounds += 1;
+        owe(&open, 1_000, &[1, 2]).await;
+        open.store.backlog().await.unwrap();
+        assert!(rounds < 100, "they stay");
+    }
+
+    // What is still there is all that is needed.
+    let open = home.open_again_after_crash(open).await;
+    let backlog = open.store.backlog().await.unwrap();
+    assert_eq!(backlog.iter().map(|it| it.owed).collect::<Vec<_>>(), [rounds * 1_000; 2]);
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ impl Applier {
             status,
             checkpointed: Instant::now(),
             rows: 0,
+            is_dead: false,
         };
         let thread = std::thread::Builder::new()
             .name("store-owed".to_owned())
@@ -74,6 +75,11 @@ impl Applier {
     /// … and has it on disk.
     pub fn durable(&self) -> u64 {
         lock(&self.progress.state).durable
+    }
+
+    /// Whether it does not get on, most likely because the disk is full.
+    pub fn is_stuck(&self) -> bool {
+        lock(&self.progress.state).is_stuck
     }
 
     /// There is one job at a time: the one before has been applied.
@@ -122,6 +128,8 @@ struct Work {
     checkpointed: Instant,
     /// Changes since then.
     rows: usize,
+    /// Changes were given up. Later ones must not pass for all that there were.
+    is_dead: bool,
 }
 
 impl Work {
@@ -143,24 +151,33 @@ impl Work {
             }
         }
         self.checkpoint();
-        self.tell(|it| it.is_stuck = true);
     }
 
     fn job(&mut self, job: Job) {
+        if self.is_dead {
+            return;
+        }
         let begun = Instant::now();
         loop {
             match file::apply(&mut self.connection, &job.changes, job.through) {
                 Ok(()) => break,
-                // Ends by itself when there is room again, or the store is closed.
+                // Ends by itself when there is room again, or the store is closed. The log may have
+                // room to begin anew in.
                 Err(StoreError::Full) if !self.status.is_closed() => {
                     self.tell(|it| it.is_stuck = true);
-                    std::thread::sleep(Duration::from_millis(200));
+                    self.checkpoint();
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(StoreError::Full) => {
+                    self.is_dead = true;
+                    return;
                 }
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "cannot write to owed.db"
                     );
+                    self.is_dead = true;
                     self.file.condemn(&error);
                     self.status.break_down();
                     self.tell(|it| it.is_stuck = true);
@@ -193,8 +210,16 @@ impl Work {
         }
     }
 
+    /// Tells the writer.
     fn tell(&self, change: impl FnOnce(&mut State)) {
         change(&mut lock(&self.progress.state));
         self.progress.moved.notify_all();
+    }
+}
+
+impl Drop for Work {
+    /// Also in a panic: nobody must wait for a thread that is gone.
+    fn drop(&mut self) {
+        self.tell(|it| it.is_stuck = true);
     }
 }

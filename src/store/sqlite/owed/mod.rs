@@ -269,6 +269,16 @@ impl Ledger {
         self.applier.apply(self.handed.clone(), self.number, std::mem::take(&mut self.waiting));
     }
 
+    /// Changes that are not in `owed.db` yet.
+    pub fn len(&self) -> usize {
+        self.active.len() + self.handed.len()
+    }
+
+    /// Whether `owed.db` cannot take what it should, most likely because the disk is full.
+    pub fn is_stuck(&self) -> bool {
+        self.applier.is_stuck()
+    }
+
     /// Whether more may become owed: the applier keeps up, or there is still room in memory.
     pub fn has_room(&self) -> bool {
         self.active.len() < Self::MOST
