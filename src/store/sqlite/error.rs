@@ -61,3 +61,27 @@ pub(super) fn is_broken(error: &StoreError) -> bool {
         | StoreError::Closed => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_of_sqlite_is_what_the_writer_must_do_about_it() {
+        for (code, is_full, breaks) in [
+            (ffi::SQLITE_FULL, true, false),
+            (ffi::SQLITE_IOERR_SHMSIZE, true, false),
+            (ffi::SQLITE_IOERR_FSYNC, false, true),
+            (ffi::SQLITE_IOERR_WRITE, false, true),
+            (ffi::SQLITE_CORRUPT, false, true),
+            (ffi::SQLITE_NOTADB, false, true),
+            (ffi::SQLITE_BUSY, false, false),
+            (ffi::SQLITE_CANTOPEN, false, false),
+        ] {
+            let failure = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            let error = StoreError::from(failure);
+            assert_eq!(matches!(error, StoreError::Full), is_full, "{code}");
+            assert_eq!(is_broken(&error), breaks, "{code}");
+        }
+    }
+}
