@@ -38,6 +38,23 @@ async fn every_question_is_answered_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_that_many_segments_have_of_the_same_events_are_listed_in_order() {
+    let mut world = World::new(13);
+    world.accept_of(vec![1; 30]).await;
+    world.plan(30).await;
+    for _ in 0..3 {
+        for _ in 0..6 {
+            for seq in 1..=30 {
+                world.replay_one(EventSeq(seq)).await;
+            }
+        }
+        world.settle(200).await;
+        world.accept_of(vec![2; 40]).await;
+    }
+    check_everything(&mut world, 13).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_goes_on_where_it_stopped_while_new_events_arrive() {
     let mut world = World::new(9);
     world.live(20).await;

@@ -4,18 +4,15 @@ use std::{collections::BTreeSet, fs, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use tidegate::{
-    model::{DeliverySeq, EventSeq, ProjectId, RawJson},
-    store::{
-        Appended, OwedQuery, Page, Records, ReplayItem, ReplayStep, Store, StoreError,
-        sqlite::SqliteStore,
-    },
+    model::{DeliverySeq, EventSeq, NewEvent, ProjectId, RawJson},
+    store::{Appended, OwedQuery, Page, Records, Store, StoreError, sqlite::SqliteStore},
 };
 
 use crate::{
     records::{
         questions::check_everything,
         reader, segment_files,
-        world::{PROJECTS, REPLAY, World, destination_of},
+        world::{PROJECTS, Told, World, step_for},
     },
     store::home::{now, projects},
 };
@@ -109,28 +106,8 @@ async fn when_everything_is_old_and_ended_nothing_stays_but_the_keys() {
     // The last segment that told how far things had come waits until a newer one tells it.
     let left = segment_files(&world);
     assert!(left.len() <= 2, "{left:?}");
-    for reopened in 0..2 {
-        for told in before.values() {
-            let Some(key) = &told.event.key else { continue };
-            let again = tidegate::model::NewEvent {
-                id: None,
-                project: told.event.project,
-                source: told.event.source,
-                event_type: told.event.event_type.clone(),
-                timestamp: None,
-                received_at: now(),
-                key: Some(key.clone()),
-                metadata: RawJson::NULL,
-                payload: RawJson::NULL,
-            };
-            let appended = world.store.append(vec![again]).await.unwrap();
-            let id = told.event.id;
-            let is_known = matches!(
-                appended[0],
-                Appended::Duplicate { id: first, same_body: None } if first == id
-            );
-            assert!(is_known, "{reopened}: {appended:?}");
-        }
+    for _ in 0..2 {
+        check_keys(&world, before.values()).await;
         world = world.crash();
     }
     // Life goes on: the next events are accepted, planned and delivered.
@@ -269,22 +246,7 @@ async fn a_replay_never_owes_an_event_that_is_gone() {
         let mut owed = Vec::new();
         'replays: while !pruning.is_finished() {
             for told in world.events.values().step_by(3) {
-                let item = ReplayItem {
-                    event: told.event.seq,
-                    destination: destination_of(&told.event, 1),
-                    place: tidegate::model::Place {
-                        lane: tidegate::model::Lane::NONE,
-                        position: 0,
-                    },
-                    like: None,
-                };
-                let step = ReplayStep {
-                    replay: REPLAY,
-                    items: vec![item],
-                    fresh_ids: false,
-                    at: now(),
-                    cursor: None,
-                };
+                let step = step_for(&told.event);
                 match world.store.replay(step).await {
                     Ok(made) => owed.extend(made.iter().map(|it| it.seq)),
                     Err(StoreError::Unavailable(_)) => (),
@@ -297,4 +259,92 @@ async fn a_replay_never_owes_an_event_that_is_gone() {
         let messages = world.store.messages(&owed).await.unwrap();
         assert_eq!(messages.len(), owed.len(), "seed {seed}");
     }
+}
+
+/// Keys whose events are forgotten are known, and who had them first.
+async fn check_keys(world: &World, of: impl Iterator<Item = &Told>) {
+    for event in of.map(|it| &it.event) {
+        let again = NewEvent {
+            id: None,
+            project: event.project,
+            source: event.source,
+            event_type: event.event_type.clone(),
+            timestamp: None,
+            received_at: now(),
+            key: event.key.clone(),
+            metadata: RawJson::NULL,
+            payload: RawJson::NULL,
+        };
+        if event.key.is_none() {
+            continue;
+        }
+        let appended = world.store.append(vec![again]).await.unwrap();
+        let is_known = matches!(
+            appended[0],
+            Appended::Duplicate { id: first, same_body: None } if first == event.id
+        );
+        assert!(is_known, "{appended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_a_deleted_segment_are_known_after_a_crash() {
+    let mut world = World::new(22);
+    // Segments hold 40 events here.
+    world.accept_of(vec![1; 40]).await;
+    world.plan(40).await;
+    world.end(|_| true).await;
+    let before = world.events.clone();
+    world.accept_of(vec![2; 40]).await;
+    world.plan(40).await;
+    world.live(3).await;
+    let oldest = segment_files(&world)[0].clone();
+    let until = before.values().map(|it| it.event.received_at).max().unwrap();
+    let horizons = [(projects(1), until + SignedDuration::from_nanos(1))];
+    while !prune(&mut world, &horizons, 22).await.eq(&40) {}
+
+    let world = world.crash();
+    assert!(!oldest.exists());
+    check_keys(&world, before.values()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_about_an_older_event_stay_when_all_events_beside_them_go() {
+    let mut world = World::new(23);
+    world.accept_of(vec![2; 40]).await;
+    // What becomes of these events stands in the next segment.
+    world.plan(40).await;
+    world.end(|_| true).await;
+    world.accept_of(vec![1; 40]).await;
+    world.plan(40).await;
+    world.end(|_| true).await;
+    world.live(3).await;
+    let horizons = [(projects(1), world.last_time())];
+    while prune(&mut world, &horizons, 23).await < 40 {}
+    let world = &mut world.crash();
+    check_everything(world, 23).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_was_half_written_anew_is_cleared_away() {
+    let mut world = World::new(24);
+    world.live(10).await;
+    let half = world.folder.path().join("segments").join("new-rewritten");
+    fs::write(&half, b"half").unwrap();
+    let mut world = world.crash();
+    assert!(!half.exists());
+    check_everything(&mut world, 24).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_store_forgets_nothing() {
+    let mut world = World::new(25);
+    world.live(15).await;
+    world.end(|_| true).await;
+    let horizons = PROJECTS.map(|it| (projects(it), world.last_time()));
+    world.store.close().await;
+    let refused = world.store.prune(&horizons).await;
+    assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
+    let mut world = world.crash();
+    check_everything(&mut world, 25).await;
 }

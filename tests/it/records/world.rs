@@ -101,10 +101,16 @@ impl World {
 
     /// Accepts events of any project, of about the same time.
     pub async fn accept(&mut self, count: u64) {
+        let of_any = |world: &mut Self| PROJECTS[world.below(3) as usize];
+        let projects = (0..count).map(|_| of_any(self)).collect();
+        self.accept_of(projects).await;
+    }
+
+    /// Accepts one event of each of these projects, in one call.
+    pub async fn accept_of(&mut self, of: Vec<u128>) {
         let mut offered = Vec::new();
-        for n in 0..count {
-            let project = projects(PROJECTS[self.below(3) as usize]);
-            offered.push(self.offer(project, self.events.len() as u64 + n));
+        for project in of {
+            offered.push(self.offer(projects(project), (self.events.len() + offered.len()) as u64));
         }
         let accepted = new_events(&self.store.append(offered).await.unwrap());
         for event in accepted {
@@ -235,29 +241,21 @@ impl World {
     /// Replays events of any age.
     pub async fn replay(&mut self, count: u64) {
         for _ in 0..count {
-            if self.planned == 0 {
-                return;
+            if self.planned > 0 {
+                let seq = EventSeq(1 + self.below(self.planned));
+                self.replay_one(seq).await;
             }
-            let seq = EventSeq(1 + self.below(self.planned));
-            let Some(told) = self.events.get(&seq) else { continue };
-            let item = ReplayItem {
-                event: told.event.seq,
-                destination: destination_of(&told.event, 1),
-                place: Place { lane: Lane::NONE, position: 0 },
-                like: None,
-            };
-            let step = ReplayStep {
-                replay: REPLAY,
-                items: vec![item],
-                fresh_ids: false,
-                at: now(),
-                cursor: Some(DeliverySeq::first_of(told.event.seq)),
-            };
-            for owed in self.store.replay(step).await.unwrap() {
-                let due = Due { owed, entries: vec![], replay: Some(REPLAY), copy: None };
-                self.deliveries.insert(owed.seq, due);
-                self.replayed += 1;
-            }
+        }
+    }
+
+    /// Makes a new delivery of an event, if that is still there.
+    pub async fn replay_one(&mut self, seq: EventSeq) {
+        let Some(told) = self.events.get(&seq) else { return };
+        let step = step_for(&told.event);
+        for owed in self.store.replay(step).await.unwrap() {
+            let due = Due { owed, entries: vec![], replay: Some(REPLAY), copy: None };
+            self.deliveries.insert(owed.seq, due);
+            self.replayed += 1;
         }
     }
 
@@ -287,4 +285,16 @@ impl World {
 pub fn destination_of(event: &Event, number: u128) -> tidegate::model::DestinationId {
     let project = PROJECTS.iter().find(|it| projects(**it) == event.project).unwrap();
     destinations(project * 10 + number)
+}
+
+/// A step that makes one new delivery of this event.
+pub fn step_for(event: &Event) -> ReplayStep {
+    let item = ReplayItem {
+        event: event.seq,
+        destination: destination_of(event, 1),
+        place: Place { lane: Lane::NONE, position: 0 },
+        like: None,
+    };
+    let cursor = Some(DeliverySeq::first_of(event.seq));
+    ReplayStep { replay: REPLAY, items: vec![item], fresh_ids: false, at: now(), cursor }
 }
