@@ -5,6 +5,8 @@ mod layers;
 mod server;
 mod openapi;
 mod store;
+mod records;
+mod retention;
 mod simulation;
 mod webhook;
 mod egress;

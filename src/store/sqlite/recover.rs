@@ -41,9 +41,10 @@ pub(super) fn recover(
     let segment = segments.newest();
     let newest = Newest::open(segment.clone())?;
     let last = last_event(&segments)?;
+    let next_event = EventSeq(last.map_or(0, |it| it.0.0).max(segment.first().0 - 1) + 1);
     let marks = Marks {
-        next_event: EventSeq(last.map_or(0, |it| it.0.0).max(segment.first().0 - 1) + 1),
-        planned_through: planned_through(&segments)?,
+        next_event,
+        planned_through: planned_through(&segments, next_event)?,
         oldest: segment.oldest()?,
         trimmed: trimmed(&newest.connection)?,
         written: 0,
@@ -82,17 +83,28 @@ fn last_event(segments: &Segments) -> Result<Option<(EventSeq, EventId)>> {
     Ok(None)
 }
 
-/// Plans come in accept order, so the newest segment that has one has the last. What was dropped
-/// with its segment had been planned.
-fn planned_through(segments: &Segments) -> Result<EventSeq> {
+/// Plans come in accept order, so the newest segment that has one has the last. Events that are
+/// forgotten had been planned, so that the next event that is still there is the first without.
+fn planned_through(segments: &Segments, next_event: EventSeq) -> Result<EventSeq> {
     let all = segments.all();
-    let before = all.first().map_or(0, |it| it.first().0.saturating_sub(1));
+    let mut through = EventSeq(0);
     for segment in all.iter().rev() {
         if let Some(found) = segment.read(plan::planned_through)? {
-            return Ok(EventSeq(found.0.max(before)));
+            through = found;
+            break;
         }
     }
-    Ok(EventSeq(before))
+    let start = all.partition_point(|it| it.first() <= through).saturating_sub(1);
+    for segment in &all[start..] {
+        let next: Option<i64> = segment.read(|it| {
+            let sql = "SELECT min(seq) FROM events WHERE seq > ?";
+            Ok(it.query_row(sql, [through.0 as i64], |row| row.get(0))?)
+        })?;
+        if let Some(next) = next {
+            return Ok(EventSeq(next as u64 - 1));
+        }
+    }
+    Ok(EventSeq(next_event.0 - 1))
 }
 
 /// Redo rows below the first that is still there are deleted.

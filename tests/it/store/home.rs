@@ -62,6 +62,17 @@ impl Home for SqliteHome {
 }
 
 pub fn open_sqlite(path: &Path, options: Options) -> tidegate::store::Result<Open> {
+    let (store, accepted, clock) = sqlite(path, options)?;
+    Ok(Open { store: store.clone(), registry: store, accepted, clock })
+}
+
+type Accepted = hint::Receiver<Vec<Arc<Event>>, bool>;
+
+/// With all that it can do beyond the contract.
+pub fn sqlite(
+    path: &Path,
+    options: Options,
+) -> tidegate::store::Result<(Arc<SqliteStore>, Accepted, Arc<ManualClock>)> {
     let (sender, accepted) = hint::channel(10_000);
     let clock = Arc::new(ManualClock::at(now()));
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -70,7 +81,7 @@ pub fn open_sqlite(path: &Path, options: Options) -> tidegate::store::Result<Ope
         seed
     });
     let store = Arc::new(SqliteStore::open(path, options, clock.clone(), random, sender)?);
-    Ok(Open { store: store.clone(), registry: store, accepted, clock })
+    Ok((store, accepted, clock))
 }
 
 pub fn now() -> Timestamp {
