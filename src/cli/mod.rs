@@ -24,6 +24,7 @@ mod apply;
 mod diff;
 mod destinations;
 mod keys;
+mod config;
 
 // Events, on their way in and out.
 mod emit;
@@ -116,6 +117,7 @@ enum Command {
     Keys(keys::Command),
     Sign(sign::SignArgs),
     Verify(sign::VerifyArgs),
+    Config(config::Args),
 }
 
 /// What a command that talks to a gateway has at hand.
@@ -164,6 +166,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Keys(command) => keys::run(&context(), command).await,
         Command::Sign(args) => sign::sign(args),
         Command::Verify(args) => sign::verify(args),
+        Command::Config(args) => config::run(args),
     }
 }
 

@@ -44,6 +44,8 @@ fn what_the_help_promises_parses() {
         &format!("keys revoke key_{id} --yes"),
         "sign --secret whsec_x --scheme stripe --timestamp 1",
         "verify --secret whsec_x --id evt_1 --timestamp 1 --signature v1,x",
+        "config",
+        "config --effective --config tidegate.toml",
         "status --url https://gateway.acme.com/tidegate --api-key k --project acme",
         "--url http://localhost:1 status",
     ] {
@@ -70,6 +72,7 @@ fn what_makes_no_sense_is_refused() {
         "keys create app",
         "keys create app --scopes root",
         "verify --secret x",
+        "config --config tidegate.toml",
         "sign",
         "status --url ftp://x",
     ] {

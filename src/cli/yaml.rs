@@ -62,23 +62,17 @@ impl ResourceFile {
             }
         };
         let mut reading =
-            Reading { places: BTreeMap::new(), missing: Vec::new(), variable: &variable };
+            Reading { places: BTreeMap::new(), wrong: Vec::new(), variable: &variable };
         let resources = reading.value("", &tree);
-        let Reading { places, missing, .. } = reading;
-        if !missing.is_empty() {
-            let messages: Vec<_> = missing
+        let Reading { places, wrong, .. } = reading;
+        if !wrong.is_empty() {
+            let lines: Vec<_> = wrong
                 .iter()
-                .map(|(variable, place)| {
-                    point_at(
-                        &name,
-                        &text,
-                        Some(*place),
-                        &format!("the environment has no variable `{variable}`"),
-                    )
-                })
+                .map(|(message, place)| point_at(&name, &text, Some(*place), message))
                 .collect();
-            return Err(CliError::usage(messages.join("\n"))
-                .then("export what is missing, or write `$${NAME}` for the text itself"));
+            let advice =
+                "export the variables that are missing; a `${` that is a text is written `$${`";
+            return Err(CliError::usage(lines.join("\n")).then(advice));
         }
         if !resources.is_object() {
             let message = "a file of resources is a mapping that begins with `version: 1`";
@@ -105,7 +99,7 @@ impl ResourceFile {
 
     /// The place of a field, or of the nearest thing around it that is there.
     fn place(&self, field: &str) -> Option<(usize, usize)> {
-        let mut path = field.trim_start_matches("body.");
+        let mut path = field.trim_start_matches("resources.");
         loop {
             if let Some(place) = self.places.get(path) {
                 return Some(*place);
@@ -161,7 +155,8 @@ fn plain_message(error: &serde_saphyr::Error) -> String {
 
 struct Reading<'a> {
     places: BTreeMap<String, (usize, usize)>,
-    missing: Vec<(String, (usize, usize))>,
+    /// What is wrong, and where.
+    wrong: Vec<(String, (usize, usize))>,
     variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -204,17 +199,22 @@ impl Reading<'_> {
             }
             filled.push_str(before);
             let name = from[2..].split('}').next().unwrap_or_default();
-            let is_name = !name.is_empty()
-                && from.len() > name.len() + 2
+            let is_name = name.starts_with(|it: char| it.is_ascii_alphabetic() || it == '_')
                 && name.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_');
-            if !is_name {
+            if !is_name || from.len() == name.len() + 2 {
+                let message =
+                    "`${` stands before the name of a variable and `}`; as a text it is `$${`";
+                self.wrong.push((message.to_owned(), place));
                 filled.push_str("${");
                 rest = &from[2..];
                 continue;
             }
             match (self.variable)(name) {
                 Some(value) => filled.push_str(&value),
-                None => self.missing.push((name.to_owned(), place)),
+                None => {
+                    let message = format!("the environment has no variable `{name}`");
+                    self.wrong.push((message, place));
+                }
             }
             rest = &from[name.len() + 3..];
         }
@@ -322,10 +322,18 @@ mod tests {
     #[test]
     fn variables_are_filled_into_texts_and_cannot_change_the_structure() {
         let file =
-            parse("a: \"${SECRET}\"\nb: \"x-$${SECRET}-${not a name}-${\"\nc: pre${SECRET}post\n")
-                .unwrap();
-        let expected = json!({"a": "whsec_x: \"y\"", "b": "x-${SECRET}-${not a name}-${", "c": "prewhsec_x: \"y\"post"});
+            parse("a: \"${SECRET}\"\nb: \"x-$${SECRET}-$5-$${\"\nc: pre${SECRET}post\n").unwrap();
+        let expected =
+            json!({"a": "whsec_x: \"y\"", "b": "x-${SECRET}-$5-${", "c": "prewhsec_x: \"y\"post"});
         assert_eq!(file.resources, expected);
+    }
+
+    #[test]
+    fn an_unfinished_variable_is_no_text() {
+        for text in ["a: ${not a name}", "a: \"${\"", "a: ${}", "a: ${1}"] {
+            let shown = message(parse(text).unwrap_err());
+            assert!(shown.starts_with("error: a.yaml:1:4: `${` stands before"), "{text}: {shown}");
+        }
     }
 
     #[test]
