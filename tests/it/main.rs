@@ -7,6 +7,7 @@ mod openapi;
 mod store;
 mod records;
 mod retention;
+mod delivery;
 mod simulation;
 mod webhook;
 mod egress;
