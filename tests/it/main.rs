@@ -6,6 +6,7 @@ mod server;
 mod openapi;
 mod store;
 mod simulation;
+mod dispatch;
 mod webhook;
 mod egress;
 mod hostile;

@@ -3,7 +3,7 @@
 //! Each test is given a [`Home`], where a database is opened, lost, and opened again. A new database
 //! passes by adding a line to `contract!`.
 
-mod home;
+pub mod home;
 mod owed;
 mod replay;
 mod sqlite;
