@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Action, Input, Lost, Options, Scheduler, Status,
-    hands::{Hands, Report},
     handle::{Command, Handle},
+    hands::{Hands, Report},
     messages::Messages,
     meters::Meters,
 };

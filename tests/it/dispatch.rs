@@ -230,8 +230,7 @@ async fn a_restart_goes_on_where_the_store_stands() {
 
 #[tokio::test]
 async fn a_stop_ends_what_is_in_flight_and_starts_nothing() {
-    let (bench, sink) =
-        (Bench::new().await, Sink::holding(|_| Answer::status(200)).await);
+    let (bench, sink) = (Bench::new().await, Sink::holding(|_| Answer::status(200)).await);
     let mut destination = destination(&sink, &[]);
     destination.policy.concurrency = std::num::NonZeroU32::new(3).unwrap();
     bench.put(destination).await;
@@ -252,11 +251,8 @@ async fn a_paused_destination_holds_and_a_resumed_one_delivers() {
     let (bench, sink) = (Bench::new().await, Sink::new().await);
     let active = destination(&sink, &[]);
     let since = bench.clock().now();
-    let paused = Destination {
-        version: 2,
-        state: DestinationState::Paused { since },
-        ..active.clone()
-    };
+    let paused =
+        Destination { version: 2, state: DestinationState::Paused { since }, ..active.clone() };
     bench.put(active.clone()).await;
     bench.put(paused).await;
 

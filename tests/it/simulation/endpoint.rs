@@ -12,7 +12,9 @@ pub enum Mode {
     Healthy,
     Dead,
     /// Half of each period it is up.
-    Flapping { period: Duration },
+    Flapping {
+        period: Duration,
+    },
     /// Fails in so many of a hundred.
     Flaky(u64),
     /// Answers after seconds, or too late.
@@ -49,16 +51,12 @@ impl Endpoint {
     }
 
     pub fn is_poison(&self, delivery: DeliverySeq) -> bool {
-        self.poison_in > 0 && delivery.bits().wrapping_mul(0x9e37_79b9) >> 7 & 0xfff_ffff
-            < (1 << 28) / self.poison_in
+        self.poison_in > 0
+            && delivery.bits().wrapping_mul(0x9e37_79b9) >> 7 & 0xfff_ffff
+                < (1 << 28) / self.poison_in
     }
 
-    pub fn answer(
-        &self,
-        delivery: DeliverySeq,
-        now: Timestamp,
-        chance: &mut Chance,
-    ) -> Outcome {
+    pub fn answer(&self, delivery: DeliverySeq, now: Timestamp, chance: &mut Chance) -> Outcome {
         let quick = chance.millis(1, 80);
         let (class, status, retry_after, duration) = match self.mode {
             _ if self.is_poison(delivery) && chance.happens(3) => {

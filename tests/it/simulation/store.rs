@@ -6,9 +6,7 @@ use std::{
 };
 
 use tidegate::{
-    model::{
-        DeliverySeq, DestinationId, Ended, EntryKind, EventSeq, Lane, Owed, Place, Standing,
-    },
+    model::{DeliverySeq, DestinationId, Ended, EntryKind, EventSeq, Lane, Owed, Place, Standing},
     store::{Next, OwedQuery, Settlement},
 };
 

@@ -259,9 +259,8 @@ impl Story {
     }
 
     fn summary(&self) -> Summary {
-        let count = |ended| {
-            self.world.store.ended.values().filter(|it| it.0 == ended).count() as u64
-        };
+        let count =
+            |ended| self.world.store.ended.values().filter(|it| it.0 == ended).count() as u64;
         Summary {
             hours: self.world.now.duration_since(start_of_time()).as_secs_f64() / 3_600.0,
             steps: self.world.steps,

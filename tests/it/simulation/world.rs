@@ -9,9 +9,7 @@ use std::{
 use jiff::Timestamp;
 use tidegate::{
     dispatch::{Action, Input, Lost, Options, Scheduler},
-    model::{
-        DeliverySeq, Destination, DestinationId, DestinationState, Ended, Outcome, Owed,
-    },
+    model::{DeliverySeq, Destination, DestinationId, DestinationState, Ended, Outcome, Owed},
     store::{OwedQuery, Settlement},
 };
 
@@ -21,15 +19,43 @@ use super::{chance::Chance, endpoint::Endpoint, rules::Rules, store::ModelStore}
 /// ends with it.
 #[derive(Debug)]
 pub enum Happening {
-    Wake { life: u32 },
-    Hints { life: u32, owed: Vec<Owed> },
-    Lost { life: u32, lost: Lost, seqs: Vec<DeliverySeq> },
-    AttemptEnds { life: u32, owed: Owed, outcome: Outcome },
-    Commit { life: u32, settlements: Vec<Settlement> },
-    Confirm { life: u32, settled: Vec<(DestinationId, DeliverySeq)> },
-    Snapshot { life: u32, query: OwedQuery },
-    Answer { life: u32, destination: DestinationId, rows: Option<Vec<Owed>> },
-    Change { destination: Arc<Destination> },
+    Wake {
+        life: u32,
+    },
+    Hints {
+        life: u32,
+        owed: Vec<Owed>,
+    },
+    Lost {
+        life: u32,
+        lost: Lost,
+        seqs: Vec<DeliverySeq>,
+    },
+    AttemptEnds {
+        life: u32,
+        owed: Owed,
+        outcome: Outcome,
+    },
+    Commit {
+        life: u32,
+        settlements: Vec<Settlement>,
+    },
+    Confirm {
+        life: u32,
+        settled: Vec<(DestinationId, DeliverySeq)>,
+    },
+    Snapshot {
+        life: u32,
+        query: OwedQuery,
+    },
+    Answer {
+        life: u32,
+        destination: DestinationId,
+        rows: Option<Vec<Owed>>,
+    },
+    Change {
+        destination: Arc<Destination>,
+    },
     /// The scenario's own doing, by its number.
     Plot(u32),
 }
