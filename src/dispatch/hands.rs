@@ -30,8 +30,14 @@ pub enum Report {
         message: Option<Message>,
     },
     Settled(Vec<(DestinationId, DeliverySeq)>),
-    Refilled { destination: DestinationId, rows: Option<Vec<Owed>> },
-    Loaded { wanted: Vec<Owed>, messages: Vec<Message> },
+    Refilled {
+        destination: DestinationId,
+        rows: Option<Vec<Owed>>,
+    },
+    Loaded {
+        wanted: Vec<Owed>,
+        messages: Vec<Message>,
+    },
     /// An order to disable a destination was carried out, or was out of date.
     Disabled,
     /// The store is closed: nothing more can be done.
@@ -223,10 +229,8 @@ impl Hands {
     /// Attempts nothing more. What waits for its message is given back.
     pub fn stop(&mut self) {
         self.is_stopping = true;
-        let back = |owed: Owed| Input::Returned {
-            destination: owed.destination,
-            delivery: owed.seq,
-        };
+        let back =
+            |owed: Owed| Input::Returned { destination: owed.destination, delivery: owed.seq };
         self.given_back.extend(self.wanted.drain(..).map(back));
     }
 
@@ -365,9 +369,10 @@ async fn disable(
     let since = clock.now();
     registrar
         .edit(|catalog| {
-            let found = catalog.destinations.get(&id).filter(|it| {
-                it.version == version && it.state == DestinationState::Active
-            });
+            let found = catalog
+                .destinations
+                .get(&id)
+                .filter(|it| it.version == version && it.state == DestinationState::Active);
             let edits = found.map(|it| {
                 let mut destination = crate::model::Destination::clone(it);
                 destination.version += 1;

@@ -41,8 +41,10 @@ const STATES: [(Ended, &str); 4] = [
 impl Meters {
     pub fn new() -> Self {
         Self {
-            classes: CLASSES.map(|(_, class)| counter!("tidegate_attempts_total", "class" => class)),
-            states: STATES.map(|(_, state)| counter!("tidegate_deliveries_total", "state" => state)),
+            classes: CLASSES
+                .map(|(_, class)| counter!("tidegate_attempts_total", "class" => class)),
+            states: STATES
+                .map(|(_, state)| counter!("tidegate_deliveries_total", "state" => state)),
             attempt_seconds: histogram!("tidegate_attempt_seconds"),
             delivery_seconds: histogram!("tidegate_delivery_seconds"),
             in_flight: gauge!("tidegate_in_flight"),

@@ -8,6 +8,7 @@ mod store;
 mod records;
 mod retention;
 mod simulation;
+mod dispatch;
 mod webhook;
 mod egress;
 mod hostile;
