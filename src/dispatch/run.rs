@@ -131,9 +131,7 @@ impl Runner {
         while !self.is_over {
             let wake = self.wake().await;
             let now = self.clock.now();
-            if self.catalog.has_changed().unwrap_or(false) {
-                self.learn_catalog();
-            }
+            self.learn_catalog_if_changed();
             match wake {
                 Wake::Report(Some(report)) => self.report(report, now),
                 Wake::Hint(Some(hint)) => self.hint(hint, now),
@@ -153,7 +151,7 @@ impl Runner {
                     self.hands.stop();
                     self.give_back(now);
                 }
-                // Being woken by it counted as having seen it.
+                // The wait itself has marked the change as seen.
                 Wake::Catalog => self.learn_catalog(),
                 Wake::Report(None) | Wake::Command(None) => (),
             }

@@ -9,6 +9,7 @@ mod records;
 mod retention;
 mod delivery;
 mod simulation;
+mod dispatch;
 mod webhook;
 mod egress;
 mod hostile;

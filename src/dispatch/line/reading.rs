@@ -51,7 +51,8 @@ enum Kind {
     Removal,
 }
 
-const LAST: DeliverySeq = DeliverySeq::from_bits(u64::MAX);
+/// Behind every delivery, also where a database counts with a sign.
+const LAST: DeliverySeq = DeliverySeq::from_bits(i64::MAX as u64);
 const MOST_STASHED: usize = 4_096;
 
 impl Reading {
