@@ -13,7 +13,7 @@ use tidegate::{
     model::{
         Destination, DestinationId, DestinationState, Lane, Message, Owed, Place, Policy, Retry,
     },
-    store::{Store, StoreError},
+    store::StoreError,
     tail::Tail,
 };
 use tokio::{sync::watch, task::JoinHandle};
