@@ -77,7 +77,7 @@ impl Gateway {
             admin_key: Some(Secret::new(ADMIN_KEY)),
             master_key: None,
         };
-        let app = App::start(config, parts).await.unwrap();
+        let app = App::start(config, parts, None).await.unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { app, clock, client, folder }
     }
