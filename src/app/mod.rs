@@ -105,6 +105,8 @@ pub enum StartError {
     AdminKey,
     #[error("the store in `{}` cannot be opened", .path.display())]
     Store { path: PathBuf, source: StoreError },
+    #[error("the resources cannot be applied")]
+    Resources(#[source] ApplyError),
     #[error("TLS cannot be set up")]
     Tls(#[source] TlsError),
     #[error("cannot listen on {address}")]
@@ -114,14 +116,22 @@ pub enum StartError {
 }
 
 impl App {
-    /// Opens the store, starts the stages from the last to the first, and then listens.
-    pub async fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
+    /// Opens the store, applies the resources, starts the stages from the last to the first, and then
+    /// listens: no event is ever judged by the resources of the time before.
+    pub async fn start(
+        config: Config,
+        parts: Parts,
+        resources: Option<&File>,
+    ) -> Result<Self, StartError> {
         let metrics = telemetry::start_metrics()?;
         let vault = open_vault(&config.data, &parts)?;
         let (accepted, events) = hint::weighed_channel(EVENT_HINTS, HINTED_BYTES, weigh_events);
         let database = open_store(&config, &parts, accepted).await?;
         let registrar = Registrar::open(database.clone()).await;
         let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
+        if let Some(file) = resources {
+            apply(file, &registrar, &vault, &parts).await.map_err(StartError::Resources)?;
+        }
 
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let directory = Directory::new(registrar.watch(), vault.clone(), egress.clone());
@@ -227,12 +237,7 @@ impl App {
 
     /// Applies a file of resources, all of it or nothing.
     pub async fn apply(&self, file: &File) -> Result<Difference, ApplyError> {
-        let means = Means {
-            vault: &self.vault,
-            random: self.parts.random.as_ref(),
-            now: self.parts.clock.now(),
-        };
-        resources::apply(file, &self.registrar, means, false).await
+        apply(file, &self.registrar, &self.vault, &self.parts).await
     }
 
     /// Stops from the first stage to the last: no new requests, no new plans, no new attempts. What is
@@ -255,6 +260,19 @@ impl App {
         }
         self.database.close().await;
     }
+}
+
+async fn apply(
+    file: &File,
+    registrar: &Registrar,
+    vault: &Vault,
+    parts: &Parts,
+) -> Result<Difference, ApplyError> {
+    let means = Means { vault, random: parts.random.as_ref(), now: parts.clock.now() };
+    let difference = resources::apply(file, registrar, means, false).await?;
+    let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
+    tracing::info!(changed, unchanged, "the resources are applied");
+    Ok(difference)
 }
 
 /// How long attempts that are under way may take to end after a stop.

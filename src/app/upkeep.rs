@@ -7,9 +7,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::turned;
-use crate::{
-    catalog::Catalog, clock::Clock, config::Retention, model::ProjectId, store::Database,
-};
+use crate::{catalog::Catalog, clock::Clock, config::Retention, model::ProjectId, store::Database};
 
 pub struct Upkeep {
     pub database: Arc<dyn Database>,

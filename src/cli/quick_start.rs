@@ -25,9 +25,7 @@ use crate::{
     config::Config,
     crypto::{KeyHasher, PlainKey, Random as _, SystemRandom, signature::standard},
     destinations::egress::policy::Net,
-    model::{
-        ApiKey, Ended, EntryKind, EventId, EventSeq, KeyId, Name, ProjectId, Scope, Secret,
-    },
+    model::{ApiKey, Ended, EntryKind, EventId, EventSeq, KeyId, Name, ProjectId, Scope, Secret},
     resources::File,
     store::{Database, EventRecord, StoreError},
     tail::{Activity, Missed, Sight, Watcher},
@@ -128,8 +126,9 @@ async fn make_key(app: &App) -> Result<(ProjectId, PlainKey), StoreError> {
 fn greet(app: &App, sink: &str, key: &PlainKey) {
     let paint = Paint::for_stderr();
     let url = format!("http://{}", app.address);
-    let warning =
-        format!("Endpoints on this machine ({LOOPBACK}) are allowed. Do not run it like this in public.");
+    let warning = format!(
+        "Endpoints on this machine ({LOOPBACK}) are allowed. Do not run it like this in public."
+    );
     let curl = format!(
         "curl {url}/api/v1/events \\\n    -H 'Authorization: Bearer {}' \\\n    -d '{}'",
         key.expose(),

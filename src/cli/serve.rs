@@ -60,23 +60,12 @@ pub async fn run(args: Args) -> Result<()> {
     let resources = args.apply.as_deref().map(read_resources).transpose()?;
 
     let allowed = config.egress.allow_nets.clone();
-    let app = App::start(config, Parts::of_the_machine()).await.map_err(cannot_start)?;
+    let app = App::start(config, Parts::of_the_machine(), resources.as_ref());
+    let app = app.await.map_err(cannot_start)?;
     tracing::info!(address = %app.address, "listening");
     if !allowed.is_empty() {
         let nets: Vec<String> = allowed.iter().map(ToString::to_string).collect();
         tracing::warn!(nets = nets.join(" "), "endpoints may be in networks that are not public");
-    }
-    if let Some(file) = resources {
-        match app.apply(&file).await {
-            Ok(difference) => {
-                let (changed, same) = (difference.changes.len(), difference.unchanged);
-                tracing::info!(changed, unchanged = same, "the resources are applied");
-            }
-            Err(error) => {
-                app.stop().await;
-                return Err(not_applied(error));
-            }
-        }
     }
     let demo = if args.quick_start { Some(quick_start::start(&app).await?) } else { None };
     let second = wait_for_the_end().await?;
@@ -128,6 +117,7 @@ fn not_applied(error: ApplyError) -> CliError {
 fn cannot_start(error: StartError) -> CliError {
     let failed = CliError::failed(chain(&error));
     match error {
+        StartError::Resources(error) => not_applied(error),
         StartError::Listen { .. } => {
             failed.then("choose another address with --listen, or port 0 for a free one")
         }

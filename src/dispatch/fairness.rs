@@ -1,8 +1,10 @@
 //! Whose turn it is: deficit round robin over projects, then over a project's destinations.
 //!
-//! Beside the order it keeps shares. A destination may have as many attempts in flight as there are
-//! free places, and a project four times as many. So what hangs takes a large part of the places
-//! but never all: the next to come still finds some. (Choudhury and Hahne's dynamic thresholds.)
+//! Beside the order it keeps shares of the places that there are for attempts. A project may have
+//! four times as many in flight as places are free; what that leaves to it is its headroom, and each
+//! of its destinations may have a tenth of that, or one. So what hangs takes a large part of the
+//! places but never all, and the next to come still finds some, in the same project too. (Choudhury
+//! and Hahne's dynamic thresholds, in two levels.)
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -12,6 +14,7 @@ use crate::model::ProjectId;
 const PROJECT_QUANTUM: u32 = 16;
 const LINE_QUANTUM: u32 = 4;
 const PROJECT_SHARE: usize = 4;
+const LINE_SHARE: usize = 10;
 
 /// The destinations that could start an attempt now, by their numbers, in the order of their turns.
 #[derive(Debug, Default)]
@@ -20,17 +23,28 @@ pub struct Rounds {
     numbers: HashMap<ProjectId, usize>,
     ring: VecDeque<usize>,
     lines: Vec<Place>,
-    /// Those that wait for so many free places.
-    shy_lines: BTreeSet<(usize, usize)>,
-    shy_projects: BTreeSet<(usize, usize)>,
+    /// Projects that rest until so many places are free.
+    resting: BTreeSet<(usize, usize)>,
 }
 
 #[derive(Debug, Default)]
 struct Project {
     ring: VecDeque<usize>,
+    /// Destinations that rest until there is so much headroom.
+    resting: BTreeSet<(usize, usize)>,
     deficit: u32,
     in_flight: usize,
-    is_queued: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum State {
+    /// Nothing of it can start.
+    #[default]
+    Out,
+    Queued,
+    /// Until so many places are free.
+    Resting(usize),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -39,6 +53,21 @@ struct Place {
     deficit: u32,
     in_flight: usize,
     is_queued: bool,
+    /// Until there is so much headroom.
+    resting: Option<usize>,
+}
+
+impl Project {
+    fn headroom(&self, free: usize) -> usize {
+        (PROJECT_SHARE * free).saturating_sub(self.in_flight)
+    }
+}
+
+impl Place {
+    /// The headroom that it needs for one more.
+    fn needed(&self) -> usize {
+        if self.in_flight == 0 { 1 } else { LINE_SHARE * (self.in_flight + 1) }
+    }
 }
 
 impl Rounds {
@@ -53,8 +82,8 @@ impl Rounds {
             self.lines.resize(line + 1, Place::default());
         }
         let place = &mut self.lines[line];
-        // What is in flight under the former project is counted there to its end.
-        if place.in_flight == 0 {
+        // What is in flight or queued under the former project stays there to its end.
+        if place.in_flight == 0 && !place.is_queued {
             place.project = number;
         }
     }
@@ -69,42 +98,48 @@ impl Rounds {
         place.deficit = 0;
         let number = place.project;
         self.projects[number].ring.push_back(line);
-        self.queue_project(number);
+        self.rouse(number);
     }
 
     /// Whether nothing can start, however many places are free.
     pub fn is_empty(&self) -> bool {
-        self.shy_lines.is_empty()
-            && self.shy_projects.is_empty()
-            && self.ring.iter().all(|&it| self.projects[it].ring.is_empty())
+        self.resting.is_empty()
+            && self.ring.iter().all(|&it| {
+                self.projects[it].ring.is_empty() && self.projects[it].resting.is_empty()
+            })
     }
 
-    /// Whose turn it is, with `free` places left. The caller then says [`Self::started`] or
-    /// [`Self::passed`].
+    /// Whose turn it is, with `free` places left, at least one. The caller then says
+    /// [`Self::started`] or [`Self::passed`].
     pub fn next(&mut self, free: usize) -> Option<usize> {
-        self.encourage(free);
+        while let Some(&(needed, number)) = self.resting.first()
+            && needed <= free
+        {
+            self.rouse(number);
+        }
         loop {
             let number = *self.ring.front()?;
             let project = &mut self.projects[number];
-            let Some(&line) = project.ring.front() else {
-                project.is_queued = false;
-                project.deficit = 0;
-                self.ring.pop_front();
-                continue;
-            };
-            let needed = (project.in_flight + 1).div_ceil(PROJECT_SHARE);
-            if needed > free.max(1) {
-                self.ring.pop_front();
-                self.shy_projects.insert((needed, number));
-                continue;
+            let headroom = project.headroom(free);
+            while let Some(&(needed, line)) = project.resting.first()
+                && needed <= headroom
+            {
+                project.resting.pop_first();
+                self.lines[line].resting = None;
+                project.ring.push_back(line);
             }
-            let needed = self.lines[line].in_flight + 1;
-            if needed > free.max(1) {
-                project.ring.pop_front();
-                self.shy_lines.insert((needed, line));
-                continue;
+            let first = project.ring.front().copied();
+            let needed = first.map(|line| self.lines[line].needed());
+            match (first, needed) {
+                (Some(line), Some(needed)) if needed <= headroom => return Some(line),
+                // With one in flight less it would need less, and then it is asked again.
+                (Some(line), Some(needed)) if headroom > 0 => {
+                    project.ring.pop_front();
+                    project.resting.insert((needed, line));
+                    self.lines[line].resting = Some(needed);
+                }
+                _ => self.leave(number),
             }
-            return Some(line);
         }
     }
 
@@ -140,35 +175,46 @@ impl Rounds {
 
     pub fn finished(&mut self, line: usize) {
         let place = &mut self.lines[line];
-        place.in_flight = place.in_flight.saturating_sub(1);
-        let project = &mut self.projects[place.project];
-        project.in_flight = project.in_flight.saturating_sub(1);
-    }
-
-    /// Brings back those for whom there are enough free places now.
-    fn encourage(&mut self, free: usize) {
-        while let Some(&(needed, line)) = self.shy_lines.first()
-            && needed <= free
-        {
-            self.shy_lines.pop_first();
-            let number = self.lines[line].project;
-            self.projects[number].ring.push_back(line);
-            self.queue_project(number);
-        }
-        while let Some(&(needed, number)) = self.shy_projects.first()
-            && needed <= free
-        {
-            self.shy_projects.pop_first();
-            self.ring.push_back(number);
-        }
-    }
-
-    fn queue_project(&mut self, number: usize) {
+        let number = place.project;
         let project = &mut self.projects[number];
-        if !project.is_queued {
-            project.is_queued = true;
-            self.ring.push_back(number);
+        place.in_flight = place.in_flight.saturating_sub(1);
+        project.in_flight = project.in_flight.saturating_sub(1);
+        if let Some(needed) = place.resting.take() {
+            project.resting.remove(&(needed, line));
+            project.ring.push_back(line);
         }
+        if matches!(project.state, State::Resting(_)) {
+            self.rouse(number);
+        }
+    }
+
+    /// The project whose turn it was has nothing to start with the places that there are.
+    fn leave(&mut self, number: usize) {
+        self.ring.pop_front();
+        let project = &mut self.projects[number];
+        let for_project = (!project.ring.is_empty()).then_some(1);
+        let for_line = project.resting.first().map(|(needed, _)| *needed);
+        let headroom = for_project.into_iter().chain(for_line).min();
+        project.deficit = 0;
+        project.state = match headroom {
+            Some(headroom) => {
+                let needed = (project.in_flight + headroom).div_ceil(PROJECT_SHARE);
+                self.resting.insert((needed, number));
+                State::Resting(needed)
+            }
+            None => State::Out,
+        };
+    }
+
+    fn rouse(&mut self, number: usize) {
+        let project = &mut self.projects[number];
+        match project.state {
+            State::Queued => return,
+            State::Resting(needed) => drop(self.resting.remove(&(needed, number))),
+            State::Out => (),
+        }
+        project.state = State::Queued;
+        self.ring.push_back(number);
     }
 }
 
@@ -203,38 +249,59 @@ mod tests {
         assert_eq!(started, [480, 160, 160, 160]);
     }
 
+    const CAP: usize = 100;
+
+    /// Starts as many as there may be, none of which ends.
+    fn hang(
+        rounds: &mut Rounds,
+        in_flight: &mut usize,
+        lines: std::ops::Range<usize>,
+        project: u128,
+    ) {
+        for line in lines {
+            rounds.enrol(line, ProjectId::from_bits(project));
+            rounds.queue(line);
+        }
+        while *in_flight < CAP
+            && let Some(line) = rounds.next(CAP - *in_flight)
+        {
+            rounds.started(line);
+            *in_flight += 1;
+        }
+    }
+
     #[test]
     fn what_hangs_never_takes_every_place() {
-        const CAP: usize = 100;
-        let mut rounds = Rounds::default();
+        let (mut rounds, mut in_flight) = (Rounds::default(), 0);
+        hang(&mut rounds, &mut in_flight, 0..20, 1);
+        assert!((40..=80).contains(&in_flight), "{in_flight}");
+        // Neither from another destination of its project, nor from another project.
+        for (line, project) in [(20, 1), (21, 2), (22, 3)] {
+            let before = in_flight;
+            hang(&mut rounds, &mut in_flight, line..line + 1, project);
+            assert!(before < in_flight && in_flight < CAP, "{before} to {in_flight}");
+        }
+    }
+
+    #[test]
+    fn what_rests_goes_on_when_places_become_free() {
+        let (mut rounds, mut in_flight) = (Rounds::default(), 0);
+        hang(&mut rounds, &mut in_flight, 0..20, 1);
+        let before = in_flight;
         for line in 0..20 {
-            rounds.enrol(line, ProjectId::from_bits(1));
-            rounds.queue(line);
-        }
-        let mut in_flight = 0;
-        while let Some(line) = rounds.next(CAP - in_flight) {
-            rounds.started(line);
-            in_flight += 1;
-        }
-        assert_eq!(in_flight, 80, "a project has at most four times what is free");
-        // Another project, that hangs as well, and a third.
-        for line in 20..22 {
-            rounds.enrol(line, ProjectId::from_bits(line as u128));
-            rounds.queue(line);
-            assert_eq!(rounds.next(CAP - in_flight), Some(line));
-            while rounds.next(CAP - in_flight).is_some() {
-                rounds.started(line);
-                in_flight += 1;
+            while rounds.lines[line].in_flight > 0 {
+                rounds.finished(line);
+                in_flight -= 1;
             }
         }
-        assert!(in_flight < CAP);
-        // One of the hanging ends: it may have another.
-        rounds.finished(0);
-        rounds.finished(1);
-        rounds.finished(2);
-        rounds.finished(3);
-        rounds.finished(4);
-        in_flight -= 5;
-        assert!(rounds.next(CAP - in_flight).is_some());
+        hang(&mut rounds, &mut in_flight, 0..20, 1);
+        assert!(in_flight.abs_diff(before) <= 1, "{in_flight} after {before}");
+    }
+
+    #[test]
+    fn a_destination_alone_has_many_places() {
+        let (mut rounds, mut in_flight) = (Rounds::default(), 0);
+        hang(&mut rounds, &mut in_flight, 0..1, 1);
+        assert!(in_flight >= CAP / 4, "{in_flight}");
     }
 }

@@ -1,10 +1,15 @@
 //! What the dispatcher counts. The labels are few and fixed.
 
+use std::{sync::Arc, time::Duration};
+
+use jiff::SignedDuration;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
+use super::later;
 use crate::{
+    clock::Clock,
     model::{Class, Ended, EntryKind},
-    store::{Next, Settlement},
+    store::{Next, Settlement, Store, StoreError},
 };
 
 /// Handles, looked up once: the hot path counts without searching a registry.
@@ -68,5 +73,31 @@ impl Meters {
                 self.delivery_seconds.record(taken.as_secs_f64().max(0.0));
             }
         }
+    }
+}
+
+/// Keeps the gauges of all that is owed, in memory or not. Runs until the store is closed.
+pub async fn watch_backlog(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
+    const EVERY: Duration = Duration::from_secs(15);
+    /// Counting a long backlog takes a while: at most a fiftieth of the time is spent on it.
+    const REST: u32 = 50;
+    let owed = gauge!("tidegate_backlog");
+    let age = gauge!("tidegate_oldest_pending_seconds");
+    loop {
+        let before = clock.now();
+        match store.backlog().await {
+            Ok(backlog) => {
+                owed.set(backlog.iter().map(|it| it.owed).sum::<u64>() as f64);
+                let oldest = backlog.iter().map(|it| it.oldest).min();
+                let since = oldest.map_or(SignedDuration::ZERO, |it| before.duration_since(it));
+                age.set(since.as_secs_f64().max(0.0));
+            }
+            Err(StoreError::Closed) => return,
+            // Whoever needs the store says so.
+            Err(_) => (),
+        }
+        let after = clock.now();
+        let rest = after.duration_since(before).unsigned_abs().saturating_mul(REST).max(EVERY);
+        clock.sleep_until(later(after, rest)).await;
     }
 }

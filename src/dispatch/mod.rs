@@ -14,7 +14,6 @@ mod meters;
 mod handle;
 mod hands;
 mod run;
-mod replay;
 
 use std::time::Duration;
 
@@ -22,7 +21,6 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use handle::Handle;
-pub use replay::{Places, Placing, ReplayParts, Replays};
 pub use run::{Parts, Runner, runner};
 pub use scheduler::{Action, Input, Lost, Missed, Scheduler};
 pub use status::{BreakerState, LineStatus, Status};

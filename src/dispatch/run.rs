@@ -14,7 +14,7 @@ use super::{
     handle::{Command, Handle},
     hands::{Hands, Report},
     messages::Messages,
-    meters::Meters,
+    meters::{Meters, watch_backlog},
 };
 use crate::{
     catalog::{Catalog, Registrar},
@@ -128,6 +128,7 @@ impl Runner {
         if !self.learn_backlog().await {
             return;
         }
+        let gauges = tokio::spawn(watch_backlog(self.store.clone(), self.clock.clone()));
         while !self.is_over {
             let wake = self.wake().await;
             let now = self.clock.now();
@@ -159,6 +160,7 @@ impl Runner {
             self.hands.flush();
             self.tell();
         }
+        gauges.abort();
         tracing::debug!("the dispatcher has ended");
     }
 

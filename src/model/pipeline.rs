@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Name, PipelineId, ProjectId, TextError, TypeName};
 
 /// A trigger (`on`, `sources`, `when`), steps, and routes. Every route whose condition holds gets
-/// a delivery: that is the branch. Conditions and mappings are source text of `crate::expr`, and
+/// a delivery: that is the branch. Conditions and mappings are source text of the expression language, and
 /// were compiled once before they were saved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pipeline {

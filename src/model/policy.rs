@@ -97,7 +97,8 @@ pub enum RetryPreset {
     Never,
 }
 
-/// At most `events` in any span of `per`, evened out (a token bucket that holds one second's worth).
+/// At most `events` in any span of `per`, evened out: a token bucket that holds what comes in a
+/// second, or a hundredth of `events` if that is less.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {

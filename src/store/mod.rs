@@ -2,7 +2,7 @@
 //!
 //! Three traits, one for each kind of caller: [`Store`] for the stages, in batches; [`Records`] for
 //! people who ask what happened; [`Registry`] for resources. A database implements all three, and
-//! passes the suite in `tests/it/store.rs`, which is their contract.
+//! passes the suite in `tests/it/store`, which is their contract.
 
 pub mod sqlite;
 

@@ -13,7 +13,7 @@ use tidegate::{
     model::{
         Destination, DestinationId, DestinationState, Lane, Message, Owed, Place, Policy, Retry,
     },
-    store::{Store, StoreError},
+    store::StoreError,
     tail::Tail,
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -47,7 +47,7 @@ impl Bench {
 
     async fn at(folder: TempDir) -> Self {
         let open = home::open_sqlite(folder.path(), home::small()).unwrap();
-        let registrar = Arc::new(Registrar::open(open.registry.clone()).await.unwrap());
+        let registrar = Arc::new(Registrar::open(open.store.clone()).await.unwrap());
         let lab = Lab::new();
         let directory = Directory::new(registrar.watch(), lab.vault, lab.egress);
         let (hints, receiver) = hint::channel(4);

@@ -38,7 +38,10 @@ const LAYERS: &[(&str, &str)] = &[
         "model clock hint tail crypto store catalog gate pipeline replay destinations dispatch \
          resources ingest api server telemetry config",
     ),
-    ("cli", "model clock crypto store catalog destinations resources server telemetry config app"),
+    (
+        "cli",
+        "model clock tail crypto store catalog destinations resources server telemetry config app",
+    ),
 ];
 
 const LINES_PER_FILE: usize = 500;

@@ -1,6 +1,6 @@
 //! Forgetting old events: all that is about them goes with them, and nothing else does.
 
-use std::{collections::BTreeSet, fs, sync::Arc};
+use std::{collections::BTreeSet, fs, ops::RangeInclusive, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use tidegate::{
@@ -56,6 +56,24 @@ async fn prune(world: &mut World, horizons: &[(ProjectId, Timestamp)], seed: u64
     count
 }
 
+/// Prunes until so many went. Full segments are sealed in the background, and pruned only then.
+async fn prune_all(world: &mut World, horizons: &[(ProjectId, Timestamp)], most: u64, seed: u64) {
+    let mut gone = 0;
+    for _ in 0..200 {
+        gone += prune(world, horizons, seed).await;
+        if gone >= most {
+            return;
+        }
+    }
+    panic!("only {gone} of {most} went");
+}
+
+/// Just behind the last of these events.
+fn until_of(world: &World, seqs: RangeInclusive<u64>) -> Timestamp {
+    let times = seqs.map(|it| world.events[&EventSeq(it)].event.received_at);
+    times.max().unwrap() + SignedDuration::from_micros(1)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_goes_goes_whole_and_the_rest_is_as_it_was() {
     for seed in [0xfade, 31, 777] {
@@ -96,11 +114,7 @@ async fn when_everything_is_old_and_ended_nothing_stays_but_the_keys() {
     let horizons =
         PROJECTS.map(|it| (projects(it), world.last_time() + SignedDuration::from_mins(1)));
 
-    let mut gone = 0;
-    // Once more, in case a segment was not sealed yet.
-    while gone < before.len() as u64 {
-        gone += prune(&mut world, &horizons, 8).await;
-    }
+    prune_all(&mut world, &horizons, before.len() as u64, 8).await;
 
     assert!(world.events.is_empty());
     // The last segment that told how far things had come waits until a newer one tells it.
@@ -155,9 +169,8 @@ async fn an_old_event_stays_while_a_delivery_is_owed() {
     assert_eq!(world.store.messages(&seqs).await.unwrap().len(), seqs.len());
 
     world.end(|_| true).await;
-    while !world.events.is_empty() {
-        prune(&mut world, &horizons, 15).await;
-    }
+    let left = world.events.len() as u64;
+    prune_all(&mut world, &horizons, left, 15).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,10 +311,10 @@ async fn keys_of_a_deleted_segment_are_known_after_a_crash() {
     world.accept_of(vec![2; 40]).await;
     world.plan(40).await;
     world.live(3).await;
+    world.end(|_| true).await;
     let oldest = segment_files(&world)[0].clone();
-    let until = before.values().map(|it| it.event.received_at).max().unwrap();
-    let horizons = [(projects(1), until + SignedDuration::from_nanos(1))];
-    while !prune(&mut world, &horizons, 22).await.eq(&40) {}
+    let horizons = [(projects(1), until_of(&world, 1..=40))];
+    prune_all(&mut world, &horizons, 40, 22).await;
 
     let world = world.crash();
     assert!(!oldest.exists());
@@ -319,8 +332,9 @@ async fn rows_about_an_older_event_stay_when_all_events_beside_them_go() {
     world.plan(40).await;
     world.end(|_| true).await;
     world.live(3).await;
-    let horizons = [(projects(1), world.last_time())];
-    while prune(&mut world, &horizons, 23).await < 40 {}
+    world.end(|_| true).await;
+    let horizons = [(projects(1), until_of(&world, 41..=80))];
+    prune_all(&mut world, &horizons, 40, 23).await;
     let world = &mut world.crash();
     check_everything(world, 23).await;
 }

@@ -55,6 +55,7 @@ pub struct World {
     pub deliveries: BTreeMap<DeliverySeq, Due>,
     pub replayed: u64,
     planned: u64,
+    offered: u64,
     random: u64,
 }
 
@@ -78,6 +79,7 @@ impl World {
             deliveries: BTreeMap::new(),
             replayed: 0,
             planned: 0,
+            offered: 0,
             random: seed | 1,
         }
     }
@@ -110,7 +112,7 @@ impl World {
     pub async fn accept_of(&mut self, of: Vec<u128>) {
         let mut offered = Vec::new();
         for project in of {
-            offered.push(self.offer(projects(project), (self.events.len() + offered.len()) as u64));
+            offered.push(self.offer(projects(project)));
         }
         let accepted = new_events(&self.store.append(offered).await.unwrap());
         for event in accepted {
@@ -118,7 +120,9 @@ impl World {
         }
     }
 
-    fn offer(&mut self, project: ProjectId, number: u64) -> NewEvent {
+    fn offer(&mut self, project: ProjectId) -> NewEvent {
+        let number = self.offered;
+        self.offered += 1;
         let event_type = TYPES[self.below(TYPES.len() as u64) as usize];
         // A minute after the last one, more or less: clocks step back.
         let minutes = number as i64 + self.below(5) as i64 - 2;

@@ -9,15 +9,9 @@ mod endpoint;
 mod rules;
 mod world;
 mod story;
+mod neighbours;
 
-use std::time::{Duration, Instant};
-
-use tidegate::model::{DestinationId, Ordering, Policy};
-
-use self::{
-    endpoint::{Endpoint, Mode},
-    world::World,
-};
+use std::time::Instant;
 
 #[test]
 fn whatever_fails_nothing_is_lost_overtaken_or_stuck() {

@@ -110,10 +110,14 @@ impl ModelStore {
                     .collect()
             }
             OwedQuery::Due { destination, until, limit } => {
+                let place = |lane, position| Place { lane: Lane(lane), position };
+                let first = (*destination, place(0, i64::MIN), DeliverySeq::from_bits(0));
+                let last =
+                    (*destination, place(u64::MAX, i64::MAX), DeliverySeq::from_bits(u64::MAX));
                 let mut due: Vec<Owed> = self
                     .owed
-                    .values()
-                    .filter(|it| it.destination == *destination)
+                    .range(first..=last)
+                    .map(|(_, owed)| owed)
                     .filter(|it| it.standing.due.is_some_and(|due| due <= *until))
                     .copied()
                     .collect();

@@ -79,6 +79,8 @@ pub struct World {
     pub cancelled: HashSet<DeliverySeq>,
     /// When each was accepted by its endpoint first.
     pub arrivals: HashMap<DeliverySeq, Timestamp>,
+    /// Some hints take a while.
+    pub hints_are_late: bool,
     /// While set, the store answers nothing.
     pub store_is_down: bool,
     pub steps: u64,
@@ -109,6 +111,7 @@ impl World {
             accepted: HashSet::new(),
             cancelled: HashSet::new(),
             arrivals: HashMap::new(),
+            hints_are_late: true,
             store_is_down: false,
             steps: 0,
             most_held: 0,
@@ -160,7 +163,7 @@ impl World {
             self.store.plan(*it);
         }
         // Hints stay in their order.
-        let wait = match self.chance.happens(10) {
+        let wait = match self.hints_are_late && self.chance.happens(10) {
             true => self.chance.millis(0, 300),
             false => self.chance.millis(0, 2),
         };

@@ -14,7 +14,7 @@ use tidegate::{
         TypeName,
     },
     store::{
-        Appended, Next, Registry, Settlement, Store,
+        Appended, Database, Next, Settlement,
         sqlite::{Options, SqliteStore},
     },
 };
@@ -33,8 +33,7 @@ pub trait Home: Send + Sync {
 }
 
 pub struct Open {
-    pub store: Arc<dyn Store>,
-    pub registry: Arc<dyn Registry>,
+    pub store: Arc<dyn Database>,
     pub accepted: hint::Receiver<Vec<Arc<Event>>, bool>,
     pub clock: Arc<ManualClock>,
 }
@@ -63,7 +62,7 @@ impl Home for SqliteHome {
 
 pub fn open_sqlite(path: &Path, options: Options) -> tidegate::store::Result<Open> {
     let (store, accepted, clock) = sqlite(path, options)?;
-    Ok(Open { store: store.clone(), registry: store, accepted, clock })
+    Ok(Open { store, accepted, clock })
 }
 
 type Accepted = hint::Receiver<Vec<Arc<Event>>, bool>;

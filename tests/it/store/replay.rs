@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use tidegate::{
     model::{DeliverySeq, EventSeq, Lane, Owed, Place, RawJson, ReplayId},
-    store::{OwedQuery, ReplayItem, ReplayStep, StoreError},
+    store::{OwedQuery, ReplayItem, ReplayProgress, ReplayStep, StoreError},
 };
 
 use super::home::{Home, destinations, ended, event, new_events, note, now, owe, plan_for};
@@ -24,16 +24,21 @@ pub async fn a_replay_makes_new_deliveries_and_keeps_its_progress(home: &dyn Hom
     let owed = owe(&open, 3, &[1]).await;
     open.store.settle(owed.iter().map(|it| note(it, ended())).collect()).await.unwrap();
 
+    let cursor = Some(DeliverySeq::new(EventSeq(3), 0));
     // The same event twice in a step, one that does not exist, and a second step.
     let items = vec![item(2, 1), item(2, 7), item(999, 1)];
     let first = open.store.replay(step(items)).await.unwrap();
+    let nothing = open.store.replay_progress(ReplayId::from_bits(0x501)).await.unwrap();
+    assert_eq!(nothing, ReplayProgress::default());
     let open = home.open_again_after_crash(open).await;
     let second = open
         .store
-        .replay(ReplayStep { fresh_ids: true, ..step(vec![item(2, 1), item(3, 1)]) })
+        .replay(ReplayStep { fresh_ids: true, cursor, ..step(vec![item(2, 1), item(3, 1)]) })
         .await
         .unwrap();
 
+    let progress = open.store.replay_progress(ReplayId::from_bits(0x500)).await.unwrap();
+    assert_eq!(progress, ReplayProgress { cursor, done: 4 });
     let places = |owed: &[Owed]| -> Vec<_> {
         owed.iter().map(|it| (it.seq.event().0, it.seq.ordinal())).collect()
     };

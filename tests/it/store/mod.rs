@@ -1,4 +1,4 @@
-//! What every database must do: the contract behind [`Store`] and [`Registry`].
+//! What every database must do: the contract behind [`tidegate::store::Database`].
 //!
 //! Each test is given a [`Home`], where a database is opened, lost, and opened again. A new database
 //! passes by adding a line to `contract!`.
@@ -239,13 +239,13 @@ mod events {
             body: RawJson::trusted(body.to_owned()),
         };
         let put = |id, body| Change::Put(document(id, body));
-        open.registry.change(vec![put(1, "1"), put(2, "2"), put(3, "3")]).await.unwrap();
+        open.store.change(vec![put(1, "1"), put(2, "2"), put(3, "3")]).await.unwrap();
         let delete = Change::Delete { kind: "source".to_owned(), id: 2 };
-        open.registry.change(vec![delete, put(3, r#"{"b":1,"a":2}"#)]).await.unwrap();
+        open.store.change(vec![delete, put(3, r#"{"b":1,"a":2}"#)]).await.unwrap();
 
         let open = home.open_again_after_crash(open).await;
 
-        let kept = open.registry.load().await.unwrap();
+        let kept = open.store.load().await.unwrap();
         assert_eq!(kept, [document(1, "1"), document(3, r#"{"b":1,"a":2}"#)]);
     }
 
