@@ -3,24 +3,22 @@
 use axum::{
     Json,
     extract::{Path, State},
+    http::StatusCode,
 };
 use serde::Deserialize;
 
 use super::{
     Api,
     page::{self, Listing, Page},
-    request::{Access, Query, Read, parse_id, parse_pattern, parse_time, parse_word},
+    request::{Access, Operate, Query, Read, parse_id, parse_pattern, parse_time, parse_word},
     resources::find,
     views::{AttemptView, DeliveryView},
 };
 use crate::{
     catalog::Catalog,
-    model::{
-        DeliveryId, DeliverySeq, DeliveryState, Destination, DestinationId, EventId, ProjectId,
-        Selection,
-    },
-    problem::Problem,
-    store::{ActivityFilter, DeliveryRecord},
+    model::{DeliveryId, DeliveryState, Destination, DestinationId, ProjectId, Selection},
+    problem::{Kind, Problem},
+    store::{ActivityFilter, DeliveryRecord, OwedQuery},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -158,16 +156,37 @@ pub async fn find_delivery(
     project: ProjectId,
     id: &str,
 ) -> Result<DeliveryRecord, Problem> {
-    let missing = || Problem::not_found("delivery");
     let id: DeliveryId = parse_id("delivery", id)?;
-    // All but the order bits are the event's, and the store finds an event without them.
-    let event = api.database.event(project, EventId::from_bits(id.bits())).await?;
-    let event = event.ok_or_else(missing)?.event;
-    if id.order() >= DeliverySeq::PER_EVENT || DeliveryId::of(event.id, id.order()) != id {
-        return Err(missing());
+    let found = api.database.delivery_by_id(project, id).await?;
+    found.ok_or_else(|| Problem::not_found("delivery"))
+}
+
+/// Cancel a delivery
+///
+/// It is attempted no more. One that is being attempted at this moment is cancelled if that attempt fails.
+#[utoipa::path(
+    post,
+    path = "/api/v1/deliveries/{delivery}/cancel",
+    tag = "deliveries",
+    params(("delivery" = String, Path, description = "`dlv_…`")),
+    responses(
+        (status = 202, description = "It will be; this is how it was", body = DeliveryView),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn cancel_delivery(
+    State(api): State<Api>,
+    access: Access<Operate>,
+    Path(delivery): Path<String>,
+) -> Result<(StatusCode, Json<DeliveryView>), Problem> {
+    let record = find_delivery(&api, access.project, &delivery).await?;
+    let owed = api.database.owed(OwedQuery::These(vec![record.seq])).await?;
+    if owed.is_empty() {
+        return Err(Problem::new(Kind::Conflict).detail("the delivery has ended already"));
     }
-    let seq = DeliverySeq::new(event.seq, id.order());
-    api.database.delivery(project, seq).await?.ok_or_else(missing)
+    api.dispatch.cancel(owed).await;
+    let view = DeliveryView::of(&record, access.session.catalog());
+    Ok((StatusCode::ACCEPTED, Json(view)))
 }
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]

@@ -7,7 +7,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{deliveries, events, operations, replays, resources, stats, tail};
+use super::{deliveries, events, export, operations, replays, resources, stats, tail};
 use crate::{ingest, problem::Problem};
 
 #[derive(OpenApi)]
@@ -22,8 +22,10 @@ use crate::{ingest, problem::Problem};
         ingest::post_events,
         events::list_events,
         events::get_event,
+        export::export_events,
         deliveries::list_deliveries,
         deliveries::get_delivery,
+        deliveries::cancel_delivery,
         deliveries::list_dead_letters,
         deliveries::list_attempts,
         tail::tail,

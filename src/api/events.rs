@@ -10,10 +10,12 @@ use super::{
     Api,
     page::{self, Listing, Page},
     request::{Access, Query, Read, parse_id, parse_pattern, parse_time},
+    resources::find,
     views::{EventDetailView, EventView},
 };
 use crate::{
-    model::{IdempotencyKey, ProjectId},
+    catalog::Catalog,
+    model::{IdempotencyKey, ProjectId, Source, SourceId},
     problem::Problem,
     store::{EventFilter, EventRecord},
 };
@@ -71,24 +73,25 @@ pub async fn list_events(
         let data = found.iter().map(|it| view(EventView::of(&it.event, catalog))).collect();
         return Ok(Json(Listing { data, next: None }));
     }
-    let source = query.source.as_deref().map(|source| {
-        let by_id = source
-            .parse()
-            .ok()
-            .filter(|id| catalog.sources.get(id).is_some_and(|it| it.project == access.project));
-        by_id
-            .or_else(|| catalog.source_named(access.project, source).map(|it| it.id))
-            .ok_or_else(|| Problem::not_found("source"))
-    });
     let filter = EventFilter {
         event_type: parse_pattern("type", query.event_type.as_deref())?,
-        source: source.transpose()?,
+        source: source(catalog, access.project, query.source.as_deref())?,
         from: parse_time("from", query.from.as_deref())?,
         until: parse_time("until", query.until.as_deref())?,
     };
     let page = page::page_of_records(query.limit.as_deref(), query.cursor.as_deref())?;
     let events = api.database.events(access.project, &filter, page::one_more(page)).await?;
     Ok(page::records(events, page, |it| (it.seq.0, 0), |it| view(EventView::of(&it, catalog))))
+}
+
+/// The source that a filter names.
+pub fn source(
+    catalog: &Catalog,
+    project: ProjectId,
+    named: Option<&str>,
+) -> Result<Option<SourceId>, Problem> {
+    let Some(named) = named.filter(|it| !it.is_empty()) else { return Ok(None) };
+    Ok(Some(find::<Source>(catalog, project, named)?.id))
 }
 
 /// Get an event
@@ -109,7 +112,14 @@ pub async fn get_event(
     access: Access<Read>,
     Path(event): Path<String>,
 ) -> Result<Json<EventDetailView>, Problem> {
-    let record = find_event(&api, access.project, &event).await?;
+    /// An event that was replayed often has many; the logs of the others are their own pages.
+    const LOGS: usize = 100;
+    let mut record = find_event(&api, access.project, &event).await?;
+    for delivery in record.deliveries.iter_mut().rev().take(LOGS) {
+        if let Some(whole) = api.database.delivery(access.project, delivery.seq).await? {
+            *delivery = whole;
+        }
+    }
     Ok(Json(EventDetailView::of(&record, access.session.catalog())))
 }
 

@@ -5,6 +5,7 @@ mod request;
 mod page;
 mod views;
 mod events;
+mod export;
 mod deliveries;
 mod stats;
 mod replays;
@@ -27,6 +28,7 @@ use crate::{
     clock::Clock,
     crypto::{KeyHasher, Random, Vault},
     destinations::Outlets,
+    dispatch,
     ingest::{self, Ingest, Keyring},
     problem::{Kind, Problem},
     replay::Replayed,
@@ -65,6 +67,7 @@ pub struct Context {
     pub random: Arc<dyn Random>,
     /// For test events.
     pub outlets: Arc<dyn Outlets>,
+    pub dispatch: dispatch::Handle,
     /// Tells the dispatcher what a replay has made.
     pub replayed: Replayed,
     pub tail: Tail,
@@ -127,10 +130,12 @@ fn routes() -> Routes {
         .post("/api/v1/events", ingest::post_event)
         .post("/api/v1/events/batch", ingest::post_events)
         .get("/api/v1/events", events::list_events)
+        .get("/api/v1/events/export", export::export_events)
         .get("/api/v1/events/{event}", events::get_event)
         // What became of them.
         .get("/api/v1/deliveries", deliveries::list_deliveries)
         .get("/api/v1/deliveries/{delivery}", deliveries::get_delivery)
+        .post("/api/v1/deliveries/{delivery}/cancel", deliveries::cancel_delivery)
         .get("/api/v1/dead-letters", deliveries::list_dead_letters)
         .get("/api/v1/attempts", deliveries::list_attempts)
         .get("/api/v1/tail", tail::tail)

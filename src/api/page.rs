@@ -2,20 +2,13 @@
 
 use axum::Json;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     model::{Id, Kind},
     problem::Problem,
     store,
 };
-
-/// The part of every list's query that says which page.
-#[derive(Debug, Default, Deserialize)]
-pub struct PageQuery {
-    pub limit: Option<String>,
-    pub cursor: Option<String>,
-}
 
 /// A page of a list.
 #[derive(Debug, Serialize, utoipa::ToSchema)]

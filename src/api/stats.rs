@@ -15,6 +15,7 @@ use super::{
     resources::find,
 };
 use crate::{
+    dispatch::LineStatus,
     model::{Destination, DestinationId, DestinationState},
     problem::Problem,
     store::{Minute, Refusal},
@@ -169,6 +170,8 @@ pub struct DestinationStatus {
     pub owed: u64,
     /// When the event of the oldest of them was accepted, in seconds before now.
     pub oldest_seconds: Option<f64>,
+    /// How it stands with the dispatcher, e.g. its breaker. Null: it has had nothing to do with it.
+    pub dispatch: Option<LineStatus>,
 }
 
 /// Get how everything is
@@ -186,11 +189,12 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
     let now = api.clock.now();
     let catalog = access.session.catalog();
     let own = catalog.destinations.values().filter(|it| it.project == access.project);
-    let destinations = own.map(|it| {
+    let mut destinations = Vec::new();
+    for it in own {
         let owed = backlog.iter().find(|backlog| backlog.destination == it.id);
         let age =
             owed.map(|it| Duration::try_from(now.duration_since(it.oldest)).unwrap_or_default());
-        DestinationStatus {
+        destinations.push(DestinationStatus {
             id: it.id,
             name: it.name.to_string(),
             state: match it.state {
@@ -200,8 +204,9 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
             },
             owed: owed.map_or(0, |it| it.owed),
             oldest_seconds: age.map(|it| it.as_secs_f64()),
-        }
-    });
+            dispatch: api.dispatch.line(it.id).await,
+        });
+    }
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         now,
@@ -209,7 +214,7 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
             Refusal::DiskFull => "disk_full",
             Refusal::Broken => "broken",
         }),
-        destinations: destinations.collect(),
+        destinations,
     }))
 }
 

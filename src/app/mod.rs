@@ -192,6 +192,7 @@ impl App {
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             outlets,
+            dispatch: dispatch.clone(),
             replayed: replayed.clone(),
             draining: stops.draining.subscribe(),
             tail: tail.clone(),

@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::model::{
-    Class, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event, EventId, EventSeq,
-    IdempotencyKey, Message, NewEvent, Owed, Pattern, PipelineId, Place, Plan, ProjectId, RawJson,
-    ReplayId, Selection, Skipped, SourceId, Standing,
+    Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event, EventId,
+    EventSeq, IdempotencyKey, Message, NewEvent, Owed, Pattern, PipelineId, Place, Plan, ProjectId,
+    RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
 };
 
 /// What the stages ask of a database.
@@ -89,11 +89,26 @@ pub trait Records: Send + Sync {
         filter: &EventFilter,
         page: Page,
     ) -> Result<Vec<Event>>;
+    /// Oldest first, from behind `after` on. Large ones come fewer at a time than `limit`; nothing
+    /// comes only when there are none.
+    async fn events_behind(
+        &self,
+        project: ProjectId,
+        filter: &EventFilter,
+        after: EventSeq,
+        limit: usize,
+    ) -> Result<Vec<Event>>;
     /// With its activity log.
     async fn delivery(
         &self,
         project: ProjectId,
         seq: DeliverySeq,
+    ) -> Result<Option<DeliveryRecord>>;
+    /// By its id, with its activity log.
+    async fn delivery_by_id(
+        &self,
+        project: ProjectId,
+        id: DeliveryId,
     ) -> Result<Option<DeliveryRecord>>;
     /// Newest event first. The activity log of each is left empty.
     async fn deliveries(

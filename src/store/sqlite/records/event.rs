@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{Archive, walk::Cursor};
 use crate::{
     model::{
-        DeliverySeq, DeliveryState, Entry, EventId, EventSeq, ProjectId, RawJson, Skipped, TypeName,
+        DeliveryId, DeliverySeq, DeliveryState, Entry, EventId, EventSeq, ProjectId, RawJson,
+        Skipped, TypeName,
     },
     store::{
         DeliveryRecord, EventRecord, Result, StoreError,
@@ -106,6 +107,25 @@ impl Archive {
         let copy = row.copy.as_deref().map(unpack).transpose()?.map(RawJson::trusted);
         let record = self.delivery_record(row, &head, progress)?;
         Ok(Some(DeliveryRecord { copy, entries, ..record }))
+    }
+
+    pub fn delivery_by_id(
+        &self,
+        project: ProjectId,
+        id: DeliveryId,
+    ) -> Result<Option<DeliveryRecord>> {
+        // All but the order bits are the event's, and those bits are the ordinal.
+        for seq in self.readers.seqs_of_id(EventId::from_bits(id.bits()))? {
+            let Some(own) = self.readers.segments.of_event(seq) else { continue };
+            let Some(head) = own.read(|it| head_in(it, seq))? else { continue };
+            if id.order() < DeliverySeq::PER_EVENT && DeliveryId::of(head.id, id.order()) == id {
+                let found = self.delivery(project, DeliverySeq::new(seq, id.order()))?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Without its log and its copy.

@@ -18,16 +18,9 @@ impl Archive {
         filter: &EventFilter,
         page: Page,
     ) -> Result<Vec<Event>> {
-        let control = &self.readers.control;
-        let Some(project) = control.known_number(project) else { return Ok(Vec::new()) };
-        let mut condition = Condition::new("project = ?", project);
-        if let Some(source) = filter.source {
-            let Some(source) = control.known_number(source) else { return Ok(Vec::new()) };
-            condition.and("source = ?", source);
-        }
-        condition.and_type("type", filter.event_type.as_ref());
-        condition.and_time("received_at", filter.from, filter.until);
-
+        let Some((project, condition)) = self.condition(project, filter) else {
+            return Ok(Vec::new());
+        };
         let limit = page.limit.min(LARGEST_PAGE);
         let before = page.before.map_or(i64::MAX, |it| it.0 as i64);
         let mut events = Vec::new();
@@ -50,6 +43,66 @@ impl Archive {
             })?;
         }
         Ok(events)
+    }
+
+    pub fn events_behind(
+        &self,
+        project: ProjectId,
+        filter: &EventFilter,
+        after: EventSeq,
+        limit: usize,
+    ) -> Result<Vec<Event>> {
+        const BYTES: usize = 4 << 20;
+
+        let Some((project, mut condition)) = self.condition(project, filter) else {
+            return Ok(Vec::new());
+        };
+        condition.and("seq > ?", after.0 as i64);
+        let limit = limit.min(LARGEST_PAGE);
+        let sql = format!(
+            "SELECT seq FROM events NOT INDEXED WHERE {} ORDER BY seq LIMIT {limit}",
+            condition.sql()
+        );
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        let all = self.readers.segments.all();
+        let first = all.partition_point(|it| it.first() <= after).saturating_sub(1);
+        for segment in &all[first..] {
+            segment.read(|connection| {
+                if !may_have(connection, segment, project, filter)? {
+                    return Ok(());
+                }
+                let mut statement = connection.prepare_cached(&sql)?;
+                let mut rows = statement.query(condition.values())?;
+                while events.len() < limit
+                    && bytes < BYTES
+                    && let Some(row) = rows.next()?
+                {
+                    let seq = EventSeq(row.get::<_, i64>(0)? as u64);
+                    let event = self.readers.event_in(connection, seq)?;
+                    let event = event.ok_or(StoreError::Damaged { what: "index of events" })?;
+                    bytes += event.weight();
+                    events.push(event);
+                }
+                Ok(())
+            })?;
+            if events.len() >= limit || bytes >= BYTES {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    /// The project's number, and the condition on its rows. `None`: no row can match.
+    fn condition(&self, project: ProjectId, filter: &EventFilter) -> Option<(i64, Condition)> {
+        let control = &self.readers.control;
+        let project = control.known_number(project)?;
+        let mut condition = Condition::new("project = ?", project);
+        if let Some(source) = filter.source {
+            condition.and("source = ?", control.known_number(source)?);
+        }
+        condition.and_type("type", filter.event_type.as_ref());
+        condition.and_time("received_at", filter.from, filter.until);
+        Some((project, condition))
     }
 }
 

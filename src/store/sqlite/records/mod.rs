@@ -22,8 +22,8 @@ use jiff::Timestamp;
 use super::{SqliteStore, blocking, first_with_key, owed::OwedFile, readers::Readers, replay};
 use crate::{
     model::{
-        DeliverySeq, DeliveryState, DestinationId, Event, EventId, IdempotencyKey, ProjectId,
-        ReplayId, Selection,
+        DeliveryId, DeliverySeq, DeliveryState, DestinationId, Event, EventId, EventSeq,
+        IdempotencyKey, ProjectId, ReplayId, Selection,
     },
     store::{
         ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Minute, Page,
@@ -69,12 +69,31 @@ impl Records for SqliteStore {
         self.ask(move |it| it.events(project, &filter, page)).await
     }
 
+    async fn events_behind(
+        &self,
+        project: ProjectId,
+        filter: &EventFilter,
+        after: EventSeq,
+        limit: usize,
+    ) -> Result<Vec<Event>> {
+        let filter = filter.clone();
+        self.ask(move |it| it.events_behind(project, &filter, after, limit)).await
+    }
+
     async fn delivery(
         &self,
         project: ProjectId,
         seq: DeliverySeq,
     ) -> Result<Option<DeliveryRecord>> {
         self.ask(move |it| it.delivery(project, seq)).await
+    }
+
+    async fn delivery_by_id(
+        &self,
+        project: ProjectId,
+        id: DeliveryId,
+    ) -> Result<Option<DeliveryRecord>> {
+        self.ask(move |it| it.delivery_by_id(project, id)).await
     }
 
     async fn deliveries(

@@ -1,0 +1,138 @@
+//! Events as lines of JSON, for whoever wants them outside.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::stream;
+use serde::Deserialize;
+
+use super::{
+    Api,
+    events::source,
+    request::{Access, Query, Read, parse_pattern, parse_time},
+    views::EventView,
+};
+use crate::{
+    catalog::Catalog,
+    model::{Event, EventSeq, ProjectId, RawJson},
+    problem::Problem,
+    store::{EventFilter, StoreError},
+};
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ExportQuery {
+    /// A type, or a group such as `user.*`.
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    /// The name or id of a source.
+    source: Option<String>,
+    /// Received at this moment or later.
+    #[param(format = DateTime)]
+    from: Option<String>,
+    /// Received before this moment.
+    #[param(format = DateTime)]
+    until: Option<String>,
+}
+
+/// Export events
+///
+/// All of them, oldest first, each as a line of JSON. The stream goes on for as long as there are any; an
+/// error in the middle of it breaks the connection, so that half is never taken for the whole.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events/export",
+    tag = "events",
+    params(ExportQuery),
+    responses(
+        (status = 200, description = "A line for each, as `Event`", body = String, content_type = "application/x-ndjson"),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn export_events(
+    State(api): State<Api>,
+    access: Access<Read>,
+    Query(query): Query<ExportQuery>,
+) -> Result<Response, Problem> {
+    let catalog = access.session.catalog().clone();
+    let filter = EventFilter {
+        event_type: parse_pattern("type", query.event_type.as_deref())?,
+        source: source(&catalog, access.project, query.source.as_deref())?,
+        from: parse_time("from", query.from.as_deref())?,
+        until: parse_time("until", query.until.as_deref())?,
+    };
+    let export = Export {
+        api,
+        project: access.project,
+        filter,
+        catalog,
+        after: EventSeq(0),
+        read: VecDeque::new(),
+    };
+    let chunks = stream::try_unfold(export, |mut export| async move {
+        let chunk = export.next().await?;
+        Ok::<_, StoreError>(chunk.map(|chunk| (chunk, export)))
+    });
+    let content_type = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, content_type)], Body::from_stream(chunks)).into_response())
+}
+
+/// How far an export has come. It holds one page of events at most.
+struct Export {
+    api: Api,
+    project: ProjectId,
+    filter: EventFilter,
+    catalog: Arc<Catalog>,
+    after: EventSeq,
+    read: VecDeque<Event>,
+}
+
+impl Export {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        const PAGE: usize = 256;
+        const CHUNK_BYTES: usize = 64 * 1024;
+        if self.read.is_empty() {
+            let database = &self.api.database;
+            let page = database.events_behind(self.project, &self.filter, self.after, PAGE).await?;
+            self.read = page.into();
+        }
+        if self.read.is_empty() {
+            return Ok(None);
+        }
+        let mut lines = BytesMut::with_capacity(CHUNK_BYTES).writer();
+        while lines.get_ref().len() < CHUNK_BYTES
+            && let Some(event) = self.read.pop_front()
+        {
+            self.after = event.seq;
+            // It cannot fail: memory takes everything, and our own types serialise.
+            let _ = serde_json::to_writer(&mut lines, &line(&event, &self.catalog));
+            lines.get_mut().put_u8(b'\n');
+        }
+        Ok(Some(lines.into_inner().freeze()))
+    }
+}
+
+/// An event in one line: where JSON has a line break between two values, it gets a space.
+fn line(event: &Event, catalog: &Catalog) -> EventView {
+    let mut view = EventView::of(event, catalog);
+    view.metadata = in_one_line(view.metadata);
+    view.payload = view.payload.map(in_one_line);
+    view
+}
+
+fn in_one_line(json: RawJson) -> RawJson {
+    let is_break = |it: &u8| matches!(it, b'\n' | b'\r');
+    if !json.bytes().iter().any(is_break) {
+        return json;
+    }
+    // Within a text a line break is always escaped.
+    let bytes = json.bytes().iter().map(|it| if is_break(it) { b' ' } else { *it });
+    RawJson::trusted(bytes.collect::<Vec<u8>>())
+}
