@@ -50,7 +50,8 @@ fn main() -> Result<(), Failure> {
 }
 
 fn open(folder: &Path) -> Result<(Arc<SqliteStore>, Hints), Failure> {
-    let (sender, receiver) = hint::channel(100_000);
+    let weigh = |it: &Vec<Arc<Event>>| it.iter().map(|it| it.weight()).sum();
+    let (sender, receiver) = hint::weighed_channel(10_000, 16 << 20, weigh);
     let mut seed = 1_u64;
     let random = Box::new(move || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -150,18 +151,26 @@ async fn follow(
             Ok::<_, Failure>(())
         })
     };
-    let mut planned = 0;
+    let (mut planned, mut is_behind) = (0, false);
     while planned < total {
-        let mut events = match hints.receive().await {
-            Some(Hint::Some(events)) => events,
-            Some(Hint::Lost(_)) => return Err("a hint was lost".into()),
-            None => break,
+        let mut events = match is_behind {
+            true => store.unplanned(EventSeq(0), 2_000).await?,
+            false => match hints.receive().await {
+                Some(Hint::Some(events)) => events,
+                Some(Hint::Lost(_)) => Vec::new(),
+                None => break,
+            },
         };
-        while events.len() < 2_000 {
-            match hints.try_receive() {
-                Some(Hint::Some(more)) => events.extend(more),
-                Some(Hint::Lost(_)) | None => break,
-            }
+        // What was read already is hinted once more, and what was lost shows as a gap.
+        events.retain(|it| it.seq.0 > planned as u64);
+        let is_next = events.first().is_some_and(|it| it.seq.0 == planned as u64 + 1);
+        if is_behind && events.is_empty() {
+            is_behind = false;
+            continue;
+        }
+        if !is_next {
+            is_behind = true;
+            continue;
         }
         planned += events.len();
         let owed = store.plan(events.iter().map(plan).collect()).await?;
