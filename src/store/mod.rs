@@ -110,7 +110,8 @@ pub trait Records: Send + Sync {
         project: ProjectId,
         id: DeliveryId,
     ) -> Result<Option<DeliveryRecord>>;
-    /// Newest event first. The activity log of each is left empty.
+    /// Newest event first. The activity log and the copy of each are left out, here and in the
+    /// record of an event.
     async fn deliveries(
         &self,
         project: ProjectId,

@@ -69,11 +69,10 @@ impl SqliteStore {
                 || segment
                     .read(|it| contents_of(it, number))?
                     .is_some_and(|it| it.overlaps(from, until));
-            let mut at = segment.first();
-            while is_worth_it {
-                let events = chunk(readers, &segment, &condition, at)?;
-                let Some(last) = events.last() else { break };
-                at = EventSeq(last.seq.0 + 1);
+            let mut at = is_worth_it.then(|| segment.first());
+            while let Some(from) = at {
+                let events = chunk(readers, &segment, &condition, from)?;
+                at = events.last().map(|it| EventSeq(it.seq.0 + 1));
                 count += events.len() as u64;
                 for event in events {
                     write(event, out)?;

@@ -105,7 +105,7 @@ mod tests {
         let mut counts = Vec::new();
         let mut written = 0;
         for _ in 0..10_000 {
-            counts.push(100);
+            counts.extend([100]);
             while let Some(range) = pick(&counts, 100, 4) {
                 let merged: u64 = counts[range.clone()].iter().sum();
                 written += merged;

@@ -163,10 +163,6 @@ impl Keys {
         self.reader.clone()
     }
 
-    pub fn hash(&self, namespace: u8, project: ProjectId, key: &str) -> KeyHash {
-        self.reader.hash(namespace, project, key)
-    }
-
     pub fn covered(&self) -> EventSeq {
         self.reader.covered()
     }
@@ -214,7 +210,7 @@ impl Drop for Keys {
 impl KeyReader {
     pub fn hash(&self, namespace: u8, project: ProjectId, key: &str) -> KeyHash {
         let digest = Sha256::new()
-            .chain_update(&*self.shared.secret)
+            .chain_update(self.shared.secret.as_slice())
             .chain_update([namespace])
             .chain_update(project.bits().to_be_bytes())
             .chain_update(key)

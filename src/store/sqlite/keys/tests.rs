@@ -30,13 +30,13 @@ fn id(seq: u64) -> EventId {
 /// Events from 1 on, each with a key of its own.
 fn fill(keys: &mut Keys, seqs: std::ops::RangeInclusive<u64>) {
     for seq in seqs {
-        let hash = keys.hash(0, project(), &seq.to_string());
+        let hash = keys.reader.hash(0, project(), &seq.to_string());
         keys.add(hash, id(seq), EventSeq(seq));
     }
 }
 
 fn find(keys: &Keys, key: u64) -> Option<EventId> {
-    keys.find(&keys.hash(0, project(), &key.to_string())).unwrap()
+    keys.find(&keys.reader.hash(0, project(), &key.to_string())).unwrap()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -117,18 +117,18 @@ proptest! {
 fn keys_of_other_projects_and_namespaces_are_other_keys() {
     let folder = tempfile::tempdir().unwrap();
     let keys = open(folder.path());
-    let hash = keys.hash(0, project(), "a");
-    assert_eq!(hash, keys.hash(0, project(), "a"));
-    assert_ne!(hash, keys.hash(1, project(), "a"));
-    assert_ne!(hash, keys.hash(0, ProjectId::from_bits(2), "a"));
-    assert_ne!(hash, keys.hash(0, project(), "b"));
+    let hash = keys.reader.hash(0, project(), "a");
+    assert_eq!(hash, keys.reader.hash(0, project(), "a"));
+    assert_ne!(hash, keys.reader.hash(1, project(), "a"));
+    assert_ne!(hash, keys.reader.hash(0, ProjectId::from_bits(2), "a"));
+    assert_ne!(hash, keys.reader.hash(0, project(), "b"));
 }
 
 #[test]
 fn an_event_that_is_added_twice_keeps_its_first_id() {
     let folder = tempfile::tempdir().unwrap();
     let mut keys = open(folder.path());
-    let hash = keys.hash(0, project(), "a");
+    let hash = keys.reader.hash(0, project(), "a");
     keys.add(hash, id(1), EventSeq(1));
     keys.add(hash, id(2), EventSeq(2));
     assert_eq!(keys.find(&hash).unwrap(), Some(id(1)));
@@ -141,7 +141,7 @@ fn both_keys_of_an_event_are_in_one_run() {
     let mut keys = Keys::open_with(folder.path(), SECRET, limits).unwrap();
     for seq in 1..=50 {
         for namespace in 0..2 {
-            let hash = keys.hash(namespace, project(), &seq.to_string());
+            let hash = keys.reader.hash(namespace, project(), &seq.to_string());
             keys.add(hash, id(seq), EventSeq(seq));
         }
     }
@@ -150,7 +150,7 @@ fn both_keys_of_an_event_are_in_one_run() {
     assert!(keys.covered() > EventSeq(0));
     for seq in 1..=keys.covered().0 {
         for namespace in 0..2 {
-            let hash = keys.hash(namespace, project(), &seq.to_string());
+            let hash = keys.reader.hash(namespace, project(), &seq.to_string());
             assert_eq!(keys.find(&hash).unwrap(), Some(id(seq)), "{seq} {namespace}");
         }
     }
@@ -251,7 +251,7 @@ fn a_flipped_bit_is_found_before_it_is_believed() {
         // Either it does not open, or no find gives a wrong answer, or the bit is in unused space.
         let Ok(keys) = Keys::open_with(folder.path(), SECRET, SMALL) else { continue };
         for key in 1..=190 {
-            let hash = keys.hash(0, project(), &key.to_string());
+            let hash = keys.reader.hash(0, project(), &key.to_string());
             match keys.find(&hash) {
                 Ok(found) => assert_eq!(found, Some(id(key)), "byte {place}"),
                 Err(error) => assert!(matches!(error, StoreError::Damaged { .. })),
@@ -268,7 +268,7 @@ fn when_the_disk_fails_for_long_nothing_more_may_be_accepted() {
     fs::remove_dir(folder.path()).unwrap();
     fill(&mut keys, 1..=1_000);
     assert!(keys.reader().flush().is_err());
-    let absent = keys.hash(0, project(), "absent");
+    let absent = keys.reader.hash(0, project(), "absent");
     assert!(keys.find(&absent).is_err());
     assert_eq!(find(&keys, 7), Some(id(7)), "what it knows it still says");
 
@@ -289,7 +289,7 @@ fn keys_speed() {
     for million in 1..=10_u64 {
         let start = std::time::Instant::now();
         for seq in (million - 1) * 1_000_000 + 1..=million * 1_000_000 {
-            let hash = keys.hash(0, project(), &format!("order-{seq}-placed"));
+            let hash = keys.reader.hash(0, project(), &format!("order-{seq}-placed"));
             if keys.find(&hash).unwrap().is_none() {
                 keys.add(hash, id(seq), EventSeq(seq));
             }
@@ -297,7 +297,7 @@ fn keys_speed() {
         let all = start.elapsed();
         let start = std::time::Instant::now();
         for absent in 0..200_000 {
-            let hash = keys.hash(1, project(), &format!("order-{absent}-placed"));
+            let hash = keys.reader.hash(1, project(), &format!("order-{absent}-placed"));
             assert!(keys.find(&hash).unwrap().is_none());
         }
         let find = start.elapsed();
@@ -318,7 +318,7 @@ fn keys_speed() {
     println!("opened in {:?}, covered {:?}", start.elapsed(), keys.covered());
     let start = std::time::Instant::now();
     for seq in (1..=10_000_000_u64).step_by(100) {
-        let hash = keys.hash(0, project(), &format!("order-{seq}-placed"));
+        let hash = keys.reader.hash(0, project(), &format!("order-{seq}-placed"));
         assert_eq!(keys.find(&hash).unwrap(), Some(id(seq)));
     }
     println!("hash + find of a key that is there: {:.2} µs", start.elapsed().as_secs_f64() * 10.0);
