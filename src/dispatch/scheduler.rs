@@ -242,18 +242,7 @@ impl Scheduler {
                     self.with(number, now, actions, |line, _| line.mark_unread());
                 }
             }
-            Input::Planned(deliveries) => {
-                let last = deliveries.iter().map(|owed| owed.seq.event()).max();
-                for owed in deliveries {
-                    if !self.totals.early.has_ended(owed.seq) {
-                        let number = self.seat(owed.destination);
-                        self.with(number, now, actions, |line, step| line.plan(owed, step));
-                    }
-                }
-                if let Some(last) = last {
-                    self.totals.early.hinted(last);
-                }
-            }
+            Input::Planned(deliveries) => self.plan(deliveries, now, actions),
             Input::Spilled(lost) => {
                 for (destination, missed) in lost.0 {
                     let number = self.seat(destination);
@@ -303,6 +292,19 @@ impl Scheduler {
             }
             Input::Tick => (),
             Input::Stop => self.stopping = Stopping::Yes,
+        }
+    }
+
+    fn plan(&mut self, deliveries: Vec<Owed>, now: Timestamp, actions: &mut Vec<Action>) {
+        let last = deliveries.iter().map(|owed| owed.seq.event()).max();
+        for owed in deliveries {
+            if !self.totals.early.has_ended(owed.seq) {
+                let number = self.seat(owed.destination);
+                self.with(number, now, actions, |line, step| line.plan(owed, step));
+            }
+        }
+        if let Some(last) = last {
+            self.totals.early.hinted(last);
         }
     }
 

@@ -6,21 +6,22 @@
 //!
 //! What is not in memory is known by bounds only: see [`reading`].
 
+mod totals;
 mod lanes;
 mod reading;
 mod outcome;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use jiff::Timestamp;
 
+pub use self::totals::{Step, Totals};
 use self::{lanes::Lanes, reading::Reading};
 use super::{
-    Options,
     breaker::{Allows, Breaker, State as BreakerState},
     later,
     rate::Bucket,
@@ -29,8 +30,7 @@ use super::{
     status::LineStatus,
 };
 use crate::model::{
-    DeliverySeq, Destination, DestinationId, DestinationState, Ended, EventSeq, Lane, Ordering,
-    Owed, Policy,
+    DeliverySeq, Destination, DestinationId, DestinationState, Ended, Lane, Ordering, Owed, Policy,
 };
 
 /// However full the memory is, a destination may hold this many.
@@ -127,59 +127,6 @@ pub enum Gate {
     Open,
     Shut,
     ShutUntil(Timestamp),
-}
-
-/// What one step of the scheduler gives a line to work with.
-pub struct Step<'a> {
-    pub now: Timestamp,
-    pub options: &'a Options,
-    pub totals: &'a mut Totals,
-    pub actions: &'a mut Vec<Action>,
-}
-
-/// Over all lines.
-#[derive(Debug, Default)]
-pub struct Totals {
-    pub held: usize,
-    pub in_flight: usize,
-    pub unsettled: usize,
-    pub reads: usize,
-    pub early: Early,
-}
-
-/// What was read from the store and left memory again before its hint came in: a hint that comes
-/// late must not bring it back.
-#[derive(Debug, Default)]
-pub struct Early {
-    /// Hints come in accept order, and have come up to here.
-    hinted: EventSeq,
-    left: BTreeSet<DeliverySeq>,
-}
-
-impl Early {
-    /// Far more than can be between the store and the hints. The oldest are forgotten first: their
-    /// hints were never to come, since their events are from before the start.
-    const MOST: usize = 50_000;
-
-    pub fn has_ended(&self, seq: DeliverySeq) -> bool {
-        !self.left.is_empty() && self.left.contains(&seq)
-    }
-
-    pub fn hinted(&mut self, event: EventSeq) {
-        self.hinted = self.hinted.max(event);
-        if !self.left.is_empty() {
-            self.left = self.left.split_off(&DeliverySeq::first_of(EventSeq(self.hinted.0 + 1)));
-        }
-    }
-
-    fn leave(&mut self, seq: DeliverySeq) {
-        if seq.event() > self.hinted {
-            self.left.insert(seq);
-            if self.left.len() > Self::MOST {
-                self.left.pop_first();
-            }
-        }
-    }
 }
 
 impl Line {

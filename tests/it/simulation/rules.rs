@@ -31,12 +31,15 @@ pub struct Rules {
     /// What the scheduler has been told of: hinted, lost, or from before the start.
     pub told: HashSet<DeliverySeq>,
     pub attempts: u64,
+    /// Cancelled in this life. A crash may forget a cancel that was not yet on disk.
+    pub cancelled: HashSet<DeliverySeq>,
 }
 
 impl Rules {
     /// A new process knows nothing of the one before.
     pub fn restart(&mut self, store: &ModelStore) {
         self.seen.clear();
+        self.cancelled.clear();
         self.told = store.all().map(|it| it.seq).collect();
     }
 
@@ -63,6 +66,7 @@ impl Rules {
         let stored = store.get(owed);
         assert_eq!(stored, Some(owed), "it is attempted, and is not owed so");
         assert!(owed.standing.due.is_none_or(|due| due <= now), "{owed:?} is not due");
+        assert!(!self.cancelled.contains(&owed.seq), "{owed:?} goes on after it was cancelled");
         let destination = destination.expect("the destination is deleted");
         assert_eq!(destination.state, DestinationState::Active, "the destination is not active");
         let policy = &destination.policy;

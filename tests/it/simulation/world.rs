@@ -154,6 +154,7 @@ impl World {
 
     pub fn cancel(&mut self, owed: Vec<Owed>) {
         self.cancelled.extend(owed.iter().map(|it| it.seq));
+        self.rules.cancelled.extend(owed.iter().map(|it| it.seq));
         self.step(Input::Cancel(owed));
     }
 
