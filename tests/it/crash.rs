@@ -32,12 +32,14 @@ use sender::Sender;
 use tokio::{sync::watch, task::JoinHandle};
 
 const CONCURRENCY: u64 = 16;
+/// Settlements that may wait for the disk: what has been delivered and may come twice nonetheless.
+pub const UNSETTLED_AT_MOST: u64 = 16;
 const PLAIN_LANES: usize = 6;
 const ORDERED_LANES: usize = 2;
 
 /// How long before a kill a delivery may have arrived without having been settled: generous, since
 /// the tests of a whole machine may be running beside this one. The count is what is strict.
-const UNSETTLED: Duration = Duration::from_secs(5);
+const UNSETTLED_FOR: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_accepted_is_lost_when_it_is_killed_at_random_moments() {
@@ -51,7 +53,7 @@ async fn nothing_accepted_is_lost_when_it_is_killed_at_random_moments() {
     receiver.behave("plain-a", Manner { refuses_percent: 1, holds_back_ms: 0 });
     receiver.behave("plain-b", Manner { refuses_percent: 0, holds_back_ms: 10 });
     receiver.behave("ordered", Manner { refuses_percent: 1, holds_back_ms: 0 });
-    let setup = setup(&folder, &resources(&receiver));
+    let setup = setup(&folder, &resources(&receiver), 500);
     let sent = Arc::new(Log::create(&folder.join("sent.ndjson")));
     let (at, gateway) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
@@ -77,7 +79,7 @@ async fn nothing_accepted_is_lost_when_it_is_killed_at_random_moments() {
     last.kill();
     receiver.flush();
     sent.flush();
-    let verdict = judge(&folder, &judged(), &kills, UNSETTLED);
+    let verdict = judge(&folder, &judged(), &kills, UNSETTLED_FOR);
     eprintln!("{}", verdict.text);
     assert!(verdict.kept, "CRASH_SEED={seed}, logs in {}\n{}", folder.display(), verdict.text);
     assert!(drained, "not everything arrived; logs in {}", folder.display());
@@ -174,9 +176,10 @@ fn resources(receiver: &Receiver) -> String {
 }
 
 fn judged() -> [Judged; 3] {
+    let in_flight = CONCURRENCY + UNSETTLED_AT_MOST;
     [
-        Judged { name: "plain-a", lanes: "", fifo: false, in_flight: CONCURRENCY },
-        Judged { name: "plain-b", lanes: "plain-", fifo: false, in_flight: CONCURRENCY },
+        Judged { name: "plain-a", lanes: "", fifo: false, in_flight },
+        Judged { name: "plain-b", lanes: "plain-", fifo: false, in_flight },
         Judged { name: "ordered", lanes: "ordered-", fifo: true, in_flight: 1 },
     ]
 }
@@ -190,13 +193,20 @@ pub fn folder(suite: &str, seed: u64) -> PathBuf {
     folder
 }
 
-pub fn setup(folder: &Path, resources: &str) -> Setup {
+/// How a gateway is started for these suites: with files that hold so few events that new ones are
+/// begun, and old ones sealed, all the time.
+pub fn setup(folder: &Path, resources: &str, segment_events: u64) -> Setup {
     let path = folder.join("resources.yaml");
     std::fs::write(&path, resources).unwrap();
     Setup {
         data: folder.join("data"),
         resources: path,
         log: folder.join("gateway.txt"),
-        environment: Vec::new(),
+        environment: vec![
+            ("TIDEGATE_DISPATCH__UNSETTLED_AT_MOST", UNSETTLED_AT_MOST.to_string()),
+            ("TIDEGATE_STORE__SEGMENT_EVENTS", segment_events.to_string()),
+            // What is held back for a full disk would only be copied about.
+            ("TIDEGATE_STORE__RESERVE_BYTES", (64 << 10).to_string()),
+        ],
     }
 }

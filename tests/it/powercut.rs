@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::crash::{
-    folder,
+    UNSETTLED_AT_MOST, folder,
     gateway::{Gateway, Setup},
     logs::Log as Diary,
     logs::{Judged, Verdict, judge, now_ns},
@@ -129,12 +129,13 @@ impl Recording {
         let received = folder.join("received.ndjson");
         let receiver = Receiver::start(&received, random.next(), position.clone()).await;
         receiver.behave("late", Manner { refuses_percent: 100, holds_back_ms: 0 });
-        let mut setup = setup(&folder, &resources(&receiver));
-        setup.environment = vec![
+        let mut setup = setup(&folder, &resources(&receiver), 100);
+        let plain = setup.environment.clone();
+        setup.environment.extend([
             ("LD_PRELOAD", recorder(&folder).display().to_string()),
             ("RECORD_BELOW", setup.data.display().to_string()),
             ("RECORD_TO", record.display().to_string()),
-        ];
+        ]);
 
         let sent = Arc::new(Diary::create(&folder.join("sent.ndjson")));
         for run in 0..RUNS {
@@ -166,7 +167,8 @@ impl Recording {
         sent.flush();
         receiver.flush();
         receiver.behave("late", Manner::default());
-        setup.environment.clear();
+        // What is started after a cut is not recorded.
+        setup.environment = plain;
         let lines = |file: &str| lines(&folder.join(file));
         let (sent, received) = (lines("sent.ndjson"), lines("received.ndjson"));
         Self { folder, setup, receiver, record, sent, received }
@@ -206,7 +208,7 @@ impl Recording {
             data: folder.join("data"),
             resources: self.setup.resources.clone(),
             log: folder.join("gateway.txt"),
-            environment: Vec::new(),
+            environment: self.setup.environment.clone(),
         };
 
         // What had happened by then: an event whose answer came later may be there or not.
@@ -254,7 +256,8 @@ impl Recording {
 }
 
 fn judged() -> [Judged; 2] {
-    let judged = |name| Judged { name, lanes: "", fifo: false, in_flight: CONCURRENCY };
+    let judged =
+        |name| Judged { name, lanes: "", fifo: false, in_flight: CONCURRENCY + UNSETTLED_AT_MOST };
     [judged("live"), judged("late")]
 }
 

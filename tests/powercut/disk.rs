@@ -14,15 +14,47 @@ use crate::crash::random::Random;
 /// One entry of the log. Paths are relative to the folder; the folder itself is the empty path.
 #[derive(Debug)]
 pub enum Entry<'a> {
-    Open { handle: u64, path: PathBuf, create: bool, empty: bool },
-    Write { handle: u64, offset: u64, data: &'a [u8] },
-    Truncate { handle: u64, length: u64 },
-    Grow { handle: u64, length: u64 },
-    SyncAsked { handle: u64, number: u64 },
-    SyncGranted { number: u64 },
-    Rename { from: PathBuf, to: PathBuf },
-    Remove { path: PathBuf },
-    MakeFolder { path: PathBuf },
+    Open {
+        handle: u64,
+        path: PathBuf,
+        create: bool,
+        empty: bool,
+    },
+    Write {
+        handle: u64,
+        offset: u64,
+        data: &'a [u8],
+    },
+    Truncate {
+        handle: u64,
+        length: u64,
+    },
+    Grow {
+        handle: u64,
+        length: u64,
+    },
+    SyncAsked {
+        handle: u64,
+        number: u64,
+    },
+    SyncGranted {
+        number: u64,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    /// A second name for the same file.
+    Link {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Remove {
+        path: PathBuf,
+    },
+    MakeFolder {
+        path: PathBuf,
+    },
 }
 
 /// What a cut keeps of what was not synced.
@@ -70,6 +102,8 @@ enum Target {
 #[derive(Clone, Debug)]
 enum Naming {
     Put(PathBuf, Node),
+    /// Whole or not at all, as POSIX has it.
+    Move(PathBuf, PathBuf, Node),
     Remove(PathBuf),
 }
 
@@ -116,8 +150,11 @@ impl Disk {
             }
             Entry::Rename { from, to } => {
                 let node = self.names[&from];
+                self.name(Naming::Move(from, to, node));
+            }
+            Entry::Link { from, to } => {
+                let node = self.names[&from];
                 self.name(Naming::Put(to, node));
-                self.name(Naming::Remove(from));
             }
             Entry::Remove { path } => self.name(Naming::Remove(path)),
             Entry::MakeFolder { path } => {
@@ -234,13 +271,17 @@ impl Disk {
 impl Naming {
     fn path(&self) -> &Path {
         match self {
-            Self::Put(path, _) | Self::Remove(path) => path,
+            Self::Put(path, _) | Self::Move(_, path, _) | Self::Remove(path) => path,
         }
     }
 
     fn apply(&self, names: &mut BTreeMap<PathBuf, Node>) {
         match self {
             Self::Put(path, node) => drop(names.insert(path.clone(), *node)),
+            Self::Move(from, to, node) => {
+                names.remove(from);
+                names.insert(to.clone(), *node);
+            }
             Self::Remove(path) => drop(names.remove(path)),
         }
     }

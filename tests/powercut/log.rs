@@ -61,6 +61,7 @@ impl Log {
             9 => Entry::MakeFolder { path },
             10 => Entry::Remove { path },
             11 => panic!("the recorder does not understand: {}", path.display()),
+            12 => Entry::Link { from: path, to: text(data) },
             other => panic!("the recorder wrote an entry of kind {other}"),
         })
     }

@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 enum op {
-    OPEN = 1, WRITE, TRUNCATE, GROW, SYNC_BEGIN, SYNC_END, RENAME, UNLINK, MKDIR, RMDIR, UNSUPPORTED
+    OPEN = 1, WRITE, TRUNCATE, GROW, SYNC_BEGIN, SYNC_END, RENAME, UNLINK, MKDIR, RMDIR, UNSUPPORTED, LINK
 };
 
 struct header {
@@ -237,14 +237,17 @@ int posix_fallocate64(int fd, off64_t offset, off64_t length) {
 int fsync(int fd) { SYNC(fsync, fd) }
 int fdatasync(int fd) { SYNC(fdatasync, fd) }
 
-int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags) {
+static int renamed(enum op op, int from_folder, const char *from, int to_folder, const char *to, int result) {
     char room[PATH_MAX], other[PATH_MAX];
-    int result = REAL(renameat2)(from_folder, from, to_folder, to, flags);
     if (result) return result;
     const char *old = inside(from_folder, from, room), *new = inside(to_folder, to, other);
-    if ((!old) != (!new) || (old && flags & ~RENAME_NOREPLACE)) unsupported("a rename into or out of the folder");
-    else if (old) note_with(RENAME, 0, 0, strlen(new), old, &(struct iovec){(void *)new, strlen(new)}, 1);
+    if ((!old) != (!new)) unsupported("a name from outside the folder");
+    else if (old) note_with(op, 0, 0, strlen(new), old, &(struct iovec){(void *)new, strlen(new)}, 1);
     return result;
+}
+int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags) {
+    if (flags & ~RENAME_NOREPLACE) unsupported("a rename with flags");
+    return renamed(RENAME, from_folder, from, to_folder, to, REAL(renameat2)(from_folder, from, to_folder, to, flags));
 }
 int renameat(int from_folder, const char *from, int to_folder, const char *to) {
     return renameat2(from_folder, from, to_folder, to, 0);
@@ -296,9 +299,7 @@ int truncate64(const char *path, off64_t length) {
     return REAL(truncate64)(path, length);
 }
 int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags) {
-    char room[PATH_MAX];
-    if (inside(to_folder, to, room)) unsupported("linkat");
-    return REAL(linkat)(from_folder, from, to_folder, to, flags);
+    return renamed(LINK, from_folder, from, to_folder, to, REAL(linkat)(from_folder, from, to_folder, to, flags));
 }
 int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
 int symlink(const char *to, const char *path) {

@@ -19,7 +19,9 @@ pub struct AtEndpoint<'a> {
 struct Message<'a> {
     place: Place<'a>,
     body: &'a str,
-    /// When it last arrived and was taken.
+    /// Whether it was taken at any time.
+    delivered: bool,
+    /// When it last arrived, if it was taken then; a try after one that was refused is a retry.
     taken: Option<u64>,
 }
 
@@ -42,7 +44,7 @@ impl<'a> AtEndpoint<'a> {
     pub fn judge(&mut self, requests: &[&'a Received]) {
         self.found.requests = requests.len() as u64;
         let messages = self.messages(requests);
-        self.found.delivered = messages.values().filter(|it| it.taken.is_some()).count() as u64;
+        self.found.delivered = messages.values().filter(|it| it.delivered).count() as u64;
         self.missing(&messages);
         if self.endpoint.fifo {
             self.order(requests);
@@ -73,7 +75,8 @@ impl<'a> AtEndpoint<'a> {
             }
             let taken = request.taken().then_some(request.t);
             let Some(message) = messages.get_mut(request.id.as_str()) else {
-                let message = Message { place, body: &request.body, taken };
+                let message =
+                    Message { place, body: &request.body, delivered: request.taken(), taken };
                 messages.insert(&request.id, message);
                 continue;
             };
@@ -84,7 +87,8 @@ impl<'a> AtEndpoint<'a> {
                 Some(before) => self.repeated(request, before, &mut repeats),
                 None => self.found.retries += 1,
             }
-            message.taken = taken.or(message.taken);
+            message.delivered |= request.taken();
+            message.taken = taken;
         }
         for (kill, count) in repeats {
             self.found.repeats += count;
@@ -144,7 +148,7 @@ impl<'a> AtEndpoint<'a> {
                 continue;
             }
             let message = event.id.and_then(|id| messages.get(id));
-            if message.is_none_or(|it| it.taken.is_none()) {
+            if message.is_none_or(|it| !it.delivered) {
                 let id = event.id.unwrap_or("without an id");
                 self.broken(
                     Kind::Missing,

@@ -220,6 +220,17 @@ fn what_was_in_flight_at_a_kill_may_come_twice() {
 }
 
 #[test]
+fn a_repeat_that_is_refused_and_tried_again_is_one_repeat() {
+    let mut logs = Logs::clean(1000);
+    logs.repeat_over_kill(1, "ordered", 1);
+    let repeat = logs.received.iter().position(|it| it["t"].as_u64() == Some(500 * MS + MS / 2));
+    let mut refused = logs.received[repeat.unwrap()].clone();
+    refused["status"] = json!(503);
+    logs.received.insert(repeat.unwrap(), refused);
+    logs.is_clean("refused-repeat");
+}
+
+#[test]
 fn more_than_what_was_in_flight_at_a_kill_is_caught() {
     let mut logs = Logs::clean(1000);
     logs.repeat_over_kill(1, "plain", 9);

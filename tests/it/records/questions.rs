@@ -117,7 +117,7 @@ impl World {
     }
 
     fn limit(&mut self) -> usize {
-        1 + self.below(30) as usize
+        if self.below(4) == 0 { 1000 } else { 1 + self.below(30) as usize }
     }
 }
 
