@@ -49,7 +49,7 @@ struct Ring {
 #[derive(Clone, Debug, Default)]
 pub struct ApiSources {
     by_name: HashMap<Name, SourceId>,
-    /// The oldest one that is enabled.
+    /// The oldest one that is enabled; of those that are equally old, the first by name.
     default: Option<(SourceId, Name)>,
 }
 
@@ -159,12 +159,14 @@ impl Ring {
         }
         let mut projects: HashMap<_, ApiSources> =
             catalog.projects.keys().map(|&id| (id, ApiSources::default())).collect();
-        for source in catalog.sources.values() {
+        let mut sources: Vec<_> = catalog.sources.values().collect();
+        // Those of one file are of one moment, and then the name decides.
+        sources.sort_by_key(|it| (it.created_at, it.name.clone()));
+        for source in sources {
             let is_open = source.enabled && matches!(source.kind, SourceKind::Api);
             let Some(sources) = projects.get_mut(&source.project).filter(|_| is_open) else {
                 continue;
             };
-            // Ids grow with time, so the first is the oldest.
             sources.default.get_or_insert_with(|| (source.id, source.name.clone()));
             sources.by_name.insert(source.name.clone(), source.id);
         }

@@ -63,13 +63,31 @@ impl Gateway {
         Self::start(&resources, url).await
     }
 
+    /// The same with other options.
+    pub async fn configured(resources: &str, configure: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(START.parse().unwrap()));
+        let gateway = Self::open_with(folder, clock, configure).await;
+        gateway.apply(resources, "http://127.0.0.1:9/").await;
+        gateway
+    }
+
     async fn open(folder: tempfile::TempDir, clock: Arc<ManualClock>) -> Self {
+        Self::open_with(folder, clock, |_| ()).await
+    }
+
+    async fn open_with(
+        folder: tempfile::TempDir,
+        clock: Arc<ManualClock>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             data: folder.path().to_owned(),
             ..Config::default()
         };
         config.egress.allow_nets.push("127.0.0.0/8".parse().unwrap());
+        configure(&mut config);
         let parts = Parts {
             clock: clock.clone(),
             random: Arc::new(SystemRandom),

@@ -6,6 +6,7 @@ pub mod sink;
 pub mod chaos;
 pub mod outlet;
 pub mod gateway;
+pub mod caller;
 
 use std::time::Duration;
 

@@ -85,7 +85,8 @@ impl Records for SqliteStore {
         project: ProjectId,
         seq: DeliverySeq,
     ) -> Result<Option<DeliveryRecord>> {
-        self.ask(move |it| it.delivery(project, seq)).await
+        let found = self.ask(move |it| it.delivery(project, seq)).await?;
+        self.with_due(project, found).await
     }
 
     async fn delivery_by_id(
@@ -93,7 +94,8 @@ impl Records for SqliteStore {
         project: ProjectId,
         id: DeliveryId,
     ) -> Result<Option<DeliveryRecord>> {
-        self.ask(move |it| it.delivery_by_id(project, id)).await
+        let found = self.ask(move |it| it.delivery_by_id(project, id)).await?;
+        self.with_due(project, found).await
     }
 
     async fn deliveries(
@@ -152,6 +154,21 @@ impl SqliteStore {
             question(&archive)
         })
         .await
+    }
+
+    /// When a delivery is due stands in `owed.db` only: if it is not there yet, it is asked again.
+    async fn with_due(
+        &self,
+        project: ProjectId,
+        found: Option<DeliveryRecord>,
+    ) -> Result<Option<DeliveryRecord>> {
+        match found {
+            Some(it) if it.state == DeliveryState::Retrying && it.due.is_none() => {
+                self.inbox.flush().await?;
+                self.ask(move |archive| archive.delivery(project, it.seq)).await
+            }
+            other => Ok(other),
+        }
     }
 
     /// Where the answer comes from `owed.db`, which follows the commits at a distance, it must have
