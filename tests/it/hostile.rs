@@ -1,6 +1,10 @@
 //! Endpoints that misbehave: each attempt ends in time, in the right class, and frees its socket.
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    sync::mpsc,
+    time::Duration,
+};
 
 use tidegate::{
     destinations::Destination as _,
@@ -210,6 +214,35 @@ async fn a_kept_connection_that_was_closed_meanwhile_costs_no_attempt() {
         assert_eq!(outlet.send(&[message(2)], now()).await.class, Class::Accepted);
         assert_eq!((chaos.connections(), chaos.requests()), (2, 2));
     }
+}
+
+/// The runtime of this test gets no chance to hear of the close before the next attempt.
+#[tokio::test]
+async fn a_close_that_only_the_system_knows_of_is_seen() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (closed, has_closed) = mpsc::channel();
+    let (close, may_close) = mpsc::channel::<()>();
+    let endpoint = std::thread::spawn(move || {
+        for connection in listener.incoming().take(2) {
+            let mut connection = connection.unwrap();
+            let mut request = [0; 8192];
+            assert!(connection.read(&mut request).unwrap() > 0);
+            connection.write_all(OK.as_bytes()).unwrap();
+            may_close.recv().unwrap();
+            drop(connection);
+            closed.send(()).unwrap();
+        }
+    });
+    let outlet = Lab::new().build(&destination(&url));
+
+    assert_eq!(outlet.send(&[message(1)], now()).await.class, Class::Accepted);
+    close.send(()).unwrap();
+    has_closed.recv().unwrap();
+    assert_eq!(outlet.send(&[message(2)], now()).await.class, Class::Accepted);
+
+    close.send(()).unwrap();
+    endpoint.join().unwrap();
 }
 
 #[tokio::test]
