@@ -3,10 +3,9 @@
 mod harness;
 mod layers;
 mod server;
-mod openapi;
 mod ingest;
 mod api;
-mod tenants;
+mod openapi;
 mod store;
 mod records;
 mod retention;
@@ -20,3 +19,4 @@ mod verifiers;
 mod cli;
 mod crash;
 mod powercut;
+mod tenants;
