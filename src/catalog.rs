@@ -47,6 +47,10 @@ impl Catalog {
 }
 
 /// One resource with its kind.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "changes are rare and few; a box would only be in the way"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
     Project(Project),
@@ -58,6 +62,7 @@ pub enum Resource {
     Replay(Replay),
 }
 
+#[allow(clippy::large_enum_variant, reason = "as above")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Edit {
     Put(Resource),

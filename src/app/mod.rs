@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
@@ -123,23 +124,19 @@ impl App {
         parts: Parts,
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
-        let metrics = telemetry::start_metrics()?;
-        let vault = open_vault(&config.data, &parts)?;
-        let (accepted, events) = hint::weighed_channel(EVENT_HINTS, HINTED_BYTES, weigh_events);
-        let database = open_store(&config, &parts, accepted).await?;
-        let registrar = Registrar::open(database.clone()).await;
-        let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
-        if let Some(file) = resources {
-            apply(file, &registrar, &vault, &parts).await.map_err(StartError::Resources)?;
-        }
+        let Ground { metrics, vault, database, registrar, events } =
+            Ground::open(&config, &parts, resources).await?;
+        let tail = Tail::default();
+        let stops = Stops::new();
+        let keyring = keyring(&parts, &registrar, &vault)?;
+        let gate = Arc::new(Gate::new(database.clone(), config.gate));
+        let clock = parts.clock.clone();
+        let ingest = Ingest::new(gate, keyring.clone(), clock, tail.clone(), config.ingest);
 
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let directory = Directory::new(registrar.watch(), vault.clone(), egress.clone());
         let outlets: Arc<dyn Outlets> = Arc::new(directory);
-        let tail = Tail::default();
-        let (hinted, deliveries) =
-            hint::weighed_channel(DELIVERY_HINTS, HINTED_BYTES, weigh_deliveries);
-        let stops = Stops::new();
+        let (hinted, deliveries) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_deliveries);
         let (dispatcher, dispatch) = dispatch::runner(dispatch::Parts {
             store: database.clone(),
             clock: parts.clock.clone(),
@@ -168,32 +165,18 @@ impl App {
             options: config.pipeline,
         });
 
-        let admin = match &parts.admin_key {
-            Some(key) => {
-                let key = AdminKey::new(key, parts.random.as_ref());
-                Some(key.map_err(|_| StartError::AdminKey)?)
-            }
-            None => None,
-        };
-        let hasher = KeyHasher::of(&vault);
-        let (catalog, clock) = (registrar.watch(), parts.clock.clone());
-        let random = parts.random.as_ref();
-        let keyring = Arc::new(Keyring::new(catalog, hasher.clone(), admin, clock, random));
-        let gate = Arc::new(Gate::new(database.clone(), config.gate));
-        let clock = parts.clock.clone();
-        let ingest = Ingest::new(gate, keyring.clone(), clock, tail.clone(), config.ingest);
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
             database: database.clone(),
             ingest: Arc::new(ingest),
             keyring,
             vault: vault.clone(),
-            hasher,
+            hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             outlets,
             dispatch: dispatch.clone(),
-            replayed: replayed.clone(),
+            replayed,
             draining: stops.draining.subscribe(),
             tail: tail.clone(),
             metrics: metrics.clone(),
@@ -209,17 +192,13 @@ impl App {
             metrics,
             options: config.retention,
         };
+        let stopped = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep: upkeep.start(&stops.upkeep),
             dispatch: tokio::spawn(dispatcher.run()),
             pipeline: tokio::spawn(runner.run()),
             replays: tokio::spawn(replays),
-            server: tokio::spawn(server::serve(
-                listener,
-                router,
-                config.server,
-                turned(stops.server.subscribe()),
-            )),
+            server: tokio::spawn(server::serve(listener, router, config.server, stopped)),
         };
         Ok(Self {
             address,
@@ -279,14 +258,15 @@ async fn apply(
 pub const DRAIN: Duration = Duration::from_secs(15);
 
 /// Hints that wait between two stages. They are bounded by their bytes, too.
-const EVENT_HINTS: usize = 1024;
-const DELIVERY_HINTS: usize = 1024;
+const HINTS: usize = 1024;
 const HINTED_BYTES: usize = 16 << 20;
 
+#[allow(clippy::ptr_arg, reason = "the queue weighs what it holds, which is a `Vec`")]
 fn weigh_events(events: &Vec<Arc<Event>>) -> usize {
     events.iter().map(|it| it.weight()).sum()
 }
 
+#[allow(clippy::ptr_arg, reason = "the queue weighs what it holds, which is a `Vec`")]
 fn weigh_deliveries(deliveries: &Vec<(Owed, Message)>) -> usize {
     deliveries.iter().map(|(_, message)| message.weight()).sum()
 }
@@ -314,6 +294,49 @@ fn replayed(dispatch: dispatch::Handle) -> Replayed {
         let dispatch = dispatch.clone();
         tokio::spawn(async move { dispatch.spilled(lost).await });
     })
+}
+
+/// What all stages stand on.
+struct Ground {
+    metrics: PrometheusHandle,
+    vault: Arc<Vault>,
+    database: Arc<dyn Database>,
+    registrar: Arc<Registrar>,
+    /// Events as they are accepted, for the pipelines.
+    events: hint::Receiver<Vec<Arc<Event>>, bool>,
+}
+
+impl Ground {
+    async fn open(
+        config: &Config,
+        parts: &Parts,
+        resources: Option<&File>,
+    ) -> Result<Self, StartError> {
+        let metrics = telemetry::start_metrics()?;
+        let vault = open_vault(&config.data, parts)?;
+        let (accepted, events) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
+        let database = open_store(config, parts, accepted).await?;
+        let registrar = Registrar::open(database.clone()).await;
+        let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
+        if let Some(file) = resources {
+            apply(file, &registrar, &vault, parts).await.map_err(StartError::Resources)?;
+        }
+        Ok(Self { metrics, vault, database, registrar, events })
+    }
+}
+
+fn keyring(
+    parts: &Parts,
+    registrar: &Registrar,
+    vault: &Vault,
+) -> Result<Arc<Keyring>, StartError> {
+    let random = parts.random.as_ref();
+    let admin = match &parts.admin_key {
+        Some(key) => Some(AdminKey::new(key, random).map_err(|_| StartError::AdminKey)?),
+        None => None,
+    };
+    let (catalog, clock) = (registrar.watch(), parts.clock.clone());
+    Ok(Arc::new(Keyring::new(catalog, KeyHasher::of(vault), admin, clock, random)))
 }
 
 fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {

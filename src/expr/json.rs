@@ -226,7 +226,7 @@ impl Fields {
         let mut places = HashMap::with_capacity(entries.len());
         for (key, slot) in entries {
             match places.get(&key).copied() {
-                Some(place) => kept[place as usize].1 = slot,
+                Some(place) => kept[place].1 = slot,
                 None => {
                     places.insert(key.clone(), kept.len());
                     kept.push((key, slot));

@@ -136,8 +136,11 @@ fn compile_steps(
 pub struct Compiled {
     projects: HashMap<ProjectId, Project>,
     /// What each pipeline document compiled to, to be taken over when it has not changed.
-    cache: HashMap<PipelineId, (Arc<Pipeline>, Result<Arc<CompiledPipeline>, String>)>,
+    cache: HashMap<PipelineId, (Arc<Pipeline>, Attempted)>,
 }
+
+/// A pipeline that is ready, or why it cannot be.
+type Attempted = Result<Arc<CompiledPipeline>, String>;
 
 #[derive(Default)]
 pub(super) struct Project {

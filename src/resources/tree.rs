@@ -237,7 +237,7 @@ impl Refusal {
         self
     }
 
-    fn from_node(mut self, node: &Node) -> Self {
+    fn found_at(mut self, node: &Node) -> Self {
         if self.found.is_empty() {
             self.found = node.value.kind().to_owned();
         }
@@ -330,7 +330,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::List(items) => visitor.visit_seq(Items { items, place: 0 }),
             Value::Map(entries) => visitor.visit_map(Entries { entries, place: 0 }),
         }
-        .map_err(|it: Refusal| it.from_node(self))
+        .map_err(|it: Refusal| it.found_at(self))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
@@ -347,7 +347,7 @@ impl<'de> Deserializer<'de> for &'de Node {
         _: &'static str,
         visitor: V,
     ) -> Result<V::Value, Refusal> {
-        visitor.visit_newtype_struct(self).map_err(|it: Refusal| it.from_node(self))
+        visitor.visit_newtype_struct(self).map_err(|it: Refusal| it.found_at(self))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -364,7 +364,7 @@ impl<'de> Deserializer<'de> for &'de Node {
                 return Err(Refusal::new(rule, self.value.kind()));
             }
         };
-        visitor.visit_enum(Choice { name, value }).map_err(|it| it.from_node(self))
+        visitor.visit_enum(Choice { name, value }).map_err(|it| it.found_at(self))
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
@@ -392,7 +392,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
         let place = self.place;
         let Some(item) = self.items.get(place) else { return Ok(None) };
         self.place += 1;
-        seed.deserialize(item).map(Some).map_err(|it| it.from_node(item).in_item(place))
+        seed.deserialize(item).map(Some).map_err(|it| it.found_at(item).in_item(place))
     }
 }
 
@@ -416,7 +416,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Refusal> {
         let (key, value) = &self.entries[self.place];
         self.place += 1;
-        seed.deserialize(value).map_err(|it| it.from_node(value).in_field(key))
+        seed.deserialize(value).map_err(|it| it.found_at(value).in_field(key))
     }
 }
 
@@ -457,7 +457,7 @@ impl<'de> VariantAccess<'de> for Choice<'de> {
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Refusal> {
         let node = self.settings()?;
-        seed.deserialize(node).map_err(|it| it.from_node(node).in_field(self.name))
+        seed.deserialize(node).map_err(|it| it.found_at(node).in_field(self.name))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Refusal> {
