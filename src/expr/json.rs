@@ -223,7 +223,7 @@ impl Fields {
             }
             return Self { entries: kept, places: None };
         }
-        let mut places = HashMap::with_capacity(entries.len());
+        let mut places: HashMap<Box<str>, usize> = HashMap::with_capacity(entries.len());
         for (key, slot) in entries {
             match places.get(&key).copied() {
                 Some(place) => kept[place].1 = slot,
