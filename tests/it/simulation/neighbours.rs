@@ -25,6 +25,7 @@ fn p99_beside(bad: u64, mode: Mode, projects: u64) -> Duration {
     let options = Options { in_flight: 64, window: 100, held_at_most: 2_000, ..Options::default() };
     let mut world = World::new(7, options);
     world.hints_are_late = false;
+    world.cancels_at_once = false;
     let policy = Policy {
         retry: Retry::Preset(RetryPreset::Standard),
         concurrency: NonZeroU32::new(32).unwrap(),

@@ -79,6 +79,8 @@ pub struct World {
     pub cancelled: HashSet<DeliverySeq>,
     /// When each was accepted by its endpoint first.
     pub arrivals: HashMap<DeliverySeq, Timestamp>,
+    /// People cancel some just after an attempt, before what came of it is on disk.
+    pub cancels_at_once: bool,
     /// Some hints take a while.
     pub hints_are_late: bool,
     /// While set, the store answers nothing.
@@ -111,6 +113,7 @@ impl World {
             accepted: HashSet::new(),
             cancelled: HashSet::new(),
             arrivals: HashMap::new(),
+            cancels_at_once: true,
             hints_are_late: true,
             store_is_down: false,
             steps: 0,
@@ -255,6 +258,12 @@ impl World {
             self.rules.note_end(&owed, &outcome, destination, self.now);
             let (destination, delivery) = (owed.destination, owed.seq);
             self.step(Input::Finished { destination, delivery, outcome });
+            if self.cancels_at_once
+                && self.chance.happens(1)
+                && let Some(stored) = self.store.get(&owed).copied()
+            {
+                self.cancel(vec![stored]);
+            }
         }
     }
 
