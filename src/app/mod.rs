@@ -134,36 +134,18 @@ impl App {
         let ingest = Ingest::new(gate, keyring.clone(), clock, tail.clone(), config.ingest);
 
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
-        let directory = Directory::new(registrar.watch(), vault.clone(), egress.clone());
+        let (listener, address) = listen(config.listen).await?;
+        egress.protect(address);
+        let directory = Directory::new(registrar.watch(), vault.clone(), egress);
         let outlets: Arc<dyn Outlets> = Arc::new(directory);
-        let (hinted, deliveries) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_deliveries);
-        let (dispatcher, dispatch) = dispatch::runner(dispatch::Parts {
-            store: database.clone(),
-            clock: parts.clock.clone(),
-            registrar: registrar.clone(),
-            outlets: outlets.clone(),
-            hints: deliveries,
-            tail: tail.clone(),
-            stop: stops.dispatch.subscribe(),
-            options: config.dispatch,
-        });
-        let replayed = replayed(dispatch.clone());
-        let replays = replay::run(replay::Parts {
+        let stages = Stages {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            replayed: replayed.clone(),
-            stop: stops.pipeline.subscribe(),
-        });
-        let (runner, planned) = pipeline::runner(pipeline::Parts {
-            store: database.clone(),
-            clock: parts.clock.clone(),
-            catalog: registrar.watch(),
-            events,
-            deliveries: hinted,
-            stop: stops.pipeline.subscribe(),
-            options: config.pipeline,
-        });
+            outlets: outlets.clone(),
+            tail: tail.clone(),
+        };
+        let started = stages.start(events, config.pipeline, config.dispatch, &stops);
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
@@ -175,16 +157,13 @@ impl App {
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             outlets,
-            dispatch: dispatch.clone(),
-            replayed,
+            dispatch: started.handle.clone(),
+            replayed: started.replayed,
             draining: stops.draining.subscribe(),
             tail: tail.clone(),
             metrics: metrics.clone(),
             options: config.api,
         }));
-        let (listener, address) = listen(config.listen).await?;
-        egress.protect(address);
-
         let upkeep = upkeep::Upkeep {
             database: database.clone(),
             catalog: registrar.watch(),
@@ -195,9 +174,9 @@ impl App {
         let stopped = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep: upkeep.start(&stops.upkeep),
-            dispatch: tokio::spawn(dispatcher.run()),
-            pipeline: tokio::spawn(runner.run()),
-            replays: tokio::spawn(replays),
+            dispatch: started.dispatch,
+            pipeline: started.pipeline,
+            replays: started.replays,
             server: tokio::spawn(server::serve(listener, router, config.server, stopped)),
         };
         Ok(Self {
@@ -206,8 +185,8 @@ impl App {
             database,
             vault,
             tail,
-            dispatch,
-            planned,
+            dispatch: started.handle,
+            planned: started.planned,
             parts,
             stops,
             tasks,
@@ -322,6 +301,72 @@ impl Ground {
             apply(file, &registrar, &vault, parts).await.map_err(StartError::Resources)?;
         }
         Ok(Self { metrics, vault, database, registrar, events })
+    }
+}
+
+/// What the stages behind the store share.
+struct Stages {
+    database: Arc<dyn Database>,
+    registrar: Arc<Registrar>,
+    clock: Arc<dyn Clock>,
+    outlets: Arc<dyn Outlets>,
+    tail: Tail,
+}
+
+/// The stages behind the store, under way.
+struct Started {
+    pipeline: JoinHandle<()>,
+    replays: JoinHandle<()>,
+    dispatch: JoinHandle<()>,
+    handle: dispatch::Handle,
+    replayed: Replayed,
+    planned: watch::Receiver<EventSeq>,
+}
+
+impl Stages {
+    fn start(
+        self,
+        events: hint::Receiver<Vec<Arc<Event>>, bool>,
+        pipeline: pipeline::Options,
+        dispatch: dispatch::Options,
+        stops: &Stops,
+    ) -> Started {
+        let (hinted, deliveries) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_deliveries);
+        let (dispatcher, handle) = dispatch::runner(dispatch::Parts {
+            store: self.database.clone(),
+            clock: self.clock.clone(),
+            registrar: self.registrar.clone(),
+            outlets: self.outlets,
+            hints: deliveries,
+            tail: self.tail,
+            stop: stops.dispatch.subscribe(),
+            options: dispatch,
+        });
+        let replayed = replayed(handle.clone());
+        let replays = replay::run(replay::Parts {
+            database: self.database.clone(),
+            registrar: self.registrar.clone(),
+            clock: self.clock.clone(),
+            replayed: replayed.clone(),
+            stop: stops.pipeline.subscribe(),
+        });
+        let (runner, planned) = pipeline::runner(pipeline::Parts {
+            store: self.database,
+            clock: self.clock,
+            catalog: self.registrar.watch(),
+            events,
+            deliveries: hinted,
+            stop: stops.pipeline.subscribe(),
+            options: pipeline,
+        });
+        Started {
+            pipeline: tokio::spawn(runner.run()),
+            replays: tokio::spawn(replays),
+            dispatch: tokio::spawn(dispatcher.run()),
+            handle,
+            replayed,
+            planned,
+        }
     }
 }
 

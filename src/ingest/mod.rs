@@ -329,3 +329,78 @@ fn respond<T: axum::response::IntoResponse>(answer: Result<T, Problem>) -> Respo
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use axum::http::header;
+
+    use super::*;
+    use crate::{
+        catalog::Catalog,
+        clock::SystemClock,
+        crypto::{KeyHasher, PlainKey, SeededRandom, Vault},
+        model::{ApiKey, KeyId, Project, Source, SourceId, SourceKind},
+    };
+
+    /// A catalogue with one project and one key, and what recognises that key.
+    fn keyring() -> (Keyring, PlainKey) {
+        let random = Arc::new(SeededRandom::new(1));
+        let hasher = KeyHasher::of(&Vault::ephemeral(random.clone()));
+        let plain = PlainKey::generate(random.as_ref());
+        let (project, created_at) = (ProjectId::from_bits(1), Timestamp::UNIX_EPOCH);
+        let name: crate::model::Name = "app".parse().unwrap();
+        let mut catalog = Catalog::default();
+        let it = Project { id: project, name: name.clone(), retention: None, created_at };
+        catalog.projects.insert(project, Arc::new(it));
+        let kind = SourceKind::Api;
+        let id = SourceId::from_bits(2);
+        let it = Source { id, project, name: name.clone(), kind, enabled: true, created_at };
+        catalog.sources.insert(id, Arc::new(it));
+        let key = ApiKey {
+            id: KeyId::from_bits(3),
+            project: Some(project),
+            name,
+            scopes: vec![Scope::Ingest],
+            hash: hasher.hash(&plain),
+            hint: plain.hint().to_owned(),
+            created_at,
+            expires_at: None,
+        };
+        catalog.keys.insert(key.id, Arc::new(key));
+        let catalog = tokio::sync::watch::Sender::new(Arc::new(catalog)).subscribe();
+        let clock = Arc::new(SystemClock);
+        (Keyring::new(catalog, hasher, None, clock, random.as_ref()), plain)
+    }
+
+    #[test]
+    #[ignore = "a measurement: run it optimised, with --nocapture"]
+    fn what_a_500_byte_event_costs_before_the_gate() {
+        const TIMES: u32 = 200_000;
+        let (keyring, key) = keyring();
+        let mut headers = HeaderMap::new();
+        let token = format!("Bearer {}", key.expose()).parse().unwrap();
+        headers.insert(header::AUTHORIZATION, token);
+        headers.insert(header::USER_AGENT, "bench/1".parse().unwrap());
+        let payload =
+            format!(r#"{{"user_id":"u_42","email":"a@b.c","text":"{}"}}"#, "x".repeat(380));
+        let body =
+            format!(r#"{{"type":"user.signed_up","payload":{payload},"idempotency_key":"k"}}"#);
+        let body = Bytes::from(body);
+        let begun = Instant::now();
+        let mut weight = 0;
+        for _ in 0..TIMES {
+            let session = keyring.authenticate(&headers, Scope::Ingest).unwrap();
+            let project = session.project(None).unwrap();
+            let circumstances = Circumstances::of(&headers, IpAddr::from([127, 0, 0, 1])).unwrap();
+            let received_at = Timestamp::UNIX_EPOCH;
+            let sender = Sender { session, project, received_at, circumstances };
+            let draft = event::parse(&body, "").unwrap();
+            weight += sender.event(&body, draft, "").unwrap().weight();
+        }
+        let each = begun.elapsed() / TIMES;
+        assert!(weight > 0);
+        println!("{} bytes: {each:?} each", body.len());
+    }
+}
