@@ -40,6 +40,8 @@ const EVENTS_PER_LANE: u64 = 60;
 /// when it starts is on the record too.
 const RUNS: u64 = 2;
 const CONCURRENCY: u64 = 8;
+/// After so many cuts, a new recording is made.
+const POINTS_PER_RECORDING: usize = 250;
 
 /// A gateway that was recorded, and everything that is needed to cut its power afterwards.
 struct Recording {
@@ -50,6 +52,8 @@ struct Recording {
     /// The lines that sender and receiver wrote, each with how far the record had come by then.
     sent: Vec<Line>,
     received: Vec<Line>,
+    /// When the gateway was killed while it was recorded, and how far the record had come.
+    kills: Vec<(u64, u64)>,
 }
 
 struct Line {
@@ -59,24 +63,32 @@ struct Line {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_cut_loses_nothing_that_was_acknowledged() {
-    // Given the record of a gateway under load
-    let points = std::env::var("POWERCUT_POINTS").map_or(40, |text| text.parse().unwrap());
+    let mut points = std::env::var("POWERCUT_POINTS").map_or(40, |text| text.parse().unwrap());
     let seed = Random::seed("POWERCUT_SEED");
     eprintln!("powercut: POWERCUT_SEED={seed} POWERCUT_POINTS={points}");
     let mut random = Random::new(seed);
-    let recording = Recording::make("powercut", seed, &mut random).await;
+    while points > 0 {
+        let cuts = points.min(POINTS_PER_RECORDING);
+        cut_at_many_points(seed, cuts, &mut random).await;
+        points -= cuts;
+    }
+}
+
+async fn cut_at_many_points(seed: u64, points: usize, random: &mut Random) {
+    // Given the record of a gateway under load
+    let recording = Recording::make("powercut", seed, random).await;
 
     // When the power is cut, just after an answer or at any moment
     let mut at_risk = 0;
     let mut disk = Disk::default();
     let mut log = Log::read(&recording.record);
-    for (n, position) in recording.points(points, &mut random).into_iter().enumerate() {
+    for (n, position) in recording.points(points, random).into_iter().enumerate() {
         while let Some(entry) = log.next(position) {
             disk.apply(entry);
         }
         at_risk += disk.at_risk();
         let cut = [Cut::Nothing, Cut::Some, Cut::Some, Cut::Everything][n % 4];
-        let verdict = recording.cut_and_judge(&disk, cut, position, &mut random).await;
+        let verdict = recording.cut_and_judge(&disk, cut, position, random).await;
 
         // Then a gateway starts on what is left, and everything arrives that was accepted
         assert!(
@@ -138,6 +150,7 @@ impl Recording {
         ]);
 
         let sent = Arc::new(Diary::create(&folder.join("sent.ndjson")));
+        let mut kills = Vec::new();
         for run in 0..RUNS {
             let gateway = Gateway::start(&setup).await;
             let (_at, at) = watch::channel(Some(gateway.address));
@@ -163,6 +176,7 @@ impl Recording {
             }
             gateway.kill();
             receiver.quiet().await;
+            kills.push((now_ns(), position()));
         }
         sent.flush();
         receiver.flush();
@@ -171,7 +185,7 @@ impl Recording {
         setup.environment = plain;
         let lines = |file: &str| lines(&folder.join(file));
         let (sent, received) = (lines("sent.ndjson"), lines("received.ndjson"));
-        Self { folder, setup, receiver, record, sent, received }
+        Self { folder, setup, receiver, record, sent, received, kills }
     }
 
     /// Where to cut, in rising order: half of the points right behind an answer, where the most is
@@ -251,7 +265,9 @@ impl Recording {
         self.receiver.flush();
         received.push_str(&std::fs::read_to_string(&after).unwrap());
         std::fs::write(folder.join("received.ndjson"), received).unwrap();
-        judge(&folder, &judged(), &[cut_at], Duration::from_secs(3600))
+        let before = self.kills.iter().filter(|(_, at)| *at <= position);
+        let kills: Vec<_> = before.map(|(time, _)| *time).chain([cut_at]).collect();
+        judge(&folder, &judged(), &kills, Duration::from_secs(3600))
     }
 }
 
