@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::{
     DestinationKind, DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope,
-    SourceSpec, policy, secrets::Safe,
+    SourceSpec, diff::Shown as _, policy, secrets::Safe,
 };
 use crate::{
+    destinations::webhook,
     expr::Key,
     model::{
         Connection, Destination, DestinationId, DestinationState, EndpointUrl, EventType, Ordering,
@@ -34,7 +35,6 @@ pub trait Spec: Sized {
 
 const TAKEN: &str = "must be a name that no other resource of this kind has";
 const MOST_ROUTES: usize = 100;
-const MOST_HEADERS: usize = 50;
 
 impl Spec for ProjectSpec {
     type Model = Project;
@@ -132,7 +132,8 @@ impl Spec for PipelineSpec {
             wrong.push(Invalid::new("name", TAKEN, "the name of another pipeline"));
         }
         for (place, source) in self.sources.iter().enumerate() {
-            if catalog.source_named(project, source.as_str()).is_none() {
+            let is_there = catalog.source_named(project, source.as_str()).is_some();
+            if !is_there && !scope.is_refused(SourceSpec::KIND, source) {
                 let rule = "must be the name of a source of this project";
                 wrong.push(Invalid::new(format!("sources[{place}]"), rule, "another name"));
             }
@@ -142,7 +143,8 @@ impl Spec for PipelineSpec {
             wrong.push(Invalid::new("routes", "must hold 1 to 100 routes", found));
         }
         for (place, route) in self.routes.iter().enumerate() {
-            if catalog.destination_named(project, route.to.as_str()).is_none() {
+            let is_there = catalog.destination_named(project, route.to.as_str()).is_some();
+            if !is_there && !scope.is_refused(DestinationSpec::KIND, &route.to) {
                 let rule = "must be the name of a destination of this project";
                 wrong.push(Invalid::new(format!("routes[{place}].to"), rule, "another name"));
             }
@@ -259,12 +261,14 @@ impl DestinationSpec {
         let url = EndpointUrl::try_from(self.url.clone())
             .map_err(|rule| wrong.push(Invalid::new("url", rule, "another text")))
             .ok();
-        if self.headers.len() > MOST_HEADERS {
-            wrong.push(Invalid::new("headers", "must hold at most 50 headers", "more"));
+        if self.headers.len() > webhook::MOST_HEADERS {
+            let rule = format!("must hold at most {} headers", webhook::MOST_HEADERS);
+            wrong.push(Invalid::new("headers", rule, "more"));
         }
         for (name, value) in &self.headers {
-            if let Err(rule) = check_header(name, value) {
-                wrong.push(Invalid::new(format!("headers.{name}"), rule, "another text"));
+            if let Err(error) = webhook::check_header(name, value) {
+                let (path, rule) = (format!("headers.{name}"), error.to_string());
+                wrong.push(Invalid::new(path, rule, "another text"));
             }
         }
         let safe = Safe { scope, destination: id };
@@ -287,13 +291,6 @@ impl DestinationSpec {
             signing_keys: signing_keys?,
         })
     }
-}
-
-/// Whether people may set this header.
-fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
-    http::HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| "must have a name of letters, digits and `-`")?;
-    http::HeaderValue::from_str(value).map_err(|_| "must be printable ASCII").map(drop)
 }
 
 fn all_right(wrong: Vec<Invalid>) -> Result<(), Vec<Invalid>> {

@@ -53,6 +53,11 @@ pub(super) trait Shown: Spec + Serialize {
 
     fn name_of(model: &Self::Model) -> String;
 
+    /// What is shown of a new resource.
+    fn brief(self) -> Self {
+        self
+    }
+
     /// Secrets that are others now. They look the same from outside.
     fn changed_secrets(_: &Self::Model, _: &Self::Model) -> Vec<&'static str> {
         Vec::new()
@@ -98,6 +103,10 @@ impl Shown for DestinationSpec {
         model.name.to_string()
     }
 
+    fn brief(self) -> Self {
+        Self::brief(self)
+    }
+
     fn changed_secrets(old: &Destination, new: &Destination) -> Vec<&'static str> {
         let (Connection::Webhook(old), Connection::Webhook(new)) =
             (&old.connection, &new.connection);
@@ -140,7 +149,9 @@ impl Difference {
         let mut fields = Vec::new();
         if action != Action::Delete {
             let shape = |it: Option<&S::Model>| {
-                it.map(|it| serde_json::to_value(S::of(it)).unwrap_or_default())
+                let shape = S::of(it?);
+                let shape = if old.is_some() { shape } else { shape.brief() };
+                serde_json::to_value(shape).ok()
             };
             compare("", shape(old).as_ref(), shape(new).as_ref(), &mut fields);
         }

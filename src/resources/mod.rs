@@ -15,7 +15,7 @@ mod diff;
 mod plan;
 mod export;
 
-use std::{cell::RefCell, fmt};
+use std::{cell::RefCell, collections::HashSet, fmt};
 
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,7 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     catalog::Catalog,
     crypto::{Random, Vault},
-    model::{Id, IdSequence, ProjectId},
+    model::{Id, IdSequence, Name, ProjectId},
     pipeline,
 };
 
@@ -96,11 +96,34 @@ pub struct Scope<'a> {
     pub project: ProjectId,
     pub means: Means<'a>,
     ids: RefCell<IdSequence>,
+    refused: Option<&'a HashSet<(&'static str, String)>>,
 }
 
 impl<'a> Scope<'a> {
     pub fn new(catalog: &'a Catalog, project: ProjectId, means: Means<'a>) -> Self {
-        Self { catalog, project, means, ids: RefCell::new(IdSequence::default()) }
+        let ids = RefCell::new(IdSequence::default());
+        Self { catalog, project, means, ids, refused: None }
+    }
+
+    /// A scope whose ids come behind those of another, so that resources sort as they were written.
+    fn continuing(
+        catalog: &'a Catalog,
+        project: ProjectId,
+        means: Means<'a>,
+        ids: IdSequence,
+        refused: &'a HashSet<(&'static str, String)>,
+    ) -> Self {
+        Self { catalog, project, means, ids: RefCell::new(ids), refused: Some(refused) }
+    }
+
+    /// Whether a resource of this kind and name stands in the same file, and is wrong itself: then
+    /// that is what has to be said, and not that it is missing.
+    fn is_refused(&self, kind: &'static str, name: &Name) -> bool {
+        self.refused.is_some_and(|it| it.contains(&(kind, name.to_string())))
+    }
+
+    fn into_ids(self) -> IdSequence {
+        self.ids.into_inner()
     }
 
     /// An id for a new resource.

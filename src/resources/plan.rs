@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, Edit, Registrar, Resource},
-    model::{Name, Project, ProjectId, TypeName},
+    model::{IdSequence, Name, Project, ProjectId, TypeName},
     store::StoreError,
 };
 
@@ -48,6 +48,8 @@ pub fn plan(
         catalog: catalog.clone(),
         project: ProjectId::from_bits(0),
         means,
+        ids: IdSequence::default(),
+        refused: HashSet::new(),
         difference: Difference::default(),
         edits: Vec::new(),
         wrong: Vec::new(),
@@ -91,6 +93,9 @@ struct Planner<'a> {
     catalog: Catalog,
     project: ProjectId,
     means: Means<'a>,
+    ids: IdSequence,
+    /// Kinds and names of what was wrong so far.
+    refused: HashSet<(&'static str, String)>,
     difference: Difference,
     edits: Vec<Edit>,
     wrong: Vec<Invalid>,
@@ -137,8 +142,12 @@ impl Planner<'_> {
                 continue;
             }
             let old = spec.existing(&self.catalog, self.project);
-            let scope = Scope::new(&self.catalog, self.project, self.means);
-            match spec.check(&scope, old.as_deref()) {
+            let ids = std::mem::take(&mut self.ids);
+            let scope =
+                Scope::continuing(&self.catalog, self.project, self.means, ids, &self.refused);
+            let checked = spec.check(&scope, old.as_deref());
+            self.ids = scope.into_ids();
+            match checked {
                 Ok(new) => {
                     self.difference.note::<S>(old.as_deref(), Some(&new));
                     if old.as_deref() != Some(&new) {
@@ -146,7 +155,10 @@ impl Planner<'_> {
                         self.edits.push(Edit::Put(resource));
                     }
                 }
-                Err(wrong) => self.wrong.extend(wrong.into_iter().map(|it| it.within(&path))),
+                Err(wrong) => {
+                    self.refused.insert((S::KIND, spec.name().to_owned()));
+                    self.wrong.extend(wrong.into_iter().map(|it| it.within(&path)));
+                }
             }
         }
     }

@@ -1,0 +1,480 @@
+//! Files of resources: what is wrong with them, what they change, and that they change all or nothing.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tidegate::{
+    catalog::{Catalog, Registrar},
+    crypto::{Context, Field, SeededRandom, Vault},
+    model::{Auth, Connection, Ordering, RawJson, Secret},
+    resources::{self, Difference, File, FileError, Means, Spec},
+    store::{Change, Document, Registry, Result, StoreError},
+};
+
+const FILE: &str = r#"version: 1
+project: acme
+sources:
+  - { name: app, kind: api }
+destinations:
+  - name: crm-webhook
+    kind: webhook
+    url: https://api.acme.com/hooks
+    secret: "${HOOK_SECRET}"
+    headers: { X-Plan: "pro" }
+    retry: { waits: [5s, 5m, 1h] }
+    ordering: { key: payload.user_id }
+  - name: audit
+    kind: webhook
+    url: http://audit.internal:8080/in
+    auth: { bearer: "Token ${AUDIT_TOKEN}" }
+    signed: false
+    ordering: fifo
+pipelines:
+  - name: signups
+    on: ["user.signed_up", "order.*"]
+    sources: [app]
+    when: payload.plan != "internal"
+    steps:
+      - filter.match: payload.feature in ["export", "api", "webhook"]
+    routes:
+      - to: crm-webhook
+        steps: [ { map: { email: "{{ payload.email }}", price: "$${{ payload.price }}" } } ]
+      - to: audit
+        when: payload.plan == "scale"
+event_types:
+  - { name: user.signed_up, description: Somebody is new, example: { plan: pro, big: 1.5 } }
+"#;
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const OTHER_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+/// Documents in memory, which fails when it is told to: what a full disk looks like from here.
+#[derive(Default)]
+struct Shelf {
+    documents: Mutex<Vec<Document>>,
+    is_full: Mutex<bool>,
+}
+
+#[async_trait]
+impl Registry for Shelf {
+    async fn load(&self) -> Result<Vec<Document>> {
+        Ok(self.documents.lock().unwrap().clone())
+    }
+
+    async fn change(&self, changes: Vec<Change>) -> Result<()> {
+        if *self.is_full.lock().unwrap() {
+            return Err(StoreError::Full);
+        }
+        let mut documents = self.documents.lock().unwrap();
+        for change in changes {
+            let (kind, id) = match &change {
+                Change::Put(it) => (it.kind.clone(), it.id),
+                Change::Delete { kind, id } => (kind.clone(), *id),
+            };
+            documents.retain(|it| (&it.kind, it.id) != (&kind, id));
+            if let Change::Put(document) = change {
+                documents.push(document);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A gateway without its doors: catalogue, vault and clock.
+struct Bench {
+    shelf: Arc<Shelf>,
+    registrar: Registrar,
+    vault: Vault,
+    random: SeededRandom,
+    now: Timestamp,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let shelf = Arc::new(Shelf::default());
+        Self {
+            registrar: Registrar::open(shelf.clone()).await.unwrap(),
+            shelf,
+            vault: Vault::ephemeral(Arc::new(SeededRandom::new(1))),
+            random: SeededRandom::new(2),
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+        }
+    }
+
+    fn means(&self) -> Means<'_> {
+        Means { vault: &self.vault, random: &self.random, now: self.now }
+    }
+
+    async fn apply(&self, text: &str) -> Difference {
+        self.apply_with(text, false).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    async fn apply_with(&self, text: &str, prune: bool) -> Result<Difference, FileError> {
+        let file = File::read("acme.yaml", text, &variable)?;
+        match resources::apply(&file, &self.registrar, self.means(), prune).await {
+            Ok(difference) => Ok(difference),
+            Err(resources::ApplyError::Invalid(error)) => Err(error),
+            Err(resources::ApplyError::Store(error)) => panic!("{error}"),
+        }
+    }
+
+    async fn refusal(&self, text: &str) -> String {
+        let before = self.shelf.documents.lock().unwrap().clone();
+        let error = self.apply_with(text, false).await.expect_err("the file passed");
+        assert_eq!(
+            *self.shelf.documents.lock().unwrap(),
+            before,
+            "a refused file changed something"
+        );
+        error.to_string()
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.registrar.current()
+    }
+
+    fn webhook(&self, name: &str) -> tidegate::model::Destination {
+        let catalog = self.catalog();
+        let project = catalog.project_named("acme").unwrap().id;
+        (**catalog.destination_named(project, name).unwrap()).clone()
+    }
+}
+
+fn variable(name: &str) -> Option<Secret> {
+    let text = match name {
+        "HOOK_SECRET" | "CRM_WEBHOOK_SECRET" => SECRET,
+        "AUDIT_TOKEN" => "t0ken",
+        "AUDIT_TOKEN_WHOLE" => "Token t0ken",
+        "OTHER_SECRET" => OTHER_SECRET,
+        _ => return None,
+    };
+    Some(Secret::new(text))
+}
+
+#[tokio::test]
+async fn a_file_makes_what_it_says() {
+    let bench = Bench::new().await;
+    let difference = bench.apply(FILE).await;
+    assert_eq!(difference.changes.len(), 6);
+
+    let crm = bench.webhook("crm-webhook");
+    assert_eq!(crm.policy.ordering, Ordering::Key("payload.user_id".to_owned()));
+    let Connection::Webhook(webhook) = &crm.connection;
+    let context = Context::of_destination(crm.project, crm.id, Field::SigningKey);
+    let secret = bench.vault.open(&webhook.signing_keys[0].secret, &context).unwrap();
+    assert_eq!(secret.expose(), SECRET);
+
+    let audit = bench.webhook("audit");
+    let Connection::Webhook(webhook) = &audit.connection;
+    assert!(webhook.signing_keys.is_empty());
+    let Auth::Bearer { token } = &webhook.auth else { panic!("no bearer token") };
+    let context = Context::of_destination(audit.project, audit.id, Field::BearerToken);
+    assert_eq!(bench.vault.open(token, &context).unwrap().expose(), "Token t0ken");
+
+    let catalog = bench.catalog();
+    let pipeline = catalog.pipelines.values().next().unwrap();
+    assert_eq!(pipeline.routes[0].steps[0].0["map"]["price"], "${{ payload.price }}");
+}
+
+#[tokio::test]
+async fn applying_a_file_twice_changes_nothing() {
+    let bench = Bench::new().await;
+    bench.apply(FILE).await;
+    let before = bench.shelf.documents.lock().unwrap().clone();
+    let again = bench.apply(FILE).await;
+    assert_eq!((again.changes.len(), again.unchanged), (0, 6), "{again}");
+    assert_eq!(again.to_string(), "nothing to change: 6 as the file says\n");
+    assert_eq!(*bench.shelf.documents.lock().unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_plan_reads_like_a_diff_and_shows_no_secret() {
+    let bench = Bench::new().await;
+    let file = File::read("acme.yaml", FILE, &variable).unwrap();
+    let planned = resources::plan(&file, &Catalog::default(), bench.means(), false).unwrap();
+    let text = planned.difference.to_string();
+    for line in [
+        "+ project acme\n",
+        "+ destination crm-webhook\n",
+        "    + url: \"https://api.acme.com/hooks\"\n",
+        "    + secret: \"…\"\n",
+        "    + auth.bearer: \"…\"\n",
+        "    + routes[1].when: \"payload.plan == \\\"scale\\\"\"\n",
+        "6 to create, 0 to change, 0 to delete, 0 unchanged\n",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+    let json = serde_json::to_string(&planned.difference).unwrap();
+    for shown in [&text, &json] {
+        assert!(!shown.contains("whsec_") && !shown.contains("t0ken"), "{shown}");
+    }
+
+    bench.apply(FILE).await;
+    let changed = FILE
+        .replace("https://api.acme.com/hooks", "https://api.acme.com/v2")
+        .replace("${HOOK_SECRET}", "${OTHER_SECRET}")
+        .replace("\n    when: payload.plan != \"internal\"", "")
+        .replace("[\"user.signed_up\", \"order.*\"]", "[\"user.signed_up\", \"cart.*\", \"x\"]")
+        .replace("    headers: { X-Plan: \"pro\" }\n", "")
+        .replace("ordering: fifo", "ordering: none");
+    let expected = "\
+~ destination crm-webhook
+    ~ url: \"https://api.acme.com/hooks\" → \"https://api.acme.com/v2\"
+    - headers.X-Plan: \"pro\"
+    ~ secret: \"…\" → \"…\"
+~ destination audit
+    ~ ordering: \"fifo\" → \"none\"
+~ pipeline signups
+    ~ on[1]: \"order.*\" → \"cart.*\"
+    + on[2]: \"x\"
+    - when: \"payload.plan != \\\"internal\\\"\"
+0 to create, 3 to change, 0 to delete, 3 unchanged
+";
+    assert_eq!(bench.apply(&changed).await.to_string(), expected);
+    assert_eq!(bench.webhook("crm-webhook").version, 2);
+}
+
+#[tokio::test]
+async fn a_new_signing_secret_takes_over_and_the_old_one_signs_for_a_day() {
+    let mut bench = Bench::new().await;
+    bench.apply(FILE).await;
+    let changed = FILE.replace("${HOOK_SECRET}", "${OTHER_SECRET}");
+    bench.apply(&changed).await;
+    let Connection::Webhook(webhook) = bench.webhook("crm-webhook").connection;
+    let keys = webhook.signing_keys;
+    assert_eq!((keys.len(), keys[0].expires_at), (2, None));
+    assert_eq!(keys[1].expires_at, Some("2026-01-02T00:00:00Z".parse().unwrap()));
+
+    // The day after, the old one is gone with the next change, and not before: to read changes nothing.
+    bench.now = "2026-01-03T00:00:00Z".parse().unwrap();
+    assert!(bench.apply(&changed).await.changes.is_empty());
+    bench.apply(FILE).await;
+    let Connection::Webhook(webhook) = bench.webhook("crm-webhook").connection;
+    assert_eq!(webhook.signing_keys.len(), 2);
+    assert_eq!(webhook.signing_keys[0].expires_at, None);
+}
+
+#[tokio::test]
+async fn a_destination_without_a_secret_gets_one_and_keeps_it() {
+    let bench = Bench::new().await;
+    let text = FILE.replace("    secret: \"${HOOK_SECRET}\"\n", "");
+    bench.apply(&text).await;
+    let first = bench.webhook("crm-webhook");
+    let Connection::Webhook(webhook) = &first.connection;
+    let context = Context::of_destination(first.project, first.id, Field::SigningKey);
+    let secret = bench.vault.open(&webhook.signing_keys[0].secret, &context).unwrap();
+    assert!(secret.expose().starts_with("whsec_"));
+    assert!(bench.apply(&text).await.changes.is_empty());
+    assert_eq!(bench.webhook("crm-webhook"), first);
+}
+
+#[tokio::test]
+async fn every_error_names_file_line_column_and_field() {
+    let bench = Bench::new().await;
+    let cases: [(&str, &str, &str); 24] = [
+        ("version: 1\n", "version: 2\n", "acme.yaml:1:10: version: must be 1, found a number"),
+        ("project: acme", "project: Acme", "acme.yaml:2:10: project: a name is 1 to 64"),
+        ("project: acme\n", "", "acme.yaml:1:1: project: is required, found nothing"),
+        ("kind: api }", "kind: apu }", "acme.yaml:4:24: sources[0].kind: must be one of `api`"),
+        (
+            "kind: api }",
+            "kind: api, x: 1 }",
+            "acme.yaml:4:32: sources[0].x: is not a field here: there are",
+        ),
+        (
+            "https://api.acme.com/hooks",
+            "ftp://a",
+            "acme.yaml:8:10: destinations[0].url: an endpoint's scheme",
+        ),
+        (
+            "    url: https://api.acme.com/hooks\n",
+            "",
+            "acme.yaml:6:5: destinations[0].url: is required, found nothing",
+        ),
+        (
+            "https://api.acme.com/hooks",
+            "17",
+            "acme.yaml:8:10: destinations[0].url: must be a string, found a number",
+        ),
+        (
+            "${HOOK_SECRET}",
+            "${NO_SUCH}",
+            "acme.yaml:9:13: destinations[0].secret: must have the environment variable `NO_SUCH`",
+        ),
+        (
+            "${HOOK_SECRET}",
+            "${no such}",
+            "acme.yaml:9:13: destinations[0].secret: must name a variable as `${NAME}`",
+        ),
+        ("${HOOK_SECRET}", "hunter2", "acme.yaml:9:13: destinations[0].secret: "),
+        ("X-Plan:", "webhook-id:", "acme.yaml:10:28: destinations[0].headers.webhook-id: "),
+        ("1h] }", "9d] }", "acme.yaml:11:30: destinations[0].retry.waits[2]: must be at most 7d"),
+        ("1h] }", "soon] }", "acme.yaml:11:30: destinations[0].retry.waits[2]: must be"),
+        (
+            "waits:",
+            "waitz:",
+            "acme.yaml:11:12: destinations[0].retry: must be one of `preset`, `waits`, `exponential`",
+        ),
+        (
+            "payload.user_id }",
+            "payload.user_id + }",
+            "acme.yaml:12:22: destinations[0].ordering.key: must have a value at line 1, column 18",
+        ),
+        (
+            "name: audit",
+            "name: crm-webhook",
+            "acme.yaml:13:11: destinations[1].name: must be a name that stands once",
+        ),
+        (
+            "signed: false",
+            "signed: maybe",
+            "acme.yaml:17:13: destinations[1].signed: must be a boolean, found a string",
+        ),
+        ("\"order.*\"]", "\"order*\"]", "acme.yaml:21:28: pipelines[0].on[1]: a trigger is"),
+        (
+            "sources: [app]",
+            "sources: [web]",
+            "acme.yaml:22:15: pipelines[0].sources[0]: must be the name of a source",
+        ),
+        (
+            "plan != \"internal\"",
+            "plan = 1",
+            "acme.yaml:23:11: pipelines[0].when: must have `==` to compare at line 1, column 14",
+        ),
+        (
+            "filter.match:",
+            "filter.matches:",
+            "acme.yaml:25:9: pipelines[0].steps[0]: must be a step: there are `filter.match`, `map`",
+        ),
+        (
+            "{{ payload.email }}",
+            "{{ payload.email",
+            "acme.yaml:28:34: pipelines[0].routes[0].steps[0].map.email: must have `}}`",
+        ),
+        (
+            "- to: audit",
+            "- to: nowhere",
+            "acme.yaml:29:13: pipelines[0].routes[1].to: must be the name of a destination",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        assert!(FILE.contains(from), "{from}");
+        let refusal = bench.refusal(&FILE.replace(from, to)).await;
+        let first = refusal.lines().next().unwrap_or_default();
+        assert!(first.starts_with(expected), "{from} → {to}:\n{refusal}\nnot\n{expected}");
+        assert!(!refusal.contains("hunter2") && !refusal.contains("whsec_M"), "{refusal}");
+    }
+    let refusal = bench.refusal("version: 1\n  project: [").await;
+    assert!(refusal.starts_with("acme.yaml:2:"), "{refusal}");
+}
+
+#[tokio::test]
+async fn all_errors_come_at_once() {
+    let bench = Bench::new().await;
+    let text = FILE
+        .replace("- to: audit", "- to: nowhere")
+        .replace("1h] }", "9d] }")
+        .replace("plan != \"internal\"", "plan !");
+    let refusal = bench.refusal(&text).await;
+    let lines: Vec<&str> = refusal.lines().collect();
+    assert!(lines[0].contains("retry.waits[2]"), "{refusal}");
+    for part in ["routes[1].to", "pipelines[0].when"] {
+        assert!(refusal.contains(part), "{part} in\n{refusal}");
+    }
+    // A destination that is wrong itself is not missing as well.
+    assert_eq!(lines.len(), 3, "{refusal}");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_leaves_everything_as_it_was() {
+    let bench = Bench::new().await;
+    bench.apply(FILE).await;
+    let (catalog, documents) = (bench.catalog(), bench.shelf.documents.lock().unwrap().clone());
+    *bench.shelf.is_full.lock().unwrap() = true;
+    let changed = FILE.replace("/hooks", "/v2").replace("name: signups", "name: others");
+    let file = File::read("acme.yaml", &changed, &variable).unwrap();
+    let error = resources::apply(&file, &bench.registrar, bench.means(), false).await.unwrap_err();
+    assert!(matches!(error, resources::ApplyError::Store(StoreError::Full)));
+    assert!(Arc::ptr_eq(&catalog, &bench.catalog()));
+    assert_eq!(*bench.shelf.documents.lock().unwrap(), documents);
+}
+
+#[tokio::test]
+async fn what_a_file_does_not_name_stays_until_it_is_pruned() {
+    let bench = Bench::new().await;
+    bench.apply(FILE).await;
+    let small = "version: 1\nproject: acme\nsources: [ { name: app, kind: api } ]\n";
+    let difference = bench.apply(small).await;
+    assert_eq!((difference.changes.len(), difference.left_alone), (0, 4));
+    let pruned = bench.apply_with(small, true).await.unwrap();
+    let expected = "\
+- pipeline signups
+- destination crm-webhook
+- destination audit
+- event type user.signed_up
+0 to create, 0 to change, 4 to delete, 2 unchanged
+";
+    assert_eq!(pruned.to_string(), expected);
+    assert!(bench.catalog().destinations.is_empty());
+    assert_eq!(bench.catalog().sources.len(), 1);
+}
+
+#[tokio::test]
+async fn another_project_is_left_alone_and_may_use_the_same_names() {
+    let bench = Bench::new().await;
+    bench.apply(FILE).await;
+    let other = FILE.replace("project: acme", "project: { name: other, retention: 30d }");
+    assert_eq!(bench.apply_with(&other, true).await.unwrap().changes.len(), 6);
+    assert!(bench.apply(FILE).await.changes.is_empty());
+    // The short form says nothing about the project's settings.
+    let short = FILE.replace("project: acme", "project: other");
+    assert!(bench.apply(&short).await.changes.is_empty());
+}
+
+#[tokio::test]
+async fn an_export_can_be_applied_again_and_changes_nothing() {
+    let bench = Bench::new().await;
+    bench.apply(FILE).await;
+    let catalog = bench.catalog();
+    let project = catalog.project_named("acme").unwrap().id;
+    let yaml = resources::export(&catalog, project).unwrap();
+    assert!(!yaml.contains("whsec_") && !yaml.contains("t0ken"), "{yaml}");
+    assert!(yaml.contains("${CRM_WEBHOOK_SECRET}") && yaml.contains("${AUDIT_TOKEN}"), "{yaml}");
+    assert!(yaml.contains("$${{ payload.price }}"), "{yaml}");
+
+    let whole = yaml.replace("${AUDIT_TOKEN}", "${AUDIT_TOKEN_WHOLE}");
+    let again = bench.apply(&whole).await;
+    assert!(again.changes.is_empty(), "{again}\n{yaml}");
+}
+
+#[tokio::test]
+async fn what_the_api_shows_can_be_sent_back_and_keeps_its_secrets() {
+    let bench = Bench::new().await;
+    bench.apply(FILE).await;
+    for name in ["crm-webhook", "audit"] {
+        let old = bench.webhook(name);
+        let shown = RawJson::of(&resources::DestinationSpec::of(&old));
+        assert!(!shown.as_str().contains("whsec_") && !shown.as_str().contains("t0ken"));
+        let spec: resources::DestinationSpec = resources::read_json(shown.bytes()).unwrap();
+        let catalog = bench.catalog();
+        let scope = resources::Scope::new(&catalog, old.project, bench.means());
+        assert_eq!(spec.check(&scope, Some(&old)).unwrap(), old);
+        // Without a secret behind it, a placeholder is not one.
+        assert!(spec.check(&scope, None).is_err());
+    }
+}
+
+#[test]
+fn an_error_in_json_names_the_field_and_never_the_value() {
+    let read = |text: &str| {
+        resources::read_json::<resources::DestinationSpec>(text.as_bytes()).unwrap_err().to_string()
+    };
+    let secret = read(r#"{"name":"a","kind":"webhook","url":"https://a","secret":31337}"#);
+    assert_eq!(secret, "secret: must be a string, found a number");
+    let unknown =
+        read(r#"{"name":"a","kind":"webhook","url":"https://a","auth":{"basic":{"user":1}}}"#);
+    assert!(unknown.starts_with("auth.basic.user: is not a field here"), "{unknown}");
+    let broken = read(r#"{"name": whsec_abc}"#);
+    assert_eq!(broken, "must be valid JSON: line 1, column 10, found something else");
+}
