@@ -1,12 +1,12 @@
 //! The promises of Tidegate, as tests. One binary, so that it links once.
 
 mod harness;
-mod apply;
 mod layers;
 mod server;
 mod ingest;
 mod api;
 mod openapi;
+mod apply;
 mod store;
 mod records;
 mod retention;
