@@ -270,6 +270,7 @@ async fn a_destination_without_a_secret_gets_one_and_keeps_it() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "a table, a case after the other")]
 async fn every_error_names_file_line_column_and_field() {
     let bench = Bench::new().await;
     let cases: [(&str, &str, &str); 24] = [

@@ -202,7 +202,7 @@ async fn a_lane_is_delivered_in_its_order_around_a_failure() {
     assert_eq!(sink.received().len(), 3);
     bench.next().await;
 
-    let order: Vec<i64> = sink.received().iter().map(|it| number_of(it)).collect();
+    let order: Vec<i64> = sink.received().iter().map(number_of).collect();
     assert_eq!(order, [0, 1, 2, 2, 3, 4]);
 }
 

@@ -1,11 +1,18 @@
 //! The promises of Tidegate, as tests. One binary, so that it links once.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "in a test, a panic is how a broken expectation is told"
+)]
+
 mod harness;
 mod layers;
 mod server;
 mod ingest;
 mod api;
 mod openapi;
+mod tenants;
 mod apply;
 mod store;
 mod records;
@@ -20,4 +27,3 @@ mod verifiers;
 mod cli;
 mod crash;
 mod powercut;
-mod tenants;
