@@ -15,6 +15,8 @@ struct Round {
     /// From the first post until the last arrival.
     delivered_per_second: f64,
     ack_p99: f64,
+    /// Processor time in microseconds for each delivery.
+    cpu: f64,
     memory: Memory,
 }
 
@@ -37,6 +39,9 @@ pub async fn throughput(bench: &mut Bench) -> Result<()> {
         bench.table.compare(&what, &relay, &tidegate, target);
         let (relay, tidegate) = pair(|it| it.ack_p99);
         let what = format!("ack p99 in ms, {senders}");
+        bench.table.compare(&what, &relay, &tidegate, None);
+        let (relay, tidegate) = pair(|it| it.cpu);
+        let what = format!("processor µs for an event, {senders}");
         bench.table.compare(&what, &relay, &tidegate, None);
         let (relay, tidegate) = pair(|it| it.memory.peak);
         let what = format!("peak memory in MiB, {senders}");
@@ -82,8 +87,10 @@ async fn round(bench: &Bench, turn: Turn, connections: usize, paths: &[String]) 
     bench.sink.wait_for(warm_up.accepted * copies).await?;
 
     bench.sink.reset().await?;
+    let before = server.cpu();
     let report = load(&closed(server.address, connections, bench.scale.load)).await?;
     let stats = bench.sink.wait_for(report.accepted * copies).await?;
+    let cpu = server.cpu().saturating_sub(before);
     let memory = server.memory();
     server.stop().await?;
     let refused = report.sent - report.accepted;
@@ -95,6 +102,7 @@ async fn round(bench: &Bench, turn: Turn, connections: usize, paths: &[String]) 
         accepted_per_second: report.accepted_per_second,
         delivered_per_second: stats.count as f64 / seconds,
         ack_p99: report.ack.p99,
+        cpu: cpu.as_secs_f64() * 1e6 / stats.count as f64,
         memory,
     })
 }
