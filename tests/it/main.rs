@@ -1,6 +1,7 @@
 //! The promises of Tidegate, as tests. One binary, so that it links once.
 
 mod harness;
+mod pipeline;
 mod apply;
 mod layers;
 mod server;
