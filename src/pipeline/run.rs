@@ -49,6 +49,8 @@ pub struct Runner<L> {
     /// Whether the store may hold events that no hint will bring.
     behind: bool,
     in_flight: FuturesOrdered<InFlight>,
+    /// What the plans weigh that are on their way.
+    waiting_bytes: usize,
     /// What was planned in calls that failed: nobody knows whether it is on disk.
     doubtful: Vec<Sent>,
     patience: Duration,
@@ -67,6 +69,10 @@ type InFlight = Pin<Box<dyn Future<Output = (Vec<Sent>, Result<Vec<Owed>, StoreE
 /// The first wait after the store failed; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Bytes of events, with their copies, that wait for the disk with their plans, roughly at most.
+const WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of events in one batch, where that is more than one event.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Events that are planned before others get the processor.
 const BREATH: usize = 32;
 
@@ -84,6 +90,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
         // What was accepted before the process started has no hint.
         behind: true,
         in_flight: FuturesOrdered::new(),
+        waiting_bytes: 0,
         doubtful: Vec::new(),
         patience: FIRST_WAIT,
     };
@@ -128,7 +135,12 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight.len() < self.parts.options.in_flight.max(1) && self.doubtful.is_empty()
+        !self.is_full() && self.doubtful.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.in_flight.len() >= self.parts.options.in_flight.max(1)
+            || self.waiting_bytes >= WAITING_BYTES
     }
 
     async fn wake(&mut self) -> Wake {
@@ -179,7 +191,8 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let limit = self.parts.options.batch.max(1);
         match self.parts.store.unplanned(after, limit).await {
             Ok(events) => {
-                self.behind = events.len() >= limit;
+                // Large events come fewer at a time: only nothing means that there are none.
+                self.behind = !events.is_empty();
                 self.plan(events).await;
                 std::ops::ControlFlow::Continue(())
             }
@@ -193,12 +206,23 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     /// Plans events that follow each other, and starts to keep their plans.
     async fn plan(&mut self, events: Vec<Arc<Event>>) {
-        let Some(last) = events.last().map(|it| it.seq) else { return };
         if self.parts.catalog.has_changed().unwrap_or(false) {
             let catalog = self.parts.catalog.borrow_and_update().clone();
             self.compiled = Compiled::of(&catalog, &self.compiled);
         }
-        for batch in events.chunks(self.parts.options.batch.max(1)) {
+        let mut rest = &events[..];
+        while !rest.is_empty() {
+            while self.is_full()
+                && let Some((sent, result)) = self.in_flight.next().await
+            {
+                self.kept(sent, result);
+            }
+            if !self.doubtful.is_empty() {
+                // What is left comes again from the store.
+                return;
+            }
+            let (batch, behind) = rest.split_at(self.batch_length(rest));
+            rest = behind;
             let mut plans = Vec::with_capacity(batch.len());
             let mut failures = 0;
             for events in batch.chunks(BREATH) {
@@ -210,15 +234,27 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 tokio::task::yield_now().await;
             }
             count(&plans, failures);
+            self.last = plans.last().map(|it| it.event.seq);
             self.keep(plans).await;
         }
-        self.last = Some(last);
+    }
+
+    /// How many of these events make a batch: at least one, and no more than fit it.
+    fn batch_length(&self, events: &[Arc<Event>]) -> usize {
+        let mut bytes = 0;
+        let fits = |event: &&Arc<Event>| {
+            bytes += event.payload.bytes().len() + event.metadata.bytes().len();
+            bytes <= BATCH_BYTES
+        };
+        let most = self.parts.options.batch.max(1).min(events.len());
+        events[..most].iter().take_while(fits).count().max(1)
     }
 
     /// Hands plans to the store. They are in its queue, in order, when this returns.
     async fn keep(&mut self, plans: Vec<Plan>) {
         let store = self.parts.store.clone();
-        let sent = plans.iter().map(Sent::of).collect();
+        let sent: Vec<Sent> = plans.iter().map(Sent::of).collect();
+        self.waiting_bytes += sent.iter().map(Sent::weight).sum::<usize>();
         let mut call: InFlight = Box::pin(async move { (sent, store.plan(plans).await) });
         // The set polls its futures in any order, but the store takes calls in the order in which
         // they are first polled: so that happens here.
@@ -231,6 +267,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     /// A call has ended: what is owed now goes on to dispatch.
     fn kept(&mut self, sent: Vec<Sent>, result: Result<Vec<Owed>, StoreError>) {
+        self.waiting_bytes -= sent.iter().map(Sent::weight).sum::<usize>();
         let owed = match result {
             Ok(owed) => owed,
             Err(error) => {
@@ -331,6 +368,11 @@ impl Sent {
         };
         // A plan has at most 1024.
         Self { event: plan.event.clone(), deliveries: plan.deliveries.len() as u16, copies }
+    }
+
+    fn weight(&self) -> usize {
+        let copies = self.copies.iter().flatten().map(|it| it.bytes().len());
+        self.event.payload.bytes().len() + self.event.metadata.bytes().len() + copies.sum::<usize>()
     }
 }
 
