@@ -210,8 +210,9 @@ impl Client {
 
 pub fn missing_key() -> CliError {
     CliError::usage("this command needs an API key").then(
-        "set TIDEGATE_API_KEY (or TIDEGATE_ADMIN_KEY), or pass --api-key. `tidegate serve` prints the first admin key \
-         when it starts on an empty folder; with that one, `tidegate keys create NAME --scopes ingest,read` makes others",
+        "set TIDEGATE_API_KEY, or pass --api-key. The gateway's own key is the TIDEGATE_ADMIN_KEY that `tidegate serve` \
+         was started with (`openssl rand -hex 32` makes one); with it, `tidegate keys create NAME --scopes ingest,read` \
+         makes others",
     )
 }
 
