@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::{
     Context,
-    diff::{self, Plan},
+    diff::{self, Action, Change, Plan},
     error::{CliError, Result},
+    json::Json,
     output::{self, confirm},
-    views,
     yaml::ResourceFile,
 };
 
@@ -80,13 +80,13 @@ async fn ask(
     path: &str,
     file: &ResourceFile,
     prune: bool,
-) -> Result<(Value, Plan)> {
+) -> Result<(Json, Plan)> {
     let answer = context
         .client
         .post(path, &request(file, prune))
         .await
         .map_err(|error| file.explain(error))?;
-    let plan = views::read(answer.clone())?;
+    let plan = answer.read()?;
     Ok((answer, plan))
 }
 
@@ -130,10 +130,32 @@ pub async fn apply(context: &Context, args: ApplyArgs) -> Result<()> {
         context.out.text(&diff::render(&plan, context.out.paint))?;
     }
     context.out.line(diff::done(&plan))?;
-    if !plan.changes.is_empty() {
-        context.out.next("tidegate status");
+    match plan.changes.iter().find(|it| has_new_secret(it, &file.resources)) {
+        Some(made) => {
+            output::note(format_args!(
+                "{} signs with a new secret, since the file has none for it",
+                made.name
+            ));
+            context.out.next(format_args!(
+                "tidegate destinations rotate-secret {} --overlap 0s shows one",
+                made.name
+            ));
+        }
+        None if plan.changes.is_empty() => (),
+        None => context.out.next("tidegate status"),
     }
     Ok(())
+}
+
+/// Whether a destination was made that signs, and whose secret nobody knows yet.
+fn has_new_secret(change: &Change, resources: &Value) -> bool {
+    let written = resources.get("destinations").and_then(Value::as_array).into_iter().flatten();
+    let mut written =
+        written.filter(|it| it.get("name").and_then(Value::as_str) == Some(&change.name));
+    change.action == Action::Create
+        && change.kind == "destination"
+        && change.fields.iter().any(|it| it.path == "secret")
+        && written.any(|it| it.get("secret").is_none())
 }
 
 pub async fn export(context: &Context, args: ExportArgs) -> Result<()> {

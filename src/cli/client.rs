@@ -7,12 +7,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::{client::legacy, rt::TokioExecutor};
+use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
 use super::{
     connect::Connector,
     error::{CliError, Problem, Result},
+    json::Json,
 };
 use crate::model::Secret;
 
@@ -60,17 +62,17 @@ impl Client {
         self.project.as_deref()
     }
 
-    pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value> {
+    pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Json> {
         let answer = self.call(Method::GET, path, query, None).await?;
         self.value(answer.1)
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Json> {
         self.post_bytes(path, body.to_string().into()).await.map(|(_, value)| value)
     }
 
     /// With the status, where more than one means success. The body is sent as it is, which is JSON.
-    pub async fn post_bytes(&self, path: &str, body: Bytes) -> Result<(StatusCode, Value)> {
+    pub async fn post_bytes(&self, path: &str, body: Bytes) -> Result<(StatusCode, Json)> {
         let (status, bytes) = self.call(Method::POST, path, &[], Some(body)).await?;
         Ok((status, self.value(bytes)?))
     }
@@ -187,11 +189,11 @@ impl Client {
         })
     }
 
-    fn value(&self, bytes: Bytes) -> Result<Value> {
+    fn value(&self, bytes: Bytes) -> Result<Json> {
         if bytes.is_empty() {
-            return Ok(Value::Null);
+            return Ok(Json::default());
         }
-        serde_json::from_slice(&bytes).map_err(|_| CliError::Answer {
+        Json::parse(&bytes).map_err(|_| CliError::Answer {
             what: format!("what answers at {} does not speak JSON", self.origin()),
         })
     }
@@ -208,9 +210,17 @@ impl Client {
 
 pub fn missing_key() -> CliError {
     CliError::usage("this command needs an API key").then(
-        "set TIDEGATE_API_KEY (or TIDEGATE_ADMIN_KEY), or pass --api-key. `tidegate serve` prints the first admin key \
-         when it starts on an empty folder; with that one, `tidegate keys create NAME --scopes ingest,read` makes others",
+        "set TIDEGATE_API_KEY, or pass --api-key. The gateway's own key is the TIDEGATE_ADMIN_KEY that `tidegate serve` \
+         was started with (`openssl rand -hex 32` makes one); with it, `tidegate keys create NAME --scopes ingest,read` \
+         makes others",
     )
+}
+
+/// A part of a list.
+#[derive(Deserialize)]
+pub struct Page {
+    pub data: Vec<Json>,
+    next: Option<String>,
 }
 
 /// Reads a list page by page, `limit` rows at most, and gives the rows to `take`.
@@ -219,24 +229,21 @@ pub async fn pages(
     path: &str,
     mut query: Vec<(&'static str, String)>,
     limit: usize,
-    mut take: impl FnMut(Value) -> Result<()>,
+    mut take: impl FnMut(Json) -> Result<()>,
 ) -> Result<()> {
     const PAGE: usize = 100;
     let mut left = limit;
     let filters = query.len();
     while left > 0 {
         query.push(("limit", left.min(PAGE).to_string()));
-        let mut page = client.get(path, &query).await?;
-        let Some(Value::Array(rows)) = page.get_mut("data").map(Value::take) else {
-            return Err(CliError::Answer { what: "the answer holds no list".to_owned() });
-        };
-        for row in rows.into_iter().take(left) {
+        let page: Page = client.get(path, &query).await?.read()?;
+        for row in page.data.into_iter().take(left) {
             left -= 1;
             take(row)?;
         }
-        let Some(next) = page.get("next").and_then(Value::as_str) else { break };
+        let Some(next) = page.next else { break };
         query.truncate(filters);
-        query.push(("cursor", next.to_owned()));
+        query.push(("cursor", next));
     }
     Ok(())
 }

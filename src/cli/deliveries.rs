@@ -172,7 +172,7 @@ async fn list(
         if shape.json {
             return context.out.json_line(&row);
         }
-        let it: Delivery = views::read(row)?;
+        let it: Delivery = row.read()?;
         let due = it.due.filter(|_| it.state == DeliveryState::Retrying);
         rows.push(vec![
             it.received_at.map(|at| date_time(at, &context.zone)).unwrap_or_default(),
@@ -201,7 +201,7 @@ async fn show(context: &Context, args: ShowArgs) -> Result<()> {
     if args.json {
         return context.out.json(&answer);
     }
-    let it: Delivery = views::read(answer)?;
+    let it: Delivery = answer.read()?;
     let paint = context.out.paint;
     let now = context.clock.now();
     context.out.line(format_args!(

@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use super::{
     Context,
     client::pages,
-    emit::{read_json_argument, text},
+    emit::read_json_argument,
     error::{CliError, Result},
     output::{self, Paint, clip, confirm, distance, duration, table},
     times, views,
@@ -138,7 +138,7 @@ async fn list(context: &Context, is_json: bool) -> Result<()> {
         if is_json {
             return context.out.json_line(&row);
         }
-        rows.push(self::row(&views::read(row)?, now, context.out.paint));
+        rows.push(self::row(&row.read()?, now, context.out.paint));
         Ok(())
     })
     .await?;
@@ -171,7 +171,7 @@ fn sentence(it: &State, now: Timestamp, paint: Paint) -> String {
 
 async fn change(context: &Context, name: &Name, verb: &str) -> Result<()> {
     let path = format!("/api/v1/destinations/{name}/{verb}");
-    let changed: Destination = views::read(context.client.post(&path, &json!({})).await?)?;
+    let changed: Destination = context.client.post(&path, &json!({})).await?.read()?;
     let state = sentence(&changed.state, context.clock.now(), context.out.paint);
     context.out.line(format_args!("{} is {state}", context.out.paint.bold(name)))?;
     match verb {
@@ -193,7 +193,7 @@ async fn test(context: &Context, args: TestArgs) -> Result<()> {
     if args.json {
         context.out.json(&answer)?;
     }
-    let outcome: Outcome = views::read(answer)?;
+    let outcome: Outcome = answer.read()?;
     if !args.json {
         context.out.text(&story(&args.name, &outcome, context.out.paint))?;
     }
@@ -237,7 +237,7 @@ async fn rotate(context: &Context, args: RotateArgs) -> Result<()> {
     let body = json!({ "overlap": format!("{}s", args.overlap.as_secs()) });
     let answer =
         context.client.post(&format!("/api/v1/destinations/{name}/rotate-secret"), &body).await?;
-    let secret = text(&answer, "signing_secret");
+    let secret = answer.text("signing_secret");
     if args.quiet {
         return context.out.line(secret);
     }

@@ -15,6 +15,7 @@ use super::{
     client::Client,
     error::{CliError, Result},
     events,
+    json::Json,
     output::{self, plural},
 };
 use crate::model::{RawJson, TypeName};
@@ -116,13 +117,13 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
         return many(context, &emission).await;
     }
     let (status, answer) = context.client.post_bytes(EVENTS, emission.body(1)).await?;
-    let id = text(&answer, "id");
+    let id = answer.text("id");
     if args.watch {
-        let event = events::settled(context, id).await?;
+        let event = events::settled(context, &id).await?;
         return if args.json {
             context.out.json(&event)
         } else {
-            events::tell(context, event, false)
+            events::tell(context, &event, false).await
         };
     }
     if args.json {
@@ -131,8 +132,8 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     let paint = context.out.paint;
     let verdict =
         if status == StatusCode::OK { paint.yellow("duplicate") } else { paint.green("accepted") };
-    context.out.line(format_args!("{verdict}  {}  {}", paint.cyan(id), args.event_type))?;
-    if let Some(remark) = remark_on_duplicate(&answer) {
+    context.out.line(format_args!("{verdict}  {}  {}", paint.cyan(&id), args.event_type))?;
+    if let Some(remark) = remark_on_duplicate(&answer.to_value()) {
         output::note(remark);
     }
     context.out.next(format_args!("tidegate events show {id}"));
@@ -162,13 +163,13 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, status: StatusCode, answer: &Value) {
+    fn add(&mut self, status: StatusCode, answer: &Json) {
         if status == StatusCode::OK {
             self.duplicates += 1
         } else {
             self.accepted += 1
         }
-        let id = text(answer, "id").to_owned();
+        let id = answer.text("id");
         self.first.get_or_insert_with(|| id.clone());
         self.last = Some(id);
     }
@@ -202,7 +203,7 @@ async fn many(context: &Context, emission: &Emission<'_>) -> Result<()> {
 }
 
 /// Posts an event; while the gateway says that it has too much to do, waits and tries again.
-async fn post_patiently(client: &Client, body: Bytes) -> Result<(StatusCode, Value)> {
+async fn post_patiently(client: &Client, body: Bytes) -> Result<(StatusCode, Json)> {
     const PAUSE: Duration = Duration::from_secs(1);
     const TRIES: usize = 60;
     for _ in 1..TRIES {
@@ -220,13 +221,13 @@ async fn post_patiently(client: &Client, body: Bytes) -> Result<(StatusCode, Val
 fn summary(context: &Context, args: &Args, tally: &Tally, elapsed: Duration) -> Result<()> {
     let per_second = (tally.accepted + tally.duplicates) as f64 / elapsed.as_secs_f64().max(1e-3);
     if args.json {
-        return context.out.json(&json!({
+        return context.out.json(&Json::of(&json!({
             "accepted": tally.accepted,
             "duplicates": tally.duplicates,
             "seconds": elapsed.as_secs_f64(),
             "first": tally.first,
             "last": tally.last,
-        }));
+        })));
     }
     let line = format!(
         "{} accepted, {} in {} ({} per second)",
@@ -291,10 +292,6 @@ fn parse_json(name: &str, bytes: &[u8]) -> Result<Box<RawValue>> {
         CliError::usage(format!("{name} is not JSON: {error}\n  {}", output::clip(&line, 100)))
             .then("quote it for the shell: --data '{\"plan\":\"pro\"}', or put it into a file: --data @file.json")
     })
-}
-
-pub fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -7,19 +7,22 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::Response;
+use hyper::body::Incoming;
 use indicatif::ProgressBar;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 
 use super::{
     Context,
     client::{next_chunk, pages},
     deliveries::id_part,
     error::{CliError, Result},
+    json::Json,
     output::{self, clip, date_time, plural, table},
     tail::pattern,
     times::{Moment, moment},
-    views::{self, Event},
+    views::{Delivery, Event},
     waterfall,
 };
 use crate::model::{DeliveryState, Pattern};
@@ -126,13 +129,13 @@ async fn list(context: &Context, args: ListArgs) -> Result<()> {
         if args.json {
             return context.out.json_line(&row);
         }
-        let it: Event = views::read(row)?;
+        let it: Event = row.read()?;
         rows.push(vec![
             date_time(it.received_at, &context.zone),
             paint.cyan(&it.id),
             paint.bold(&it.event_type),
             it.source.unwrap_or_default(),
-            paint.dim(clip(&it.payload.to_string(), 50)),
+            paint.dim(clip(it.payload.as_str(), 50)),
         ]);
         Ok(())
     })
@@ -158,35 +161,51 @@ async fn show(context: &Context, args: ShowArgs) -> Result<()> {
     if args.json {
         return context.out.json(&answer);
     }
-    tell(context, answer, args.body)
+    tell(context, &answer, args.body).await
 }
 
-async fn fetch(context: &Context, id: &str) -> Result<Value> {
+async fn fetch(context: &Context, id: &str) -> Result<Json> {
     context.client.get(&format!("/api/v1/events/{}", id_part("evt", id)?), &[]).await
 }
 
 /// Prints the story of an event.
-pub fn tell(context: &Context, answer: Value, with_body: bool) -> Result<()> {
-    let event: Event = views::read(answer)?;
+pub async fn tell(context: &Context, answer: &Json, with_body: bool) -> Result<()> {
+    let mut event: Event = answer.read()?;
+    event.deliveries = with_logs(context, event.deliveries).await?;
     let story = waterfall::render(&event, context.clock.now(), context.out.paint, &context.zone);
     context.out.text(&story)?;
     if with_body {
         context.out.text(&waterfall::body(&event))?;
     }
-    if event.deliveries.iter().any(|it| it.state == DeliveryState::Dead) {
-        context.out.next(format_args!("tidegate replay --event {}", event.id));
+    if let Some(dead) = event.deliveries.iter().find(|it| it.state == DeliveryState::Dead) {
+        context.out.next(format_args!("tidegate replay --delivery {}", dead.id));
     }
     Ok(())
 }
 
+/// The deliveries with their attempts, which the event's own answer may leave out.
+async fn with_logs(context: &Context, deliveries: Vec<Delivery>) -> Result<Vec<Delivery>> {
+    const AT_ONCE: usize = 8;
+    stream::iter(deliveries)
+        .map(|it| async move {
+            if it.attempts == 0 || !it.log.is_empty() {
+                return Ok(it);
+            }
+            context.client.get(&format!("/api/v1/deliveries/{}", it.id), &[]).await?.read()
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
+}
+
 /// The event, once there is nothing more to see soon; at the latest after half a minute.
-pub async fn settled(context: &Context, id: &str) -> Result<Value> {
+pub async fn settled(context: &Context, id: &str) -> Result<Json> {
     const PAUSE: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(30);
     let begun = context.clock.now();
     loop {
         let answer = fetch(context, id).await?;
-        let event: Event = views::read(answer.clone())?;
+        let event: Event = answer.read()?;
         let now = context.clock.now();
         if is_settled(&event, now) || now.duration_since(begun).unsigned_abs() > LONGEST {
             return Ok(answer);
@@ -212,6 +231,21 @@ async fn export(context: &Context, args: ExportArgs) -> Result<()> {
     let query = args.filter.query(context.clock.now());
     let mut response = context.client.stream("/api/v1/events/export", &query, &[]).await?;
     let mut target = Target::open(args.out.as_deref())?;
+    match copy(&mut response, &mut target).await {
+        Ok(events) => {
+            target.finish()?;
+            output::note(format_args!("{} exported", plural(events, "event")));
+            Ok(())
+        }
+        Err(error) => {
+            target.discard();
+            Err(error)
+        }
+    }
+}
+
+/// Copies to the end, and counts lines. An end in the middle of a line is an error.
+async fn copy(response: &mut Response<Incoming>, target: &mut Target) -> Result<u64> {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = indicatif::ProgressStyle::with_template(
         "{spinner} {human_pos} events  {per_sec}  {elapsed}",
@@ -241,9 +275,7 @@ async fn export(context: &Context, args: ExportArgs) -> Result<()> {
         return Err(CliError::failed("the export broke off in the middle of an event")
             .then("repeat the command"));
     }
-    target.finish()?;
-    output::note(format_args!("{} exported", plural(events, "event")));
-    Ok(())
+    Ok(events)
 }
 
 /// Where an export goes. A file has another name until it is whole.
@@ -279,6 +311,15 @@ impl Target {
         let file = file.into_inner().map_err(|error| cannot_write(&partial, error.into_error()))?;
         file.sync_all().map_err(|source| cannot_write(&partial, source))?;
         std::fs::rename(&partial, &whole).map_err(|source| cannot_write(&whole, source))
+    }
+}
+
+impl Target {
+    /// Half an export is not kept.
+    fn discard(self) {
+        if let Self::File { partial, .. } = self {
+            let _was_never_there = std::fs::remove_file(partial);
+        }
     }
 }
 
@@ -335,7 +376,7 @@ mod tests {
             let deliveries: Vec<_> = delivery.into_iter().collect();
             let event = json!({"id": "evt_1", "type": "x", "received_at": now.to_string(), "planned": planned,
                 "deliveries": deliveries});
-            assert_eq!(is_settled(&views::read(event.clone()).unwrap(), now), expected, "{event}");
+            assert_eq!(is_settled(&Json::of(&event).read().unwrap(), now), expected, "{event}");
         }
     }
 }

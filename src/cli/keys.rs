@@ -10,7 +10,6 @@ use super::{
     Context,
     client::pages,
     deliveries::id_part,
-    emit::text,
     error::{CliError, Result},
     output::{self, confirm, table},
     times::duration,
@@ -121,13 +120,13 @@ async fn create(context: &Context, args: CreateArgs) -> Result<()> {
     if args.json {
         return context.out.json(&answer);
     }
-    let key = text(&answer, "key");
+    let key = answer.text("key");
     if args.quiet {
         return context.out.line(key);
     }
     let paint = context.out.paint;
-    context.out.line(format_args!("{}  {}", paint.cyan(text(&answer, "id")), args.name))?;
-    context.out.line(format_args!("\n  {}\n", paint.bold(key)))?;
+    context.out.line(format_args!("{}  {}", paint.cyan(answer.text("id")), args.name))?;
+    context.out.line(format_args!("\n  {}\n", paint.bold(&key)))?;
     output::note("keep it now: it is not shown again, and only its hash is stored");
     context.out.next(format_args!("export TIDEGATE_API_KEY={key}"));
     Ok(())
@@ -140,6 +139,7 @@ async fn list(context: &Context, args: ListArgs) -> Result<()> {
         if args.json {
             return context.out.json_line(&row);
         }
+        let row = row.to_value();
         let scopes = row
             .get("scopes")
             .and_then(Value::as_array)
@@ -157,6 +157,10 @@ async fn list(context: &Context, args: ListArgs) -> Result<()> {
     })
     .await?;
     context.out.text(&table(&rows))
+}
+
+fn text<'a>(row: &'a Value, name: &str) -> &'a str {
+    row.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn expiry(row: &Value, now: Timestamp) -> String {

@@ -12,6 +12,7 @@ pub mod client;
 mod sse;
 mod yaml;
 mod schemes;
+mod json;
 mod views;
 mod times;
 

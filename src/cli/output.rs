@@ -9,7 +9,10 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::error::{CliError, Result};
+use super::{
+    error::{CliError, Result},
+    json::Json,
+};
 
 /// Colours text, or leaves it as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,13 +95,13 @@ impl Output {
     }
 
     /// JSON for programs, on as many lines as it takes.
-    pub fn json(self, value: &serde_json::Value) -> Result<()> {
-        self.line(format_args!("{value:#}"))
+    pub fn json(self, value: &Json) -> Result<()> {
+        self.line(value.pretty())
     }
 
     /// JSON for programs that read line by line.
-    pub fn json_line(self, value: &serde_json::Value) -> Result<()> {
-        self.line(value)
+    pub fn json_line(self, value: &Json) -> Result<()> {
+        self.line(value.line())
     }
 
     /// What to do next, for people only: on standard error, so that output can be piped.
@@ -123,7 +126,7 @@ fn closed(error: io::Error) -> CliError {
 /// which option answers it instead.
 pub fn confirm(question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(CliError::usage(format!("{question} Nobody is here to answer"))
+        return Err(CliError::usage(format!("nobody is here to answer: {question}"))
             .then("add --yes to answer it beforehand"));
     }
     let asked =

@@ -11,8 +11,8 @@ use super::{
     deliveries::{Filter, id_part, state, state_word},
     emit::progress_bar,
     error::{CliError, Result},
+    json::Json,
     output::{self, Paint, confirm, plural},
-    views,
 };
 use crate::model::{DeliveryState, ReplayState};
 
@@ -37,8 +37,8 @@ pub struct Args {
     delivery: Option<String>,
     #[command(flatten)]
     filter: Filter,
-    /// Only deliveries in this state
-    #[arg(long, value_name = "STATE", value_parser = state)]
+    /// Only deliveries that ended in this state: delivered, dead, expired or cancelled
+    #[arg(long, value_name = "STATE", value_parser = ended_state)]
     state: Option<DeliveryState>,
     /// Only say how many it would be
     #[arg(long, conflicts_with_all = ["yes", "watch"])]
@@ -124,6 +124,19 @@ impl Args {
     }
 }
 
+/// For clap. What has not ended is attempted anyway.
+fn ended_state(text: &str) -> Result<DeliveryState, String> {
+    match state(text)? {
+        DeliveryState::Pending | DeliveryState::Retrying => {
+            Err("what has not ended is attempted anyway; a replay is of delivered, dead, expired or cancelled".to_owned())
+        }
+        ended @ (DeliveryState::Delivered
+        | DeliveryState::Dead
+        | DeliveryState::Expired
+        | DeliveryState::Cancelled) => Ok(ended),
+    }
+}
+
 pub async fn run(context: &Context, args: Args) -> Result<()> {
     match &args.command {
         Some(Command::Cancel { id }) => return cancel(context, id).await,
@@ -133,9 +146,9 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     let mut request = args.request(context.clock.now())?;
     request.insert("dry_run".to_owned(), true.into());
     let planned: Planned =
-        views::read(context.client.post("/api/v1/replays", &request.clone().into()).await?)?;
+        context.client.post("/api/v1/replays", &request.clone().into()).await?.read()?;
     if args.plan && args.json {
-        return context.out.json(&json!({ "total": planned.total }));
+        return context.out.json(&Json::of(&json!({ "total": planned.total })));
     }
     if planned.total == 0 {
         output::note("nothing matches: there is nothing to replay");
@@ -156,7 +169,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     if args.json && !args.watch {
         return context.out.json(&answer);
     }
-    let replay: Replay = views::read(answer)?;
+    let replay: Replay = answer.read()?;
     context.out.line(format_args!(
         "replay {} of {deliveries} has begun",
         context.out.paint.cyan(&replay.id)
@@ -173,7 +186,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
 
 async fn cancel(context: &Context, id: &str) -> Result<()> {
     let path = format!("/api/v1/replays/{}/cancel", id_part("rpl", id)?);
-    let replay: Replay = views::read(context.client.post(&path, &json!({})).await?)?;
+    let replay: Replay = context.client.post(&path, &json!({})).await?.read()?;
     context.out.line(sentence(&replay, context.out.paint))
 }
 
@@ -186,7 +199,7 @@ async fn show(context: &Context, id: &str, stay: bool) -> Result<()> {
 }
 
 async fn fetch(context: &Context, id: &str) -> Result<Replay> {
-    views::read(context.client.get(&format!("/api/v1/replays/{}", id_part("rpl", id)?), &[]).await?)
+    context.client.get(&format!("/api/v1/replays/{}", id_part("rpl", id)?), &[]).await?.read()
 }
 
 /// Shows progress until it is done. Leaving does not stop it.
@@ -267,6 +280,7 @@ mod tests {
     fn a_replay_of_everything_or_of_two_things_is_refused() {
         let id = "evt_01ka0000000000000000000000";
         for line in [
+            "--state pending",
             "",
             "--fresh-id",
             "--event x",

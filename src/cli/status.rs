@@ -5,11 +5,13 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Context,
-    error::{CliError, Result},
+    client::Page,
+    error::Result,
+    json::Json,
     output::{self, Paint, clip, count, distance, plural, table},
     views::{self, Entry},
 };
@@ -56,21 +58,21 @@ struct Screen {
 
 pub async fn run(context: &Context, args: Args) -> Result<()> {
     let answer = context.client.get("/api/v1/status", &[]).await?;
-    let status: Status = views::read(answer.clone())?;
+    let status: Status = answer.read()?;
     let dead = rows(context, "/api/v1/dead-letters", vec![("limit", MOST_DEAD.to_string())])
         .await?
         .len() as u64;
     let failures = last_failures(context, &status.destinations).await?;
     if args.json {
-        let mut whole = answer;
+        let mut whole = answer.to_value();
         whole["dead_letters"] = dead.into();
         let named = status.destinations.iter().zip(&failures);
         whole["last_failures"] =
             named.map(|(it, failure)| (it.name.clone(), json!(failure))).collect();
-        return context.out.json(&whole);
+        return context.out.json(&Json::of(&whole));
     }
     let last_failures =
-        failures.into_iter().map(|it| it.map(views::read).transpose()).collect::<Result<_>>()?;
+        failures.into_iter().map(|it| it.map(|it| it.read()).transpose()).collect::<Result<_>>()?;
     let screen = Screen { status, dead, last_failures };
     context.out.text(&render(&screen, context.out.paint))?;
     if screen.status.destinations.is_empty() {
@@ -85,7 +87,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
 async fn last_failures(
     context: &Context,
     destinations: &[Destination],
-) -> Result<Vec<Option<Value>>> {
+) -> Result<Vec<Option<Json>>> {
     const AT_ONCE: usize = 8;
     stream::iter(destinations)
         .map(|it| async move {
@@ -101,11 +103,9 @@ async fn last_failures(
         .await
 }
 
-async fn rows(context: &Context, path: &str, query: Vec<(&str, String)>) -> Result<Vec<Value>> {
-    match context.client.get(path, &query).await?.get_mut("data").map(Value::take) {
-        Some(Value::Array(rows)) => Ok(rows),
-        Some(_) | None => Err(CliError::Answer { what: "the answer holds no list".to_owned() }),
-    }
+async fn rows(context: &Context, path: &str, query: Vec<(&str, String)>) -> Result<Vec<Json>> {
+    let page: Page = context.client.get(path, &query).await?.read()?;
+    Ok(page.data)
 }
 
 fn render(screen: &Screen, paint: Paint) -> String {

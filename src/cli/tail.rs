@@ -2,11 +2,11 @@
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{
     Context,
     error::{CliError, Result},
+    json::Json,
     output::{self, Paint, clip, clock_time},
     sse::{self, Told},
     views::{self, Entry, Event},
@@ -66,12 +66,12 @@ impl Sight {
         struct Missed {
             missed: u64,
         }
-        let value: Value = serde_json::from_str(&event.data)
+        let value = Json::parse(event.data.as_bytes())
             .map_err(|_| CliError::Answer { what: "the stream does not speak JSON".to_owned() })?;
         Ok(match event.name.as_str() {
-            "event" => Some(Self::Event(views::read(value)?)),
-            "attempt" => Some(Self::Attempt(views::read(value)?)),
-            "missed" => Some(Self::Missed(views::read::<Missed>(value)?.missed)),
+            "event" => Some(Self::Event(value.read()?)),
+            "attempt" => Some(Self::Attempt(value.read()?)),
+            "missed" => Some(Self::Missed(value.read::<Missed>()?.missed)),
             _ => None,
         })
     }
@@ -147,7 +147,7 @@ fn render(sight: &Sight, paint: Paint, zone: &TimeZone) -> String {
         Sight::Event(it) => {
             let source = it.source.as_deref().unwrap_or("?");
             let name = paint.bold(&it.event_type);
-            let payload = paint.dim(clip(&it.payload.to_string(), 60));
+            let payload = paint.dim(clip(it.payload.as_str(), 60));
             format!(
                 "{}  ● {name}  {}  from {source}  {payload}",
                 time(it.received_at),

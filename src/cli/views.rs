@@ -4,21 +4,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde::Deserialize;
 
-use super::{
-    error::{CliError, Result},
-    output::Paint,
-};
+use super::{json::Json, output::Paint};
 use crate::model::{Class, DeliveryState};
-
-/// Reads one object of an answer.
-pub fn read<T: DeserializeOwned>(value: Value) -> Result<T> {
-    serde_json::from_value(value).map_err(|error| CliError::Answer {
-        what: format!("the answer is not understood: {error}"),
-    })
-}
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
@@ -33,9 +22,9 @@ pub struct Event {
     #[serde(default)]
     pub idempotency_key: Option<String>,
     #[serde(default)]
-    pub metadata: Value,
+    pub metadata: Json,
     #[serde(default)]
-    pub payload: Value,
+    pub payload: Json,
     #[serde(default)]
     pub planned: bool,
     #[serde(default)]

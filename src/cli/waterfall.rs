@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, tz::TimeZone};
-use serde_json::Value;
 
 use super::{
+    json::Json,
     output::{self, Paint, clip, date_time, duration, plural},
     views::{self, Delivery, Entry, Event, Skipped},
 };
@@ -135,9 +135,8 @@ fn bar(took: Duration, longest: Duration, paint: Paint) -> String {
 
 /// Payload and metadata, for `--body`.
 pub fn body(event: &Event) -> String {
-    let indented = |name: &str, value: &Value| {
-        let lines: Vec<_> =
-            format!("{value:#}").lines().map(|line| format!("    {line}\n")).collect();
+    let indented = |name: &str, value: &Json| {
+        let lines: Vec<_> = value.pretty().lines().map(|line| format!("    {line}\n")).collect();
         format!("\n  {name}\n{}", lines.concat())
     };
     format!("{}{}", indented("payload", &event.payload), indented("metadata", &event.metadata))
@@ -145,13 +144,13 @@ pub fn body(event: &Event) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn shown(event: Value) -> String {
         let now = "2026-07-31T14:05:00Z".parse().unwrap();
-        render(&views::read(event).unwrap(), now, Paint::PLAIN, &TimeZone::UTC)
+        render(&Json::of(&event).read().unwrap(), now, Paint::PLAIN, &TimeZone::UTC)
     }
 
     #[test]

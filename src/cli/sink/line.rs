@@ -1,10 +1,13 @@
 //! A received webhook as one line for people, or as JSON for programs.
 
-use jiff::tz::TimeZone;
-use serde_json::{Value, json};
+use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
 
 use super::{Counters, Judgement, Received};
-use crate::cli::output::{Paint, clip, clock_time, plural};
+use crate::cli::{
+    json::Json,
+    output::{Paint, clip, clock_time, plural},
+};
 
 /// `14:03:21.482  user.signed_up  evt_…  attempt 2  ✔ signed  200`
 pub fn render(it: &Received, paint: Paint, zone: &TimeZone) -> String {
@@ -37,33 +40,50 @@ pub fn render(it: &Received, paint: Paint, zone: &TimeZone) -> String {
     parts.join("  ")
 }
 
-pub fn to_json(it: &Received) -> Value {
+/// What a program reads of a webhook. The body is as it came, where it is JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    at: Timestamp,
+    method: &'a str,
+    path: &'a str,
+    #[serde(rename = "type")]
+    event_type: Option<&'a str>,
+    id: Option<&'a str>,
+    attempt: u32,
+    duplicate: bool,
+    verified: Option<bool>,
+    /// Why the signature does not hold.
+    reason: Option<String>,
+    status: u16,
+    body: Json,
+}
+
+pub fn to_json(it: &Received) -> Json {
     let (verified, reason) = match it.signature {
-        Judgement::NotAsked => (Value::Null, Value::Null),
-        Judgement::Verified => (Value::Bool(true), Value::Null),
-        Judgement::Refused(error) => (Value::Bool(false), Value::String(error.to_string())),
+        Judgement::NotAsked => (None, None),
+        Judgement::Verified => (Some(true), None),
+        Judgement::Refused(error) => (Some(false), Some(error.to_string())),
     };
-    let body = serde_json::from_slice(&it.body)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&it.body).into_owned()));
-    json!({
-        "at": it.at.to_string(),
-        "method": it.method.as_str(),
-        "path": it.path,
-        "type": it.event_type,
-        "id": it.id,
-        "attempt": it.attempt,
-        "duplicate": it.is_duplicate,
-        "verified": verified,
-        "reason": reason,
-        "status": it.answer.as_u16(),
-        "body": body,
+    Json::of(&Line {
+        at: it.at,
+        method: it.method.as_str(),
+        path: &it.path,
+        event_type: it.event_type.as_deref(),
+        id: it.id.as_deref(),
+        attempt: it.attempt,
+        duplicate: it.is_duplicate,
+        verified,
+        reason,
+        status: it.answer.as_u16(),
+        body: Json::parse(&it.body)
+            .unwrap_or_else(|_| Json::of(&String::from_utf8_lossy(&it.body))),
     })
 }
 
 /// The body, indented below its line.
 pub fn body(bytes: &[u8]) -> String {
-    let text = match serde_json::from_slice::<Value>(bytes) {
-        Ok(value) => format!("{value:#}"),
+    let text = match Json::parse(bytes) {
+        Ok(json) => json.pretty(),
         Err(_) => String::from_utf8_lossy(bytes).into_owned(),
     };
     text.lines().map(|line| format!("    {}\n", clip(line, usize::MAX))).collect()
@@ -154,6 +174,15 @@ mod tests {
         counters.add(&Received { is_duplicate: true, ..received() });
         let expected = "2 webhooks: 2 accepted, 1 duplicate · 2 signatures verified, 0 refused";
         assert_eq!(summary(&counters, true), expected);
+    }
+
+    #[test]
+    fn json_for_programs_keeps_the_body_as_it_came() {
+        let it = Received { body: Bytes::from_static(br#"{"n":1.50}"#), ..received() };
+        let expected = r#"{"at":"2026-07-31T14:03:21.482Z","method":"POST","path":"/hooks","type":"user.signed_up","id":"evt_1","attempt":1,"duplicate":false,"verified":true,"reason":null,"status":200,"body":{"n":1.50}}"#;
+        assert_eq!(to_json(&it).line(), expected);
+        let it = Received { body: Bytes::from_static(b"hi"), ..received() };
+        assert!(to_json(&it).line().ends_with(r#""body":"hi"}"#));
     }
 
     #[test]

@@ -1,39 +1,15 @@
 //! The command line as people run it: the real binary, its output, and its exit codes.
 
+mod program;
+mod gateway;
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
-    process::{Command, Output, Stdio},
+    process::Stdio,
 };
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-
-/// `tidegate …`, with nothing of this machine's environment.
-fn tidegate(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(words).env_clear().stdin(Stdio::null());
-    command
-}
-
-fn run(command: &mut Command, input: &[u8]) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that reads nothing may be gone already.
-    let _gone = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use self::program::{Running, SECRET, run, stderr, stdout, tidegate};
 
 #[test]
 fn what_is_signed_verifies_and_what_was_changed_does_not() {
@@ -99,60 +75,44 @@ fn help_and_version_are_no_failures() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let mut child = tidegate(&["sign", "--secret", SECRET])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = tidegate(&["sign", "--secret", SECRET]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     // It writes only when its input has ended, and then nobody reads.
     drop(child.stdout.take());
     drop(child.stdin.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
 }
 
 #[test]
 fn a_sink_shows_what_it_gets_counts_and_ends() {
-    let mut sink =
-        tidegate(&["sink", "--listen", "127.0.0.1:0", "--count", "2", "--secret", SECRET])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-    let mut notes = BufReader::new(sink.stderr.take().unwrap()).lines();
-    let first = notes.next().unwrap().unwrap();
-    let url = first.split_whitespace().find(|it| it.starts_with("http://")).unwrap();
+    let words = ["sink", "--listen", "127.0.0.1:0", "--count", "2", "--secret", SECRET];
+    let sink = Running::start(&mut tidegate(&words));
+    let first = sink.note("sink on ");
+    let address = first.split_whitespace().find_map(|it| it.strip_prefix("http://")).unwrap();
+    let address = address.trim_end_matches('/');
 
     let body = br#"{"type":"user.signed_up"}"#;
     let signed = run(&mut tidegate(&["sign", "--secret", SECRET, "--id", "evt_1"]), body);
-    let headers = stdout(&signed);
-    let address = url.trim_start_matches("http://").trim_end_matches('/');
-    for _ in 0..2 {
+    let headers = stdout(&signed).replace('\n', "\r\n");
+    for expected in [
+        "user.signed_up  evt_1  attempt 1  ✔ signature verified  200",
+        "user.signed_up  evt_1  attempt 2  ✔ signature verified  duplicate  200",
+    ] {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let length = body.len();
         let head = format!(
-            "POST / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
-            body.len()
+            "POST / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
         );
-        let request =
-            [head.as_bytes(), headers.replace('\n', "\r\n").as_bytes(), b"\r\n", body].concat();
-        stream.write_all(&request).unwrap();
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
         let mut status = String::new();
         BufReader::new(stream).read_line(&mut status).unwrap();
         assert!(status.starts_with("HTTP/1.1 200"), "{status}");
+        assert!(sink.line("user.signed_up").ends_with(expected));
     }
 
-    let output = sink.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    let lines = stdout(&output);
-    assert!(
-        lines.contains("user.signed_up  evt_1  attempt 1  ✔ signature verified  200\n"),
-        "{lines}"
-    );
-    assert!(
-        lines.contains("user.signed_up  evt_1  attempt 2  ✔ signature verified  duplicate  200\n"),
-        "{lines}"
-    );
-    let counted = notes.next().unwrap().unwrap();
+    let counted = sink.note("webhooks: ");
     assert_eq!(counted, "2 webhooks: 2 accepted, 1 duplicate · 2 signatures verified, 0 refused");
+    assert_eq!(sink.end_of_input().0, Some(0));
 }

@@ -1,0 +1,293 @@
+//! Commands against a gateway that runs beside them, all of them the real binary.
+
+use std::{net::SocketAddr, path::PathBuf, process::Output, time::Instant};
+
+use serde_json::Value;
+
+use crate::harness::PATIENCE;
+
+use super::program::{Running, SECRET, run, stderr, stdout, tidegate};
+
+const ADMIN_KEY: &str = "an admin key for tests, which is long";
+
+/// `tidegate serve` on a folder and a port of its own.
+struct Serving {
+    url: String,
+    folder: tempfile::TempDir,
+    _gateway: Running,
+}
+
+impl Serving {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let words = [
+            "serve",
+            "--data",
+            data.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:0",
+            "--allow-net",
+            "127.0.0.0/8",
+        ];
+        let mut command = tidegate(&words);
+        let gateway = Running::start(command.env("TIDEGATE_ADMIN_KEY", ADMIN_KEY));
+        let line: Value = serde_json::from_str(&gateway.note("\"listening\"")).unwrap();
+        let url = format!("http://{}", line["address"].as_str().unwrap());
+        Self { url, folder, _gateway: gateway }
+    }
+
+    /// With a project, whose one destination is at this address and gets everything.
+    fn delivering_to(address: SocketAddr) -> Self {
+        let serving = Self::start();
+        let file = serving.file("acme.yaml", &resources(&format!("http://{address}/hooks")));
+        let applied = serving.run(&["apply", file.to_str().unwrap(), "--yes"]);
+        assert_eq!(applied.status.code(), Some(0), "{}", stderr(&applied));
+        serving
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn command(&self, words: &[&str]) -> std::process::Command {
+        let mut command = tidegate(words);
+        command
+            .env("TIDEGATE_URL", &self.url)
+            .env("TIDEGATE_ADMIN_KEY", ADMIN_KEY)
+            .env("SECRET", SECRET);
+        command.env("TIDEGATE_PROJECT", "acme");
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        run(&mut self.command(words), b"")
+    }
+
+    /// The output of a command that succeeds.
+    fn output(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", stderr(&output));
+        stdout(&output)
+    }
+
+    /// The JSON lines of a command that succeeds.
+    fn rows(&self, words: &[&str]) -> Vec<Value> {
+        self.output(words).lines().map(|it| serde_json::from_str(it).unwrap()).collect()
+    }
+}
+
+fn resources(url: &str) -> String {
+    format!(
+        "version: 1\nproject: acme\nsources:\n  - {{ name: app, kind: api }}\ndestinations:\n  - name: crm\n    \
+         kind: webhook\n    url: {url}\n    secret: \"${{SECRET}}\"\n    retry: {{ preset: never }}\npipelines:\n  \
+         - name: all\n    on: [\"*\"]\n    routes: [{{ to: crm }}]\n"
+    )
+}
+
+/// A sink, and where it is.
+fn sink(words: &[&str]) -> (Running, SocketAddr) {
+    let sink =
+        Running::start(&mut tidegate(&[&["sink", "--secret", SECRET, "--listen"], words].concat()));
+    let note = sink.note("sink on ");
+    let url = note.split_whitespace().find_map(|it| it.strip_prefix("http://")).unwrap();
+    let address = url.trim_end_matches('/').parse().unwrap();
+    (sink, address)
+}
+
+#[test]
+fn a_file_is_planned_applied_and_exported_and_comes_back_unchanged() {
+    let serving = Serving::start();
+    let file = serving.file("acme.yaml", &resources("http://127.0.0.1:9/hooks"));
+    let path = file.to_str().unwrap();
+
+    let plan = serving.output(&["plan", path]);
+    assert!(
+        plan.contains("+ destination crm\n")
+            && plan.contains("to create, 0 to change, 0 to delete"),
+        "{plan}"
+    );
+    let unasked = serving.run(&["apply", path]);
+    assert_eq!(unasked.status.code(), Some(2));
+    assert!(stderr(&unasked).contains("next: add --yes"), "{}", stderr(&unasked));
+    assert_eq!(serving.output(&["plan", path]), plan, "asking in vain changed something");
+    assert!(serving.output(&["apply", path, "--yes"]).contains("applied: "));
+    assert!(serving.output(&["plan", path]).starts_with("0 to create, 0 to change, 0 to delete"));
+
+    let exported = serving.output(&["export"]);
+    assert!(exported.contains("${CRM_SECRET}") && !exported.contains(SECRET), "{exported}");
+    let copy = serving.file("copy.yaml", &exported);
+    let mut again = serving.command(&["apply", copy.to_str().unwrap(), "--prune", "--yes"]);
+    let again = run(again.env("CRM_SECRET", SECRET), b"");
+    assert_eq!(
+        stdout(&again),
+        "nothing to change: everything is as the file says\n",
+        "{}",
+        stderr(&again)
+    );
+}
+
+#[test]
+fn a_field_that_the_gateway_refuses_is_shown_on_its_line_and_nothing_changes() {
+    let serving = Serving::start();
+    let file = serving.file("acme.yaml", &resources("ftp://example.com"));
+    let output = serving.run(&["apply", file.to_str().unwrap(), "--yes"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert!(text.contains("acme.yaml:8:10: destinations[0].url: "), "{text}");
+    assert!(text.contains("\n 8 |     url: ftp://example.com\n   |          ^\n"), "{text}");
+    let projects = serving.run(&["destinations", "list", "--json"]);
+    assert_eq!(stdout(&projects), "");
+}
+
+#[test]
+fn a_dead_letter_is_found_explained_and_replayed() {
+    let (broken, address) = sink(&["127.0.0.1:0", "--status", "503"]);
+    let serving = Serving::delivering_to(address);
+
+    let story = serving.output(&[
+        "emit",
+        "user.signed_up",
+        "--data",
+        "{\"n\":1.50}",
+        "--key",
+        "k1",
+        "--watch",
+    ]);
+    assert!(story.contains("→ crm  dead after 1 attempt"), "{story}");
+    assert!(story.contains("✘ attempt 1") && story.contains("503 Service Unavailable"), "{story}");
+    assert!(broken.line("user.signed_up").ends_with("✔ signature verified  503 on purpose"));
+    assert_eq!(broken.interrupt(), Some(0));
+
+    assert!(serving.output(&["status"]).contains("1 dead letter\n"));
+    let dead = serving.rows(&["dead-letters", "--destination", "crm", "--json"]);
+    assert_eq!(dead.len(), 1);
+    let delivery = dead[0]["id"].as_str().unwrap();
+    assert!(serving.output(&["deliveries", "show", delivery]).contains("503 Service Unavailable"));
+
+    let (repaired, _) = sink(&[&address.to_string()]);
+    let selection = ["replay", "--destination", "crm", "--state", "dead", "--since", "1h"];
+    assert_eq!(
+        serving.output(&[&selection[..], &["--plan"]].concat()),
+        "1 delivery would be replayed\n"
+    );
+    let replayed = serving.output(&[&selection[..], &["--yes", "--watch"]].concat());
+    assert!(replayed.contains(" is done: made 1 of 1 delivery\n"), "{replayed}");
+    let arrived = repaired.line("user.signed_up");
+    assert!(arrived.ends_with("attempt 1  ✔ signature verified  200"), "{arrived}");
+
+    let event = serving.rows(&["events", "list", "--key", "k1", "--json"]);
+    let id = event[0]["id"].as_str().unwrap();
+    let story = serving.output(&["events", "show", id, "--watch", "--body"]);
+    assert!(
+        story.contains("→ crm  delivered after 1 attempt") && story.contains("made by replay rpl_"),
+        "{story}"
+    );
+    assert!(story.contains("      \"n\": 1.50\n"), "{story}");
+}
+
+#[test]
+fn an_event_is_watched_and_forwarded_as_it_happens() {
+    let (_destination, address) = sink(&["127.0.0.1:0"]);
+    let serving = Serving::delivering_to(address);
+    let (local, local_address) = sink(&["127.0.0.1:0"]);
+    let tail = Running::start(&mut serving.command(&["tail", "--json"]));
+    let forward_to = format!("http://{local_address}/mine");
+    let listen = ["listen", "--forward-to", &forward_to, "--secret", SECRET, "--events", "user.*"];
+    let listen = Running::start(&mut serving.command(&listen));
+    tail.note("connected");
+    listen.note("connected");
+
+    serving.output(&["emit", "order.paid"]);
+    serving.output(&["emit", "user.signed_up", "--data", "{\"n\":1.50}"]);
+
+    assert!(tail.line("\"kind\":\"event\"").contains("order.paid"));
+    let seen = tail.line("user.signed_up");
+    assert!(seen.contains("\"payload\":{\"n\":1.50}"), "{seen}");
+    let attempt = tail.line("\"kind\":\"attempt\"");
+    assert!(attempt.contains("\"destination\":\"crm\""), "{attempt}");
+    let forwarded = listen.line("POST /mine");
+    assert!(forwarded.contains("user.signed_up") && forwarded.contains("  200  "), "{forwarded}");
+    assert!(local.line("evt_").contains("user.signed_up"));
+    assert_eq!((tail.interrupt(), listen.interrupt()), (Some(0), Some(0)));
+}
+
+#[test]
+fn a_key_opens_what_its_scopes_say_until_it_is_revoked() {
+    let serving = Serving::delivering_to("127.0.0.1:9".parse().unwrap());
+    let key = serving.output(&["keys", "create", "app", "--scopes", "ingest", "--quiet"]);
+    let with_key =
+        |words: &[&str]| run(serving.command(words).env("TIDEGATE_API_KEY", key.trim()), b"");
+
+    assert_eq!(with_key(&["emit", "x"]).status.code(), Some(0));
+    let refused = with_key(&["events", "list"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("403") && stderr(&refused).contains("tidegate keys create"));
+
+    let keys = serving.rows(&["keys", "list", "--json"]);
+    assert!(keys.iter().all(|it| it["key"].is_null()), "a key is shown twice");
+    let id = keys.iter().find(|it| it["name"] == "app").unwrap()["id"].as_str().unwrap();
+    assert!(serving.output(&["keys", "revoke", id, "--yes"]).contains("is revoked"));
+    let gone = with_key(&["emit", "x"]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(stderr(&gone).contains("401"), "{}", stderr(&gone));
+}
+
+#[test]
+fn many_events_are_sent_once_each_and_exported_whole() {
+    let (_destination, address) = sink(&["127.0.0.1:0", "--quiet"]);
+    let serving = Serving::delivering_to(address);
+    let sent = serving.output(&["emit", "load.test", "--count", "300", "--key", "run-1"]);
+    assert!(sent.starts_with("300 events accepted, 0 duplicates in "), "{sent}");
+    let again = serving.output(&["emit", "load.test", "--count", "300", "--key", "run-1"]);
+    assert!(again.starts_with("0 events accepted, 300 duplicates in "), "{again}");
+
+    let out = serving.folder.path().join("all.ndjson");
+    let export = ["events", "export", "--type", "load.*", "--out", out.to_str().unwrap()];
+    assert_eq!(serving.output(&export), "");
+    let text = std::fs::read_to_string(&out).unwrap();
+    let mut keys: Vec<String> = text
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["idempotency_key"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    keys.sort();
+    keys.dedup();
+    assert_eq!((text.lines().count(), keys.len()), (300, 300));
+    assert!(!out.with_extension("ndjson.partial").exists());
+    assert_eq!(serving.rows(&["events", "list", "--limit", "250", "--json"]).len(), 250);
+}
+
+#[test]
+fn a_destination_is_tested_paused_and_resumed() {
+    let (destination, address) = sink(&["127.0.0.1:0"]);
+    let serving = Serving::delivering_to(address);
+    assert!(serving.output(&["destinations", "test", "crm"]).starts_with("✔ crm  200 OK"));
+    assert!(destination.line("tidegate.test").contains("✔ signature verified"));
+    assert!(serving.output(&["destinations", "pause", "crm"]).contains("crm is paused"));
+    serving.output(&["emit", "user.signed_up"]);
+    // It is owed once the pipeline has planned it, a moment after it was accepted.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let status = serving.output(&["status"]);
+        assert!(status.contains("paused"), "{status}");
+        if status.contains("1 delivery owed") {
+            break;
+        }
+        assert!(Instant::now() < end, "{status}");
+    }
+    assert!(serving.output(&["destinations", "resume", "crm"]).contains("crm is active"));
+    assert!(destination.line("user.signed_up").contains("✔ signature verified"));
+    let failing = serving.run(&["destinations", "test", "nobody"]);
+    assert!(
+        stderr(&failing).contains("404") && failing.status.code() == Some(1),
+        "{}",
+        stderr(&failing)
+    );
+}
