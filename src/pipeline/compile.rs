@@ -156,7 +156,7 @@ pub(super) struct Active {
     /// `None`: any source.
     pub sources: Option<Vec<SourceId>>,
     /// Or why it does not compile. It then plans nothing, and says so with each event it wants.
-    pub compiled: Result<Arc<CompiledPipeline>, String>,
+    pub compiled: Attempted,
     /// For each route its destination, if there is one of that name.
     pub targets: Vec<Option<Arc<Target>>>,
 }

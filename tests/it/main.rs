@@ -13,6 +13,7 @@ mod ingest;
 mod api;
 mod openapi;
 mod tenants;
+mod expr;
 mod pipeline;
 mod apply;
 mod store;

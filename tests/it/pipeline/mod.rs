@@ -1,0 +1,43 @@
+//! Pipelines: what they plan for an event, and that the loop plans each event once, in order.
+
+mod plan;
+mod run;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tidegate::{
+    catalog::{Catalog, Edit, Resource},
+    crypto::{SeededRandom, Vault},
+    model::{ProjectId, SourceId},
+    resources::{self, File, Means},
+};
+
+/// The catalogue of a file.
+pub fn catalog(text: &str) -> Catalog {
+    let vault = Vault::ephemeral(Arc::new(SeededRandom::new(1)));
+    let means = Means { vault: &vault, random: &SeededRandom::new(2), now: Timestamp::UNIX_EPOCH };
+    let file = File::read("test.yaml", text, &|_| None).unwrap_or_else(|error| panic!("{error}"));
+    let mut catalog = Catalog::default();
+    let planned = resources::plan(&file, &catalog, means, false);
+    for edit in planned.unwrap_or_else(|error| panic!("{error}")).edits {
+        let Edit::Put(resource) = edit else { panic!("a first file deletes nothing") };
+        match resource {
+            Resource::Project(it) => drop(catalog.projects.insert(it.id, Arc::new(it))),
+            Resource::Source(it) => drop(catalog.sources.insert(it.id, Arc::new(it))),
+            Resource::Destination(it) => drop(catalog.destinations.insert(it.id, Arc::new(it))),
+            Resource::Pipeline(it) => drop(catalog.pipelines.insert(it.id, Arc::new(it))),
+            Resource::EventType(it) => drop(catalog.event_types.insert(it.id, Arc::new(it))),
+            Resource::Key(_) | Resource::Replay(_) => panic!("a file holds no such thing"),
+        }
+    }
+    catalog
+}
+
+pub fn project_of(catalog: &Catalog) -> ProjectId {
+    catalog.project_named("acme").unwrap().id
+}
+
+pub fn source_of(catalog: &Catalog, name: &str) -> SourceId {
+    catalog.source_named(project_of(catalog), name).unwrap().id
+}
