@@ -64,7 +64,7 @@ impl Default for Options {
             page: 2_000,
             heads_at_most: 10_000,
             reads_at_once: 4,
-            unsettled_at_most: 20_000,
+            unsettled_at_most: 1_024,
             park_after: Duration::from_secs(60),
             retry_store_after: Duration::from_secs(1),
             message_bytes: 32 * 1024 * 1024,
