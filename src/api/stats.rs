@@ -199,6 +199,7 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
             name: it.name.to_string(),
             state: match it.state {
                 DestinationState::Active => "active",
+                DestinationState::Unverified { .. } => "unverified",
                 DestinationState::Paused { .. } => "paused",
                 DestinationState::Disabled { .. } => "disabled",
             },

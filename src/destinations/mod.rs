@@ -1,6 +1,7 @@
 //! Stage 6 of 6: the places that events go to, and how each of them is spoken to.
 
 pub mod egress;
+pub mod profiles;
 pub mod webhook;
 mod directory;
 
@@ -27,6 +28,12 @@ pub trait Destination: Send + Sync {
     /// It neither retries nor panics, and ends within the destination's timeout. `at` is the moment
     /// of the attempt, for timestamps and signatures.
     async fn send(&self, messages: &[Message], at: Timestamp) -> Outcome;
+
+    /// Which messages may share a request with this one: those that give the same number. Only asked
+    /// where the destination's policy has a batch.
+    fn group(&self, _message: &Message) -> u64 {
+        0
+    }
 }
 
 /// Where the dispatcher gets its destinations from.

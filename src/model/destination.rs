@@ -1,12 +1,12 @@
 //! Where events go to.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{DestinationId, Name, Policy, ProjectId, Sealed};
+use super::{DestinationId, Name, Policy, ProjectId, Webhook};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Destination {
@@ -26,6 +26,12 @@ pub struct Destination {
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum DestinationState {
     Active,
+    /// Its contract asks for a proof that the endpoint is there and willing, and none was given yet.
+    Unverified {
+        since: Timestamp,
+        /// What the last try came to. Empty before the first.
+        reason: String,
+    },
     /// A person paused it.
     Paused {
         since: Timestamp,
@@ -42,48 +48,6 @@ pub enum DestinationState {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Connection {
     Webhook(Webhook),
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Webhook {
-    pub url: EndpointUrl,
-    pub method: Method,
-    /// Sent with every attempt. Names that Tidegate sets itself are refused when they are saved.
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    pub auth: Auth,
-    /// Signs with each that has not expired; empty means unsigned.
-    #[serde(default)]
-    pub signing_keys: Vec<SigningKey>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Method {
-    #[default]
-    Post,
-    Put,
-    Patch,
-    Delete,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "auth", rename_all = "snake_case")]
-pub enum Auth {
-    None,
-    Bearer { token: Sealed },
-    Basic { username: String, password: Sealed },
-}
-
-/// One secret that signs. During a rotation two or more are alive.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SigningKey {
-    /// `whsec_…` (HMAC-SHA256) or `whsk_…` (ed25519), sealed.
-    pub secret: Sealed,
-    pub created_at: Timestamp,
-    /// `None` for the newest.
-    #[serde(default)]
-    pub expires_at: Option<Timestamp>,
 }
 
 /// An `http` or `https` URL without userinfo or fragment. Logs see only its scheme, host and port,

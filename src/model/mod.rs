@@ -11,6 +11,7 @@ mod event_type;
 mod pipeline;
 mod policy;
 mod destination;
+mod webhook;
 mod delivery;
 mod activity;
 mod replay;
@@ -20,9 +21,7 @@ pub use delivery::{
     DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
     Standing,
 };
-pub use destination::{
-    Auth, Connection, Destination, DestinationState, EndpointUrl, Method, SigningKey, Webhook,
-};
+pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::EventType;
 pub use id::{
@@ -31,9 +30,15 @@ pub use id::{
 };
 pub use json::RawJson;
 pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
-pub use policy::{Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryPreset};
+pub use policy::{
+    Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,
+};
 pub use project::{ApiKey, Project, Scope};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};
 pub use text::{IdempotencyKey, Name, TextError, TypeName};
+pub use webhook::{
+    Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,
+    SigningKey, Target, Webhook,
+};

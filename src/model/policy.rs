@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Policy {
     pub ordering: Ordering,
     pub retry: Retry,
+    /// Which failures are tried again at all.
+    pub retry_on: RetryOn,
     /// How long after its event was accepted a delivery may still be tried; then it expires.
     #[serde(with = "humantime_serde::option")]
     pub expires_after: Option<Duration>,
@@ -20,6 +22,9 @@ pub struct Policy {
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     pub breaker: Breaker,
+    /// Several messages in one request. `None`: each has a request of its own, and a body that is
+    /// not a list.
+    pub batch: Option<Batch>,
 }
 
 impl Default for Policy {
@@ -32,6 +37,8 @@ impl Default for Policy {
             rate_limit: None,
             timeout: Duration::from_secs(15),
             breaker: Breaker::default(),
+            batch: None,
+            retry_on: RetryOn::default(),
         }
     }
 }
@@ -95,6 +102,43 @@ pub enum RetryPreset {
     Stripe3d,
     /// One attempt, and no other.
     Never,
+}
+
+/// Which failures are tried again. The others end a delivery as dead at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryOn {
+    /// Everything that is not 2xx.
+    #[default]
+    All,
+    /// No answer, 408, 423, 425, 429, and 5xx but for 501.
+    Temporary,
+    /// No answer (connection errors and timeouts) and 5xx.
+    ServerErrors,
+}
+
+/// One request carries a JSON array of up to so many messages, also when it is only one. Whichever
+/// bound is reached first sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// At most 1000.
+    pub events: NonZeroU32,
+    /// Bytes of the messages' payloads, together.
+    pub bytes: NonZeroU32,
+    /// How long the first message may wait for others.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            events: NonZeroU32::MIN.saturating_add(999),
+            bytes: NonZeroU32::MIN.saturating_add((5 << 20) - 1),
+            linger: Duration::from_secs(1),
+        }
+    }
 }
 
 /// At most `events` in any span of `per`, evened out: a token bucket that holds what comes in a

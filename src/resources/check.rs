@@ -8,11 +8,11 @@ use super::{
     SourceSpec, diff::Shown as _, policy, secrets::Safe,
 };
 use crate::{
-    destinations::webhook,
+    destinations::{profiles, webhook},
     expr::Key,
     model::{
-        Connection, Destination, DestinationId, DestinationState, EndpointUrl, EventType, Ordering,
-        Pipeline, Policy, Project, RawJson, Route, Source, Webhook,
+        Connection, Contract, Destination, DestinationId, DestinationState, EventType, Ordering,
+        Pipeline, Policy, Profile, Project, RawJson, Route, Source, Target, Webhook,
     },
     pipeline,
 };
@@ -243,6 +243,7 @@ impl DestinationSpec {
             rate_limit: self.rate_limit.or(default.rate_limit),
             timeout: self.timeout.unwrap_or(default.timeout),
             breaker: self.breaker.clone().unwrap_or(default.breaker),
+            ..default
         }
     }
 
@@ -258,20 +259,15 @@ impl DestinationSpec {
             let Connection::Webhook(webhook) = &it.connection;
             webhook
         });
-        let url = EndpointUrl::try_from(self.url.clone())
+        let url = Target::try_from(self.url.clone())
             .map_err(|rule| wrong.push(Invalid::new("url", rule, "another text")))
             .ok();
         if self.headers.len() > webhook::MOST_HEADERS {
             let rule = format!("must hold at most {} headers", webhook::MOST_HEADERS);
             wrong.push(Invalid::new("headers", rule, "more"));
         }
-        for (name, value) in &self.headers {
-            if let Err(error) = webhook::check_header(name, value) {
-                let (path, rule) = (format!("headers.{name}"), error.to_string());
-                wrong.push(Invalid::new(path, rule, "another text"));
-            }
-        }
         let safe = Safe { scope, destination: id };
+        let headers = safe.headers(&self.headers, old.map(|it| &it.headers), wrong);
         let auth = safe.auth(&self.auth, old.map(|it| &it.auth), wrong);
         let old_keys = old.map_or(&[][..], |it| &it.signing_keys);
         let signing_keys = match (self.signed, &self.secret) {
@@ -284,11 +280,15 @@ impl DestinationSpec {
             }
         };
         Some(Webhook {
-            url: url?,
-            method: self.method,
-            headers: self.headers.clone(),
+            profile: Profile::Standard,
+            urls: vec![url?],
+            headers,
             auth: auth?,
             signing_keys: signing_keys?,
+            contract: Contract {
+                method: self.method,
+                ..profiles::values(Profile::Standard).contract
+            },
         })
     }
 }

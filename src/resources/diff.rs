@@ -59,7 +59,7 @@ pub(super) trait Shown: Spec + Serialize {
     }
 
     /// Secrets that are others now. They look the same from outside.
-    fn changed_secrets(_: &Self::Model, _: &Self::Model) -> Vec<&'static str> {
+    fn changed_secrets(_: &Self::Model, _: &Self::Model) -> Vec<String> {
         Vec::new()
     }
 }
@@ -107,24 +107,29 @@ impl Shown for DestinationSpec {
         Self::brief(self)
     }
 
-    fn changed_secrets(old: &Destination, new: &Destination) -> Vec<&'static str> {
+    fn changed_secrets(old: &Destination, new: &Destination) -> Vec<String> {
         let (Connection::Webhook(old), Connection::Webhook(new)) =
             (&old.connection, &new.connection);
         let mut changed = Vec::new();
         match (&old.auth, &new.auth) {
             (Auth::Bearer { token: old }, Auth::Bearer { token: new }) if old != new => {
-                changed.push("auth.bearer");
+                changed.push("auth.bearer".to_owned());
             }
             (Auth::Basic { password: old, .. }, Auth::Basic { password: new, .. })
                 if old != new =>
             {
-                changed.push("auth.basic.password");
+                changed.push("auth.basic.password".to_owned());
             }
             (Auth::None | Auth::Bearer { .. } | Auth::Basic { .. }, _) => (),
         }
         let is_signed = !old.signing_keys.is_empty() && !new.signing_keys.is_empty();
         if is_signed && old.signing_keys != new.signing_keys {
-            changed.push("secret");
+            changed.push("secret".to_owned());
+        }
+        for (name, value) in &new.headers {
+            if old.headers.get(name).is_some_and(|old| old != value) {
+                changed.push(format!("headers.{name}"));
+            }
         }
         changed
     }
@@ -161,7 +166,7 @@ impl Difference {
         if let (Some(old), Some(new)) = (old, new) {
             let secret = || Some(Value::from("…"));
             fields.extend(S::changed_secrets(old, new).into_iter().map(|path| FieldChange {
-                path: path.to_owned(),
+                path,
                 before: secret(),
                 after: secret(),
             }));
@@ -222,7 +227,9 @@ fn is_nothing(value: Option<&Value>) -> bool {
 /// Secrets are shown as `…`, and not as the placeholders that stand for them elsewhere.
 fn mask(fields: &mut [FieldChange]) {
     for field in fields {
-        if matches!(field.path.as_str(), "secret" | "auth.bearer" | "auth.basic.password") {
+        if matches!(field.path.as_str(), "secret" | "auth.bearer" | "auth.basic.password")
+            || field.path.starts_with("headers.")
+        {
             for value in [&mut field.before, &mut field.after].into_iter().flatten() {
                 *value = Value::from("…");
             }

@@ -1,11 +1,14 @@
 //! The secrets of a destination, on their way into the catalogue: sealed, and left as they are where
 //! they are the same.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 
 use super::{AuthSpec, Invalid, Scope, SecretSpec};
 use crate::{
     crypto::{Context, Field, signature::standard},
+    destinations::webhook,
     model::{Auth, DestinationId, Sealed, Secret, SigningKey},
 };
 
@@ -88,6 +91,28 @@ impl Safe<'_> {
         }
     }
 
+    /// The values of headers. They are often keys, so all of them are kept like keys.
+    pub fn headers(
+        &self,
+        given: &BTreeMap<String, SecretSpec>,
+        old: Option<&BTreeMap<String, Sealed>>,
+        wrong: &mut Vec<Invalid>,
+    ) -> BTreeMap<String, Sealed> {
+        let mut headers = BTreeMap::new();
+        for (name, value) in given {
+            let path = format!("headers.{name}");
+            if let Err(error) = webhook::check_header(name, value.secret().expose()) {
+                wrong.push(Invalid::new(path, error.to_string(), "another text"));
+                continue;
+            }
+            let old = old.and_then(|it| it.get(name));
+            if let Some(value) = self.sealed(Field::Header, &path, value, old, wrong) {
+                headers.insert(name.clone(), value);
+            }
+        }
+        headers
+    }
+
     /// The keys that sign from now on. Another secret than before takes over as the newest; the one
     /// before goes on signing for a day, since the receiver may still verify with it.
     pub fn signing_keys(
@@ -120,7 +145,8 @@ impl Safe<'_> {
         if newest.is_some_and(|it| it.secret == secret) {
             return Some(old.to_vec());
         }
-        let mut keys = vec![SigningKey { secret, created_at: now, expires_at: None }];
+        let mut keys =
+            vec![SigningKey { secret, created_at: now, active_from: None, expires_at: None }];
         keys.extend(old.iter().cloned().filter_map(|mut key| {
             let expires_at = *key.expires_at.get_or_insert(now + OVERLAP);
             (expires_at > now).then_some(key)

@@ -8,14 +8,16 @@ use crate::model::{Auth, Connection, Destination, Pipeline, Policy};
 /// Every field, with placeholders for secrets.
 pub(super) fn destination(model: &Destination) -> DestinationSpec {
     let Connection::Webhook(webhook) = &model.connection;
-    let placeholder = |field| SecretSpec::placeholder(&model.name, field);
+    let placeholder = |field: &str| SecretSpec::placeholder(&model.name, field);
     let policy = model.policy.clone();
     DestinationSpec {
         name: model.name.clone(),
         kind: DestinationKind::Webhook,
-        url: webhook.url.as_url().to_string(),
-        method: webhook.method,
-        headers: webhook.headers.clone(),
+        url: webhook.urls.first().map(|it| it.as_text().to_owned()).unwrap_or_default(),
+        method: webhook.contract.method,
+        headers: (webhook.headers.keys())
+            .map(|name| (name.clone(), placeholder(&format!("header_{name}"))))
+            .collect(),
         auth: match &webhook.auth {
             Auth::None => AuthSpec::None,
             Auth::Bearer { .. } => AuthSpec::Bearer(placeholder("token")),

@@ -44,9 +44,10 @@ pub struct DestinationSpec {
     pub url: String,
     #[serde(default)]
     pub method: Method,
-    /// Sent with every attempt.
+    /// Sent with every attempt. Their values are kept like secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub headers: BTreeMap<String, SecretSpec>,
     #[serde(default, skip_serializing_if = "AuthSpec::is_none")]
     pub auth: AuthSpec,
     /// Signs each attempt: `whsec_…` or `whsk_…`. Left out: the one there is, or a new one.

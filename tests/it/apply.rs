@@ -221,7 +221,7 @@ async fn a_plan_reads_like_a_diff_and_shows_no_secret() {
     let expected = "\
 ~ destination crm-webhook
     ~ url: \"https://api.acme.com/hooks\" → \"https://api.acme.com/v2\"
-    - headers.X-Plan: \"pro\"
+    - headers.X-Plan: \"…\"
     ~ secret: \"…\" → \"…\"
 ~ destination audit
     ~ ordering: \"fifo\" → \"none\"

@@ -134,7 +134,8 @@ async fn method_headers_and_authorisation_are_the_destinations() {
     let seal = |text: &str, field| {
         lab.vault.seal(&Secret::new(text), &Context::of_destination(project, id, field))
     };
-    webhook_of(&mut destination).headers.insert("X-Api-Version".to_owned(), "7".to_owned());
+    let version = seal("7", Field::Header);
+    webhook_of(&mut destination).headers.insert("X-Api-Version".to_owned(), version);
     let basic = Auth::Basic {
         username: "Aladdin".to_owned(),
         password: seal("open sesame", Field::BasicPassword),
@@ -146,7 +147,8 @@ async fn method_headers_and_authorisation_are_the_destinations() {
         (Method::Patch, basic, ("PATCH", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")),
         (Method::Delete, Auth::None, ("DELETE", "")),
     ] {
-        (webhook_of(&mut destination).method, webhook_of(&mut destination).auth) = (method, auth);
+        let webhook = webhook_of(&mut destination);
+        (webhook.contract.method, webhook.auth) = (method, auth);
         lab.build(&destination).send(&[message(1)], now()).await;
 
         let request = sink.received().pop().unwrap();
@@ -248,7 +250,7 @@ async fn the_directory_follows_the_catalogue() {
     directory.get(id).unwrap().send(&[message(2)], now()).await;
     assert_eq!((one.received().len(), one.connections()), (2, 1));
 
-    webhook_of(&mut there).url = two.url("/").try_into().unwrap();
+    webhook_of(&mut there).urls = vec![two.url("/").try_into().unwrap()];
     show(Some(&there));
     assert_eq!(directory.get(id).unwrap().kind(), "webhook");
     directory.get(id).unwrap().send(&[message(3)], now()).await;

@@ -47,13 +47,13 @@ pub struct DestinationView {
 /// Whether deliveries are attempted. While they are not, they are held, in their order.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct StateView {
-    /// `active`, `paused` or `disabled`.
+    /// `active`, `unverified`, `paused` or `disabled`.
     pub state: &'static str,
     /// Since when it is not active.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
-    /// Why it is disabled.
+    /// Why it is disabled, or what the last try to verify it came to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -97,6 +97,9 @@ impl StateView {
             DestinationState::Active => Self { state: "active", since: None, reason: None },
             DestinationState::Paused { since } => {
                 Self { state: "paused", since: Some(*since), reason: None }
+            }
+            DestinationState::Unverified { since, reason } => {
+                Self { state: "unverified", since: Some(*since), reason: Some(reason.clone()) }
             }
             DestinationState::Disabled { since, reason } => {
                 Self { state: "disabled", since: Some(*since), reason: Some(reason.clone()) }
@@ -317,6 +320,7 @@ pub async fn pause_destination(
             Ok(())
         }
         DestinationState::Paused { .. } => Ok(()),
+        DestinationState::Unverified { .. } => Err(is_unverified()),
         DestinationState::Disabled { .. } => Err(is_disabled()),
     };
     let (now, ()) = change(&api, access.project, &destination, rule).await?;
@@ -344,6 +348,7 @@ pub async fn resume_destination(
             it.state = DestinationState::Active;
             Ok(())
         }
+        DestinationState::Unverified { .. } => Err(is_unverified()),
         DestinationState::Disabled { .. } => Err(is_disabled()),
     };
     let (now, ()) = change(&api, access.project, &destination, rule).await?;
@@ -352,6 +357,11 @@ pub async fn resume_destination(
 
 fn is_disabled() -> Problem {
     Problem::new(problem::Kind::Conflict).detail("the destination is disabled: enable it first")
+}
+
+fn is_unverified() -> Problem {
+    Problem::new(problem::Kind::Conflict)
+        .detail("the destination is not verified yet: it gets nothing before that")
 }
 
 /// Enable a destination that is disabled

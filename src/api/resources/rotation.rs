@@ -80,7 +80,8 @@ pub async fn rotate_secret(
     let rule = |it: &mut Destination| {
         let context = Context::of_destination(it.project, it.id, Field::SigningKey);
         let sealed = api.vault.seal(&secret, &context);
-        let newest = SigningKey { secret: sealed, created_at: now, expires_at: None };
+        let newest =
+            SigningKey { secret: sealed, created_at: now, active_from: None, expires_at: None };
         let Connection::Webhook(webhook) = &mut it.connection;
         rotate(&mut webhook.signing_keys, newest, until)
     };
@@ -121,6 +122,7 @@ mod tests {
         SigningKey {
             secret: Sealed::from_text(created_at.to_string()),
             created_at: at(created_at),
+            active_from: None,
             expires_at: expires_at.map(at),
         }
     }

@@ -44,6 +44,8 @@ pub enum Field {
     SigningKey,
     BearerToken,
     BasicPassword,
+    /// The value of a header that a webhook sends.
+    Header,
     /// What a source's senders sign with.
     VerifyingSecret,
 }
@@ -185,6 +187,7 @@ impl fmt::Display for Context {
             Field::SigningKey => "signing_key",
             Field::BearerToken => "bearer_token",
             Field::BasicPassword => "basic_password",
+            Field::Header => "header",
             Field::VerifyingSecret => "verifying_secret",
         };
         write!(f, "{}|{}|{field}", self.project, self.object)

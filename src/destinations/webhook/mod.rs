@@ -7,7 +7,7 @@
 mod answer;
 mod headers;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -26,7 +26,7 @@ use crate::{
         Context, Field, Vault, VaultError,
         signature::{SecretError, standard::Key},
     },
-    model::{self, Auth, Class, Connection, Message, Method, Outcome},
+    model::{self, Auth, Class, Connection, EndpointUrl, Message, Method, Outcome, Sealed},
 };
 
 pub use headers::{HOPS, HeaderError, LONGEST_VALUE, MOST_HEADERS, check_header, parse_headers};
@@ -72,7 +72,7 @@ impl Webhook {
     ) -> Result<Self, BuildError> {
         let Connection::Webhook(settings) = &destination.connection;
         let context = |field| Context::of_destination(destination.project, destination.id, field);
-        let mut headers = parse_headers(&settings.headers)?;
+        let mut headers = open_headers(&settings.headers, vault, context)?;
         if let Some(value) = authorization(&settings.auth, vault, context)? {
             headers.insert(header::AUTHORIZATION, value);
         }
@@ -86,8 +86,8 @@ impl Webhook {
             keys.push(LiveKey { key: Key::signing(&secret)?, expires_at: key.expires_at });
         }
         Ok(Self {
-            endpoint: egress.endpoint(&settings.url)?,
-            method: match settings.method {
+            endpoint: egress.endpoint(&fixed(settings)?)?,
+            method: match settings.contract.method {
                 Method::Post => http::Method::POST,
                 Method::Put => http::Method::PUT,
                 Method::Patch => http::Method::PATCH,
@@ -169,6 +169,27 @@ impl Destination for Webhook {
             },
         }
     }
+}
+
+/// The headers of the destination's own, in clear.
+fn open_headers(
+    sealed: &BTreeMap<String, Sealed>,
+    vault: &Vault,
+    context: impl Fn(Field) -> Context,
+) -> Result<HeaderMap, BuildError> {
+    let mut headers = BTreeMap::new();
+    for (name, value) in sealed {
+        let value = vault.open(value, &context(Field::Header))?;
+        headers.insert(name.clone(), value.expose().to_owned());
+    }
+    let mut headers = parse_headers(&headers)?;
+    headers.values_mut().for_each(|it| it.set_sensitive(true));
+    Ok(headers)
+}
+
+fn fixed(settings: &model::Webhook) -> Result<EndpointUrl, BadUrl> {
+    let target = settings.urls.first().ok_or(BadUrl)?;
+    EndpointUrl::try_from(target.as_text().to_owned()).map_err(|_| BadUrl)
 }
 
 /// An attempt that ended before anything was sent.

@@ -14,11 +14,11 @@ use tidegate::{
     destinations::{
         Destination as _,
         egress::{Egress, Options, Resolver, SystemResolver},
-        webhook,
+        profiles, webhook,
     },
     model::{
         Auth, Connection, DeliverySeq, Destination, DestinationId, DestinationState, Event,
-        EventId, EventSeq, Message, Method, Outcome, Policy, ProjectId, RawJson, Secret,
+        EventId, EventSeq, Message, Outcome, Policy, Profile, ProjectId, RawJson, Secret,
         SigningKey, SourceId, Webhook,
     },
 };
@@ -58,6 +58,7 @@ impl Lab {
         SigningKey {
             secret: self.vault.seal(&Secret::new(secret), &context),
             created_at: now(),
+            active_from: None,
             expires_at: None,
         }
     }
@@ -82,11 +83,12 @@ pub fn destination(url: &str) -> Destination {
         state: DestinationState::Active,
         policy: Policy::default(),
         connection: Connection::Webhook(Webhook {
-            url: url.to_owned().try_into().unwrap(),
-            method: Method::Post,
+            profile: Profile::Standard,
+            urls: vec![url.to_owned().try_into().unwrap()],
             headers: Default::default(),
             auth: Auth::None,
             signing_keys: Vec::new(),
+            contract: profiles::values(Profile::Standard).contract,
         }),
         created_at: now(),
     }

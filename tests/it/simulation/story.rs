@@ -4,11 +4,12 @@ use std::{num::NonZeroU32, time::Duration};
 
 use jiff::Timestamp;
 use tidegate::{
+    destinations::profiles,
     dispatch::{Input, Options},
     model::{
         Auth, Breaker, Connection, DeliverySeq, Destination, DestinationId, DestinationState,
-        Ended, EndpointUrl, EventSeq, Exponential, Lane, Method, Ordering, Owed, Place, Policy,
-        ProjectId, RateLimit, Retry, RetryPreset, Standing, Webhook,
+        Ended, EventSeq, Exponential, Lane, Ordering, Owed, Place, Policy, Profile, ProjectId,
+        RateLimit, Retry, RetryPreset, Standing, Webhook,
     },
 };
 
@@ -332,7 +333,6 @@ fn random_destination(number: u64, chance: &mut Chance) -> Destination {
 }
 
 pub fn destination(number: u64, project: u64, policy: Policy) -> Destination {
-    let url = EndpointUrl::try_from("https://example.com/".to_owned()).unwrap();
     Destination {
         id: DestinationId::from_bits(u128::from(number) << 64 | 7),
         project: ProjectId::from_bits(u128::from(project)),
@@ -341,11 +341,12 @@ pub fn destination(number: u64, project: u64, policy: Policy) -> Destination {
         state: DestinationState::Active,
         policy,
         connection: Connection::Webhook(Webhook {
-            url,
-            method: Method::Post,
+            profile: Profile::Standard,
+            urls: vec!["https://example.com/".to_owned().try_into().unwrap()],
             headers: Default::default(),
             auth: Auth::None,
             signing_keys: Vec::new(),
+            contract: profiles::values(Profile::Standard).contract,
         }),
         created_at: start_of_time(),
     }
