@@ -19,7 +19,8 @@ use figment::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api, destinations::egress, dispatch, gate, ingest, pipeline, server, store, telemetry,
+    api, destinations::egress, dispatch, gate, ingest, pipeline, resources, server, store,
+    telemetry,
 };
 
 /// The default configuration, as a file with a sentence on each option.
@@ -41,6 +42,7 @@ pub struct Config {
     pub pipeline: pipeline::Options,
     pub dispatch: dispatch::Options,
     pub egress: egress::Options,
+    pub resources: resources::Options,
     pub api: api::Options,
     pub log: telemetry::Options,
 }
@@ -76,6 +78,7 @@ impl Default for Config {
             pipeline: pipeline::Options::default(),
             dispatch: dispatch::Options::default(),
             egress: egress::Options::default(),
+            resources: resources::Options::default(),
             api: api::Options::default(),
             log: telemetry::Options::default(),
         }

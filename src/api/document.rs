@@ -58,6 +58,7 @@ use crate::{ingest, problem::Problem};
         resources::pipelines::get_pipeline,
         resources::pipelines::put_pipeline,
         resources::pipelines::delete_pipeline,
+        resources::profiles::list_profiles,
         resources::destinations::list_destinations,
         resources::destinations::create_destination,
         resources::destinations::get_destination,

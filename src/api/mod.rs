@@ -74,6 +74,8 @@ pub struct Context {
     pub metrics: PrometheusHandle,
     /// Becomes true when the gateway is about to stop, and should get no more requests.
     pub draining: watch::Receiver<bool>,
+    /// What a project may have.
+    pub limits: crate::resources::Options,
     pub options: Options,
 }
 
@@ -97,7 +99,12 @@ impl Api {
 
     /// What the checks of `resources` need.
     fn means(&self) -> Means<'_> {
-        Means { vault: &self.vault, random: self.random.as_ref(), now: self.clock.now() }
+        Means {
+            vault: &self.vault,
+            random: self.random.as_ref(),
+            now: self.clock.now(),
+            options: self.limits,
+        }
     }
 }
 
@@ -170,6 +177,7 @@ fn routes() -> Routes {
         .get("/api/v1/pipelines/{pipeline}", resources::get_pipeline)
         .put("/api/v1/pipelines/{pipeline}", resources::put_pipeline)
         .delete("/api/v1/pipelines/{pipeline}", resources::delete_pipeline)
+        .get("/api/v1/profiles", resources::list_profiles)
         .get("/api/v1/destinations", resources::list_destinations)
         .post("/api/v1/destinations", resources::create_destination)
         .get("/api/v1/destinations/{destination}", resources::get_destination)

@@ -74,6 +74,7 @@ pub struct App {
     /// Every event up to here has its plan on disk.
     pub planned: watch::Receiver<EventSeq>,
     parts: Parts,
+    limits: resources::Options,
     stops: Stops,
     tasks: Tasks,
 }
@@ -162,6 +163,7 @@ impl App {
             draining: stops.draining.subscribe(),
             tail: tail.clone(),
             metrics: metrics.clone(),
+            limits: config.resources,
             options: config.api,
         }));
         let upkeep = upkeep::Upkeep {
@@ -188,6 +190,7 @@ impl App {
             dispatch: started.handle,
             planned: started.planned,
             parts,
+            limits: config.resources,
             stops,
             tasks,
         })
@@ -195,7 +198,7 @@ impl App {
 
     /// Applies a file of resources, all of it or nothing.
     pub async fn apply(&self, file: &File) -> Result<Difference, ApplyError> {
-        apply(file, &self.registrar, &self.vault, &self.parts).await
+        apply(file, &self.registrar, &self.vault, &self.parts, self.limits).await
     }
 
     /// Stops from the first stage to the last: no new requests, no new plans, no new attempts. What is
@@ -225,8 +228,9 @@ async fn apply(
     registrar: &Registrar,
     vault: &Vault,
     parts: &Parts,
+    options: resources::Options,
 ) -> Result<Difference, ApplyError> {
-    let means = Means { vault, random: parts.random.as_ref(), now: parts.clock.now() };
+    let means = Means { vault, random: parts.random.as_ref(), now: parts.clock.now(), options };
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");
@@ -298,7 +302,9 @@ impl Ground {
         let registrar = Registrar::open(database.clone()).await;
         let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
         if let Some(file) = resources {
-            apply(file, &registrar, &vault, parts).await.map_err(StartError::Resources)?;
+            apply(file, &registrar, &vault, parts, config.resources)
+                .await
+                .map_err(StartError::Resources)?;
         }
         Ok(Self { metrics, vault, database, registrar, events })
     }

@@ -14,7 +14,7 @@ use super::{
     output::{self, Paint, clip, confirm, distance, duration, table},
     times, views,
 };
-use crate::model::{Name, TypeName};
+use crate::model::{Name, Scheme, TypeName};
 
 /// Look at destinations, test, pause and resume them, and rotate their secrets
 #[derive(Debug, clap::Subcommand)]
@@ -68,15 +68,24 @@ pub struct TestArgs {
     json: bool,
 }
 
-/// Make a new signing secret; the old one signs next to it for a while
+/// Make a new signing secret; the old one signs next to it for a while, or until a chosen moment
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Schemes that carry one signature only (prefixed, sha1) have no overlap: choose the moment instead.
+
+Examples:
+  tidegate destinations rotate-secret crm --overlap 7d
+  tidegate destinations rotate-secret crm --at 2026-12-01T00:00:00Z")]
 pub struct RotateArgs {
     /// The name of the destination
     #[arg(value_name = "NAME")]
     name: Name,
-    /// How long the old secret goes on signing; 0s ends it at once
-    #[arg(long, value_name = "TIME", value_parser = times::duration, default_value = "24h")]
-    overlap: Duration,
+    /// How long the old secret goes on signing: 24h, where the scheme can; 0s ends it at once
+    #[arg(long, value_name = "TIME", value_parser = times::duration)]
+    overlap: Option<Duration>,
+    /// When the new secret begins to sign; without it, now
+    #[arg(long, value_name = "MOMENT")]
+    at: Option<Timestamp>,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -94,6 +103,34 @@ struct Destination {
     url: String,
     #[serde(flatten)]
     state: State,
+}
+
+/// What a rotation depends on.
+#[derive(Debug, Deserialize)]
+struct Signing {
+    signature: Signature,
+}
+
+#[derive(Debug, Deserialize)]
+struct Signature {
+    scheme: Scheme,
+}
+
+impl RotateArgs {
+    /// For people. The gateway refuses an overlap where there can be none.
+    fn what_becomes_of_the_old(&self, scheme: Scheme) -> String {
+        let usual = if scheme.carries_several() { 24 * 3600 } else { 0 };
+        let overlap = self.overlap.unwrap_or(Duration::from_secs(usual));
+        match (self.at, overlap.is_zero()) {
+            (None, true) => "The old secret stops signing at once.".to_owned(),
+            (None, false) => format!("The old secret goes on signing for {}.", duration(overlap)),
+            (Some(at), true) => format!("The old secret signs until {at}, the new one from then."),
+            (Some(at), false) => {
+                let overlap = duration(overlap);
+                format!("The new secret signs from {at}, the old one for {overlap} longer.")
+            }
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -225,18 +262,18 @@ fn story(name: &Name, it: &Outcome, paint: Paint) -> String {
 
 async fn rotate(context: &Context, args: RotateArgs) -> Result<()> {
     let name = &args.name;
-    let old = if args.overlap.is_zero() {
-        "The old secret stops signing at once.".to_owned()
-    } else {
-        format!("The old secret goes on signing for {}.", duration(args.overlap))
-    };
+    let path = format!("/api/v1/destinations/{name}");
+    let destination: Signing = context.client.get(&path, &[]).await?.read()?;
+    let old = args.what_becomes_of_the_old(destination.signature.scheme);
     if !args.yes && !confirm(&format!("Make a new signing secret for {name}? {old}"))? {
         output::note("the secret was not rotated");
         return Ok(());
     }
-    let body = json!({ "overlap": format!("{}s", args.overlap.as_secs()) });
-    let answer =
-        context.client.post(&format!("/api/v1/destinations/{name}/rotate-secret"), &body).await?;
+    let mut body = Map::new();
+    body.extend(args.at.map(|it| ("at".to_owned(), it.to_string().into())));
+    let overlap = args.overlap.map(|it| format!("{}s", it.as_secs()));
+    body.extend(overlap.map(|it| ("overlap".to_owned(), it.into())));
+    let answer = context.client.post(&format!("{path}/rotate-secret"), &body.into()).await?;
     let secret = answer.text("signing_secret");
     if args.quiet {
         return context.out.line(secret);

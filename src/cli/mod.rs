@@ -24,6 +24,7 @@ mod quick_start;
 mod apply;
 mod diff;
 mod destinations;
+mod profiles;
 mod keys;
 mod config;
 
@@ -114,6 +115,7 @@ enum Command {
     Replay(replay::Args),
     #[command(subcommand)]
     Destinations(destinations::Command),
+    Profiles(profiles::Args),
     #[command(subcommand)]
     Keys(keys::Command),
     Sign(sign::SignArgs),
@@ -164,6 +166,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::DeadLetters(args) => deliveries::dead_letters(&context(), args).await,
         Command::Replay(args) => replay::run(&context(), args).await,
         Command::Destinations(command) => destinations::run(&context(), command).await,
+        Command::Profiles(args) => profiles::run(&args),
         Command::Keys(command) => keys::run(&context(), command).await,
         Command::Sign(args) => sign::sign(args),
         Command::Verify(args) => sign::verify(args),

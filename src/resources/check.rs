@@ -4,16 +4,11 @@
 use std::time::Duration;
 
 use super::{
-    DestinationKind, DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope,
-    SourceSpec, diff::Shown as _, policy, secrets::Safe,
+    DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec,
+    diff::Shown as _,
 };
 use crate::{
-    destinations::{profiles, webhook},
-    expr::Key,
-    model::{
-        Connection, Contract, Destination, DestinationId, DestinationState, EventType, Ordering,
-        Pipeline, Policy, Profile, Project, RawJson, Route, Source, Target, Webhook,
-    },
+    model::{EventType, Pipeline, Project, RawJson, Route, Source},
     pipeline,
 };
 
@@ -33,7 +28,7 @@ pub trait Spec: Sized {
     fn of(model: &Self::Model) -> Self;
 }
 
-const TAKEN: &str = "must be a name that no other resource of this kind has";
+pub(super) const TAKEN: &str = "must be a name that no other resource of this kind has";
 const MOST_ROUTES: usize = 100;
 
 impl Spec for ProjectSpec {
@@ -183,116 +178,6 @@ impl Spec for PipelineSpec {
     }
 }
 
-impl Spec for DestinationSpec {
-    type Model = Destination;
-
-    fn check(
-        &self,
-        scope: &Scope<'_>,
-        old: Option<&Destination>,
-    ) -> Result<Destination, Vec<Invalid>> {
-        let mut wrong = Vec::new();
-        let namesake = scope.catalog.destination_named(scope.project, self.name.as_str());
-        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
-            wrong.push(Invalid::new("name", TAKEN, "the name of another destination"));
-        }
-        let id = old.map_or_else(|| scope.id(), |it| it.id);
-        let policy = self.policy();
-        wrong.extend(policy::check(&policy));
-        if let Ordering::Key(expression) = &policy.ordering
-            && let Err(error) = Key::compile(expression)
-        {
-            wrong.push(pipeline::Invalid::expression("ordering.key", &error).into());
-        }
-        let DestinationKind::Webhook = self.kind;
-        let connection = self.webhook(scope, id, old, &mut wrong);
-        all_right(wrong)?;
-        // Without a connection something was wrong, and we are not here.
-        let Some(connection) = connection else { return Err(Vec::new()) };
-        let destination = Destination {
-            id,
-            project: scope.project,
-            name: self.name.clone(),
-            version: old.map_or(1, |it| it.version),
-            state: old.map_or(DestinationState::Active, |it| it.state.clone()),
-            policy,
-            connection: Connection::Webhook(connection),
-            created_at: old.map_or(scope.means.now, |it| it.created_at),
-        };
-        Ok(match old {
-            Some(old) if *old != destination => {
-                Destination { version: old.version + 1, ..destination }
-            }
-            Some(_) | None => destination,
-        })
-    }
-
-    fn of(model: &Destination) -> Self {
-        super::show::destination(model)
-    }
-}
-
-impl DestinationSpec {
-    fn policy(&self) -> Policy {
-        let default = Policy::default();
-        Policy {
-            ordering: self.ordering.clone().unwrap_or(default.ordering),
-            retry: self.retry.clone().unwrap_or(default.retry),
-            expires_after: self.expires_after.or(default.expires_after),
-            concurrency: self.concurrency.unwrap_or(default.concurrency),
-            rate_limit: self.rate_limit.or(default.rate_limit),
-            timeout: self.timeout.unwrap_or(default.timeout),
-            breaker: self.breaker.clone().unwrap_or(default.breaker),
-            ..default
-        }
-    }
-
-    /// The connection, or `None` after `wrong` was told why not.
-    fn webhook(
-        &self,
-        scope: &Scope<'_>,
-        id: DestinationId,
-        old: Option<&Destination>,
-        wrong: &mut Vec<Invalid>,
-    ) -> Option<Webhook> {
-        let old = old.map(|it| {
-            let Connection::Webhook(webhook) = &it.connection;
-            webhook
-        });
-        let url = Target::try_from(self.url.clone())
-            .map_err(|rule| wrong.push(Invalid::new("url", rule, "another text")))
-            .ok();
-        if self.headers.len() > webhook::MOST_HEADERS {
-            let rule = format!("must hold at most {} headers", webhook::MOST_HEADERS);
-            wrong.push(Invalid::new("headers", rule, "more"));
-        }
-        let safe = Safe { scope, destination: id };
-        let headers = safe.headers(&self.headers, old.map(|it| &it.headers), wrong);
-        let auth = safe.auth(&self.auth, old.map(|it| &it.auth), wrong);
-        let old_keys = old.map_or(&[][..], |it| &it.signing_keys);
-        let signing_keys = match (self.signed, &self.secret) {
-            (true, secret) => safe.signing_keys(secret.as_ref(), old_keys, wrong),
-            (false, None) => Some(Vec::new()),
-            (false, Some(_)) => {
-                let rule = "must be left out where `signed` is false";
-                wrong.push(Invalid::new("secret", rule, "a secret"));
-                None
-            }
-        };
-        Some(Webhook {
-            profile: Profile::Standard,
-            urls: vec![url?],
-            headers,
-            auth: auth?,
-            signing_keys: signing_keys?,
-            contract: Contract {
-                method: self.method,
-                ..profiles::values(Profile::Standard).contract
-            },
-        })
-    }
-}
-
-fn all_right(wrong: Vec<Invalid>) -> Result<(), Vec<Invalid>> {
+pub(super) fn all_right(wrong: Vec<Invalid>) -> Result<(), Vec<Invalid>> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }

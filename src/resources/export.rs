@@ -65,13 +65,17 @@ pub fn export(catalog: &Catalog, project: ProjectId) -> Option<String> {
 const PLACEHOLDERS: [&str; 3] =
     ["destinations[].secret", "destinations[].auth.bearer", "destinations[].auth.basic.password"];
 
+fn is_placeholder(path: &str) -> bool {
+    PLACEHOLDERS.contains(&path) || path.starts_with("destinations[].headers.")
+}
+
 /// Doubles the `$` of every `${`, but for the placeholders of secrets.
 fn escape(json: &mut serde_json::Value, path: &str) {
     use serde_json::Value;
     match json {
         Value::Null | Value::Bool(_) | Value::Number(_) => (),
         Value::String(text) => {
-            if !PLACEHOLDERS.contains(&path) {
+            if !is_placeholder(path) {
                 *text = text.replace("${", "$${");
             }
         }

@@ -1,15 +1,21 @@
 //! Resources as people write them, in a file or through the API, and the way from there into the
 //! catalogue and back.
 //!
-//! `spec` holds the shapes, `check` turns them into the model or says what is wrong, `show` turns
-//! the model back. `file` reads YAML, `plan` compares it with the catalogue, `export` writes it.
+//! `spec` holds the shapes, `check` and `destination` turn them into the model or say what is wrong,
+//! `show` turns the model back. `file` reads YAML, `plan` compares it with the catalogue, `export` writes it.
 
 mod tree;
+mod setting;
 mod spec;
 mod check;
+mod destination;
+mod contract;
 mod policy;
+mod limits;
 mod secrets;
+pub mod rotation;
 mod show;
+pub mod profiles;
 mod file;
 mod diff;
 mod plan;
@@ -31,10 +37,12 @@ pub use check::Spec;
 pub use diff::{Action, Difference, FieldChange, ResourceChange};
 pub use export::export;
 pub use file::{File, FileError, Problem};
+pub use limits::{Full, Options, check as check_limits};
 pub use plan::{ApplyError, Planned, apply, plan};
+pub use setting::{Setting, Span};
 pub use spec::{
     AuthSpec, BasicSpec, DestinationKind, DestinationSpec, EventTypeSpec, PipelineSpec,
-    ProjectSpec, RouteSpec, SecretSpec, SourceSpec,
+    ProjectSpec, RouteSpec, SecretSpec, SignatureSpec, SourceSpec,
 };
 pub use tree::Location;
 
@@ -88,6 +96,7 @@ pub struct Means<'a> {
     pub vault: &'a Vault,
     pub random: &'a dyn Random,
     pub now: Timestamp,
+    pub options: Options,
 }
 
 /// What a check looks at: the resources that are there, in whose project, and when.

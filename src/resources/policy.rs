@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Invalid;
-use crate::model::{Breaker, Policy, RateLimit, Retry};
+use crate::model::{Batch, Breaker, Policy, RateLimit, Retry};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Attempts of one delivery. The activity log numbers up to 4095 entries.
@@ -13,6 +13,9 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 const LONGEST_EXPIRY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 const MOST_CONCURRENT: u32 = 1000;
+const MOST_IN_BATCH: u32 = 1000;
+const LARGEST_BATCH: u32 = 16 << 20;
+const LONGEST_LINGER: Duration = Duration::from_secs(5 * 60);
 
 /// What is wrong with the numbers of a policy. Paths are those of the destination's fields.
 pub(super) fn check(policy: &Policy) -> Vec<Invalid> {
@@ -22,6 +25,9 @@ pub(super) fn check(policy: &Policy) -> Vec<Invalid> {
         check_rate_limit(limit, &mut wrong);
     }
     check_breaker(&policy.breaker, &mut wrong);
+    if let Some(batch) = &policy.batch {
+        check_batch(batch, &mut wrong);
+    }
     let mut refuse = |path: &str, rule: &str, found: &str| {
         wrong.push(Invalid::new(path, rule, found));
     };
@@ -77,6 +83,18 @@ fn check_retry(retry: &Retry, wrong: &mut Vec<Invalid>) {
 fn check_rate_limit(limit: &RateLimit, wrong: &mut Vec<Invalid>) {
     if limit.per < Duration::from_millis(1) || limit.per > DAY {
         wrong.push(Invalid::new("rate_limit.per", "must be 1ms to 1d", "another duration"));
+    }
+}
+
+fn check_batch(batch: &Batch, wrong: &mut Vec<Invalid>) {
+    if batch.events.get() > MOST_IN_BATCH {
+        wrong.push(Invalid::new("batch.events", "must be 1 to 1000", "a larger number"));
+    }
+    if batch.bytes.get() > LARGEST_BATCH {
+        wrong.push(Invalid::new("batch.bytes", "must be 1 to 16777216", "a larger number"));
+    }
+    if batch.linger > LONGEST_LINGER {
+        wrong.push(Invalid::new("batch.linger", "must be at most 5m", "a longer wait"));
     }
 }
 

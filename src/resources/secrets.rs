@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 
-use super::{AuthSpec, Invalid, Scope, SecretSpec};
+use super::{AuthSpec, Invalid, Means, Scope, SecretSpec, rotation};
 use crate::{
-    crypto::{Context, Field, signature::standard},
+    crypto::{Context, Field},
     destinations::webhook,
-    model::{Auth, DestinationId, Sealed, Secret, SigningKey},
+    expr::{ExprError, Template},
+    model::{Auth, DestinationId, Scheme, Sealed, Secret, SigningKey},
 };
 
 /// How long a signing secret goes on signing after another has taken its place.
 const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
-/// Signing secrets that are alive at once.
-const MOST_SIGNING_KEYS: usize = 10;
 
 /// The secrets of one destination.
 pub(super) struct Safe<'a> {
@@ -105,6 +104,15 @@ impl Safe<'_> {
                 wrong.push(Invalid::new(path, error.to_string(), "another text"));
                 continue;
             }
+            if !value.is_placeholder()
+                && let Err(error) = Template::compile(value.secret().expose())
+            {
+                // What was found may be a part of a key.
+                let ExprError { expected, line, column, .. } = error;
+                let rule = format!("must have {expected} at line {line}, column {column}");
+                wrong.push(Invalid::new(path, rule, "another text"));
+                continue;
+            }
             let old = old.and_then(|it| it.get(name));
             if let Some(value) = self.sealed(Field::Header, &path, value, old, wrong) {
                 headers.insert(name.clone(), value);
@@ -113,27 +121,28 @@ impl Safe<'_> {
         headers
     }
 
-    /// The keys that sign from now on. Another secret than before takes over as the newest; the one
-    /// before goes on signing for a day, since the receiver may still verify with it.
+    /// The keys that sign from now on. Another secret than before takes over as the newest; where
+    /// the scheme carries several, the one before goes on signing for a day, since the receiver may
+    /// still verify with it.
     pub fn signing_keys(
         &self,
+        scheme: Scheme,
         given: Option<&SecretSpec>,
         old: &[SigningKey],
         wrong: &mut Vec<Invalid>,
     ) -> Option<Vec<SigningKey>> {
-        let now = self.scope.means.now;
+        let Means { vault, random, now, .. } = self.scope.means;
         let context = self.context(Field::SigningKey);
         let newest = old.iter().find(|it| it.expires_at.is_none());
         let secret = match (given, newest) {
-            (None, Some(_)) => return Some(old.to_vec()),
-            (None, None) => self
-                .scope
-                .means
-                .vault
-                .seal(&standard::new_secret(self.scope.means.random), &context),
+            (None, Some(_)) => return self.kept(scheme, old, wrong),
+            (Some(given), Some(_)) if given.is_placeholder() => {
+                return self.kept(scheme, old, wrong);
+            }
+            (None, None) => vault.seal(&rotation::new_secret(scheme, random), &context),
             (Some(given), _) => {
                 if !given.is_placeholder()
-                    && let Err(error) = standard::Key::signing(given.secret())
+                    && let Err(error) = rotation::check_secret(scheme, given.secret())
                 {
                     wrong.push(Invalid::new("secret", error.to_string(), "another text"));
                     return None;
@@ -143,15 +152,46 @@ impl Safe<'_> {
             }
         };
         if newest.is_some_and(|it| it.secret == secret) {
-            return Some(old.to_vec());
+            return self.kept(scheme, old, wrong);
         }
-        let mut keys =
-            vec![SigningKey { secret, created_at: now, active_from: None, expires_at: None }];
-        keys.extend(old.iter().cloned().filter_map(|mut key| {
-            let expires_at = *key.expires_at.get_or_insert(now + OVERLAP);
-            (expires_at > now).then_some(key)
-        }));
-        keys.truncate(MOST_SIGNING_KEYS);
+        let mut keys = old.to_vec();
+        // One that comes back signs once.
+        if let Some(given) = given {
+            keys.retain(|key| {
+                vault.open(&key.secret, &context).is_ok_and(|it| it != *given.secret())
+            });
+        }
+        keys.retain(|key| self.fits(scheme, key));
+        keys.truncate(rotation::MOST_OLD);
+        let newest = SigningKey { secret, created_at: now, active_from: None, expires_at: None };
+        let until = if scheme.carries_several() { now + OVERLAP } else { now };
+        // After the cut above there is room.
+        rotation::rotate(&mut keys, newest, until).ok()?;
         Some(keys)
+    }
+
+    /// The keys as they are, as far as the scheme can sign with them.
+    fn kept(
+        &self,
+        scheme: Scheme,
+        old: &[SigningKey],
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Vec<SigningKey>> {
+        let mut keys = old.to_vec();
+        keys.retain(|key| self.fits(scheme, key));
+        if keys.first() != old.first() {
+            let rule = "must be given: the scheme cannot sign with the one that is there";
+            wrong.push(Invalid::new("secret", rule, "nothing"));
+            return None;
+        }
+        if !scheme.carries_several() {
+            rotation::one_at_a_time(&mut keys);
+        }
+        Some(keys)
+    }
+
+    fn fits(&self, scheme: Scheme, key: &SigningKey) -> bool {
+        let secret = self.scope.means.vault.open(&key.secret, &self.context(Field::SigningKey));
+        secret.is_ok_and(|it| rotation::check_secret(scheme, &it).is_ok())
     }
 }

@@ -1,20 +1,28 @@
 //! From the model back to what people write: for export, and for the answers of the API.
 
+use std::collections::BTreeMap;
+
 use super::{
     AuthSpec, BasicSpec, DestinationKind, DestinationSpec, PipelineSpec, RouteSpec, SecretSpec,
+    Setting, SignatureSpec, Span,
 };
-use crate::model::{Auth, Connection, Destination, Pipeline, Policy};
+use crate::{
+    destinations::profiles::{self, Values},
+    model::{Auth, Connection, Contract, Destination, Name, Pipeline, Policy, Profile},
+};
 
 /// Every field, with placeholders for secrets.
 pub(super) fn destination(model: &Destination) -> DestinationSpec {
     let Connection::Webhook(webhook) = &model.connection;
     let placeholder = |field: &str| SecretSpec::placeholder(&model.name, field);
-    let policy = model.policy.clone();
+    let mut urls = webhook.urls.iter().map(|it| it.as_text().to_owned());
+    let (url, urls) = match webhook.urls.len() {
+        1 => (urls.next(), Vec::new()),
+        _ => (None, urls.collect()),
+    };
     DestinationSpec {
-        name: model.name.clone(),
-        kind: DestinationKind::Webhook,
-        url: webhook.urls.first().map(|it| it.as_text().to_owned()).unwrap_or_default(),
-        method: webhook.contract.method,
+        url,
+        urls,
         headers: (webhook.headers.keys())
             .map(|name| (name.clone(), placeholder(&format!("header_{name}"))))
             .collect(),
@@ -28,25 +36,80 @@ pub(super) fn destination(model: &Destination) -> DestinationSpec {
         },
         secret: (!webhook.signing_keys.is_empty()).then(|| placeholder("secret")),
         signed: !webhook.signing_keys.is_empty(),
+        ..values(model.name.clone(), webhook.profile, &webhook.contract, &model.policy)
+    }
+}
+
+/// A destination of which only the values are said that a profile has, too.
+pub(super) fn values(
+    name: Name,
+    profile: Profile,
+    contract: &Contract,
+    policy: &Policy,
+) -> DestinationSpec {
+    let (contract, policy) = (contract.clone(), policy.clone());
+    let signature = contract.signature;
+    DestinationSpec {
+        name,
+        kind: DestinationKind::Webhook,
+        profile,
+        url: None,
+        urls: Vec::new(),
+        headers: BTreeMap::new(),
+        auth: AuthSpec::None,
+        secret: None,
+        signed: true,
+        envelope: Some(contract.envelope),
+        method: Some(contract.method),
+        user_agent: Some(contract.user_agent),
+        signature: Some(SignatureSpec {
+            scheme: Some(signature.scheme),
+            header: Some(signature.header),
+            over: Some(signature.over),
+        }),
+        idempotency_key: Some(contract.idempotency_key),
+        https_only: Some(contract.https_only),
+        verify: Some(contract.verify),
+        integration: Some(Setting::of(contract.integration)),
         ordering: Some(policy.ordering),
         retry: Some(policy.retry),
-        expires_after: policy.expires_after,
+        retry_on: Some(policy.retry_on),
+        expires_after: Some(Setting::of(policy.expires_after.map(Span::from))),
         concurrency: Some(policy.concurrency),
-        rate_limit: policy.rate_limit,
+        rate_limit: Some(Setting::of(policy.rate_limit)),
         timeout: Some(policy.timeout),
         breaker: Some(policy.breaker),
+        batch: Some(Setting::of(policy.batch)),
     }
 }
 
 impl DestinationSpec {
-    /// Without the fields that have their default anyway, as a person would write it.
+    /// Without the values that its profile has anyway, as a person would write it.
     pub fn brief(mut self) -> Self {
-        let default = Policy::default();
-        self.ordering = self.ordering.filter(|it| *it != default.ordering);
-        self.retry = self.retry.filter(|it| *it != default.retry);
-        self.concurrency = self.concurrency.filter(|it| *it != default.concurrency);
-        self.timeout = self.timeout.filter(|it| *it != default.timeout);
-        self.breaker = self.breaker.filter(|it| *it != default.breaker);
+        fn keep<T: PartialEq>(own: &mut Option<T>, usual: &Option<T>) {
+            if own == usual {
+                *own = None;
+            }
+        }
+        let Values { contract, policy, .. } = profiles::values(self.profile);
+        let usual = values(self.name.clone(), self.profile, &contract, &policy);
+        self.signature = self.signature.and_then(|it| it.brief(&contract.signature));
+        keep(&mut self.envelope, &usual.envelope);
+        keep(&mut self.method, &usual.method);
+        keep(&mut self.user_agent, &usual.user_agent);
+        keep(&mut self.idempotency_key, &usual.idempotency_key);
+        keep(&mut self.https_only, &usual.https_only);
+        keep(&mut self.verify, &usual.verify);
+        keep(&mut self.integration, &usual.integration);
+        keep(&mut self.ordering, &usual.ordering);
+        keep(&mut self.retry, &usual.retry);
+        keep(&mut self.retry_on, &usual.retry_on);
+        keep(&mut self.expires_after, &usual.expires_after);
+        keep(&mut self.concurrency, &usual.concurrency);
+        keep(&mut self.rate_limit, &usual.rate_limit);
+        keep(&mut self.timeout, &usual.timeout);
+        keep(&mut self.breaker, &usual.breaker);
+        keep(&mut self.batch, &usual.batch);
         self
     }
 }

@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::setting::{Setting, Span};
 use crate::model::{
-    Breaker, Method, Name, Ordering, Pattern, RateLimit, Retry, Secret, SourceKind, StepSpec,
-    TypeName,
+    Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, Ordering, Pattern, Profile,
+    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, SourceKind, StepSpec, TypeName,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -39,24 +40,56 @@ pub struct DestinationSpec {
     #[schema(value_type = String, example = "crm-webhook")]
     pub name: Name,
     pub kind: DestinationKind,
-    /// An absolute `https` or `http` URL.
-    #[schema(example = "https://api.acme.com/hooks")]
-    pub url: String,
+    /// Whose contract it keeps. Everything below that is left out has the profile's value, which
+    /// `GET /api/v1/profiles` shows.
     #[serde(default)]
-    pub method: Method,
-    /// Sent with every attempt. Their values are kept like secrets.
+    pub profile: Profile,
+    /// An absolute `https` or `http` URL. Its path and query may hold `{{ … }}` over the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "https://api.acme.com/hooks")]
+    pub url: Option<String>,
+    /// Several URLs, in the place of `url`, where the profile allows several: each message goes to
+    /// all of them, and one that accepts it is enough.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// Sent with every attempt. Their values are kept like secrets, and may hold `{{ … }}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>)]
     pub headers: BTreeMap<String, SecretSpec>,
     #[serde(default, skip_serializing_if = "AuthSpec::is_none")]
     pub auth: AuthSpec,
-    /// Signs each attempt: `whsec_…` or `whsk_…`. Left out: the one there is, or a new one.
+    /// Signs each attempt: `whsec_…` or `whsk_…` where the scheme is `standard`, any text for the
+    /// others. Left out: the one there is, or a new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "${CRM_WEBHOOK_SECRET}")]
     pub secret: Option<SecretSpec>,
     /// `false`: attempts are not signed.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub signed: bool,
+
+    /// What stands around the payload: `standard`, `type_payload`, `full`, `segment`, `payload`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<Envelope>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Tidegate")]
+    pub user_agent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<SignatureSpec>,
+    /// What stands in the header `Idempotency-Key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<IdempotencyHeader>,
+    /// `true`: an `http` URL is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https_only: Option<bool>,
+    /// `true`: an endpoint gets nothing before it has answered a signed test event with 2xx.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<bool>,
+    /// The name by which an event's `integrations` can exclude this destination, or `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>, example = "Webhooks")]
+    pub integration: Option<Setting<String>>,
 
     /// Which deliveries wait for which: `none`, `fifo`, or `key: <expression>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,18 +99,27 @@ pub struct DestinationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub retry: Option<Retry>,
-    /// How long after its event was accepted a delivery may still be tried.
-    #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "24h")]
-    pub expires_after: Option<Duration>,
+    /// Which failures are tried again: `all`, `temporary` or `server_errors`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub retry_on: Option<RetryOn>,
+    /// How long after its event was accepted a delivery may still be tried, or `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>, example = "24h")]
+    pub expires_after: Option<Setting<Span>>,
+    /// Several messages in one request, as a JSON array: `true`, `{ events, bytes, linger }`, or
+    /// `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub batch: Option<Setting<Batch>>,
     /// Attempts in flight at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u32>)]
     pub concurrency: Option<NonZeroU32>,
-    /// `events: 100, per: 1s`.
+    /// `{ events: 100, per: 1s }`, or `false`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub rate_limit: Option<RateLimit>,
+    #[schema(value_type = Option<Value>)]
+    pub rate_limit: Option<Setting<RateLimit>>,
     /// One deadline over connect, TLS, headers and body of one attempt.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "15s")]
@@ -92,6 +134,21 @@ pub struct DestinationSpec {
 #[serde(rename_all = "snake_case")]
 pub enum DestinationKind {
     Webhook,
+}
+
+/// How a request proves that it is ours. What is left out follows from the profile and the scheme.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SignatureSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Scheme>,
+    /// The header that carries it. `standard` has always `webhook-signature`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "x-signature")]
+    pub header: Option<String>,
+    /// What is signed of a batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<Signed>,
 }
 
 /// How an attempt says who we are: `none`, `bearer: …`, or `basic: { username, password }`.
@@ -135,7 +192,8 @@ impl SecretSpec {
     /// The placeholder of a secret: destination `crm-webhook` and `secret` give
     /// `${CRM_WEBHOOK_SECRET}`.
     pub fn placeholder(name: &Name, field: &str) -> Self {
-        let mut text = format!("{name}_{field}").to_ascii_uppercase().replace('-', "_");
+        let mut text = format!("{name}_{field}").to_ascii_uppercase();
+        text = text.replace(|it: char| !it.is_ascii_alphanumeric(), "_");
         if text.starts_with(|it: char| it.is_ascii_digit()) {
             text.insert(0, '_');
         }

@@ -82,16 +82,16 @@ impl Registry for Shelf {
 }
 
 /// A gateway without its doors: catalogue, vault and clock.
-struct Bench {
+pub struct Bench {
     shelf: Arc<Shelf>,
-    registrar: Registrar,
-    vault: Vault,
+    pub registrar: Registrar,
+    pub vault: Vault,
     random: SeededRandom,
-    now: Timestamp,
+    pub now: Timestamp,
 }
 
 impl Bench {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let shelf = Arc::new(Shelf::default());
         Self {
             registrar: Registrar::open(shelf.clone()).await.unwrap(),
@@ -102,8 +102,9 @@ impl Bench {
         }
     }
 
-    fn means(&self) -> Means<'_> {
-        Means { vault: &self.vault, random: &self.random, now: self.now }
+    pub fn means(&self) -> Means<'_> {
+        let options = resources::Options::default();
+        Means { vault: &self.vault, random: &self.random, now: self.now, options }
     }
 
     async fn apply(&self, text: &str) -> Difference {
@@ -130,11 +131,11 @@ impl Bench {
         error.to_string()
     }
 
-    fn catalog(&self) -> Arc<Catalog> {
+    pub fn catalog(&self) -> Arc<Catalog> {
         self.registrar.current()
     }
 
-    fn webhook(&self, name: &str) -> tidegate::model::Destination {
+    pub fn webhook(&self, name: &str) -> tidegate::model::Destination {
         let catalog = self.catalog();
         let project = catalog.project_named("acme").unwrap().id;
         (**catalog.destination_named(project, name).unwrap()).clone()
@@ -144,6 +145,7 @@ impl Bench {
 fn variable(name: &str) -> Option<Secret> {
     let text = match name {
         "HOOK_SECRET" | "CRM_WEBHOOK_SECRET" => SECRET,
+        "CRM_WEBHOOK_HEADER_X_PLAN" => "pro",
         "AUDIT_TOKEN" => "t0ken",
         "AUDIT_TOKEN_WHOLE" => "Token t0ken",
         "OTHER_SECRET" => OTHER_SECRET,

@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     ("server", "problem"),
     ("telemetry", ""),
-    ("config", "gate store pipeline destinations dispatch ingest api server telemetry"),
+    ("config", "gate store pipeline destinations dispatch resources ingest api server telemetry"),
     (
         "app",
         "model clock hint tail crypto store catalog gate pipeline replay destinations dispatch \

@@ -23,7 +23,7 @@ use crate::{
         Connection, Destination, DestinationId, DestinationState, ProjectId, SigningKey, kind,
     },
     problem::{self, Problem},
-    resources::{DestinationSpec, Spec as _},
+    resources::{DestinationSpec, Spec as _, check_limits},
 };
 
 /// A place that events go to. Placeholders such as `${CRM_WEBHOOK_SECRET}` stand for its secrets.
@@ -62,6 +62,10 @@ pub struct StateView {
 pub struct SigningKeyView {
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+    /// When it begins to sign, if that was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub active_from: Option<Timestamp>,
     /// When it stops to sign. Null for the newest.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
@@ -110,7 +114,11 @@ impl StateView {
 
 impl SigningKeyView {
     pub fn of(key: &SigningKey) -> Self {
-        Self { created_at: key.created_at, expires_at: key.expires_at }
+        Self {
+            created_at: key.created_at,
+            active_from: key.active_from,
+            expires_at: key.expires_at,
+        }
     }
 }
 
@@ -231,7 +239,7 @@ pub async fn get_destination(
 
 /// Replace a destination
 ///
-/// What the body leaves out has its default again, but for secrets: those stay.
+/// What the body leaves out has the value of its profile again, but for secrets: those stay.
 #[utoipa::path(
     put,
     path = "/api/v1/destinations/{destination}",
@@ -289,6 +297,8 @@ pub(super) async fn change<T>(
         if new == **old {
             return Ok((Vec::new(), (new, answer)));
         }
+        check_limits(catalog, api.limits, &new, Some(old))
+            .map_err(|full| Problem::new(problem::Kind::Conflict).detail(full.to_string()))?;
         new.version += 1;
         Ok((vec![Edit::Put(Resource::Destination(new.clone()))], (new, answer)))
     };

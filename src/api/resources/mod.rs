@@ -6,6 +6,7 @@ pub mod sources;
 pub mod event_types;
 pub mod pipelines;
 pub mod destinations;
+pub mod profiles;
 pub mod rotation;
 pub mod trial;
 pub mod file;
@@ -25,6 +26,7 @@ pub use self::{
     file::{apply_file, export_file, plan_file},
     keys::{create_key, delete_key, list_keys},
     pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},
+    profiles::list_profiles,
     projects::{create_project, delete_project, get_project, list_projects, put_project},
     rotation::rotate_secret,
     sources::{create_source, delete_source, get_source, list_sources, put_source},

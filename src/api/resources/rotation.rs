@@ -1,4 +1,4 @@
-//! A new signing secret for a destination, with the old one alive until receivers have changed.
+//! A new signing secret for a destination: next to the old one for a while, or from a chosen moment.
 
 use std::time::Duration;
 
@@ -15,43 +15,52 @@ use crate::{
         Api,
         request::{Access, Administer, Body, wrong_field},
     },
-    crypto::{Context, Field, signature::standard},
-    model::{Connection, Destination, SigningKey},
-    problem::{Kind, Problem},
+    crypto::{Context, Field},
+    model::{Connection, Destination, Scheme, Secret, SigningKey},
+    problem::{FieldError, Kind, Problem},
+    resources::{
+        SecretSpec,
+        rotation::{check_secret, new_secret, rotate},
+    },
 };
 
-/// Old secrets that may be alive next to the newest.
-const MOST_OLD: usize = 10;
+const USUAL_OVERLAP: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_OVERLAP: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How far ahead a rotation may be planned.
+const LONGEST_PLAN: SignedDuration = SignedDuration::from_hours(366 * 24);
+const LONGEST_SECRET: usize = 4096;
 
-/// How to rotate. It may be left out, and so may the body.
-#[derive(Debug, Deserialize, utoipa::ToSchema)]
+/// How to rotate. Every field may be left out, and so may the body.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
+    /// When the new secret begins to sign: now, unless given. Until then the old one does.
+    #[schema(value_type = Option<String>, format = DateTime, example = "2026-12-01T00:00:00Z")]
+    at: Option<Timestamp>,
     /// How long the secret of before goes on signing, next to the new one: `24h` unless given, at most
-    /// `90d`. `0s` ends it at once.
-    #[serde(with = "humantime_serde")]
+    /// `90d`. `0s` ends it at once. Only where the scheme carries several signatures: elsewhere one
+    /// secret signs until the moment, and the other from it on.
+    #[serde(with = "humantime_serde::option")]
     #[schema(value_type = Option<String>, example = "24h")]
-    overlap: Duration,
-}
-
-impl Default for Rotation {
-    fn default() -> Self {
-        Self { overlap: Duration::from_secs(24 * 3600) }
-    }
+    overlap: Option<Duration>,
+    /// The new secret. Left out: one is made.
+    #[schema(value_type = Option<String>)]
+    secret: Option<SecretSpec>,
 }
 
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Rotated {
     /// The new secret. It is shown this once.
     pub signing_secret: String,
-    /// The secrets that sign from now on, newest first, without the secrets.
+    /// The secrets that sign, newest first, without the secrets.
     pub signing_keys: Vec<SigningKeyView>,
 }
 
 /// Rotate a destination's signing secret
 ///
-/// From now on every attempt carries a signature by the new secret, and by each old one until it expires.
+/// Where the scheme carries several signatures (`standard`, `stamped`), every attempt carries one by
+/// the new secret and one by each old one until it expires. Where it carries one, the new secret
+/// takes over at the chosen moment.
 #[utoipa::path(
     post,
     path = "/api/v1/destinations/{destination}/rotate-secret",
@@ -70,88 +79,86 @@ pub async fn rotate_secret(
     body: Body,
 ) -> Result<Json<Rotated>, Problem> {
     let rotation: Rotation = body.read_or_default()?;
-    if rotation.overlap > LONGEST_OVERLAP {
-        return Err(wrong_field("overlap", "it is at most 90d", "a longer time"));
-    }
     let now = api.clock.now();
-    let overlap = SignedDuration::try_from(rotation.overlap).unwrap_or(SignedDuration::MAX);
-    let until = now.saturating_add(overlap).unwrap_or(now);
-    let secret = standard::new_secret(api.random.as_ref());
     let rule = |it: &mut Destination| {
         let context = Context::of_destination(it.project, it.id, Field::SigningKey);
-        let sealed = api.vault.seal(&secret, &context);
-        let newest =
-            SigningKey { secret: sealed, created_at: now, active_from: None, expires_at: None };
         let Connection::Webhook(webhook) = &mut it.connection;
+        let scheme = webhook.contract.signature.scheme;
+        if webhook.signing_keys.is_empty() {
+            let detail = "the destination does not sign: set `signed` first";
+            return Err(Problem::new(Kind::Conflict).detail(detail));
+        }
+        let until = rotation.until(scheme, now)?;
+        let secret = match &rotation.secret {
+            None => new_secret(scheme, api.random.as_ref()),
+            Some(given) => checked(given, scheme)?,
+        };
+        let newest = SigningKey {
+            secret: api.vault.seal(&secret, &context),
+            created_at: now,
+            active_from: rotation.at.filter(|it| *it > now),
+            expires_at: None,
+        };
         rotate(&mut webhook.signing_keys, newest, until)
+            .map_err(|error| Problem::new(Kind::Conflict).detail(error.to_string()))?;
+        Ok(secret)
     };
-    let (changed, ()) = change(&api, access.project, &destination, rule).await?;
+    let (changed, secret) = change(&api, access.project, &destination, rule).await?;
     Ok(Json(Rotated {
         signing_secret: secret.expose().to_owned(),
         signing_keys: signing_keys(&changed).iter().map(SigningKeyView::of).collect(),
     }))
 }
 
-/// Puts the newest first, and lets the others sign until then at most.
-fn rotate(keys: &mut Vec<SigningKey>, newest: SigningKey, until: Timestamp) -> Result<(), Problem> {
-    let conflict = |detail| Problem::new(Kind::Conflict).detail(detail);
-    if keys.is_empty() {
-        return Err(conflict("the destination does not sign: set `signed` first"));
+impl Rotation {
+    /// How long the old secrets sign.
+    fn until(&self, scheme: Scheme, now: Timestamp) -> Result<Timestamp, Problem> {
+        /// For clocks that differ from ours.
+        const PAST: SignedDuration = SignedDuration::from_mins(1);
+        let from = self.at.unwrap_or(now);
+        if from < now.saturating_sub(PAST).unwrap_or(now) {
+            return Err(wrong_field("at", "it is now or later", "a moment in the past"));
+        }
+        if from > now.saturating_add(LONGEST_PLAN).unwrap_or(now) {
+            return Err(wrong_field("at", "it is at most 366 days ahead", "a later moment"));
+        }
+        let from = from.max(now);
+        if !scheme.carries_several() {
+            return match self.overlap {
+                None | Some(Duration::ZERO) => Ok(from),
+                Some(_) => Err(wrong_field(
+                    "overlap",
+                    "there is none where the signature's scheme carries one signature only: choose the moment with `at`",
+                    "a time",
+                )),
+            };
+        }
+        let overlap = self.overlap.unwrap_or(USUAL_OVERLAP);
+        if overlap > LONGEST_OVERLAP {
+            return Err(wrong_field("overlap", "it is at most 90d", "a longer time"));
+        }
+        let overlap = SignedDuration::try_from(overlap).unwrap_or(SignedDuration::MAX);
+        Ok(from.saturating_add(overlap).unwrap_or(from))
     }
-    let now = newest.created_at;
-    for key in keys.iter_mut() {
-        key.expires_at = Some(key.expires_at.map_or(until, |it| it.min(until)));
-    }
-    keys.retain(|key| key.expires_at.is_none_or(|it| it > now));
-    if keys.len() > MOST_OLD {
-        return Err(conflict(
-            "10 old secrets are still alive: wait for one to expire, or use a shorter overlap",
-        ));
-    }
-    keys.insert(0, newest);
-    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Sealed;
-
-    fn key(created_at: i64, expires_at: Option<i64>) -> SigningKey {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        SigningKey {
-            secret: Sealed::from_text(created_at.to_string()),
-            created_at: at(created_at),
-            active_from: None,
-            expires_at: expires_at.map(at),
-        }
+/// The secret that the caller gave, if the scheme can sign with it.
+fn checked(given: &SecretSpec, scheme: Scheme) -> Result<Secret, Problem> {
+    let secret = given.secret();
+    let text = secret.expose();
+    if given.is_placeholder() {
+        return Err(wrong_field("secret", "it is a new secret", "a placeholder"));
     }
-
-    #[test]
-    fn old_secrets_sign_until_the_overlap_ends_and_never_longer_than_before() {
-        let until = Timestamp::from_second(150).unwrap();
-        let mut keys = vec![key(3, None), key(2, Some(120)), key(1, Some(500)), key(0, Some(100))];
-        rotate(&mut keys, key(100, None), until).unwrap();
-        let expected = [key(100, None), key(3, Some(150)), key(2, Some(120)), key(1, Some(150))];
-        assert_eq!(keys, expected);
+    if text.is_empty() || text.len() > LONGEST_SECRET || text.chars().any(char::is_control) {
+        let rule = "it is 1 to 4096 bytes without control characters";
+        return Err(wrong_field("secret", rule, "another text"));
     }
-
-    #[test]
-    fn without_overlap_only_the_new_secret_signs() {
-        let mut keys = vec![key(3, None), key(2, Some(120))];
-        rotate(&mut keys, key(100, None), Timestamp::from_second(100).unwrap()).unwrap();
-        assert_eq!(keys, [key(100, None)]);
-    }
-
-    #[test]
-    fn at_most_ten_old_secrets_live_at_once() {
-        let until = Timestamp::from_second(1000).unwrap();
-        let mut keys = vec![key(0, None)];
-        for created_at in 1..=10 {
-            rotate(&mut keys, key(created_at, None), until).unwrap();
-        }
-        assert_eq!(keys.len(), 11);
-        assert!(rotate(&mut keys, key(11, None), until).is_err());
-        assert!(rotate(&mut Vec::new(), key(1, None), until).is_err());
-    }
+    check_secret(scheme, secret).map_err(|error| {
+        Problem::invalid(vec![FieldError::new(
+            "secret".to_owned(),
+            error.to_string(),
+            "another text",
+        )])
+    })?;
+    Ok(secret.clone())
 }

@@ -16,7 +16,9 @@ use tidegate::{
 /// The catalogue of a file.
 pub fn catalog(text: &str) -> Catalog {
     let vault = Vault::ephemeral(Arc::new(SeededRandom::new(1)));
-    let means = Means { vault: &vault, random: &SeededRandom::new(2), now: Timestamp::UNIX_EPOCH };
+    let random = SeededRandom::new(2);
+    let options = resources::Options::default();
+    let means = Means { vault: &vault, random: &random, now: Timestamp::UNIX_EPOCH, options };
     let file = File::read("test.yaml", text, &|_| None).unwrap_or_else(|error| panic!("{error}"));
     let mut catalog = Catalog::default();
     let planned = resources::plan(&file, &catalog, means, false);

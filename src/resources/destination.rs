@@ -1,0 +1,236 @@
+//! From what people wrote to a destination, every value of it resolved.
+
+use super::{
+    DestinationKind, DestinationSpec, Invalid, Scope, Spec,
+    check::{TAKEN, all_right},
+    contract, limits, policy,
+    secrets::Safe,
+};
+use crate::{
+    destinations::{
+        profiles::{self, Values},
+        webhook,
+    },
+    expr::{Key, Template},
+    model::{
+        Connection, Contract, Destination, DestinationState, EndpointUrl, Ordering, Target, Webhook,
+    },
+    pipeline,
+};
+
+/// Bytes of one URL, template or not.
+const LONGEST_URL: usize = 4096;
+
+impl Spec for DestinationSpec {
+    type Model = Destination;
+
+    fn check(
+        &self,
+        scope: &Scope<'_>,
+        old: Option<&Destination>,
+    ) -> Result<Destination, Vec<Invalid>> {
+        let mut wrong = Vec::new();
+        let namesake = scope.catalog.destination_named(scope.project, self.name.as_str());
+        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
+            wrong.push(Invalid::new("name", TAKEN, "the name of another destination"));
+        }
+        let id = old.map_or_else(|| scope.id(), |it| it.id);
+        let values = profiles::values(self.profile);
+        let policy = self.policy(&values.policy);
+        wrong.extend(policy::check(&policy));
+        if let Ordering::Key(expression) = &policy.ordering
+            && let Err(error) = Key::compile(expression)
+        {
+            wrong.push(pipeline::Invalid::expression("ordering.key", &error).into());
+        }
+        let DestinationKind::Webhook = self.kind;
+        let safe = Safe { scope, destination: id };
+        let connection = self.webhook(&safe, &values, old, &mut wrong);
+        all_right(wrong)?;
+        // Without a connection something was wrong, and we are not here.
+        let Some(connection) = connection else { return Err(Vec::new()) };
+        let destination = Destination {
+            id,
+            project: scope.project,
+            name: self.name.clone(),
+            version: old.map_or(1, |it| it.version),
+            state: state(scope, old, &connection),
+            policy,
+            connection: Connection::Webhook(connection),
+            created_at: old.map_or(scope.means.now, |it| it.created_at),
+        };
+        limits::check(scope.catalog, scope.means.options, &destination, old)
+            .map_err(|full| vec![Invalid::new(full.field(), full.rule(), "one more")])?;
+        Ok(match old {
+            Some(old) if *old != destination => {
+                Destination { version: old.version + 1, ..destination }
+            }
+            Some(_) | None => destination,
+        })
+    }
+
+    fn of(model: &Destination) -> Self {
+        super::show::destination(model)
+    }
+}
+
+/// A destination that must be verified gets nothing before that: neither when it is new, nor when
+/// its endpoint is another one.
+fn state(scope: &Scope<'_>, old: Option<&Destination>, new: &Webhook) -> DestinationState {
+    let unverified =
+        || DestinationState::Unverified { since: scope.means.now, reason: String::new() };
+    let Some(old) = old else {
+        return if new.contract.verify { unverified() } else { DestinationState::Active };
+    };
+    let Connection::Webhook(before) = &old.connection;
+    let is_proven = before.contract.verify && before.urls == new.urls;
+    match (&old.state, new.contract.verify) {
+        (DestinationState::Unverified { .. }, false) => DestinationState::Active,
+        (DestinationState::Active | DestinationState::Paused { .. }, true) if !is_proven => {
+            unverified()
+        }
+        (it, _) => it.clone(),
+    }
+}
+
+impl DestinationSpec {
+    /// The connection, or `None` after `wrong` was told why not.
+    fn webhook(
+        &self,
+        safe: &Safe<'_>,
+        values: &Values,
+        old: Option<&Destination>,
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Webhook> {
+        let old = old.map(|it| {
+            let Connection::Webhook(webhook) = &it.connection;
+            webhook
+        });
+        let contract = self.contract(&values.contract);
+        contract::check(&contract, wrong);
+        let urls = self.targets(&contract, values.most_urls, wrong);
+        self.check_header_names(&contract, wrong);
+        let headers = safe.headers(&self.headers, old.map(|it| &it.headers), wrong);
+        let auth = safe.auth(&self.auth, old.map(|it| &it.auth), wrong);
+        let old_keys = old.map_or(&[][..], |it| &it.signing_keys);
+        let scheme = contract.signature.scheme;
+        let signing_keys = match (self.signed, &self.secret) {
+            (true, secret) => safe.signing_keys(scheme, secret.as_ref(), old_keys, wrong),
+            (false, None) => Some(Vec::new()),
+            (false, Some(_)) => {
+                let rule = "must be left out where `signed` is false";
+                wrong.push(Invalid::new("secret", rule, "a secret"));
+                None
+            }
+        };
+        Some(Webhook {
+            profile: self.profile,
+            urls: urls?,
+            headers,
+            auth: auth?,
+            signing_keys: signing_keys?,
+            contract,
+        })
+    }
+
+    /// What concerns all headers together. Values are looked at one by one.
+    fn check_header_names(&self, contract: &Contract, wrong: &mut Vec<Invalid>) {
+        if self.headers.len() > webhook::MOST_HEADERS {
+            let rule = format!("must hold at most {} headers", webhook::MOST_HEADERS);
+            wrong.push(Invalid::new("headers", rule, "more"));
+        }
+        let mut names: Vec<String> = Vec::new();
+        for name in self.headers.keys() {
+            let lower = name.to_ascii_lowercase();
+            let path = format!("headers.{name}");
+            if self.signed && lower == contract.signature.header {
+                let rule = "must be another header than the one that carries the signature";
+                wrong.push(Invalid::new(&path, rule, "the same name"));
+            }
+            if names.contains(&lower) {
+                let rule = "must be a name that stands once, in upper or lower case";
+                wrong.push(Invalid::new(path, rule, "it again"));
+            }
+            names.push(lower);
+        }
+    }
+
+    /// The URLs, or `None` after `wrong` was told why not.
+    fn targets(
+        &self,
+        contract: &Contract,
+        most: usize,
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<Vec<Target>> {
+        let given: Vec<(String, &String)> = match (&self.url, self.urls.as_slice()) {
+            (Some(url), []) => vec![("url".to_owned(), url)],
+            (None, urls) => {
+                urls.iter().enumerate().map(|(at, it)| (format!("urls[{at}]"), it)).collect()
+            }
+            (Some(_), [_, ..]) => {
+                let rule = "must be left out where there is `urls`";
+                wrong.push(Invalid::new("url", rule, "both of them"));
+                return None;
+            }
+        };
+        if given.is_empty() {
+            wrong.push(Invalid::new("url", "is required", "nothing"));
+            return None;
+        }
+        if given.len() > most {
+            let rule = match most {
+                1 => format!("must hold one URL in the profile `{}`", word(self.profile)),
+                _ => format!("must hold 1 to {most} URLs in the profile `{}`", word(self.profile)),
+            };
+            wrong.push(Invalid::new("urls", rule, format!("{} of them", given.len())));
+        }
+        let mut targets: Vec<Target> = Vec::with_capacity(given.len());
+        let before = wrong.len();
+        for (path, text) in given {
+            match target(&path, text, contract.https_only) {
+                Ok(target) if targets.contains(&target) => {
+                    wrong.push(Invalid::new(path, "must be a URL that stands once", "it again"));
+                }
+                Ok(target) => targets.push(target),
+                Err(invalid) => wrong.push(invalid),
+            }
+        }
+        (wrong.len() == before).then_some(targets)
+    }
+}
+
+fn target(path: &str, text: &str, https_only: bool) -> Result<Target, Invalid> {
+    if text.len() > LONGEST_URL {
+        let rule = format!("must be at most {LONGEST_URL} bytes");
+        return Err(Invalid::new(path, rule, "a longer text"));
+    }
+    let refused = |rule: &'static str| Invalid::new(path, rule, "another text");
+    let target = Target::try_from(text.to_owned()).map_err(refused)?;
+    if https_only && !target.origin().starts_with("https:") {
+        let rule = "must be an `https` URL where `https_only` is true";
+        return Err(Invalid::new(path, rule, "an `http` URL"));
+    }
+    if target.is_template() {
+        Template::compile(target.as_text())
+            .map_err(|error| pipeline::Invalid::expression(path, &error))?;
+        EndpointUrl::try_from(filled_in(target.as_text())).map_err(refused)?;
+    }
+    Ok(target)
+}
+
+/// The URL with a word in the place of each template, to see whether the rest of it holds.
+fn filled_in(template: &str) -> String {
+    let mut parts = template.split("{{");
+    let mut filled = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        filled.push('x');
+        filled.push_str(part.split_once("}}").map_or("", |(_, rest)| rest));
+    }
+    filled
+}
+
+/// The word by which people choose one of our own enums.
+pub(super) fn word<T: serde::Serialize>(value: T) -> String {
+    let json = serde_json::to_value(value).unwrap_or_default();
+    json.as_str().unwrap_or_default().to_owned()
+}
