@@ -11,8 +11,9 @@ use crate::model::{
     RetryOn, RetryPreset, Scheme, Signature, Signed,
 };
 
-/// What our requests call themselves, unless a profile has another name.
-pub const USER_AGENT: &str = concat!("Tidegate/", env!("CARGO_PKG_VERSION"));
+/// What our requests call themselves, unless a profile has another name. Without a version: a
+/// destination keeps it, and an update must not leave it behind or change it under a receiver.
+pub const USER_AGENT: &str = "Tidegate";
 
 /// Everything that a profile sets. A destination may override each value but the limits.
 #[derive(Clone, Debug, PartialEq)]

@@ -31,9 +31,7 @@ impl ProfileView {
             Ok(Value::Object(fields)) => fields,
             Ok(_) | Err(_) => Map::new(),
         };
-        for field in ["name", "kind", "profile"] {
-            fields.remove(field);
-        }
+        fields.retain(|field, _| !matches!(field.as_str(), "name" | "kind" | "profile"));
         Self { profile, most_urls: values.most_urls, values: fields }
     }
 }
@@ -51,8 +49,9 @@ pub fn table(profiles: &[Profile]) -> Vec<Vec<String>> {
     for name in names {
         let column = |view: &ProfileView| view.values.get(name).cloned().unwrap_or_default();
         let values: Vec<Value> = views.iter().map(column).collect();
-        // Each part of the signature is of interest by itself.
-        let parts = values.first().filter(|_| name == "signature").and_then(Value::as_object);
+        // Of these, each part can be overridden by itself.
+        let has_parts = matches!(name.as_str(), "signature" | "breaker");
+        let parts = values.first().filter(|_| has_parts).and_then(Value::as_object);
         match parts {
             None => rows.push(row(name.clone(), values.iter())),
             Some(parts) => {

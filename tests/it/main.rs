@@ -16,6 +16,7 @@ mod tenants;
 mod expr;
 mod pipeline;
 mod apply;
+mod profiles;
 mod store;
 mod records;
 mod retention;

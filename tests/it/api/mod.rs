@@ -1,6 +1,7 @@
 //! What the API promises, over real sockets with the whole gateway behind it.
 
 mod resources;
+mod profiles;
 mod records;
 mod operations;
 
