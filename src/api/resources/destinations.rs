@@ -1,7 +1,5 @@
 //! Destinations, and what people do with them: pause, disable, try out.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -10,7 +8,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Kept, ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{ResourcesQuery, Written, create, delete, find, list, replace};
 use crate::{
     api::{
         Api,
@@ -19,9 +17,7 @@ use crate::{
     },
     catalog::{Catalog, Edit, Resource},
     crypto::{Context, Field},
-    model::{
-        Connection, Destination, DestinationId, DestinationState, ProjectId, SigningKey, kind,
-    },
+    model::{Connection, Destination, DestinationId, DestinationState, ProjectId, SigningKey},
     problem::{self, Problem},
     resources::{DestinationSpec, Spec as _, check_limits},
 };
@@ -128,26 +124,7 @@ pub fn signing_keys(destination: &Destination) -> &[SigningKey] {
     }
 }
 
-impl Kept for Destination {
-    type Tag = kind::Destination;
-    const WORD: &'static str = "destination";
-
-    fn all(catalog: &Catalog) -> &BTreeMap<DestinationId, Arc<Self>> {
-        &catalog.destinations
-    }
-
-    fn id(&self) -> DestinationId {
-        self.id
-    }
-
-    fn project(&self) -> ProjectId {
-        self.project
-    }
-
-    fn name(&self) -> &str {
-        self.name.as_str()
-    }
-}
+kept!(Destination, "destination", destinations);
 
 impl Written for Destination {
     type Spec = DestinationSpec;

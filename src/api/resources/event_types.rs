@@ -1,7 +1,5 @@
 //! Event types, which document what sources send.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -10,7 +8,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Kept, ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{ResourcesQuery, Written, create, delete, find, list, replace};
 use crate::{
     api::{
         Api,
@@ -18,7 +16,7 @@ use crate::{
         request::{Access, Administer, Body, Query, Read},
     },
     catalog::{Catalog, Edit, Resource},
-    model::{EventType, EventTypeId, ProjectId, kind},
+    model::{EventType, EventTypeId},
     problem::Problem,
     resources::{EventTypeSpec, Spec as _},
 };
@@ -39,32 +37,9 @@ impl EventTypeView {
     fn of(it: &EventType) -> Self {
         Self { id: it.id, spec: EventTypeSpec::of(it), created_at: it.created_at }
     }
-
-    fn of_shared(it: &Arc<EventType>) -> Self {
-        Self::of(it)
-    }
 }
 
-impl Kept for EventType {
-    type Tag = kind::EventType;
-    const WORD: &'static str = "event type";
-
-    fn all(catalog: &Catalog) -> &BTreeMap<EventTypeId, Arc<Self>> {
-        &catalog.event_types
-    }
-
-    fn id(&self) -> EventTypeId {
-        self.id
-    }
-
-    fn project(&self) -> ProjectId {
-        self.project
-    }
-
-    fn name(&self) -> &str {
-        self.name.as_str()
-    }
-}
+kept!(EventType, "event type", event_types);
 
 impl Written for EventType {
     type Spec = EventTypeSpec;
@@ -137,9 +112,8 @@ pub async fn get_event_type(
     access: Access<Read>,
     Path(event_type): Path<String>,
 ) -> Result<Json<EventTypeView>, Problem> {
-    let found = find(&api.registrar.current(), access.project, &event_type)
-        .map(EventTypeView::of_shared)?;
-    Ok(Json(found))
+    let catalog = api.registrar.current();
+    Ok(Json(EventTypeView::of(find(&catalog, access.project, &event_type)?)))
 }
 
 /// Replace an event type

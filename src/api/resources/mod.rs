@@ -1,5 +1,34 @@
 //! Resources: made, changed and deleted one at a time, each by the same rules.
 
+/// How resources of a kind are found: all kinds alike, but for their names.
+macro_rules! kept {
+    ($model:ident, $word:literal, $all:ident) => {
+        impl $crate::api::resources::Kept for $model {
+            type Tag = $crate::model::kind::$model;
+            const WORD: &'static str = $word;
+
+            fn all(
+                catalog: &Catalog,
+            ) -> &std::collections::BTreeMap<$crate::model::Id<Self::Tag>, std::sync::Arc<Self>>
+            {
+                &catalog.$all
+            }
+
+            fn id(&self) -> $crate::model::Id<Self::Tag> {
+                self.id
+            }
+
+            fn project(&self) -> $crate::model::ProjectId {
+                self.project
+            }
+
+            fn name(&self) -> &str {
+                self.name.as_str()
+            }
+        }
+    };
+}
+
 pub mod projects;
 pub mod keys;
 pub mod sources;

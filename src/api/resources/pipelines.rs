@@ -1,7 +1,5 @@
 //! Pipelines.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -10,7 +8,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Kept, ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{ResourcesQuery, Written, create, delete, find, list, replace};
 use crate::{
     api::{
         Api,
@@ -18,7 +16,7 @@ use crate::{
         request::{Access, Administer, Body, Query, Read},
     },
     catalog::{Catalog, Edit, Resource},
-    model::{Pipeline, PipelineId, ProjectId, kind},
+    model::{Pipeline, PipelineId},
     problem::Problem,
     resources::{PipelineSpec, Spec as _},
 };
@@ -46,32 +44,9 @@ impl PipelineView {
             created_at: it.created_at,
         }
     }
-
-    fn of_shared(it: &Arc<Pipeline>) -> Self {
-        Self::of(it)
-    }
 }
 
-impl Kept for Pipeline {
-    type Tag = kind::Pipeline;
-    const WORD: &'static str = "pipeline";
-
-    fn all(catalog: &Catalog) -> &BTreeMap<PipelineId, Arc<Self>> {
-        &catalog.pipelines
-    }
-
-    fn id(&self) -> PipelineId {
-        self.id
-    }
-
-    fn project(&self) -> ProjectId {
-        self.project
-    }
-
-    fn name(&self) -> &str {
-        self.name.as_str()
-    }
-}
+kept!(Pipeline, "pipeline", pipelines);
 
 impl Written for Pipeline {
     type Spec = PipelineSpec;
@@ -144,9 +119,8 @@ pub async fn get_pipeline(
     access: Access<Read>,
     Path(pipeline): Path<String>,
 ) -> Result<Json<PipelineView>, Problem> {
-    let found =
-        find(&api.registrar.current(), access.project, &pipeline).map(PipelineView::of_shared)?;
-    Ok(Json(found))
+    let catalog = api.registrar.current();
+    Ok(Json(PipelineView::of(find(&catalog, access.project, &pipeline)?)))
 }
 
 /// Replace a pipeline

@@ -1,7 +1,5 @@
 //! Sources.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -10,7 +8,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Kept, ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{ResourcesQuery, Written, create, delete, find, list, replace};
 use crate::{
     api::{
         Api,
@@ -18,7 +16,7 @@ use crate::{
         request::{Access, Administer, Body, Query, Read},
     },
     catalog::{Catalog, Edit, Resource},
-    model::{ProjectId, Source, SourceId, kind},
+    model::{Source, SourceId},
     problem::Problem,
     resources::{SourceSpec, Spec as _},
 };
@@ -39,32 +37,9 @@ impl SourceView {
     fn of(it: &Source) -> Self {
         Self { id: it.id, spec: SourceSpec::of(it), created_at: it.created_at }
     }
-
-    fn of_shared(it: &Arc<Source>) -> Self {
-        Self::of(it)
-    }
 }
 
-impl Kept for Source {
-    type Tag = kind::Source;
-    const WORD: &'static str = "source";
-
-    fn all(catalog: &Catalog) -> &BTreeMap<SourceId, Arc<Self>> {
-        &catalog.sources
-    }
-
-    fn id(&self) -> SourceId {
-        self.id
-    }
-
-    fn project(&self) -> ProjectId {
-        self.project
-    }
-
-    fn name(&self) -> &str {
-        self.name.as_str()
-    }
-}
+kept!(Source, "source", sources);
 
 impl Written for Source {
     type Spec = SourceSpec;
@@ -139,9 +114,8 @@ pub async fn get_source(
     access: Access<Read>,
     Path(source): Path<String>,
 ) -> Result<Json<SourceView>, Problem> {
-    let found =
-        find(&api.registrar.current(), access.project, &source).map(SourceView::of_shared)?;
-    Ok(Json(found))
+    let catalog = api.registrar.current();
+    Ok(Json(SourceView::of(find(&catalog, access.project, &source)?)))
 }
 
 /// Replace a source
