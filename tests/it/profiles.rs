@@ -1,6 +1,9 @@
 //! Profiles as people configure them: what is left out, what is overridden, and what is refused.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::{prelude::*, sample::subsequence};
@@ -354,11 +357,30 @@ async fn who_must_be_verified_is_unverified_when_it_is_new_and_when_its_url_is()
     assert!(!unverified(&made(&bench, &hook("segment", json!({}))).await));
 }
 
+#[tokio::test]
+async fn every_file_in_the_documentation_can_be_applied() {
+    let text = fs::read_to_string(documentation()).unwrap();
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|it| it.split("```").next());
+    let files: Vec<&str> = blocks.filter(|it| it.starts_with("version: 1")).collect();
+    assert_eq!(files.len(), 5);
+    for file in files {
+        let bench = Bench::new().await;
+        let file = File::read("docs", file, &|_| Some(Secret::new(SECRET)));
+        let file = file.unwrap_or_else(|error| panic!("{error}"));
+        let made = apply(&bench, &file).await.unwrap_or_else(|error| panic!("{error}"));
+        assert!(made.changes.len() >= 3, "{made}");
+    }
+}
+
+fn documentation() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/profiles.md")
+}
+
 #[test]
 fn the_documentation_shows_the_values_that_the_code_has() {
     const BEGIN: &str = "<!-- profiles: made from the code by UPDATE_GOLDEN=1 -->\n";
     const END: &str = "<!-- /profiles -->";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/profiles.md");
+    let path = documentation();
     let text = fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
