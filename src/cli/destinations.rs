@@ -100,7 +100,10 @@ struct Destination {
     #[serde(default)]
     kind: String,
     #[serde(default)]
-    url: String,
+    url: Option<String>,
+    /// In the place of `url`, where there are several.
+    #[serde(default)]
+    urls: Vec<String>,
     #[serde(flatten)]
     state: State,
 }
@@ -187,7 +190,12 @@ async fn list(context: &Context, is_json: bool) -> Result<()> {
 }
 
 fn row(it: &Destination, now: Timestamp, paint: Paint) -> Vec<String> {
-    vec![paint.bold(&it.name), it.kind.clone(), clip(&it.url, 60), sentence(&it.state, now, paint)]
+    let url = it.url.as_ref().or_else(|| it.urls.first()).map(String::as_str).unwrap_or_default();
+    let mut url = clip(url, 60);
+    if it.urls.len() > 1 {
+        url.push_str(&format!(" and {} more", it.urls.len() - 1));
+    }
+    vec![paint.bold(&it.name), it.kind.clone(), url, sentence(&it.state, now, paint)]
 }
 
 /// `disabled 5 min ago: 410 Gone`
