@@ -157,10 +157,32 @@ proptest! {
     }
 }
 
+/// Whether what is shown has what was given, whose headers may be in upper case.
+fn is_part(given: &Value, shown: &Value) -> bool {
+    match (given, shown) {
+        (Value::Object(given), Value::Object(shown)) => (given.iter())
+            .all(|(name, given)| shown.get(name).is_some_and(|shown| is_part(given, shown))),
+        (Value::String(given), Value::String(shown)) if given.starts_with("X-") => {
+            given.eq_ignore_ascii_case(shown)
+        }
+        (given, shown) => given == shown,
+    }
+}
+
 async fn goes_round(hook: &Value) {
     // Given
     let bench = Bench::new().await;
     let old = made(&bench, hook).await;
+
+    // Then every override is there.
+    let given: DestinationSpec = resources::read_json(hook.to_string().as_bytes()).unwrap();
+    let shown = serde_json::to_value(DestinationSpec::of(&old)).unwrap();
+    for (field, value) in serde_json::to_value(&given).unwrap().as_object().unwrap() {
+        // `headers`, `auth` and `secret` are placeholders; one of `urls` is `url`.
+        if !matches!(field.as_str(), "headers" | "auth" | "secret" | "urls") {
+            assert!(is_part(value, &shown[field]), "{field}: {value} in {}", shown[field]);
+        }
+    }
 
     // Then an export says only what the profile does not, and changes nothing here.
     let yaml = resources::export(&bench.catalog(), old.project).unwrap();
