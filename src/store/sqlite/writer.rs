@@ -37,6 +37,8 @@ pub(super) struct Writer {
     pub room: Room,
     pub upkeep: Upkeep,
     pub accepted: hint::Sender<Vec<Arc<Event>>, bool>,
+    /// Where answers are given; `None`: on the writer's own thread.
+    pub runtime: Option<tokio::runtime::Handle>,
 }
 
 /// The segment that is written to.
@@ -252,11 +254,18 @@ impl Writer {
     ) {
         let Committed { appended, done, accepted } = committed;
         self.status.set_planned_through(self.memory.marks.planned_through);
-        for (request, answer) in requests.into_iter().zip(appended) {
-            request.answer(Ok(answer));
-        }
-        for (work, answer) in works.into_iter().zip(done) {
-            work.request.answer(answer);
+        let give = move || {
+            for (request, answer) in requests.into_iter().zip(appended) {
+                request.answer(Ok(answer));
+            }
+            for (work, answer) in works.into_iter().zip(done) {
+                work.request.answer(answer);
+            }
+        };
+        match &self.runtime {
+            // Waking a task from outside costs more than from within: it is done once a turn.
+            Some(runtime) => drop(runtime.spawn(async move { give() })),
+            None => give(),
         }
         let Accepted { events, keys } = accepted;
         let last = events.last().map(|it| it.seq);
