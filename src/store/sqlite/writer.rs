@@ -210,8 +210,8 @@ impl Writer {
         };
         self.memory.ledger.commit();
         self.newest.journal.note_commit(works.iter().map(|it| it.task.outcomes()).sum());
-        let is_promised = !committed.accepted.events.is_empty()
-            || works.iter().any(|it| it.task.is_promised());
+        let is_promised =
+            !committed.accepted.events.is_empty() || works.iter().any(|it| it.task.is_promised());
         if is_promised {
             self.sync()?;
         }
