@@ -70,9 +70,6 @@ pub struct Hands {
 
 /// Calls of one kind under way at once. The store commits together what waits together.
 const CALLS: usize = 4;
-/// One that is being committed, and one that waits to be: what comes later gathers for the next, so
-/// that a commit has few calls to answer.
-const SETTLING: usize = 2;
 const SETTLEMENTS_IN_CALL: usize = 1_024;
 const MESSAGES_IN_CALL: usize = 256;
 
@@ -189,7 +186,7 @@ impl Hands {
 
     /// Starts the calls that what has gathered needs.
     pub fn flush(&mut self) {
-        while self.settling < SETTLING && !self.settlements.is_empty() {
+        while self.settling < CALLS && !self.settlements.is_empty() {
             let rest = self.settlements.len().min(SETTLEMENTS_IN_CALL);
             let call = self.settlements.drain(..rest).collect();
             self.settling += 1;

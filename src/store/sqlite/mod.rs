@@ -165,7 +165,6 @@ impl SqliteStore {
             newest,
             memory,
             accepted,
-            runtime: tokio::runtime::Handle::try_current().ok(),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())

@@ -37,8 +37,6 @@ pub(super) struct Writer {
     pub room: Room,
     pub upkeep: Upkeep,
     pub accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-    /// Where answers are given; `None`: on the writer's own thread.
-    pub runtime: Option<tokio::runtime::Handle>,
 }
 
 /// The segment that is written to.
@@ -254,18 +252,11 @@ impl Writer {
     ) {
         let Committed { appended, done, accepted } = committed;
         self.status.set_planned_through(self.memory.marks.planned_through);
-        let give = move || {
-            for (request, answer) in requests.into_iter().zip(appended) {
-                request.answer(Ok(answer));
-            }
-            for (work, answer) in works.into_iter().zip(done) {
-                work.request.answer(answer);
-            }
-        };
-        match &self.runtime {
-            // Waking a task from outside costs more than from within: it is done once a turn.
-            Some(runtime) => drop(runtime.spawn(async move { give() })),
-            None => give(),
+        for (request, answer) in requests.into_iter().zip(appended) {
+            request.answer(Ok(answer));
+        }
+        for (work, answer) in works.into_iter().zip(done) {
+            work.request.answer(answer);
         }
         let Accepted { events, keys } = accepted;
         let last = events.last().map(|it| it.seq);
