@@ -85,13 +85,17 @@ async fn cut_at_many_points(seed: u64, points: usize, random: &mut Random) {
     let mut at_risk = 0;
     let mut disk = Disk::default();
     let mut log = Log::read(&recording.record);
-    for (n, position) in recording.points(points, random).into_iter().enumerate() {
+    let mut points = recording.points(points, random);
+    // And at the end, when the gateway had only retried for a while.
+    points.push(log.len());
+    let last = points.len() - 1;
+    for (n, position) in points.into_iter().enumerate() {
         while let Some(entry) = log.next(position) {
             disk.apply(entry);
         }
         at_risk += disk.at_risk();
         let cuts = [Cut::Nothing, Cut::Some, Cut::Only("owed"), Cut::Some, Cut::Everything];
-        let cut = cuts[n % cuts.len()];
+        let cut = if n == last { Cut::Only("owed") } else { cuts[n % cuts.len()] };
         let verdict = recording.cut_and_judge(&disk, cut, position, random).await;
 
         // Then a gateway starts on what is left, and everything arrives that was accepted
