@@ -305,7 +305,11 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let (path, to) = entry.map(|it| (it.path(), to.join(it.file_name()))).unwrap();
-        if path.is_dir() { copy(&path, &to) } else { drop(std::fs::copy(&path, &to).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &to)
+        } else {
+            let _bytes = std::fs::copy(&path, &to).unwrap();
+        }
     }
 }
 
