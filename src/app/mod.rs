@@ -406,11 +406,27 @@ async fn open_store(
     let (path, options) = (config.data.clone(), config.store.clone());
     let (clock, random) = (parts.clock.clone(), parts.random.clone());
     let open = move || {
-        let random: store::sqlite::Random = Box::new(move || random.u64());
+        let random = in_stock(random);
         SqliteStore::open(&path, options, clock, random, accepted)
     };
     let opened = tokio::task::spawn_blocking(open).await.unwrap_or(Err(StoreError::Closed));
     Ok(Arc::new(opened.map_err(|source| at(&config.data, source))?))
+}
+
+/// Asks for a good many numbers at once: each question is a call of the system.
+fn in_stock(random: Arc<dyn Random>) -> store::sqlite::Random {
+    const NUMBERS: usize = 32;
+    let mut stock: Vec<u64> = Vec::with_capacity(NUMBERS);
+    Box::new(move || match stock.pop() {
+        Some(number) => number,
+        None => {
+            let mut bytes = [0; NUMBERS * 8];
+            random.fill(&mut bytes);
+            let (numbers, _) = bytes.as_chunks();
+            stock.extend(numbers.iter().copied().map(u64::from_le_bytes));
+            stock.pop().unwrap_or_else(|| random.u64())
+        }
+    })
 }
 
 fn at(path: &Path, source: StoreError) -> StartError {

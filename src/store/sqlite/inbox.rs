@@ -283,6 +283,23 @@ impl Task {
         }
     }
 
+    /// Outcomes of deliveries that it writes down.
+    pub fn outcomes(&self) -> usize {
+        match self {
+            Self::Settle(settlements) => settlements.len(),
+            Self::Plan(_) | Self::Replay(_) => 0,
+        }
+    }
+
+    /// Whether whoever asked hears that it is done only when no power cut can undo it. Plans and
+    /// outcomes are made again.
+    pub fn is_promised(&self) -> bool {
+        match self {
+            Self::Replay(_) => true,
+            Self::Plan(_) | Self::Settle(_) => false,
+        }
+    }
+
     fn weight(&self) -> usize {
         /// The fields of fixed size, and the bookkeeping around them.
         const FIXED: usize = 256;

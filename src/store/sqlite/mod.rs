@@ -24,6 +24,7 @@ mod replay;
 mod room;
 mod status;
 mod seal;
+mod journal;
 mod upkeep;
 mod writer;
 mod recover;

@@ -157,6 +157,8 @@ impl Forgetting {
         } else {
             Verdict::Leave
         };
+        // What was found in later segments must be there after a power cut, too.
+        self.inbox.flush_blocking()?;
         match verdict {
             Verdict::Leave => return Ok(0),
             Verdict::Delete => self.delete(segment)?,
