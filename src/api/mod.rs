@@ -207,5 +207,6 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(Kind::MethodNotAllowed).into_response()
         })
-        .with_state(api)
+        .with_state(api.clone())
+        .merge(ingest::segment::router(api.ingest.clone()))
 }

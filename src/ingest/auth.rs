@@ -17,7 +17,7 @@ use crate::{
     catalog::Catalog,
     clock::Clock,
     crypto::{AdminKey, KeyHasher, PlainKey, Random},
-    model::{ApiKey, KeyId, Name, ProjectId, Scope, SourceId, SourceKind},
+    model::{ApiKey, KeyId, Name, ProjectId, Scope, Source, SourceId, SourceKind, WriteKey},
     problem::{Kind, Problem},
 };
 
@@ -41,8 +41,17 @@ struct Ring {
     /// By the first characters of the key, which are not secret.
     by_hint: HashMap<String, Vec<Arc<ApiKey>>>,
     projects: HashMap<ProjectId, ApiSources>,
+    by_write_key: HashMap<WriteKey, Arc<Written>>,
     /// Tokens that were recognised, by digest, to spare the next request the HMAC.
     seen: Mutex<HashMap<u128, Caller>>,
+}
+
+/// The source that a write key names.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub project: ProjectId,
+    pub source: SourceId,
+    pub name: Name,
 }
 
 /// The sources of a project that `/api/v1/events` posts to.
@@ -106,6 +115,11 @@ impl Keyring {
         Ok(Session { caller, ring })
     }
 
+    /// The enabled source with this write key.
+    pub fn by_write_key(&self, key: &str) -> Option<Arc<Written>> {
+        self.ring().by_write_key.get(key).cloned()
+    }
+
     fn recognise(&self, ring: &Ring, token: &str) -> Result<Caller, Problem> {
         /// Keys are few. If not, forgetting all and starting again is as good as any order.
         const SEEN_AT_MOST: usize = 4096;
@@ -162,6 +176,7 @@ impl Ring {
         let mut sources: Vec<_> = catalog.sources.values().collect();
         // Those of one file are of one moment, and then the name decides.
         sources.sort_by_key(|it| (it.created_at, it.name.clone()));
+        let by_write_key = by_write_key(&catalog);
         for source in sources {
             let is_open = source.enabled && matches!(source.kind, SourceKind::Api);
             let Some(sources) = projects.get_mut(&source.project).filter(|_| is_open) else {
@@ -170,8 +185,17 @@ impl Ring {
             sources.default.get_or_insert_with(|| (source.id, source.name.clone()));
             sources.by_name.insert(source.name.clone(), source.id);
         }
-        Self { catalog, by_hint, projects, seen: Mutex::default() }
+        Self { catalog, by_hint, projects, by_write_key, seen: Mutex::default() }
     }
+}
+
+fn by_write_key(catalog: &Catalog) -> HashMap<WriteKey, Arc<Written>> {
+    let is_open = |it: &&Arc<Source>| it.enabled && catalog.projects.contains_key(&it.project);
+    let written = |it: &Arc<Source>| {
+        let written = Written { project: it.project, source: it.id, name: it.name.clone() };
+        Some((it.write_key.clone()?, Arc::new(written)))
+    };
+    catalog.sources.values().filter(is_open).filter_map(written).collect()
 }
 
 impl ApiSources {

@@ -8,6 +8,7 @@ mod batch;
 mod metadata;
 mod rate;
 mod answer;
+pub mod segment;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -25,11 +26,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     answer::{BatchAnswer, BatchResult, EventAnswer, NewEventBody},
-    auth::{ApiSources, Caller, Keyring, PROJECT_HEADER, Session},
+    auth::{ApiSources, Caller, Keyring, PROJECT_HEADER, Session, Written},
 };
 use self::{batch::Format, body::Room, event::Draft, metadata::Circumstances, rate::Buckets};
 use crate::{
     clock::Clock,
+    crypto::Random,
     gate::Gate,
     model::{IdempotencyKey, NewEvent, ProjectId, RateLimit, RawJson, Scope},
     problem::{FieldError, Kind, Problem},
@@ -52,6 +54,8 @@ pub struct Options {
     pub rate_limit: Option<RateLimit>,
     /// Addresses of reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Limits of what Segment's clients post.
+    pub segment: segment::Options,
 }
 
 impl Default for Options {
@@ -62,6 +66,7 @@ impl Default for Options {
             reading_bytes: 64 * 1024 * 1024,
             rate_limit: None,
             trusted_proxies: Vec::new(),
+            segment: segment::Options::default(),
         }
     }
 }
@@ -74,6 +79,7 @@ pub struct Ingest {
     tail: Tail,
     room: Room,
     buckets: Buckets,
+    random: Arc<dyn Random>,
     options: Options,
 }
 
@@ -83,11 +89,12 @@ impl Ingest {
         keyring: Arc<Keyring>,
         clock: Arc<dyn Clock>,
         tail: Tail,
+        random: Arc<dyn Random>,
         options: Options,
     ) -> Self {
         let room = Room::new(options.reading_bytes);
         let buckets = Buckets::new(options.rate_limit);
-        Self { gate, keyring, clock, tail, room, buckets, options }
+        Self { gate, keyring, clock, tail, room, buckets, random, options }
     }
 
     /// Any other request's body, whole, under the limits of ingest.
@@ -108,9 +115,7 @@ impl Ingest {
                 .retry_after(wait)
                 .detail("this API key has posted as many events as it may for the moment")
         })?;
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |it| it.0.ip());
-        let ip = metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies);
+        let ip = self.caller_ip(parts);
         let circumstances = Circumstances::of(&parts.headers, ip)?;
         Ok(Sender { session, project, received_at, circumstances })
     }
@@ -159,6 +164,13 @@ impl Ingest {
         };
         appended.iter().for_each(|it| self.show(it));
         BatchAnswer::of(parsed.items, &appended)
+    }
+
+    /// Whose request it is, by the connection and the proxies that are believed.
+    fn caller_ip(&self, parts: &Parts) -> IpAddr {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |it| it.0.ip());
+        metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies)
     }
 
     fn show(&self, appended: &Appended) {
@@ -356,7 +368,15 @@ mod tests {
         catalog.projects.insert(project, Arc::new(it));
         let kind = SourceKind::Api;
         let id = SourceId::from_bits(2);
-        let it = Source { id, project, name: name.clone(), kind, enabled: true, created_at };
+        let it = Source {
+            id,
+            project,
+            name: name.clone(),
+            kind,
+            enabled: true,
+            write_key: None,
+            created_at,
+        };
         catalog.sources.insert(id, Arc::new(it));
         let key = ApiKey {
             id: KeyId::from_bits(3),

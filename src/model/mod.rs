@@ -37,7 +37,7 @@ pub use project::{ApiKey, Project, Scope};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};
-pub use text::{IdempotencyKey, Name, TextError, TypeName};
+pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{
     Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,
     SigningKey, Target, Webhook,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Name, ProjectId, SourceId};
+use super::{Name, ProjectId, SourceId, WriteKey};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
@@ -12,6 +12,9 @@ pub struct Source {
     pub name: Name,
     pub kind: SourceKind,
     pub enabled: bool,
+    /// How its clients name it, for [`SourceKind::Segment`]: unique over all projects.
+    #[serde(default)]
+    pub write_key: Option<WriteKey>,
     pub created_at: Timestamp,
 }
 
@@ -21,4 +24,6 @@ pub struct Source {
 pub enum SourceKind {
     /// Posts to `/api/v1/events` with an API key.
     Api,
+    /// Segment's libraries and those that speak like them post to `/v1/…` with a write key.
+    Segment,
 }

@@ -8,11 +8,13 @@ use super::{
     SourceSpec, diff::Shown as _, policy, secrets::Safe,
 };
 use crate::{
+    crypto::Random,
     destinations::{profiles, webhook},
     expr::Key,
     model::{
         Connection, Contract, Destination, DestinationId, DestinationState, EventType, Ordering,
-        Pipeline, Policy, Profile, Project, RawJson, Route, Source, Target, Webhook,
+        Pipeline, Policy, Profile, Project, RawJson, Route, Source, SourceKind, Target, Webhook,
+        WriteKey,
     },
     pipeline,
 };
@@ -72,6 +74,7 @@ impl Spec for SourceSpec {
         if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
             wrong.push(Invalid::new("name", TAKEN, "the name of another source"));
         }
+        let write_key = self.write_key(scope, old, &mut wrong);
         all_right(wrong)?;
         Ok(Source {
             id: old.map_or_else(|| scope.id(), |it| it.id),
@@ -79,13 +82,60 @@ impl Spec for SourceSpec {
             name: self.name.clone(),
             kind: self.kind,
             enabled: self.enabled,
+            write_key,
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
     }
 
     fn of(model: &Source) -> Self {
-        Self { name: model.name.clone(), kind: model.kind, enabled: model.enabled }
+        Self {
+            name: model.name.clone(),
+            kind: model.kind,
+            enabled: model.enabled,
+            write_key: model.write_key.clone(),
+        }
     }
+}
+
+impl SourceSpec {
+    /// The key that is written, the one there is, or a new one.
+    fn write_key(
+        &self,
+        scope: &Scope<'_>,
+        old: Option<&Source>,
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<WriteKey> {
+        match (self.kind, &self.write_key) {
+            (SourceKind::Api, None) => None,
+            (SourceKind::Api, Some(_)) => {
+                let rule = "must be left out where `kind` is not `segment`";
+                wrong.push(Invalid::new("write_key", rule, "a write key"));
+                None
+            }
+            (SourceKind::Segment, None) => {
+                let kept = old.and_then(|it| it.write_key.clone());
+                Some(kept.unwrap_or_else(|| new_write_key(scope.means.random)))
+            }
+            (SourceKind::Segment, Some(key)) => {
+                let mut others = scope.catalog.sources.values();
+                let is_taken = others.any(|it| {
+                    it.write_key.as_ref() == Some(key) && Some(it.id) != old.map(|it| it.id)
+                });
+                if is_taken {
+                    let rule = "must be a write key that no other source has, in any project";
+                    wrong.push(Invalid::new("write_key", rule, "another source's key"));
+                }
+                Some(key.clone())
+            }
+        }
+    }
+}
+
+/// `wk_` and 32 characters that nobody can guess.
+fn new_write_key(random: &dyn Random) -> WriteKey {
+    let mut bytes = [0; 16];
+    random.fill(&mut bytes);
+    WriteKey::trusted(&format!("wk_{}", hex::encode(bytes)))
 }
 
 impl Spec for EventTypeSpec {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::model::{
     Breaker, Method, Name, Ordering, Pattern, RateLimit, Retry, Secret, SourceKind, StepSpec,
-    TypeName,
+    TypeName, WriteKey,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -31,6 +31,10 @@ pub struct SourceSpec {
     /// A disabled source accepts nothing.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub enabled: bool,
+    /// For the kind `segment`: what its clients name it by. Left out: the one there is, or a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "wk_demo")]
+    pub write_key: Option<WriteKey>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -10,6 +10,7 @@ mod harness;
 mod layers;
 mod server;
 mod ingest;
+mod segment;
 mod api;
 mod openapi;
 mod tenants;
