@@ -130,15 +130,8 @@ impl App {
         let stops = Stops::new();
         let keyring = keyring(&parts, &registrar, &vault)?;
         let gate = Arc::new(Gate::new(database.clone(), config.gate));
-        let clock = parts.clock.clone();
-        let ingest = Ingest::new(
-            gate,
-            keyring.clone(),
-            clock,
-            tail.clone(),
-            parts.random.clone(),
-            config.ingest,
-        );
+        let (clock, random) = (parts.clock.clone(), parts.random.clone());
+        let ingest = Ingest::new(gate, keyring.clone(), clock, tail.clone(), random, config.ingest);
 
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen).await?;
