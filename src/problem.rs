@@ -30,6 +30,7 @@ pub enum Kind {
     InvalidBody,
     Unauthorized,
     UnknownWriteKey,
+    NotVerified,
     Forbidden,
     NotFound,
     MethodNotAllowed,
@@ -49,12 +50,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidRequest,
         Self::InvalidJson,
         Self::InvalidBody,
         Self::Unauthorized,
         Self::UnknownWriteKey,
+        Self::NotVerified,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -81,6 +83,7 @@ impl Kind {
             Self::InvalidBody => (400, "invalid-body", "The body cannot be read"),
             Self::Unauthorized => (401, "unauthorized", "A valid API key is needed"),
             Self::UnknownWriteKey => (401, "unknown-write-key", "The write key names no source"),
+            Self::NotVerified => (401, "not-verified", "The request was not believed"),
             Self::Forbidden => (403, "forbidden", "The API key does not allow this"),
             Self::NotFound => (404, "not-found", "There is no such thing"),
             Self::MethodNotAllowed => {

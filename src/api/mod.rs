@@ -129,6 +129,7 @@ fn routes() -> Routes {
         // Events.
         .post("/api/v1/events", ingest::post_event)
         .post("/api/v1/events/batch", ingest::post_events)
+        .post("/in/{source}", ingest::webhook::post_webhook)
         .get("/api/v1/events", events::list_events)
         .get("/api/v1/events/export", export::export_events)
         .get("/api/v1/events/{event}", events::get_event)
@@ -160,6 +161,7 @@ fn routes() -> Routes {
         .get("/api/v1/sources/{source}", resources::get_source)
         .put("/api/v1/sources/{source}", resources::put_source)
         .delete("/api/v1/sources/{source}", resources::delete_source)
+        .get("/api/v1/sources/{source}/traffic", resources::source_traffic)
         .get("/api/v1/event-types", resources::list_event_types)
         .post("/api/v1/event-types", resources::create_event_type)
         .get("/api/v1/event-types/{event_type}", resources::get_event_type)

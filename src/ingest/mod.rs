@@ -8,7 +8,9 @@ mod batch;
 mod metadata;
 mod rate;
 mod answer;
+pub mod traffic;
 pub mod segment;
+pub mod webhook;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,14 +28,17 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     answer::{BatchAnswer, BatchResult, EventAnswer, NewEventBody},
-    auth::{ApiSources, Caller, Keyring, PROJECT_HEADER, Session, Written},
+    auth::{ApiSources, Caller, Keyring, OpenSource, PROJECT_HEADER, Session},
 };
-use self::{batch::Format, body::Room, event::Draft, metadata::Circumstances, rate::Buckets};
+use self::{
+    batch::Format, body::Room, event::Draft, metadata::Circumstances, rate::Buckets,
+    traffic::Traffic, webhook::Doors,
+};
 use crate::{
     clock::Clock,
     crypto::Random,
     gate::Gate,
-    model::{IdempotencyKey, NewEvent, ProjectId, RateLimit, RawJson, Scope},
+    model::{IdempotencyKey, NewEvent, ProjectId, RateLimit, RawJson, Scope, SourceId},
     problem::{FieldError, Kind, Problem},
     store::Appended,
     tail::Tail,
@@ -71,7 +76,18 @@ impl Default for Options {
     }
 }
 
-/// What the two routes share.
+/// What ingest is given.
+pub struct IngestParts {
+    pub gate: Arc<Gate>,
+    pub keyring: Arc<Keyring>,
+    pub clock: Arc<dyn Clock>,
+    pub tail: Tail,
+    pub random: Arc<dyn Random>,
+    /// The sources that other services post to.
+    pub doors: Doors,
+}
+
+/// What all routes share.
 pub struct Ingest {
     gate: Arc<Gate>,
     keyring: Arc<Keyring>,
@@ -80,21 +96,23 @@ pub struct Ingest {
     room: Room,
     buckets: Buckets,
     random: Arc<dyn Random>,
+    doors: Doors,
+    traffic: Traffic,
     options: Options,
 }
 
 impl Ingest {
-    pub fn new(
-        gate: Arc<Gate>,
-        keyring: Arc<Keyring>,
-        clock: Arc<dyn Clock>,
-        tail: Tail,
-        random: Arc<dyn Random>,
-        options: Options,
-    ) -> Self {
+    pub fn new(parts: IngestParts, options: Options) -> Self {
+        let IngestParts { gate, keyring, clock, tail, random, doors } = parts;
+        let traffic = Traffic::default();
         let room = Room::new(options.reading_bytes);
         let buckets = Buckets::new(options.rate_limit);
-        Self { gate, keyring, clock, tail, room, buckets, random, options }
+        Self { gate, keyring, clock, tail, room, buckets, random, doors, traffic, options }
+    }
+
+    /// What a source took and refused since the process started.
+    pub fn traffic(&self, source: SourceId) -> traffic::Counts {
+        self.traffic.of(source)
     }
 
     /// Any other request's body, whole, under the limits of ingest.
@@ -130,7 +148,10 @@ impl Ingest {
         draft.key = one_key(draft.key.take(), header_key)?;
         let event =
             sender.event(&body, draft, "").map_err(|error| Problem::invalid(vec![error]))?;
-        let appended = self.gate.admit(vec![event]).await?.pop();
+        let source = event.source;
+        let appended = self.gate.admit(vec![event]).await?;
+        self.traffic.taken(source, &appended, sender.received_at);
+        let appended = appended.into_iter().next();
         let appended = appended.ok_or_else(|| Problem::new(Kind::Internal))?;
         self.show(&appended);
         Ok(EventAnswer::of(&appended))
@@ -200,7 +221,7 @@ impl Sender {
     fn event(&self, body: &Bytes, draft: Draft<'_>, path: &str) -> Result<NewEvent, FieldError> {
         let sources = self.session.sources(self.project);
         let source = sources.and_then(|it| it.get(draft.source.as_deref()));
-        let Some((source, source_name)) = source else {
+        let Some(source) = source else {
             let field = if path.is_empty() { "source".into() } else { format!("{path}.source") };
             return Err(match draft.source {
                 Some(_) => FieldError::new(
@@ -216,20 +237,24 @@ impl Sender {
             });
         };
         let metadata = match draft.metadata {
-            Some(given) => self.circumstances.with(&source_name, given),
-            None => self.circumstances.alone(&source_name),
+            Some(given) => self.circumstances.with(&source.name, given),
+            None => self.circumstances.alone(&source.name),
         };
-        Ok(NewEvent {
+        let mut event = NewEvent {
             id: draft.id,
             project: self.project,
-            source,
+            source: source.id,
             event_type: draft.event_type,
             timestamp: draft.timestamp,
             received_at: self.received_at,
             key: draft.key,
             metadata,
             payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
-        })
+        };
+        if let (None, Some(key)) = (&event.key, &source.key) {
+            event.key = key.of(&event, &source.name);
+        }
+        Ok(event)
     }
 
     fn events(&self, body: &Bytes, format: Format) -> Result<Parsed, Problem> {
@@ -375,6 +400,8 @@ mod tests {
             kind,
             enabled: true,
             write_key: None,
+            intake: None,
+            key: None,
             created_at,
         };
         catalog.sources.insert(id, Arc::new(it));

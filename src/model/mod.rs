@@ -6,6 +6,7 @@ mod json;
 mod secret;
 mod project;
 mod source;
+mod intake;
 mod event;
 mod event_type;
 mod pipeline;
@@ -27,6 +28,10 @@ pub use event_type::EventType;
 pub use id::{
     DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind, ParseIdError,
     PipelineId, ProjectId, ReplayId, SourceId, kind,
+};
+pub use intake::{
+    Acknowledgement, Algorithm, Encoding, Form, HmacScheme, Intake, Provider,
+    Scheme as InboundScheme, Verify,
 };
 pub use json::RawJson;
 pub use pipeline::{Pattern, Pipeline, Route, StepSpec};

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Name, ProjectId, SourceId, WriteKey};
+use super::{Intake, Name, ProjectId, SourceId, WriteKey};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
@@ -15,6 +15,12 @@ pub struct Source {
     /// How its clients name it, for [`SourceKind::Segment`]: unique over all projects.
     #[serde(default)]
     pub write_key: Option<WriteKey>,
+    /// For [`SourceKind::Webhook`].
+    #[serde(default)]
+    pub intake: Option<Intake>,
+    /// An expression that gives an event its idempotency key, where the sender gave none.
+    #[serde(default)]
+    pub key: Option<String>,
     pub created_at: Timestamp,
 }
 
@@ -26,4 +32,6 @@ pub enum SourceKind {
     Api,
     /// Segment's libraries and those that speak like them post to `/v1/…` with a write key.
     Segment,
+    /// Another service posts its webhooks to `/in/{source}`.
+    Webhook,
 }

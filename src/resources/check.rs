@@ -8,13 +8,11 @@ use super::{
     SourceSpec, diff::Shown as _, policy, secrets::Safe,
 };
 use crate::{
-    crypto::Random,
     destinations::{profiles, webhook},
     expr::Key,
     model::{
         Connection, Contract, Destination, DestinationId, DestinationState, EventType, Ordering,
-        Pipeline, Policy, Profile, Project, RawJson, Route, Source, SourceKind, Target, Webhook,
-        WriteKey,
+        Pipeline, Policy, Profile, Project, RawJson, Route, Target, Webhook,
     },
     pipeline,
 };
@@ -35,7 +33,7 @@ pub trait Spec: Sized {
     fn of(model: &Self::Model) -> Self;
 }
 
-const TAKEN: &str = "must be a name that no other resource of this kind has";
+pub(super) const TAKEN: &str = "must be a name that no other resource of this kind has";
 const MOST_ROUTES: usize = 100;
 
 impl Spec for ProjectSpec {
@@ -63,79 +61,6 @@ impl Spec for ProjectSpec {
     fn of(model: &Project) -> Self {
         Self { name: model.name.clone(), retention: model.retention }
     }
-}
-
-impl Spec for SourceSpec {
-    type Model = Source;
-
-    fn check(&self, scope: &Scope<'_>, old: Option<&Source>) -> Result<Source, Vec<Invalid>> {
-        let mut wrong = Vec::new();
-        let namesake = scope.catalog.source_named(scope.project, self.name.as_str());
-        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
-            wrong.push(Invalid::new("name", TAKEN, "the name of another source"));
-        }
-        let write_key = self.write_key(scope, old, &mut wrong);
-        all_right(wrong)?;
-        Ok(Source {
-            id: old.map_or_else(|| scope.id(), |it| it.id),
-            project: scope.project,
-            name: self.name.clone(),
-            kind: self.kind,
-            enabled: self.enabled,
-            write_key,
-            created_at: old.map_or(scope.means.now, |it| it.created_at),
-        })
-    }
-
-    fn of(model: &Source) -> Self {
-        Self {
-            name: model.name.clone(),
-            kind: model.kind,
-            enabled: model.enabled,
-            write_key: model.write_key.clone(),
-        }
-    }
-}
-
-impl SourceSpec {
-    /// The key that is written, the one there is, or a new one.
-    fn write_key(
-        &self,
-        scope: &Scope<'_>,
-        old: Option<&Source>,
-        wrong: &mut Vec<Invalid>,
-    ) -> Option<WriteKey> {
-        match (self.kind, &self.write_key) {
-            (SourceKind::Api, None) => None,
-            (SourceKind::Api, Some(_)) => {
-                let rule = "must be left out where `kind` is not `segment`";
-                wrong.push(Invalid::new("write_key", rule, "a write key"));
-                None
-            }
-            (SourceKind::Segment, None) => {
-                let kept = old.and_then(|it| it.write_key.clone());
-                Some(kept.unwrap_or_else(|| new_write_key(scope.means.random)))
-            }
-            (SourceKind::Segment, Some(key)) => {
-                let mut others = scope.catalog.sources.values();
-                let is_taken = others.any(|it| {
-                    it.write_key.as_ref() == Some(key) && Some(it.id) != old.map(|it| it.id)
-                });
-                if is_taken {
-                    let rule = "must be a write key that no other source has, in any project";
-                    wrong.push(Invalid::new("write_key", rule, "another source's key"));
-                }
-                Some(key.clone())
-            }
-        }
-    }
-}
-
-/// `wk_` and 32 characters that nobody can guess.
-fn new_write_key(random: &dyn Random) -> WriteKey {
-    let mut bytes = [0; 16];
-    random.fill(&mut bytes);
-    WriteKey::trusted(&format!("wk_{}", hex::encode(bytes)))
 }
 
 impl Spec for EventTypeSpec {
@@ -343,6 +268,6 @@ impl DestinationSpec {
     }
 }
 
-fn all_right(wrong: Vec<Invalid>) -> Result<(), Vec<Invalid>> {
+pub(super) fn all_right(wrong: Vec<Invalid>) -> Result<(), Vec<Invalid>> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }

@@ -9,6 +9,7 @@ mod spec;
 mod check;
 mod policy;
 mod secrets;
+mod source;
 mod show;
 mod file;
 mod diff;
@@ -32,9 +33,10 @@ pub use diff::{Action, Difference, FieldChange, ResourceChange};
 pub use export::export;
 pub use file::{File, FileError, Problem};
 pub use plan::{ApplyError, Planned, apply, plan};
+pub use source::{SourceSpec, VerifySpec};
 pub use spec::{
     AuthSpec, BasicSpec, DestinationKind, DestinationSpec, EventTypeSpec, PipelineSpec,
-    ProjectSpec, RouteSpec, SecretSpec, SourceSpec,
+    ProjectSpec, RouteSpec, SecretSpec,
 };
 pub use tree::Location;
 

@@ -7,8 +7,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU32, time::Duration};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::model::{
-    Breaker, Method, Name, Ordering, Pattern, RateLimit, Retry, Secret, SourceKind, StepSpec,
-    TypeName, WriteKey,
+    Breaker, Method, Name, Ordering, Pattern, RateLimit, Retry, Secret, StepSpec, TypeName,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -20,21 +19,6 @@ pub struct ProjectSpec {
     #[serde(default, with = "humantime_serde::option")]
     #[schema(value_type = Option<String>, example = "30d")]
     pub retention: Option<Duration>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SourceSpec {
-    #[schema(value_type = String, example = "app")]
-    pub name: Name,
-    pub kind: SourceKind,
-    /// A disabled source accepts nothing.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
-    pub enabled: bool,
-    /// For the kind `segment`: what its clients name it by. Left out: the one there is, or a new one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "wk_demo")]
-    pub write_key: Option<WriteKey>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -223,11 +207,11 @@ pub struct EventTypeSpec {
     pub example: Option<serde_json::Value>,
 }
 
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-fn is_yes(it: &bool) -> bool {
+pub(super) fn is_yes(it: &bool) -> bool {
     *it
 }

@@ -5,13 +5,13 @@ cd "$(dirname "$0")/../.."
 
 here=tests/clients
 there="${CARGO_TARGET_DIR:-target}/clients"
-wanted=$(cat "$here"/*.json "$here"/*.txt "$here"/send.* "$here"/page.* | sha256sum | cut -d' ' -f1)
+wanted=$(cat "$here"/*.json "$here"/*.txt "$here"/send.* "$here"/sign.mjs "$here"/page.* | sha256sum | cut -d' ' -f1)
 
 if [ "$(cat "$there/installed" 2>/dev/null)" != "$wanted" ]; then
     echo "clients: installing into $there"
     mkdir -p "$there"
     rm -f "$there/installed"
-    cp "$here"/*.json "$here"/*.txt "$here"/send.* "$here"/page.* "$there"
+    cp "$here"/*.json "$here"/*.txt "$here"/send.* "$here"/sign.mjs "$here"/page.* "$there"
     # Not `npm ci`: an optional package of a package of a client has parts that the registry lost.
     npm install --prefix "$there" --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error
     for set in segment-2.3.4 segment-2.4.0 rudder; do

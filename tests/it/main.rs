@@ -11,6 +11,7 @@ mod layers;
 mod server;
 mod ingest;
 mod segment;
+mod inbound;
 mod api;
 mod openapi;
 mod tenants;

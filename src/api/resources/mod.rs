@@ -27,7 +27,7 @@ pub use self::{
     pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},
     projects::{create_project, delete_project, get_project, list_projects, put_project},
     rotation::rotate_secret,
-    sources::{create_source, delete_source, get_source, list_sources, put_source},
+    sources::{create_source, delete_source, get_source, list_sources, put_source, source_traffic},
     trial::test_destination,
 };
 use super::{

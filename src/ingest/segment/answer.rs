@@ -59,7 +59,6 @@ impl Taken {
     const SHOWN: usize = 100;
 
     pub fn reject(&mut self, index: usize, fault: Fault) {
-        metrics::counter!("tidegate_segment_rejected_total", "code" => fault.code).increment(1);
         if self.rejected.len() < Self::SHOWN {
             self.rejected.push(Rejected { index, fault });
         }
@@ -101,6 +100,7 @@ fn refused(problem: &Problem) -> Response {
         Kind::DiskFull | Kind::Unavailable | Kind::Internal => 503,
         Kind::Unauthorized
         | Kind::UnknownWriteKey
+        | Kind::NotVerified
         | Kind::Forbidden
         | Kind::NotFound
         | Kind::MethodNotAllowed

@@ -8,7 +8,10 @@ use serde_json::value::RawValue;
 
 use super::{answer::Fault, fields::Fields, times};
 use crate::{
-    crypto::Random, ingest::metadata::Circumstances, model::RawJson, problem::kind_of_json,
+    crypto::Random,
+    ingest::{metadata::Circumstances, traffic::Rejection},
+    model::RawJson,
+    problem::kind_of_json,
 };
 
 /// The calls of the Segment specification.
@@ -57,6 +60,18 @@ pub struct Around<'a> {
     pub sent_at: Option<&'a RawValue>,
     pub context: Option<&'a RawValue>,
     pub integrations: Option<&'a RawValue>,
+}
+
+impl Around<'_> {
+    /// What is told of a message that was not taken.
+    pub fn rejection(&self, fault: &Fault) -> Rejection {
+        Rejection {
+            at: self.received_at,
+            code: fault.code,
+            reason: fault.message.to_string(),
+            ip: self.ip,
+        }
+    }
 }
 
 /// A message that is complete.

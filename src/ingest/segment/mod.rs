@@ -31,7 +31,7 @@ use self::{
     fields::Fields,
     message::{Around, Call},
 };
-use super::{Ingest, Written, body, metadata::Circumstances};
+use super::{Ingest, OpenSource, body, metadata::Circumstances};
 use crate::{
     model::{IdempotencyKey, NewEvent, TypeName},
     problem::{Kind, Problem},
@@ -176,7 +176,10 @@ impl Ingest {
             let event = self.segment_message(place, message, &around);
             match event {
                 Ok(event) => events.push(event.into_new(&source, &around)),
-                Err(fault) => taken.reject(place, fault),
+                Err(fault) => {
+                    self.traffic.rejected(source.id, around.rejection(&fault));
+                    taken.reject(place, fault);
+                }
             }
         }
         if call.is_some()
@@ -186,6 +189,7 @@ impl Ingest {
         }
         if !events.is_empty() {
             let appended = self.gate.admit(events).await?;
+            self.traffic.taken(source.id, &appended, around.received_at);
             appended.iter().for_each(|it| self.show(it));
         }
         Ok(taken)
@@ -230,20 +234,24 @@ impl Ingest {
 }
 
 impl message::Message {
-    fn into_new(self, source: &Written, around: &Around<'_>) -> NewEvent {
+    fn into_new(self, source: &OpenSource, around: &Around<'_>) -> NewEvent {
         // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
         let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
         let key = Some(key).filter(|_| self.is_known);
-        NewEvent {
+        let mut event = NewEvent {
             id: None,
             project: source.project,
-            source: source.source,
+            source: source.id,
             event_type: TypeName::trusted(self.call.name()),
             timestamp: Some(self.timestamp),
             received_at: around.received_at,
             key,
             metadata: around.circumstances.alone(&source.name),
             payload: self.payload,
+        };
+        if let Some(key) = source.key.as_ref().and_then(|it| it.of(&event, &source.name)) {
+            event.key = Some(key);
         }
+        event
     }
 }

@@ -59,7 +59,7 @@ pub async fn source_config(State(ingest): State<Arc<Ingest>>, request: Request) 
     };
     let (host, protocol) = address(request.headers());
     let config = json!({ "source": {
-        "id": source.source.to_string(),
+        "id": source.id.to_string(),
         "name": source.name.as_str(),
         "writeKey": key,
         "enabled": true,
