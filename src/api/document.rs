@@ -20,6 +20,7 @@ use crate::{ingest, problem::Problem};
     paths(
         ingest::post_event,
         ingest::post_events,
+        ingest::webhook::post_webhook,
         events::list_events,
         events::get_event,
         export::export_events,
@@ -48,6 +49,7 @@ use crate::{ingest, problem::Problem};
         resources::sources::get_source,
         resources::sources::put_source,
         resources::sources::delete_source,
+        resources::sources::source_traffic,
         resources::event_types::list_event_types,
         resources::event_types::create_event_type,
         resources::event_types::get_event_type,

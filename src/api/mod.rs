@@ -136,6 +136,7 @@ fn routes() -> Routes {
         // Events.
         .post("/api/v1/events", ingest::post_event)
         .post("/api/v1/events/batch", ingest::post_events)
+        .post("/in/{source}", ingest::webhook::post_webhook)
         .get("/api/v1/events", events::list_events)
         .get("/api/v1/events/export", export::export_events)
         .get("/api/v1/events/{event}", events::get_event)
@@ -167,6 +168,7 @@ fn routes() -> Routes {
         .get("/api/v1/sources/{source}", resources::get_source)
         .put("/api/v1/sources/{source}", resources::put_source)
         .delete("/api/v1/sources/{source}", resources::delete_source)
+        .get("/api/v1/sources/{source}/traffic", resources::source_traffic)
         .get("/api/v1/event-types", resources::list_event_types)
         .post("/api/v1/event-types", resources::create_event_type)
         .get("/api/v1/event-types/{event_type}", resources::get_event_type)
@@ -215,5 +217,6 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(Kind::MethodNotAllowed).into_response()
         })
-        .with_state(api)
+        .with_state(api.clone())
+        .merge(ingest::segment::router(api.ingest.clone()))
 }

@@ -26,7 +26,7 @@ use crate::{
     dispatch,
     gate::Gate,
     hint,
-    ingest::{Ingest, Keyring},
+    ingest::{Ingest, IngestParts, Keyring, webhook::Doors},
     model::{Event, EventSeq, Message, Owed, Secret},
     pipeline,
     replay::{self, Replayed},
@@ -130,15 +130,22 @@ impl App {
         let tail = Tail::default();
         let stops = Stops::new();
         let keyring = keyring(&parts, &registrar, &vault)?;
-        let gate = Arc::new(Gate::new(database.clone(), config.gate));
-        let clock = parts.clock.clone();
-        let ingest = Ingest::new(gate, keyring.clone(), clock, tail.clone(), config.ingest);
-
+        let ingest = Ingest::new(
+            IngestParts {
+                gate: Arc::new(Gate::new(database.clone(), config.gate)),
+                keyring: keyring.clone(),
+                clock: parts.clock.clone(),
+                tail: tail.clone(),
+                random: parts.random.clone(),
+                doors: Doors::new(registrar.watch(), vault.clone()),
+            },
+            config.ingest,
+        );
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen).await?;
         egress.protect(address);
-        let directory = Directory::new(registrar.watch(), vault.clone(), egress);
-        let outlets: Arc<dyn Outlets> = Arc::new(directory);
+        let outlets: Arc<dyn Outlets> =
+            Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
             database: database.clone(),
             registrar: registrar.clone(),
@@ -173,13 +180,17 @@ impl App {
             metrics,
             options: config.retention,
         };
-        let stopped = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep: upkeep.start(&stops.upkeep),
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
-            server: tokio::spawn(server::serve(listener, router, config.server, stopped)),
+            server: tokio::spawn(server::serve(
+                listener,
+                router,
+                config.server,
+                turned(stops.server.subscribe()),
+            )),
         };
         Ok(Self {
             address,

@@ -7,6 +7,7 @@ mod mac;
 pub mod vault;
 pub mod api_key;
 pub mod signature;
+pub mod inbound;
 
 pub use api_key::{AdminKey, KeyHasher, PlainKey};
 pub use random::{Random, SeededRandom, SystemRandom};

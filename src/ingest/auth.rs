@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, RwLock},
 };
 
@@ -17,7 +18,11 @@ use crate::{
     catalog::Catalog,
     clock::Clock,
     crypto::{AdminKey, KeyHasher, PlainKey, Random},
-    model::{ApiKey, KeyId, Name, ProjectId, Scope, SourceId, SourceKind},
+    expr::{Facts, Template},
+    model::{
+        ApiKey, Event, EventId, EventSeq, IdempotencyKey, KeyId, Name, NewEvent, ProjectId, Scope,
+        Source, SourceId, SourceKind, WriteKey,
+    },
     problem::{Kind, Problem},
 };
 
@@ -41,6 +46,7 @@ struct Ring {
     /// By the first characters of the key, which are not secret.
     by_hint: HashMap<String, Vec<Arc<ApiKey>>>,
     projects: HashMap<ProjectId, ApiSources>,
+    by_write_key: HashMap<WriteKey, Arc<OpenSource>>,
     /// Tokens that were recognised, by digest, to spare the next request the HMAC.
     seen: Mutex<HashMap<u128, Caller>>,
 }
@@ -48,10 +54,23 @@ struct Ring {
 /// The sources of a project that `/api/v1/events` posts to.
 #[derive(Clone, Debug, Default)]
 pub struct ApiSources {
-    by_name: HashMap<Name, SourceId>,
+    by_name: HashMap<Name, Arc<OpenSource>>,
     /// The oldest one that is enabled; of those that are equally old, the first by name.
-    default: Option<(SourceId, Name)>,
+    default: Option<Arc<OpenSource>>,
 }
+
+/// A source that takes events.
+#[derive(Debug)]
+pub struct OpenSource {
+    pub project: ProjectId,
+    pub id: SourceId,
+    pub name: Name,
+    /// Gives an event its idempotency key, where the sender gave none.
+    pub key: Option<SourceKey>,
+}
+
+/// The expression by which a source derives idempotency keys.
+pub struct SourceKey(Template);
 
 /// Whose key it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,6 +123,11 @@ impl Keyring {
             return Err(Problem::new(Kind::Forbidden).detail(detail));
         }
         Ok(Session { caller, ring })
+    }
+
+    /// The enabled source with this write key.
+    pub fn by_write_key(&self, key: &str) -> Option<Arc<OpenSource>> {
+        self.ring().by_write_key.get(key).cloned()
     }
 
     fn recognise(&self, ring: &Ring, token: &str) -> Result<Caller, Problem> {
@@ -162,24 +186,75 @@ impl Ring {
         let mut sources: Vec<_> = catalog.sources.values().collect();
         // Those of one file are of one moment, and then the name decides.
         sources.sort_by_key(|it| (it.created_at, it.name.clone()));
+        let by_write_key = by_write_key(&catalog);
         for source in sources {
             let is_open = source.enabled && matches!(source.kind, SourceKind::Api);
             let Some(sources) = projects.get_mut(&source.project).filter(|_| is_open) else {
                 continue;
             };
-            sources.default.get_or_insert_with(|| (source.id, source.name.clone()));
-            sources.by_name.insert(source.name.clone(), source.id);
+            let open = Arc::new(OpenSource::of(source));
+            sources.default.get_or_insert_with(|| open.clone());
+            sources.by_name.insert(source.name.clone(), open);
         }
-        Self { catalog, by_hint, projects, seen: Mutex::default() }
+        Self { catalog, by_hint, projects, by_write_key, seen: Mutex::default() }
+    }
+}
+
+fn by_write_key(catalog: &Catalog) -> HashMap<WriteKey, Arc<OpenSource>> {
+    let is_open = |it: &&Arc<Source>| it.enabled && catalog.projects.contains_key(&it.project);
+    let written = |it: &Arc<Source>| Some((it.write_key.clone()?, Arc::new(OpenSource::of(it))));
+    catalog.sources.values().filter(is_open).filter_map(written).collect()
+}
+
+impl OpenSource {
+    fn of(source: &Source) -> Self {
+        let compiled = |key: &String| {
+            let template = Template::compile(&format!("{{{{ {key} }}}}"));
+            // It was compiled before it was saved.
+            template.ok().map(SourceKey)
+        };
+        Self {
+            project: source.project,
+            id: source.id,
+            name: source.name.clone(),
+            key: source.key.as_ref().and_then(compiled),
+        }
+    }
+}
+
+impl SourceKey {
+    /// The key of an event; none where the expression has no value, or one that is no key.
+    pub fn of(&self, event: &NewEvent, source: &Name) -> Option<IdempotencyKey> {
+        let it = event.clone();
+        let seen = Event {
+            seq: EventSeq(0),
+            id: it.id.unwrap_or(EventId::from_bits(0)),
+            project: it.project,
+            source: it.source,
+            event_type: it.event_type,
+            timestamp: it.timestamp.unwrap_or(it.received_at),
+            received_at: it.received_at,
+            key: None,
+            metadata: it.metadata,
+            payload: it.payload,
+        };
+        let facts = Facts::new(Arc::new(seen), Some(source.clone()));
+        self.0.render(&facts).ok()?.parse().ok()
+    }
+}
+
+impl fmt::Debug for SourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SourceKey")
     }
 }
 
 impl ApiSources {
     /// The named source, or the default.
-    pub fn get(&self, name: Option<&str>) -> Option<(SourceId, Name)> {
+    pub fn get(&self, name: Option<&str>) -> Option<&Arc<OpenSource>> {
         match name {
-            None => self.default.clone(),
-            Some(name) => self.by_name.get_key_value(name).map(|(name, &id)| (id, name.clone())),
+            None => self.default.as_ref(),
+            Some(name) => self.by_name.get(name),
         }
     }
 }

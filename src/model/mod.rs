@@ -6,6 +6,7 @@ mod json;
 mod secret;
 mod project;
 mod source;
+mod intake;
 mod event;
 mod event_type;
 mod pipeline;
@@ -28,6 +29,10 @@ pub use id::{
     DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind, ParseIdError,
     PipelineId, ProjectId, ReplayId, SourceId, kind,
 };
+pub use intake::{
+    Acknowledgement, Algorithm, Encoding, Form, HmacScheme, Intake, Provider,
+    Scheme as InboundScheme, Verify,
+};
 pub use json::RawJson;
 pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
 pub use policy::{
@@ -37,7 +42,7 @@ pub use project::{ApiKey, Project, Scope};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};
-pub use text::{IdempotencyKey, Name, TextError, TypeName};
+pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{
     Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,
     SigningKey, Target, Webhook,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Name, ProjectId, SourceId};
+use super::{Intake, Name, ProjectId, SourceId, WriteKey};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
@@ -12,6 +12,15 @@ pub struct Source {
     pub name: Name,
     pub kind: SourceKind,
     pub enabled: bool,
+    /// How its clients name it, for [`SourceKind::Segment`]: unique over all projects.
+    #[serde(default)]
+    pub write_key: Option<WriteKey>,
+    /// For [`SourceKind::Webhook`].
+    #[serde(default)]
+    pub intake: Option<Intake>,
+    /// An expression that gives an event its idempotency key, where the sender gave none.
+    #[serde(default)]
+    pub key: Option<String>,
     pub created_at: Timestamp,
 }
 
@@ -21,4 +30,8 @@ pub struct Source {
 pub enum SourceKind {
     /// Posts to `/api/v1/events` with an API key.
     Api,
+    /// Segment's libraries and those that speak like them post to `/v1/…` with a write key.
+    Segment,
+    /// Another service posts its webhooks to `/in/{source}`.
+    Webhook,
 }

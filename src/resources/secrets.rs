@@ -27,7 +27,6 @@ impl Safe<'_> {
         Context::of_destination(self.scope.project, self.destination, field)
     }
 
-    /// The sealed secret: the old one where it is the same, so that nothing changes.
     fn sealed(
         &self,
         field: Field,
@@ -36,24 +35,7 @@ impl Safe<'_> {
         old: Option<&Sealed>,
         wrong: &mut Vec<Invalid>,
     ) -> Option<Sealed> {
-        let vault = self.scope.means.vault;
-        let context = self.context(field);
-        if given.is_placeholder() {
-            if old.is_none() {
-                let rule = "must be a secret: there is none yet that a placeholder could stand for";
-                wrong.push(Invalid::new(path, rule, "a placeholder"));
-            }
-            return old.cloned();
-        }
-        let secret = given.secret();
-        let is_text = |it: &Secret| !it.expose().is_empty() && it.expose().len() <= 4096;
-        if !is_text(secret) || secret.expose().chars().any(char::is_control) {
-            let rule = "must be 1 to 4096 bytes without control characters";
-            wrong.push(Invalid::new(path, rule, "another text"));
-            return None;
-        }
-        let same = old.filter(|it| vault.open(it, &context).is_ok_and(|it| it == *secret));
-        Some(same.cloned().unwrap_or_else(|| vault.seal(secret, &context)))
+        sealed(self.scope, &self.context(field), path, given, old, wrong)
     }
 
     pub fn auth(
@@ -194,4 +176,32 @@ impl Safe<'_> {
         let secret = self.scope.means.vault.open(&key.secret, &self.context(Field::SigningKey));
         secret.is_ok_and(|it| rotation::check_secret(scheme, &it).is_ok())
     }
+}
+
+/// The sealed secret: the old one where it is the same, so that nothing changes.
+pub(super) fn sealed(
+    scope: &Scope<'_>,
+    context: &Context,
+    path: &str,
+    given: &SecretSpec,
+    old: Option<&Sealed>,
+    wrong: &mut Vec<Invalid>,
+) -> Option<Sealed> {
+    let vault = scope.means.vault;
+    if given.is_placeholder() {
+        if old.is_none() {
+            let rule = "must be a secret: there is none yet that a placeholder could stand for";
+            wrong.push(Invalid::new(path, rule, "a placeholder"));
+        }
+        return old.cloned();
+    }
+    let secret = given.secret();
+    let is_text = |it: &Secret| !it.expose().is_empty() && it.expose().len() <= 4096;
+    if !is_text(secret) || secret.expose().chars().any(char::is_control) {
+        let rule = "must be 1 to 4096 bytes without control characters";
+        wrong.push(Invalid::new(path, rule, "another text"));
+        return None;
+    }
+    let same = old.filter(|it| vault.open(it, context).is_ok_and(|it| it == *secret));
+    Some(same.cloned().unwrap_or_else(|| vault.seal(secret, context)))
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::setting::{Setting, Span};
 use crate::model::{
     Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, Ordering, Pattern, Profile,
-    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, SourceKind, StepSpec, TypeName,
+    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, StepSpec, TypeName,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -21,17 +21,6 @@ pub struct ProjectSpec {
     #[serde(default, with = "humantime_serde::option")]
     #[schema(value_type = Option<String>, example = "30d")]
     pub retention: Option<Duration>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SourceSpec {
-    #[schema(value_type = String, example = "app")]
-    pub name: Name,
-    pub kind: SourceKind,
-    /// A disabled source accepts nothing.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
-    pub enabled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -277,11 +266,11 @@ pub struct EventTypeSpec {
     pub example: Option<serde_json::Value>,
 }
 
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-fn is_yes(it: &bool) -> bool {
+pub(super) fn is_yes(it: &bool) -> bool {
     *it
 }

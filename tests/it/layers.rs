@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("dispatch", "model clock hint tail store catalog destinations"),
     ("resources", "model crypto expr store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),
-    ("ingest", "model clock tail crypto store catalog gate problem"),
+    ("ingest", "model clock tail crypto expr store catalog gate problem"),
     (
         "api",
         "model clock tail crypto expr store catalog gate pipeline replay destinations dispatch \

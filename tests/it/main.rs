@@ -10,6 +10,8 @@ mod harness;
 mod layers;
 mod server;
 mod ingest;
+mod segment;
+mod inbound;
 mod api;
 mod openapi;
 mod tenants;

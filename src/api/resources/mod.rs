@@ -58,7 +58,7 @@ pub use self::{
     profiles::list_profiles,
     projects::{create_project, delete_project, get_project, list_projects, put_project},
     rotation::rotate_secret,
-    sources::{create_source, delete_source, get_source, list_sources, put_source},
+    sources::{create_source, delete_source, get_source, list_sources, put_source, source_traffic},
     trial::test_destination,
 };
 use super::{
