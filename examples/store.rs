@@ -102,6 +102,7 @@ fn plan(event: &Arc<Event>) -> Plan {
         pipeline_version: 1,
         place: Place { lane: Lane::NONE, position: 0 },
         copy: None,
+        dead: None,
     };
     Plan { event: event.clone(), deliveries: vec![delivery], skipped: vec![] }
 }

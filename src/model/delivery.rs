@@ -69,6 +69,15 @@ pub struct PlannedDelivery {
     pub place: Place,
     /// What this destination gets instead of the event's payload, when a step changed it.
     pub copy: Option<RawJson>,
+    /// Why it is dead before its first attempt. `None` is the usual: it is owed.
+    pub dead: Option<String>,
+}
+
+impl Plan {
+    /// Whether more plans of this event follow, for pipelines that wait.
+    pub fn waits(&self) -> bool {
+        self.skipped.iter().any(Skipped::waits)
+    }
 }
 
 /// Why an event, or one route of it, went no further. People read this in the activity log.
@@ -80,10 +89,19 @@ pub struct Skipped {
     /// `None`: the whole pipeline was skipped.
     #[schema(value_type = Option<String>)]
     pub route: Option<Name>,
-    /// `trigger`, `when`, `route` (its destination), `pipeline` (it does not compile), or the kind of
-    /// the step, e.g. `filter.match`.
+    /// `trigger`, `when`, `route` (its destination), `pipeline` (it does not compile), the kind of the
+    /// step, e.g. `filter.match`, or `waits`: this pipeline has not decided yet, and will.
     pub by: String,
     pub reason: String,
+}
+
+impl Skipped {
+    /// In `by`: the pipeline waits for an answer from outside, or behind one that does.
+    pub const WAITS: &str = "waits";
+
+    pub fn waits(&self) -> bool {
+        self.by == Self::WAITS
+    }
 }
 
 /// Which deliveries of a destination wait for each other: those of one lane. A hash of the ordering

@@ -169,6 +169,7 @@ impl Planner<'_> {
             pipeline_version: pipeline.version,
             place,
             copy,
+            dead: None,
         });
         Ok(())
     }

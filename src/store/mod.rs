@@ -41,7 +41,15 @@ pub trait Store: Send + Sync {
     /// the order of the plans. Plans come in accept order, each event once; a plan of an event that
     /// has one already is ignored and returns nothing. A call that would pass over an event without
     /// a plan fails, so that a call that failed cannot be forgotten: read [`Self::unplanned`] then.
+    ///
+    /// An event whose plan [waits](Plan::waits) gets more of them later, in any order among events.
+    /// Each adds its deliveries behind those that there are and replaces the reasons, until none
+    /// waits. Deliveries that are dead from the start end in the same transaction.
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>>;
+
+    /// The oldest events behind `after` whose plan waits, in accept order. Large ones may come fewer
+    /// at a time than `limit`; nothing comes only when there are none.
+    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>>;
 
     // Dispatch.
 
@@ -149,6 +157,14 @@ pub trait Registry: Send + Sync {
 /// A database that serves all three.
 pub trait Database: Store + Records + Registry {}
 impl<T: Store + Records + Registry> Database for T {}
+
+/// An event of which some pipelines have not decided yet.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    pub event: Arc<Event>,
+    /// As its last plan said it. Those that wait name their pipelines.
+    pub skipped: Vec<Skipped>,
+}
 
 /// What became of an event that was offered to the store.
 #[derive(Clone, Debug)]

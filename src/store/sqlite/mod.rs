@@ -19,6 +19,7 @@ mod owed;
 mod inbox;
 mod turn;
 mod plan;
+mod waiting;
 mod settle;
 mod replay;
 mod room;
@@ -61,7 +62,7 @@ use self::{
 };
 use super::{
     Appended, Backlog, Change, Document, Health, OwedQuery, Registry, ReplayStep, Result,
-    Settlement, Store, StoreError,
+    Settlement, Store, StoreError, Waiting,
 };
 use crate::{
     clock::Clock,
@@ -145,6 +146,7 @@ impl SqliteStore {
         let Recovered { memory, newest, owed } =
             recover(&folder, control.clone(), segments.clone(), status.clone(), clock, secret)?;
         status.set_planned_through(memory.marks.planned_through);
+        status.set_waiting(memory.waiting.events());
         let inbox = Arc::new(Inbox::new(options.waiting_event_bytes, options.waiting_work_bytes));
         let readers = Readers {
             control,
@@ -254,6 +256,12 @@ impl Store for SqliteStore {
 
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>> {
         self.inbox.work(Task::Plan(plans)).await
+    }
+
+    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
+        let mut events = self.status.waiting();
+        events.retain(|it| *it > after);
+        self.read(move |it| waiting::read(it, &events, limit)).await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<()> {

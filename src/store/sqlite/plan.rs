@@ -1,60 +1,110 @@
 //! Writing what the pipelines made of events.
 
+use std::collections::HashMap;
+
 use super::{
     error::unavailable,
+    owed::OwedRow,
+    readers::next_ordinal_in,
     rows::{self, DeliveryRow},
     turn::{NewOwed, Turn},
 };
 use crate::{
-    model::{DeliverySeq, EventSeq, Owed, Plan, RawJson},
+    model::{DeliverySeq, Ended, Entry, EntryKind, EventSeq, Owed, Plan, RawJson},
     store::{Result, StoreError},
 };
 
+/// The ordinals at which later parts of plans begin.
+type Bases = HashMap<EventSeq, u16>;
+
 impl Turn<'_> {
     pub fn plan(&mut self, plans: &[Plan]) -> Result<Result<Vec<Owed>>> {
-        if let Err(refusal) = self.check(plans) {
-            return Ok(Err(refusal));
-        }
+        let mut bases = match self.check(plans)? {
+            Ok(bases) => bases,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let mut owed = Vec::new();
         for plan in plans {
-            if plan.event.seq > self.memory.marks.planned_through {
-                self.plan_event(plan, &mut owed)?;
-                self.memory.marks.planned_through = plan.event.seq;
+            let seq = plan.event.seq;
+            if seq > self.memory.marks.planned_through {
+                self.plan_event(plan, 0, &mut owed)?;
+                self.write_reasons(plan, plan.deliveries.is_empty())?;
+                self.memory.marks.planned_through = seq;
+            } else if let Some(base) = bases.get_mut(&seq)
+                && self.memory.waiting.contains(seq)
+            {
+                self.plan_event(plan, *base, &mut owed)?;
+                // Also when there are none: what the plan said before must not stay.
+                self.write_reasons(plan, true)?;
+                *base += plan.deliveries.len() as u16;
+            } else {
+                continue;
             }
+            self.memory.waiting.set(seq, plan.waits());
         }
+        let marks = &mut self.memory.marks;
+        let through = marks.planned_through;
+        marks.written +=
+            self.memory.waiting.note(self.connection, self.segment.first(), through)?;
         Ok(Ok(owed))
     }
 
     /// Nothing may be left out: events up to the last planned one count as planned for ever. A call
     /// that comes after one that failed is refused for this reason, too.
-    fn check(&self, plans: &[Plan]) -> Result<()> {
+    ///
+    /// The outer error ends the transaction, the inner one is the caller's.
+    fn check(&mut self, plans: &[Plan]) -> Result<Result<Bases>> {
         if !self.memory.ledger.has_room() {
-            return Err(StoreError::Full);
+            return Ok(Err(StoreError::Full));
         }
         let mut through = self.memory.marks.planned_through;
+        let mut bases = Bases::new();
+        let mut ends: HashMap<EventSeq, usize> = HashMap::new();
         for plan in plans {
             let seq = plan.event.seq;
-            if seq <= through {
-                continue;
-            }
-            if seq.0 != through.0 + 1 {
-                return Err(unavailable("an event before this one has no plan yet"));
-            }
-            if plan.deliveries.len() > usize::from(DeliverySeq::PER_EVENT) {
-                return Err(StoreError::TooManyDeliveries);
+            let is_next = seq.0 == through.0 + 1;
+            if seq > through && !is_next {
+                return Ok(Err(unavailable("an event before this one has no plan yet")));
             }
             if seq >= self.memory.marks.next_event {
-                return Err(unavailable("the event is not in the store"));
+                return Ok(Err(unavailable("the event is not in the store")));
             }
-            through = EventSeq(seq.0);
+            let base = match ends.get(&seq) {
+                Some(end) => *end,
+                None if is_next => 0,
+                None if self.memory.waiting.contains(seq) => {
+                    usize::from(self.next_ordinal(seq)?)
+                }
+                None => continue,
+            };
+            let end = base + plan.deliveries.len();
+            if end > usize::from(DeliverySeq::PER_EVENT) {
+                return Ok(Err(StoreError::TooManyDeliveries));
+            }
+            ends.insert(seq, end);
+            through = through.max(seq);
+            // It is at most 2048.
+            bases.entry(seq).or_insert(if is_next { end as u16 } else { base as u16 });
         }
-        Ok(())
+        Ok(Ok(bases))
     }
 
-    fn plan_event(&mut self, plan: &Plan, owed: &mut Vec<Owed>) -> Result<()> {
+    /// The first ordinal of an event that is free, replays included.
+    fn next_ordinal(&mut self, event: EventSeq) -> Result<u16> {
+        let mut next = next_ordinal_in(self.connection, event)?;
+        for segment in self.memory.segments.about_event(event)? {
+            // The newest was read through the transaction, which sees itself.
+            if segment.first() != self.segment.first() {
+                next = next.max(segment.read(|it| next_ordinal_in(it, event))?);
+            }
+        }
+        Ok(next)
+    }
+
+    fn plan_event(&mut self, plan: &Plan, base: u16, owed: &mut Vec<Owed>) -> Result<()> {
         let event = &plan.event;
         let project = self.memory.control.number(event.project)?;
-        for (ordinal, delivery) in (0..).zip(&plan.deliveries) {
+        for (ordinal, delivery) in (base..).zip(&plan.deliveries) {
             let seq = DeliverySeq::new(event.seq, ordinal);
             let destination = self.memory.control.number(delivery.destination)?;
             let row = DeliveryRow {
@@ -80,14 +130,34 @@ impl Turn<'_> {
                 place: delivery.place,
                 accepted_at: event.received_at,
             };
-            owed.push(self.owe(new, destination));
+            match &delivery.dead {
+                None => owed.push(self.owe(new, destination)),
+                Some(reason) => self.bury(new, destination, reason)?,
+            }
         }
-        // An event without deliveries has a row here in any case: it tells that there is a plan.
-        if !plan.skipped.is_empty() || plan.deliveries.is_empty() {
+        Ok(())
+    }
+
+    /// A delivery that is dead before anybody attempted it.
+    fn bury(&mut self, new: NewOwed, destination: i64, reason: &str) -> Result<()> {
+        let entry = Entry {
+            delivery: new.seq,
+            number: 1,
+            at: self.now,
+            kind: EntryKind::Note { reason: reason.to_owned() },
+            ended: Some(Ended::Dead),
+        };
+        self.insert_entry(&entry, 1, &OwedRow::new(&new.owed(), destination))
+    }
+
+    /// An event without deliveries has a row here in any case: it tells that there is a plan.
+    fn write_reasons(&mut self, plan: &Plan, in_any_case: bool) -> Result<()> {
+        if in_any_case || !plan.skipped.is_empty() {
+            let event = plan.event.seq;
             let reasons = RawJson::of(&plan.skipped);
-            self.insert_skipped.execute((event.seq.0 as i64, reasons.as_str()))?;
+            self.insert_skipped.execute((event.0 as i64, reasons.as_str()))?;
             self.memory.marks.written += 16 + reasons.bytes().len();
-            self.note(event.seq);
+            self.note(event);
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::{
     segments::Segments,
     status::Status,
     turn::{Marks, Memory},
+    waiting::{self, Waiting},
     writer::Newest,
 };
 use crate::{
@@ -42,9 +43,10 @@ pub(super) fn recover(
     let newest = Newest::open(segment.clone())?;
     let last = last_event(&segments)?;
     let next_event = EventSeq(last.map_or(0, |it| it.0.0).max(segment.first().0 - 1) + 1);
+    let (planned_through, waiting) = planned(&segments, next_event)?;
     let marks = Marks {
         next_event,
-        planned_through: planned_through(&segments, next_event)?,
+        planned_through,
         oldest: segment.oldest()?,
         trimmed: trimmed(&newest.connection)?,
         written: 0,
@@ -63,6 +65,7 @@ pub(super) fn recover(
         ledger,
         minutes: Minutes::default(),
         replays: HashMap::new(),
+        waiting,
         projects: HashMap::new(),
         marks,
     };
@@ -83,17 +86,50 @@ fn last_event(segments: &Segments) -> Result<Option<(EventSeq, EventId)>> {
     Ok(None)
 }
 
-/// Plans come in accept order, so the newest segment that has one has the last. Events that are
-/// forgotten had been planned, so that the next event that is still there is the first without.
-fn planned_through(segments: &Segments, next_event: EventSeq) -> Result<EventSeq> {
+/// Up to where events have a plan, and which plans wait. Plans come in accept order, so the newest
+/// segment that has one has the last, but for later parts of plans that waited: with those the
+/// segment also says how far the others had come. Events that are forgotten had been planned, so
+/// that the next event that is still there is the first without.
+fn planned(segments: &Segments, next_event: EventSeq) -> Result<(EventSeq, Waiting)> {
     let all = segments.all();
-    let mut through = EventSeq(0);
+    let (mut through, mut waiting) = (EventSeq(0), Waiting::default());
     for segment in all.iter().rev() {
         if let Some(found) = segment.read(plan::planned_through)? {
-            through = found;
+            let noted = segment.read(waiting::noted)?;
+            if let Some((noted_through, events)) = noted {
+                through = noted_through;
+                waiting = Waiting::of(existing(segments, events)?);
+            }
+            through = through.max(found);
             break;
         }
     }
+    Ok((first_without(segments, through, next_event)?, waiting))
+}
+
+/// Those that are still there.
+fn existing(segments: &Segments, events: Vec<EventSeq>) -> Result<Vec<EventSeq>> {
+    let mut found = Vec::with_capacity(events.len());
+    for event in events {
+        let Some(segment) = segments.of_event(event) else { continue };
+        let is_there = segment.read(|it| {
+            let mut statement = it.prepare_cached("SELECT 1 FROM events WHERE seq = ?")?;
+            Ok(statement.exists([event.0 as i64])?)
+        })?;
+        if is_there {
+            found.push(event);
+        }
+    }
+    Ok(found)
+}
+
+/// The place before the first event behind `through` that is still there.
+fn first_without(
+    segments: &Segments,
+    through: EventSeq,
+    next_event: EventSeq,
+) -> Result<EventSeq> {
+    let all = segments.all();
     let start = all.partition_point(|it| it.first() <= through).saturating_sub(1);
     for segment in &all[start..] {
         let next: Option<i64> = segment.read(|it| {

@@ -36,7 +36,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn insert_entry(&mut self, entry: &Entry, number: u16, owed: &OwedRow) -> Result<()> {
+    pub fn insert_entry(&mut self, entry: &Entry, number: u16, owed: &OwedRow) -> Result<()> {
         self.note(owed.seq.event());
         self.memory.minutes.entry(owed.destination, entry);
         let project = self.project_of(owed)?;

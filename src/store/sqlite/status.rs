@@ -1,7 +1,11 @@
 //! How the store is, as everybody may see it: whether it accepts events, and how far things have come.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+};
 
+use super::lock;
 use crate::{
     model::EventSeq,
     store::{Health, Refusal, Result, StoreError},
@@ -12,6 +16,8 @@ pub(super) struct Status {
     refuses: AtomicU8,
     is_closed: AtomicBool,
     planned_through: AtomicU64,
+    /// In accept order.
+    waiting: Mutex<Vec<EventSeq>>,
 }
 
 const FINE: u8 = 0;
@@ -73,5 +79,23 @@ impl Status {
 
     pub fn set_planned_through(&self, seq: EventSeq) {
         self.planned_through.store(seq.0, Ordering::Release);
+    }
+
+    /// Events whose plan is not whole yet, in accept order.
+    pub fn waiting(&self) -> Vec<EventSeq> {
+        lock(&self.waiting).clone()
+    }
+
+    pub fn set_waiting(&self, events: Vec<EventSeq>) {
+        *lock(&self.waiting) = events;
+    }
+
+    /// Every event up to here has its whole plan.
+    pub fn decided_through(&self) -> EventSeq {
+        let planned = self.planned_through();
+        match lock(&self.waiting).first() {
+            Some(first) => planned.min(EventSeq(first.0 - 1)),
+            None => planned,
+        }
     }
 }

@@ -17,6 +17,7 @@ use super::{
     owed::{Ledger, OwedRow},
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments, set_fact},
+    waiting::Waiting,
 };
 use crate::{
     clock::Clock,
@@ -35,6 +36,8 @@ pub(super) struct Memory {
     pub ledger: Ledger,
     pub minutes: Minutes,
     pub replays: HashMap<i64, ReplayProgress>,
+    /// Events whose plan is not whole yet.
+    pub waiting: Waiting,
     /// The projects of destinations, by their numbers.
     pub projects: HashMap<i64, i64>,
     pub marks: Marks,
@@ -71,6 +74,7 @@ impl Memory {
         self.ledger.roll_back();
         self.packer.clear();
         self.minutes.clear();
+        self.waiting.roll_back();
         // Read again when it is needed.
         self.replays.clear();
     }
@@ -87,7 +91,7 @@ pub(super) struct Turn<'a> {
     pub connection: &'a Connection,
     pub memory: &'a mut Memory,
     pub now: Timestamp,
-    segment: &'a Segment,
+    pub segment: &'a Segment,
     marks: Marks,
     accepted: Accepted,
     /// Keys of this turn's events, which the index does not know yet.
@@ -106,6 +110,7 @@ impl<'a> Turn<'a> {
         segment: &'a Segment,
         memory: &'a mut Memory,
     ) -> Result<Self> {
+        memory.waiting.begin();
         let insert_delivery = format!(
             "INSERT INTO deliveries ({DELIVERY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         );
@@ -125,7 +130,7 @@ impl<'a> Turn<'a> {
                 .prepare_cached("INSERT INTO blocks (first_seq, count, body) VALUES (?, ?, ?)")?,
             insert_delivery: connection.prepare_cached(&insert_delivery)?,
             insert_skipped: connection
-                .prepare_cached("INSERT INTO skipped (event, reasons) VALUES (?, ?)")?,
+                .prepare_cached("INSERT OR REPLACE INTO skipped (event, reasons) VALUES (?, ?)")?,
             insert_activity: connection.prepare_cached(
                 "INSERT INTO activity (delivery, number, at, project, destination, attempt, class, \
                  status, duration, ended, reason, retry_after, response) \
@@ -232,13 +237,7 @@ impl<'a> Turn<'a> {
 
     /// A delivery that nobody attempted yet, as it is owed.
     pub fn owe(&mut self, new: NewOwed, destination: i64) -> Owed {
-        let owed = Owed {
-            seq: new.seq,
-            destination: new.destination,
-            place: new.place,
-            accepted_at: rows::rounded(new.accepted_at),
-            standing: Standing::NEW,
-        };
+        let owed = new.owed();
         self.memory.ledger.insert(OwedRow::new(&owed, destination));
         owed
     }
@@ -286,6 +285,18 @@ pub(super) struct NewOwed {
     pub destination: crate::model::DestinationId,
     pub place: Place,
     pub accepted_at: Timestamp,
+}
+
+impl NewOwed {
+    pub fn owed(&self) -> Owed {
+        Owed {
+            seq: self.seq,
+            destination: self.destination,
+            place: self.place,
+            accepted_at: rows::rounded(self.accepted_at),
+            standing: Standing::NEW,
+        }
+    }
 }
 
 fn accepted(event: NewEvent, seq: EventSeq, ours: EventId) -> Event {

@@ -252,6 +252,9 @@ impl Writer {
     ) {
         let Committed { appended, done, accepted } = committed;
         self.status.set_planned_through(self.memory.marks.planned_through);
+        if self.memory.waiting.has_changed() {
+            self.status.set_waiting(self.memory.waiting.events());
+        }
         for (request, answer) in requests.into_iter().zip(appended) {
             request.answer(Ok(answer));
         }

@@ -16,7 +16,7 @@ use tidegate::{
     pipeline::{self, Options, Parts},
     store::{
         Appended, Backlog, Database, Health, OwedQuery, ReplayStep, Result, Settlement, Store,
-        StoreError,
+        StoreError, Waiting,
     },
 };
 use tokio::sync::watch;
@@ -61,6 +61,10 @@ impl Store for Stumbling {
         }
         let owed = self.inner.plan(plans).await?;
         if fate == Fate::Works { Ok(owed) } else { Err(unavailable()) }
+    }
+
+    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
+        self.inner.waiting(after, limit).await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<()> {

@@ -152,6 +152,7 @@ impl World {
                     pipeline_version: 3,
                     place: Place { lane: Lane(place), position: 7 },
                     copy,
+                    dead: None,
                 });
             }
             if self.below(2) == 0 {

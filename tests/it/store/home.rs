@@ -126,6 +126,7 @@ pub fn plan_at(event: &Arc<Event>, to: &[(u128, Place)]) -> Plan {
         pipeline_version: 3,
         place,
         copy: None,
+        dead: None,
     };
     Plan { event: event.clone(), deliveries: to.iter().map(delivery).collect(), skipped: vec![] }
 }

@@ -6,6 +6,7 @@
 pub mod home;
 mod owed;
 mod replay;
+mod waiting;
 mod random;
 mod sqlite;
 
@@ -54,6 +55,9 @@ contract! {
         owed::what_is_owed_survives_a_crash
         owed::what_is_owed_survives_closing
         owed::a_message_has_the_copy_of_its_destination
+        waiting::a_plan_that_waits_gets_its_rest_later_and_in_any_order
+        waiting::a_rest_that_is_refused_can_be_planned_again
+        waiting::a_delivery_can_be_dead_from_the_start
         replay::a_replay_makes_new_deliveries_and_keeps_its_progress
         replay::a_replay_repeats_the_copy_of_a_delivery
         replay::an_event_has_room_for_so_many_deliveries_and_no_more

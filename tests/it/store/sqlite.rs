@@ -80,6 +80,53 @@ async fn events_are_found_in_whatever_segment_they_are() {
 }
 
 #[tokio::test]
+async fn a_plan_that_waits_is_known_over_many_segments() {
+    // Given an event that waits while others fill segments
+    let home = with_small_segments();
+    let mut open = home.open().await;
+    let append = async |open: &Open| {
+        let events = (0..7).map(|_| event("1")).collect();
+        new_events(&open.store.append(events).await.unwrap())
+    };
+    let mut waits = Vec::new();
+    let mut planned = 0;
+    for round in 0..12 {
+        let events = append(&open).await;
+        let plans = events
+            .iter()
+            .map(|it| {
+                let plan = plan_for(it, &[1]);
+                let is_third = it.seq == events[2].seq && round % 4 == 1;
+                if is_third { super::waiting::waits(plan) } else { plan }
+            })
+            .collect();
+        if round % 4 == 1 {
+            waits.push(events[2].clone());
+        }
+        planned += open.store.plan(plans).await.unwrap().len() as u64;
+        open = home.open_again_after_crash(open).await;
+        let expected: Vec<u64> = waits.iter().map(|it| it.seq.0).collect();
+        assert_eq!(super::waiting::waiting(&open).await, expected, "{round}");
+        assert!(open.store.unplanned(EventSeq(0), 9).await.unwrap().is_empty(), "{round}");
+        assert_eq!(open.store.backlog().await.unwrap()[0].owed, planned);
+    }
+    assert!(segments(&home).len() > 5);
+    // When they are decided, one after the other, from new to old
+    while let Some(event) = waits.pop() {
+        planned += open.store.plan(vec![plan_for(&event, &[1])]).await.unwrap().len() as u64;
+        open = home.open_again_after_crash(open).await;
+        assert!(open.store.unplanned(EventSeq(0), 9).await.unwrap().is_empty());
+        let expected: Vec<u64> = waits.iter().map(|it| it.seq.0).collect();
+        assert_eq!(super::waiting::waiting(&open).await, expected);
+    }
+    // Then plans go on as before
+    planned += owe(&open, 25, &[1]).await.len() as u64;
+    open = home.open_again_after_crash(open).await;
+    assert!(open.store.unplanned(EventSeq(0), 9).await.unwrap().is_empty());
+    assert_eq!(open.store.backlog().await.unwrap()[0].owed, planned);
+}
+
+#[tokio::test]
 async fn work_of_any_kind_agrees_with_a_model_over_many_segments() {
     super::random::work_of_any_kind_agrees_with_a_model(&with_small_segments()).await;
 }

@@ -47,7 +47,8 @@ CREATE TABLE deliveries (
 );
 
 -- Why events, or routes of them, went no further. An event with a plan has a row here or a delivery
--- that is no replay's: that is how the last planned event is found when the store is opened.
+-- that is no replay's: that is how the last planned event is found when the store is opened. Of an
+-- event whose plan came in parts, the row of the newest segment counts.
 CREATE TABLE skipped (
     event   INTEGER PRIMARY KEY,
     reasons TEXT NOT NULL             -- JSON
@@ -103,7 +104,8 @@ CREATE TABLE redo (
     changes BLOB NOT NULL
 );
 
--- `sealed`, `oldest_event` (the lowest event seq that any row here is about), …
+-- `sealed`, `oldest_event` (the lowest event seq that any row here is about), and `waiting`: packed in a
+-- blob, the last planned event, and the events whose plan is not whole yet (store/sqlite/waiting.rs).
 CREATE TABLE facts (
     name  TEXT PRIMARY KEY,
     value INTEGER NOT NULL

@@ -99,7 +99,7 @@ impl Forgetting {
             self.status.check_open()?;
             let [first, end] = [pair[0], pair[1]];
             let Some(segment) = self.readers.segments.of_event(first) else { continue };
-            let is_planned = end.0 <= self.status.planned_through().0 + 1;
+            let is_planned = end.0 <= self.status.decided_through().0 + 1;
             if segment.is_sealed() && is_planned {
                 count += self.segment(segment, end)?;
             }

@@ -72,9 +72,8 @@ impl Archive {
         for segment in &about {
             segment.read(|connection| {
                 rows.extend(deliveries_in(connection, event.seq)?);
-                if skipped.is_none() {
-                    skipped = skipped_in(connection, event.seq)?;
-                }
+                // A later plan of the event replaces what an earlier one said.
+                skipped = skipped_in(connection, event.seq)?.or(skipped.take());
                 Ok(())
             })?;
         }
@@ -235,7 +234,7 @@ fn deliveries_in(connection: &Connection, event: EventSeq) -> Result<Vec<Deliver
     Ok(found)
 }
 
-fn skipped_in(connection: &Connection, event: EventSeq) -> Result<Option<Vec<Skipped>>> {
+pub(in crate::store::sqlite) fn skipped_in(connection: &Connection, event: EventSeq) -> Result<Option<Vec<Skipped>>> {
     let reasons: Option<String> = connection
         .prepare_cached("SELECT reasons FROM skipped WHERE event = ?")?
         .query_row([event.0 as i64], |row| row.get(0))

@@ -7,7 +7,7 @@
 
 pub(super) mod filter;
 mod walk;
-mod event;
+pub(super) mod event;
 mod events;
 mod deliveries;
 mod activity;
