@@ -372,6 +372,7 @@ impl Stages {
             clock: self.clock,
             catalog: self.registrar.watch(),
             events,
+            lookups: Arc::new(pipeline::NoLookups),
             deliveries: hinted,
             stop: stops.pipeline.subscribe(),
             options: pipeline,

@@ -2,14 +2,15 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use minijinja::value::{Enumerator, Object, Value};
 
 use super::json;
-use crate::model::{Event, Name, RawJson};
+use crate::model::{Event, EventId, EventSeq, Name, ProjectId, RawJson, SourceId, TypeName};
 
 /// The names that every expression may use.
 pub(super) const NAMES: [&str; 8] =
@@ -28,6 +29,8 @@ struct Inner {
     metadata_value: OnceLock<Value>,
     /// What steps have added, such as `person`.
     results: Vec<(Box<str>, Value)>,
+    /// Why whatever becomes of it is dead from the start.
+    doom: Option<Arc<str>>,
 }
 
 impl Facts {
@@ -40,7 +43,14 @@ impl Facts {
             payload_value: OnceLock::new(),
             metadata_value: OnceLock::new(),
             results: Vec::new(),
+            doom: None,
         }))
+    }
+
+    /// Nothing but results, which are added: for expressions over something else than an event.
+    pub fn bare() -> Self {
+        static NOTHING: LazyLock<Arc<Event>> = LazyLock::new(|| Arc::new(nothing()));
+        Self::new(NOTHING.clone(), None)
     }
 
     /// The same event with another payload, as the steps after this one see it.
@@ -57,6 +67,25 @@ impl Facts {
         next.results.retain(|(it, _)| **it != *name);
         next.results.push((name.into(), json::value(result.bytes())));
         Self(Arc::new(next))
+    }
+
+    /// The same, of which nothing is to be sent, for this reason.
+    pub fn doomed(&self, reason: &str) -> Self {
+        let mut next = self.copy();
+        next.doom.get_or_insert_with(|| reason.into());
+        Self(Arc::new(next))
+    }
+
+    pub fn doom(&self) -> Option<&str> {
+        self.0.doom.as_deref()
+    }
+
+    /// What a step found out, as JSON.
+    pub fn result(&self, name: &str) -> Option<RawJson> {
+        let (_, value) = self.0.results.iter().find(|(it, _)| **it == *name)?;
+        let mut out = Vec::new();
+        json::write(value, &mut out);
+        Some(RawJson::trusted(out))
     }
 
     pub fn event(&self) -> &Arc<Event> {
@@ -77,6 +106,7 @@ impl Facts {
             payload_value: it.payload_value.clone(),
             metadata_value: it.metadata_value.clone(),
             results: it.results.clone(),
+            doom: it.doom.clone(),
         }
     }
 
@@ -91,6 +121,21 @@ impl Facts {
     #[cfg(test)]
     pub(super) fn was_read(&self) -> bool {
         self.0.payload_value.get().is_some() || self.0.metadata_value.get().is_some()
+    }
+}
+
+fn nothing() -> Event {
+    Event {
+        seq: EventSeq(0),
+        id: EventId::from_bits(0),
+        project: ProjectId::from_bits(0),
+        source: SourceId::from_bits(0),
+        event_type: TypeName::trusted("none"),
+        timestamp: Timestamp::UNIX_EPOCH,
+        received_at: Timestamp::UNIX_EPOCH,
+        key: None,
+        metadata: RawJson::NULL,
+        payload: RawJson::NULL,
     }
 }
 

@@ -16,7 +16,7 @@ mod mapping;
 
 use std::fmt;
 
-use minijinja::{Environment, ErrorKind, Expression, value::Value};
+use minijinja::{Environment, ErrorKind, Expression as Program, value::Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use facts::Facts;
@@ -78,11 +78,13 @@ impl From<minijinja::Error> for EvalError {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names<'a> {
     pub results: &'a [String],
+    /// There is no event, and so none of its fields: only the results.
+    pub bare: bool,
 }
 
 impl Names<'_> {
     fn has(&self, name: &str) -> bool {
-        facts::NAMES.contains(&name) || self.results.iter().any(|it| it == name)
+        !self.bare && facts::NAMES.contains(&name) || self.results.iter().any(|it| it == name)
     }
 
     /// Whether a step may add its result under this name.
@@ -94,13 +96,14 @@ impl Names<'_> {
 
     fn listed(&self) -> String {
         let results = self.results.iter().map(String::as_str);
-        facts::NAMES.into_iter().chain(results).collect::<Vec<_>>().join(", ")
+        let fields = if self.bare { &[][..] } else { &facts::NAMES[..] };
+        fields.iter().copied().chain(results).collect::<Vec<_>>().join(", ")
     }
 }
 
 /// A compiled expression, in the one engine that all share.
 struct Compiled {
-    expression: Expression<'static, 'static>,
+    expression: Program<'static, 'static>,
     /// `payload.user.id`: for these the engine need not run.
     path: Option<Vec<String>>,
 }
@@ -250,6 +253,29 @@ impl Template {
                 Ok(String::from_utf8(printed.0).unwrap_or_default())
             }
         }
+    }
+}
+
+/// An expression whose value is wanted as a text, such as an e-mail address or a key.
+pub struct Expression {
+    compiled: Compiled,
+}
+
+impl Expression {
+    pub fn compile_with(source: &str, names: &Names<'_>) -> Result<Self, ExprError> {
+        Ok(Self { compiled: Compiled::new(source, names)? })
+    }
+
+    /// The text, without space around it. `None` where it is missing, null or empty, and where it
+    /// is no single value.
+    pub fn text(&self, facts: &Facts) -> Result<Option<String>, EvalError> {
+        let value = self.compiled.value(facts)?;
+        if value.is_undefined() || value.is_none() || value.as_object().is_some() {
+            return Ok(None);
+        }
+        engine::start();
+        let text = engine::text(&value)?;
+        Ok(Some(text.trim()).filter(|it| !it.is_empty()).map(str::to_owned))
     }
 }
 

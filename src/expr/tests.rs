@@ -343,7 +343,7 @@ fn json_is_read_only_when_an_expression_looks_at_it() {
 #[test]
 fn what_a_step_found_out_has_its_own_name() {
     let results = ["person".to_owned()];
-    let names = Names { results: &results };
+    let names = Names { results: &results, bare: false };
     let condition = Condition::compile_with("person.name == 'Ann'", &names).unwrap();
     assert_eq!(condition.holds(&facts("{}")), Ok(false));
     let person = RawJson::parse(r#"{"name":"Ann"}"#).unwrap();

@@ -95,7 +95,7 @@ fn compile_when(
     wrong: &mut Vec<Invalid>,
 ) -> Option<When> {
     let source = source?;
-    match Condition::compile_with(source, &Names { results }) {
+    match Condition::compile_with(source, &Names { results, bare: false }) {
         Ok(condition) => Some(When { condition, reason: does_not_hold(source) }),
         Err(error) => {
             wrong.push(Invalid::expression(path, &error));
@@ -118,7 +118,11 @@ fn compile_steps(
     for (place, spec) in specs.iter().enumerate() {
         match steps::build(spec, results) {
             Ok(step) => {
-                results.extend(step.adds().map(str::to_owned));
+                for name in step.adds() {
+                    if !results.iter().any(|it| it == name) {
+                        results.push(name.to_owned());
+                    }
+                }
                 compiled.push(step);
             }
             Err(error) => {

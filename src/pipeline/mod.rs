@@ -2,16 +2,25 @@
 //!
 //! `compile` makes pipelines ready, `plan` decides about one event and is pure, `run` is the loop
 //! that takes events from the store and gives their plans back to it. Steps are one file each.
+//!
+//! A step may ask the world outside ([`Lookups`]). Its pipeline then waits [aside](aside) for the
+//! answer, and nothing else does: not the loop, no other event, and no other pipeline.
 
 mod steps;
 mod filter;
 mod map;
+mod ask;
+mod enrich;
 mod compile;
 mod plan;
+mod aside;
+mod outside;
+mod sent;
 mod run;
 
 use serde::{Deserialize, Serialize};
 
+pub use ask::{Answer, Entity, Lookups, NoLookups, Person, Question, Status};
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
 pub use plan::{Placing, plan};
 pub use run::{Parts, Runner, runner};
@@ -24,10 +33,14 @@ pub struct Options {
     pub batch: usize,
     /// Batches that wait for the disk while the next ones are planned, at most.
     pub in_flight: usize,
+    /// Parts of events that wait for an answer from outside, at most. Beyond it, events go on without.
+    pub waiting: usize,
+    /// Bytes of those events.
+    pub waiting_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { batch: 256, in_flight: 8 }
+        Self { batch: 256, in_flight: 8, waiting: 10_000, waiting_bytes: 64 << 20 }
     }
 }

@@ -1,11 +1,15 @@
-//! What becomes of one event: a pure function of the event and the pipelines as they are.
+//! What becomes of one event: a pure function of the event, the pipelines as they are, and the
+//! answers from outside.
 //!
 //! Planning twice gives the same plan. Everything that does not go on leaves its reason.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Line, Project, Target, When},
+    aside::Spot,
+    ask::{Answer, Question, Status},
+    compile::{Active, Compiled, CompiledPipeline, Line, Project, Target, When},
+    enrich::Enrich,
     steps::{Next, Step},
 };
 use crate::{
@@ -21,40 +25,57 @@ const MOST_DELIVERIES: usize = 1024;
 /// The lane of a destination in which all deliveries wait for each other.
 const ONE_LANE: Lane = Lane(1);
 
-/// The plan of an event, and how many expressions had no value for it.
-pub struct Planned {
-    pub plan: Plan,
+/// What one pipeline made of an event.
+#[derive(Default)]
+pub(super) struct Made {
+    pub deliveries: Vec<PlannedDelivery>,
+    pub skipped: Vec<Skipped>,
+    /// Expressions that had no value.
     pub failures: u32,
 }
 
-/// Plans an event.
-pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
-    plan_counting(event, compiled).plan
+/// What one pipeline makes of an event.
+pub(super) enum Part {
+    Made(Made),
+    /// Not yet: it asked for something, and waits.
+    Waits,
 }
 
-pub(super) fn plan_counting(event: &Arc<Event>, compiled: &Compiled) -> Planned {
-    let project = compiled.project(event.project);
-    let mut planner = Planner {
-        event,
-        project,
-        facts: None,
-        failures: 0,
-        deliveries: Vec::new(),
-        skipped: Vec::new(),
-    };
-    let mut is_wanted = false;
-    for active in project.map_or(&[][..], |it| &it.pipelines) {
-        if active.wants(event) {
-            is_wanted = true;
-            planner.pipeline(active);
+/// Which question of a pipeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Slot {
+    version: u32,
+    route: Option<u16>,
+    step: u16,
+}
+
+/// Where the planner gets answers from.
+pub(super) trait Answers {
+    /// `None`: it is not known yet.
+    fn answer(&mut self, slot: Slot, step: &Enrich, question: Question) -> Option<Answer>;
+}
+
+/// Nobody is there to ask.
+struct Nobody;
+
+impl Answers for Nobody {
+    fn answer(&mut self, _: Slot, _: &Enrich, _: Question) -> Option<Answer> {
+        Some(Answer::of(Status::NotFound))
+    }
+}
+
+/// Plans an event, as if nothing were known of it but what it says.
+pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
+    let mut planner = Planner::new(event, compiled);
+    let mut plan = Plan { event: event.clone(), deliveries: Vec::new(), skipped: Vec::new() };
+    for active in planner.wanted() {
+        if let Part::Made(made) = planner.part(active, plan.deliveries.len(), &mut Nobody) {
+            plan.deliveries.extend(made.deliveries);
+            plan.skipped.extend(made.skipped);
         }
     }
-    if !is_wanted {
-        let reason = "no pipeline is triggered by this event".to_owned();
-        planner.skip(None, None, "trigger", reason);
-    }
-    let Planner { deliveries, skipped, failures, .. } = planner;
-    Planned { plan: Plan { event: event.clone(), deliveries, skipped }, failures }
+    plan.skipped.extend(planner.unwanted());
+    plan
 }
 
 /// Says where deliveries stand in the line of one destination. For replays; plans know it already.
@@ -85,14 +106,16 @@ impl Active {
     }
 }
 
-struct Planner<'a> {
+/// Plans the pipelines of one event.
+pub(super) struct Planner<'a> {
     event: &'a Arc<Event>,
     project: Option<&'a Project>,
     /// Made when the first expression needs them.
     facts: Option<Facts>,
-    failures: u32,
-    deliveries: Vec<PlannedDelivery>,
-    skipped: Vec<Skipped>,
+    /// Deliveries of the event that there are besides those in `made`.
+    before: usize,
+    made: Made,
+    waits: bool,
 }
 
 /// An event does not go on: by what, and why.
@@ -101,9 +124,71 @@ struct Stop {
     reason: String,
 }
 
+impl<'a> Planner<'a> {
+    pub fn new(event: &'a Arc<Event>, compiled: &'a Compiled) -> Self {
+        let project = compiled.project(event.project);
+        Self { event, project, facts: None, before: 0, made: Made::default(), waits: false }
+    }
+
+    /// The pipelines that are triggered by the event.
+    pub fn wanted(&self) -> impl Iterator<Item = &'a Active> + use<'a> {
+        let event = self.event;
+        let all = self.project.map_or(&[][..], |it| &it.pipelines);
+        all.iter().filter(move |it| it.wants(event))
+    }
+
+    /// Why there is nothing to plan, if no pipeline wants the event.
+    pub fn unwanted(&self) -> Option<Skipped> {
+        self.wanted().next().is_none().then(|| Skipped {
+            pipeline: None,
+            route: None,
+            by: "trigger".to_owned(),
+            reason: "no pipeline is triggered by this event".to_owned(),
+        })
+    }
+
+    pub fn named(&self, name: &Name) -> Option<&'a Active> {
+        self.project?.pipelines.iter().find(|it| it.name == *name)
+    }
+
+    /// What one pipeline makes of the event, which has so many deliveries before.
+    pub fn part(&mut self, active: &Active, before: usize, answers: &mut dyn Answers) -> Part {
+        (self.before, self.waits, self.made) = (before, false, Made::default());
+        self.pipeline(active, answers);
+        let made = std::mem::take(&mut self.made);
+        if self.waits { Part::Waits } else { Part::Made(made) }
+    }
+
+    /// The lanes in which a pipeline's deliveries may stand, where they wait for each other.
+    pub fn spots(&mut self, active: &Active) -> Vec<Spot> {
+        let mut spots = Vec::new();
+        for target in active.targets.iter().flatten() {
+            let (place, _) = target.line.place(self.event, || self.facts());
+            if place.lane != Lane::NONE {
+                spots.push((target.id, place.lane));
+            }
+        }
+        spots.sort_unstable();
+        spots.dedup();
+        spots
+    }
+}
+
+impl Made {
+    /// The lanes in which its deliveries stand, where they wait for each other.
+    pub fn spots(&self) -> Vec<Spot> {
+        let spot = |it: &PlannedDelivery| (it.destination, it.place.lane);
+        let mut spots: Vec<Spot> =
+            self.deliveries.iter().map(spot).filter(|it| it.1 != Lane::NONE).collect();
+        spots.sort_unstable();
+        spots.dedup();
+        spots
+    }
+}
+
 impl Planner<'_> {
     fn skip(&mut self, pipeline: Option<&Name>, route: Option<&Name>, by: &str, reason: String) {
-        self.skipped.push(Skipped {
+        self.made.skipped.push(Skipped {
             pipeline: pipeline.cloned(),
             route: route.cloned(),
             by: by.to_owned(),
@@ -117,7 +202,7 @@ impl Planner<'_> {
         self.facts.get_or_insert_with(|| Facts::new(self.event.clone(), source.cloned())).clone()
     }
 
-    fn pipeline(&mut self, active: &Active) {
+    fn pipeline(&mut self, active: &Active, answers: &mut dyn Answers) {
         let pipeline = match &active.compiled {
             Ok(pipeline) => pipeline,
             Err(reason) => {
@@ -129,14 +214,16 @@ impl Planner<'_> {
         let mut facts = None;
         let passed = self
             .when(pipeline.when.as_ref(), &mut facts)
-            .and_then(|()| self.steps(&pipeline.steps, &mut facts));
+            .and_then(|()| self.steps(&pipeline.steps, (pipeline, None), &mut facts, answers));
         if let Err(Stop { by, reason }) = passed {
             return self.skip(Some(&pipeline.name), None, by, reason);
         }
-        for (route, target) in pipeline.routes.iter().zip(&active.targets) {
+        for (place, target) in active.targets.iter().enumerate() {
+            let route = &pipeline.routes[place];
             // Each route has its own copy; what is in it is shared until a step changes it.
             let mut facts = facts.clone();
-            if let Err(Stop { by, reason }) = self.route(pipeline, route, target, &mut facts) {
+            let routed = self.route(pipeline, place as u16, target, &mut facts, answers);
+            if let Err(Stop { by, reason }) = routed {
                 self.skip(Some(&pipeline.name), Some(&route.to), by, reason);
             }
         }
@@ -145,31 +232,33 @@ impl Planner<'_> {
     fn route(
         &mut self,
         pipeline: &CompiledPipeline,
-        route: &CompiledRoute,
+        place: u16,
         target: &Option<Arc<Target>>,
         facts: &mut Option<Facts>,
+        answers: &mut dyn Answers,
     ) -> Result<(), Stop> {
+        let route = &pipeline.routes[usize::from(place)];
         self.when(route.when.as_ref(), facts)?;
         let Some(target) = target else {
             let reason = format!("there is no destination `{}`", route.to);
             return Err(Stop { by: "route", reason });
         };
-        self.steps(&route.steps, facts)?;
-        if self.deliveries.len() >= MOST_DELIVERIES {
+        self.steps(&route.steps, (pipeline, Some(place)), facts, answers)?;
+        if self.before + self.made.deliveries.len() >= MOST_DELIVERIES {
             let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
             return Err(Stop { by: "route", reason });
         }
         let copy = facts.as_ref().and_then(|it| changed(self.event, it.payload()));
         // The key is that of the event: what a route did to its copy moves it to no other lane.
         let (place, failed) = target.line.place(self.event, || self.facts());
-        self.failures += u32::from(failed);
-        self.deliveries.push(PlannedDelivery {
+        self.made.failures += u32::from(failed);
+        self.made.deliveries.push(PlannedDelivery {
             destination: target.id,
             pipeline: pipeline.id,
             pipeline_version: pipeline.version,
             place,
             copy,
-            dead: None,
+            dead: facts.as_ref().and_then(Facts::doom).map(str::to_owned),
         });
         Ok(())
     }
@@ -184,12 +273,25 @@ impl Planner<'_> {
         }
     }
 
-    fn steps(&mut self, steps: &[Box<dyn Step>], facts: &mut Option<Facts>) -> Result<(), Stop> {
-        for step in steps {
+    fn steps(
+        &mut self,
+        steps: &[Box<dyn Step>],
+        (pipeline, route): (&CompiledPipeline, Option<u16>),
+        facts: &mut Option<Facts>,
+        answers: &mut dyn Answers,
+    ) -> Result<(), Stop> {
+        for (step, place) in steps.iter().zip(0..) {
             let before = facts.get_or_insert_with(|| self.facts());
-            match step.apply(before) {
+            let next = match step.enrich() {
+                None => step.apply(before),
+                Some(enrich) => {
+                    let slot = Slot { version: pipeline.version, route, step: place };
+                    self.enrich(enrich, slot, before, answers)
+                }
+            };
+            match next {
                 Ok(Next::Same) => (),
-                Ok(Next::Payload(payload)) => *facts = Some(before.with_payload(payload)),
+                Ok(Next::Changed(after)) => *facts = Some(after),
                 Ok(Next::Stop(reason)) => return Err(Stop { by: step.kind(), reason }),
                 Err(error) => return Err(self.failed(step.kind(), &error)),
             }
@@ -197,8 +299,29 @@ impl Planner<'_> {
         Ok(())
     }
 
+    fn enrich(
+        &mut self,
+        step: &Enrich,
+        slot: Slot,
+        facts: &Facts,
+        answers: &mut dyn Answers,
+    ) -> Result<Next, EvalError> {
+        let answer = match step.question(facts)? {
+            None => Answer::of(Status::NoKey),
+            Some(question) => match answers.answer(slot, step, question) {
+                Some(answer) => answer,
+                None => {
+                    // Other routes may have more to ask, at the same time.
+                    self.waits = true;
+                    return Ok(Next::Stop(String::new()));
+                }
+            },
+        };
+        Ok(step.answered(facts, &answer))
+    }
+
     fn failed(&mut self, by: &'static str, error: &EvalError) -> Stop {
-        self.failures += 1;
+        self.made.failures += 1;
         Stop { by, reason: format!("could not be evaluated: {error}") }
     }
 }

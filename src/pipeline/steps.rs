@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Invalid, filter::Filter, map::Map};
+use super::{Invalid, enrich::Enrich, filter::Filter, map::Map};
 use crate::{
     expr::{EvalError, Facts, Names},
-    model::{RawJson, StepSpec},
+    model::StepSpec,
 };
 
 /// One thing that is done to an event on its way to its destinations.
@@ -18,8 +18,14 @@ pub trait Step: Send + Sync {
 
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError>;
 
-    /// The name under which it adds what it found out, if it does.
-    fn adds(&self) -> Option<&str> {
+    /// The names under which it adds what it found out, if it does.
+    fn adds(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    /// Of a step that asks the world outside: its question comes before it is applied, and its answer
+    /// is what it goes on with. Such a step is never [applied](Self::apply).
+    fn enrich(&self) -> Option<&Enrich> {
         None
     }
 }
@@ -27,8 +33,8 @@ pub trait Step: Send + Sync {
 /// How an event goes on.
 pub enum Next {
     Same,
-    /// With another payload.
-    Payload(RawJson),
+    /// With another payload, or with what a step found out.
+    Changed(Facts),
     /// Not at all, and why.
     Stop(String),
 }
@@ -36,7 +42,12 @@ pub enum Next {
 /// A kind of step: its word, and how one is made of its settings, after steps that added `Names`.
 type Kind = (&'static str, fn(&Value, &Names<'_>) -> Result<Box<dyn Step>, Invalid>);
 
-const KINDS: [Kind; 2] = [(Filter::KIND, Filter::build), (Map::KIND, Map::build)];
+const KINDS: &[Kind] = &[
+    (Filter::KIND, Filter::build),
+    (Map::KIND, Map::build),
+    (Enrich::PERSON, Enrich::person),
+    (Enrich::ENTITY, Enrich::entity),
+];
 
 /// The step that was written. The path of an error is inside of it.
 pub(super) fn build(spec: &StepSpec, results: &[String]) -> Result<Box<dyn Step>, Invalid> {
@@ -50,7 +61,7 @@ pub(super) fn build(spec: &StepSpec, results: &[String]) -> Result<Box<dyn Step>
         let rule = format!("must be a step: there are {}", names.join(", "));
         return Err(Invalid::new("", rule, "another kind of step"));
     };
-    build(settings, &Names { results })
+    build(settings, &Names { results, bare: false })
 }
 
 /// What stands there, for errors.

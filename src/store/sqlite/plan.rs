@@ -72,9 +72,7 @@ impl Turn<'_> {
             let base = match ends.get(&seq) {
                 Some(end) => *end,
                 None if is_next => 0,
-                None if self.memory.waiting.contains(seq) => {
-                    usize::from(self.next_ordinal(seq)?)
-                }
+                None if self.memory.waiting.contains(seq) => usize::from(self.next_ordinal(seq)?),
                 None => continue,
             };
             let end = base + plan.deliveries.len();

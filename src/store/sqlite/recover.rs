@@ -124,11 +124,7 @@ fn existing(segments: &Segments, events: Vec<EventSeq>) -> Result<Vec<EventSeq>>
 }
 
 /// The place before the first event behind `through` that is still there.
-fn first_without(
-    segments: &Segments,
-    through: EventSeq,
-    next_event: EventSeq,
-) -> Result<EventSeq> {
+fn first_without(segments: &Segments, through: EventSeq, next_event: EventSeq) -> Result<EventSeq> {
     let all = segments.all();
     let start = all.partition_point(|it| it.first() <= through).saturating_sub(1);
     for segment in &all[start..] {

@@ -46,8 +46,7 @@ impl Waiting {
 
     /// An event has a plan which waits, or which is whole now.
     pub fn set(&mut self, event: EventSeq, waits: bool) {
-        let is_change =
-            if waits { self.events.insert(event) } else { self.events.remove(&event) };
+        let is_change = if waits { self.events.insert(event) } else { self.events.remove(&event) };
         if is_change {
             self.changes.push((event, waits));
             self.noted_in = None;

@@ -135,6 +135,7 @@ impl Line {
             clock: opened.clock.clone(),
             catalog: watched,
             events: opened.accepted,
+            lookups: Arc::new(pipeline::NoLookups),
             deliveries,
             stop: stopped,
             options,
@@ -200,7 +201,8 @@ fn all_but_13(numbers: std::ops::Range<u64>) -> Vec<u64> {
 #[tokio::test]
 async fn each_event_is_planned_once_in_order_and_handed_on() {
     let home = on_sqlite();
-    let mut line = Line::start(&home, &[], Options { batch: 7, in_flight: 3 }).await;
+    let mut line =
+        Line::start(&home, &[], Options { batch: 7, in_flight: 3, ..Options::default() }).await;
     for start in (0..300).step_by(10) {
         line.append(start..start + 10).await;
     }
@@ -220,7 +222,8 @@ async fn what_was_accepted_before_the_start_is_planned_first() {
     opened.store.close().await;
     drop(opened);
     // When a loop starts, and more come
-    let mut line = Line::start(&home, &[], Options { batch: 4, in_flight: 2 }).await;
+    let mut line =
+        Line::start(&home, &[], Options { batch: 4, in_flight: 2, ..Options::default() }).await;
     line.append(40..60).await;
     // Then all are planned in order
     line.until_planned(60).await;
@@ -259,7 +262,9 @@ async fn a_store_that_stumbles_loses_no_event_and_doubles_none() {
         &[Works, Works, Vanishes, Fails, Works, Vanishes],
     ] {
         let home = on_sqlite();
-        let mut line = Line::start(&home, fates, Options { batch: 5, in_flight: 4 }).await;
+        let mut line =
+            Line::start(&home, fates, Options { batch: 5, in_flight: 4, ..Options::default() })
+                .await;
         for start in (0..100).step_by(20) {
             line.append(start..start + 20).await;
         }
@@ -275,7 +280,8 @@ async fn a_store_that_stumbles_loses_no_event_and_doubles_none() {
 #[tokio::test]
 async fn a_loop_that_stops_leaves_the_rest_to_the_next_one() {
     let home = on_sqlite();
-    let mut line = Line::start(&home, &[], Options { batch: 3, in_flight: 2 }).await;
+    let mut line =
+        Line::start(&home, &[], Options { batch: 3, in_flight: 2, ..Options::default() }).await;
     line.append(0..10).await;
     line.until_planned(3).await;
     let first = line.stop().await;

@@ -234,7 +234,10 @@ fn deliveries_in(connection: &Connection, event: EventSeq) -> Result<Vec<Deliver
     Ok(found)
 }
 
-pub(in crate::store::sqlite) fn skipped_in(connection: &Connection, event: EventSeq) -> Result<Option<Vec<Skipped>>> {
+pub(in crate::store::sqlite) fn skipped_in(
+    connection: &Connection,
+    event: EventSeq,
+) -> Result<Option<Vec<Skipped>>> {
     let reasons: Option<String> = connection
         .prepare_cached("SELECT reasons FROM skipped WHERE event = ?")?
         .query_row([event.0 as i64], |row| row.get(0))

@@ -4,6 +4,11 @@
 //! which holds all of them. Plans go back in the same order, several batches at a time on their way
 //! to the disk; when one fails, everything behind it is planned again. So each event is planned
 //! once, in order, whatever fails in between.
+//!
+//! A pipeline that asked for something waits [aside](Aside) and gets its part of the plan later; the
+//! store keeps which events those are.
+
+mod later;
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
@@ -12,14 +17,17 @@ use tokio::sync::watch;
 
 use super::{
     Options,
+    aside::Aside,
+    ask::Lookups,
     compile::Compiled,
-    plan::{Planned, plan_counting},
+    outside::{Outside, Returned},
+    sent::{Sent, SentPart, messages},
 };
 use crate::{
     catalog::Catalog,
     clock::Clock,
     hint::{self, Hint, Loss},
-    model::{DeliverySeq, Event, EventSeq, Message, Owed, Plan, RawJson},
+    model::{DeliverySeq, Event, EventSeq, Message, Owed, Plan},
     store::{OwedQuery, Store, StoreError},
 };
 
@@ -30,6 +38,8 @@ pub struct Parts<L> {
     pub catalog: watch::Receiver<Arc<Catalog>>,
     /// Accepted events, in accept order.
     pub events: hint::Receiver<Vec<Arc<Event>>, bool>,
+    /// The world outside, as steps may ask it.
+    pub lookups: Arc<dyn Lookups>,
     /// Where deliveries go once they are owed.
     pub deliveries: hint::Sender<Vec<(Owed, Message)>, L>,
     /// Becomes true when the loop is to end.
@@ -48,20 +58,16 @@ pub struct Runner<L> {
     kept: EventSeq,
     /// Whether the store may hold events that no hint will bring.
     behind: bool,
+    aside: Aside,
+    outside: Outside,
+    /// Where to go on reading what waits; `None` when all of it is in `aside`.
+    waiting_behind: Option<EventSeq>,
     in_flight: FuturesOrdered<InFlight>,
     /// What the plans weigh that are on their way.
     waiting_bytes: usize,
     /// What was planned in calls that failed: nobody knows whether it is on disk.
     doubtful: Vec<Sent>,
     patience: Duration,
-}
-
-/// What is remembered of a plan while it is on its way to the disk.
-struct Sent {
-    event: Arc<Event>,
-    deliveries: u16,
-    /// The copies by ordinal; empty when there are none.
-    copies: Vec<Option<RawJson>>,
 }
 
 type InFlight = Pin<Box<dyn Future<Output = (Vec<Sent>, Result<Vec<Owed>, StoreError>)> + Send>>;
@@ -81,6 +87,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
     parts: Parts<L>,
 ) -> (Runner<L>, watch::Receiver<EventSeq>) {
     let (planned, watch) = watch::channel(EventSeq(0));
+    let outside = Outside::new(parts.lookups.clone(), parts.clock.clone());
     let runner = Runner {
         parts,
         compiled: Compiled::default(),
@@ -89,6 +96,9 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
         kept: EventSeq(0),
         // What was accepted before the process started has no hint.
         behind: true,
+        aside: Aside::default(),
+        outside,
+        waiting_behind: Some(EventSeq(0)),
         in_flight: FuturesOrdered::new(),
         waiting_bytes: 0,
         doubtful: Vec::new(),
@@ -102,6 +112,7 @@ enum Wake {
     Stop,
     Kept(Vec<Sent>, Result<Vec<Owed>, StoreError>),
     Hint(Option<Hint<Vec<Arc<Event>>, bool>>),
+    Returned(Returned),
 }
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
@@ -115,6 +126,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 self.resolve().await;
                 continue;
             }
+            if let Some(after) = self.waiting_behind
+                && self.has_room()
+            {
+                if self.resume(after).await.is_break() {
+                    break;
+                }
+                continue;
+            }
             if self.behind && self.has_room() {
                 if self.catch_up().await.is_break() {
                     break;
@@ -126,7 +145,17 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 Wake::Hint(None) => break,
                 Wake::Hint(Some(Hint::Lost(_))) => self.behind = true,
                 Wake::Hint(Some(Hint::Some(events))) => self.live(events).await,
-                Wake::Kept(sent, result) => self.kept(sent, result),
+                Wake::Kept(sent, result) => {
+                    self.kept(sent, result);
+                    self.go_on().await;
+                }
+                Wake::Returned(first) => {
+                    let rest = std::iter::from_fn(|| self.outside.try_next());
+                    for it in std::iter::once(first).chain(rest) {
+                        self.aside.answered(it.ticket, it.slot, it.answer);
+                    }
+                    self.go_on().await;
+                }
             }
         }
         while let Some((sent, result)) = self.in_flight.next().await {
@@ -145,12 +174,13 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     async fn wake(&mut self) -> Wake {
         let has_room = self.has_room();
-        let Self { parts, in_flight, .. } = self;
+        let Self { parts, in_flight, outside, .. } = self;
         tokio::select! {
             biased;
             // An error means that nobody can stop us any more: then the process ends.
             _ = parts.stop.wait_for(|it| *it) => Wake::Stop,
             Some((sent, result)) = in_flight.next() => Wake::Kept(sent, result),
+            Some(returned) = outside.next(), if has_room => Wake::Returned(returned),
             hint = parts.events.receive(), if has_room => Wake::Hint(hint),
         }
     }
@@ -204,20 +234,29 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         }
     }
 
-    /// Plans events that follow each other, and starts to keep their plans.
-    async fn plan(&mut self, events: Vec<Arc<Event>>) {
+    fn look_at_catalog(&mut self) {
         if self.parts.catalog.has_changed().unwrap_or(false) {
             let catalog = self.parts.catalog.borrow_and_update().clone();
             self.compiled = Compiled::of(&catalog, &self.compiled);
         }
+    }
+
+    /// Waits until more may be on its way to the disk. `false`: not before what failed is resolved.
+    async fn room_for_more(&mut self) -> bool {
+        while self.is_full()
+            && let Some((sent, result)) = self.in_flight.next().await
+        {
+            self.kept(sent, result);
+        }
+        self.doubtful.is_empty()
+    }
+
+    /// Plans events that follow each other, and starts to keep their plans.
+    async fn plan(&mut self, events: Vec<Arc<Event>>) {
+        self.look_at_catalog();
         let mut rest = &events[..];
         while !rest.is_empty() {
-            while self.is_full()
-                && let Some((sent, result)) = self.in_flight.next().await
-            {
-                self.kept(sent, result);
-            }
-            if !self.doubtful.is_empty() {
+            if !self.room_for_more().await {
                 // What is left comes again from the store.
                 return;
             }
@@ -227,16 +266,17 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             let mut failures = 0;
             for events in batch.chunks(BREATH) {
                 for event in events {
-                    let planned: Planned = plan_counting(event, &self.compiled);
-                    failures += u64::from(planned.failures);
-                    plans.push(planned.plan);
+                    let plan = self.first_part(event, &mut failures);
+                    let sent = Sent::of(&plan, SentPart::First);
+                    plans.push((plan, sent));
                 }
                 tokio::task::yield_now().await;
             }
             count(&plans, failures);
-            self.last = plans.last().map(|it| it.event.seq);
+            self.last = plans.last().map(|it| it.0.event.seq);
             self.keep(plans).await;
         }
+        self.go_on().await;
     }
 
     /// How many of these events make a batch: at least one, and no more than fit it.
@@ -251,9 +291,9 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     }
 
     /// Hands plans to the store. They are in its queue, in order, when this returns.
-    async fn keep(&mut self, plans: Vec<Plan>) {
+    async fn keep(&mut self, plans: Vec<(Plan, Sent)>) {
         let store = self.parts.store.clone();
-        let sent: Vec<Sent> = plans.iter().map(Sent::of).collect();
+        let (plans, sent): (Vec<Plan>, Vec<Sent>) = plans.into_iter().unzip();
         self.waiting_bytes += sent.iter().map(Sent::weight).sum::<usize>();
         let mut call: InFlight = Box::pin(async move { (sent, store.plan(plans).await) });
         // The set polls its futures in any order, but the store takes calls in the order in which
@@ -278,47 +318,28 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             }
         };
         self.patience = FIRST_WAIT;
-        if let (Some(first), Some(last)) = (sent.first(), sent.last()) {
-            self.kept = last.event.seq.max(self.kept);
-            self.planned.send_replace(self.kept);
+        for sent in &sent {
+            match &sent.part {
+                SentPart::First => self.kept = sent.event.seq.max(self.kept),
+                SentPart::Later(ticket, _) => self.aside.kept(ticket),
+            }
+        }
+        self.planned.send_if_modified(|it| std::mem::replace(it, self.kept) != self.kept);
+        if let Some(first) = sent.iter().find(|it| matches!(it.part, SentPart::First)) {
             let waited = self.parts.clock.now().duration_since(first.event.received_at);
             metrics::histogram!("tidegate_pipeline_seconds").record(waited.as_secs_f64().max(0.0));
         }
-        self.hand_on(&sent, owed);
-    }
-
-    /// Gives deliveries to dispatch. `sent` and `owed` are both in the order of the events.
-    fn hand_on(&mut self, sent: &[Sent], owed: Vec<Owed>) {
-        if owed.is_empty() {
-            return;
+        if !owed.is_empty() {
+            self.parts.deliveries.send(messages(&sent, owed));
         }
-        let mut sent = sent.iter().peekable();
-        let mut messages = Vec::with_capacity(owed.len());
-        for owed in owed {
-            while sent.next_if(|it| it.event.seq < owed.seq.event()).is_some() {}
-            let Some(plan) = sent.peek().filter(|it| it.event.seq == owed.seq.event()) else {
-                continue;
-            };
-            let copy = plan.copies.get(usize::from(owed.seq.ordinal())).cloned().flatten();
-            let message =
-                Message { seq: owed.seq, event: plan.event.clone(), copy, fresh_id: false };
-            messages.push((owed, message));
-        }
-        self.parts.deliveries.send(messages);
     }
 
     /// After a failure, once no call is on its way: what did reach the disk goes on to dispatch, and
     /// the rest is planned again.
     async fn resolve(&mut self) {
         self.wait().await;
-        let seqs: Vec<DeliverySeq> = (self.doubtful.iter())
-            .flat_map(|it| (0..it.deliveries).map(|place| DeliverySeq::new(it.event.seq, place)))
-            .collect();
-        let found = match seqs.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.parts.store.owed(OwedQuery::These(seqs)).await,
-        };
-        let mut owed = match found {
+        let seqs: Vec<DeliverySeq> = self.doubtful.iter().flat_map(Sent::seqs).collect();
+        let owed = match found(self.parts.store.as_ref(), seqs).await {
             Ok(owed) => owed,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the store still fails");
@@ -330,13 +351,18 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 return;
             }
         };
-        owed.sort_unstable_by_key(|it| it.seq);
-        let doubtful = std::mem::take(&mut self.doubtful);
-        self.hand_on(&doubtful, owed);
-        // The store knows which of the events from here on have a plan.
-        let before = doubtful.first().map(|it| EventSeq(it.event.seq.0.saturating_sub(1)));
+        if !owed.is_empty() {
+            self.parts.deliveries.send(owed);
+        }
+        let mut doubtful = std::mem::take(&mut self.doubtful).into_iter();
+        // The store knows which of the events from here on have a plan, and which wait.
+        let first = doubtful.find(|it| matches!(it.part, SentPart::First));
+        let before = first.map(|it| EventSeq(it.event.seq.0.saturating_sub(1)));
         self.last = before.map(|it| it.min(self.kept)).or(self.last);
         self.behind = true;
+        self.aside.clear();
+        self.outside.clear();
+        self.waiting_behind = Some(EventSeq(0));
     }
 
     async fn wait_after(&mut self, error: &StoreError) {
@@ -359,26 +385,27 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     }
 }
 
-impl Sent {
-    fn of(plan: &Plan) -> Self {
-        let has_copies = plan.deliveries.iter().any(|it| it.copy.is_some());
-        let copies = match has_copies {
-            true => plan.deliveries.iter().map(|it| it.copy.clone()).collect(),
-            false => Vec::new(),
-        };
-        // A plan has at most 1024.
-        Self { event: plan.event.clone(), deliveries: plan.deliveries.len() as u16, copies }
+/// Of these deliveries, those that are owed, with what there is to send.
+async fn found(
+    store: &dyn Store,
+    seqs: Vec<DeliverySeq>,
+) -> Result<Vec<(Owed, Message)>, StoreError> {
+    if seqs.is_empty() {
+        return Ok(Vec::new());
     }
-
-    fn weight(&self) -> usize {
-        let copies = self.copies.iter().flatten().map(|it| it.bytes().len());
-        self.event.payload.bytes().len() + self.event.metadata.bytes().len() + copies.sum::<usize>()
-    }
+    let mut owed = store.owed(OwedQuery::These(seqs)).await?;
+    owed.sort_unstable_by_key(|it| it.seq);
+    owed.dedup_by_key(|it| it.seq);
+    let seqs: Vec<DeliverySeq> = owed.iter().map(|it| it.seq).collect();
+    let mut messages = store.messages(&seqs).await?.into_iter().peekable();
+    let pair = |owed: Owed| Some((owed, messages.next_if(|it| it.seq == owed.seq)?));
+    Ok(owed.into_iter().filter_map(pair).collect())
 }
 
-fn count(plans: &[Plan], failures: u64) {
-    let deliveries = plans.iter().map(|it| it.deliveries.len() as u64).sum();
-    let skipped = plans.iter().map(|it| it.skipped.len() as u64).sum();
+fn count(plans: &[(Plan, Sent)], failures: u64) {
+    let deliveries = plans.iter().map(|it| it.0.deliveries.len() as u64).sum();
+    let skipped = |plan: &Plan| plan.skipped.iter().filter(|it| !it.waits()).count() as u64;
+    let skipped = plans.iter().map(|it| skipped(&it.0)).sum();
     metrics::counter!("tidegate_planned_total").increment(deliveries);
     metrics::counter!("tidegate_filtered_total").increment(skipped);
     metrics::counter!("tidegate_expression_failures_total").increment(failures);

@@ -1,0 +1,344 @@
+//! What waits: pipelines of events that asked for something, and those that stand behind them.
+//!
+//! Pure bookkeeping. A [`Ticket`] is one pipeline of one event. It goes on when all of its answers
+//! are there, and when no earlier event waits in the same lane of the same destination, so that
+//! what has to be in order stays in order. Whoever has no lane waits for nobody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    ask::Answer,
+    plan::{Made, Slot},
+};
+use crate::model::{DestinationId, Event, EventSeq, Lane, Name, Plan, Skipped};
+
+/// A lane of a destination, where deliveries wait for each other.
+pub(super) type Spot = (DestinationId, Lane);
+
+/// One pipeline of one event.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Ticket {
+    pub event: EventSeq,
+    pub pipeline: Name,
+}
+
+#[derive(Default)]
+pub(super) struct Aside {
+    events: BTreeMap<EventSeq, Held>,
+    lanes: HashMap<Spot, BTreeSet<Ticket>>,
+    /// Those that may be able to go on.
+    candidates: BTreeSet<Ticket>,
+    tickets: usize,
+    bytes: usize,
+    /// Counts the calls of the store. Within one, a ticket may follow another of its lane.
+    call: u64,
+}
+
+struct Held {
+    event: Arc<Event>,
+    /// As the last plan said it.
+    skipped: Vec<Skipped>,
+    /// What the plans so far made.
+    deliveries: usize,
+    units: BTreeMap<Name, Unit>,
+}
+
+struct Unit {
+    spots: Vec<Spot>,
+    answers: Vec<(Slot, Answer)>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    /// So many answers are missing.
+    Asks(usize),
+    Knows,
+    /// Its plan is on its way to the disk, in this call.
+    Sent(u64),
+}
+
+impl Aside {
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.tickets
+    }
+
+    pub fn has_room(&self, tickets: usize, bytes: usize) -> bool {
+        self.tickets < tickets && self.bytes < bytes
+    }
+
+    /// Whether an earlier event waits in one of these lanes.
+    pub fn blocks(&self, event: EventSeq, spots: &[Spot]) -> bool {
+        let is_behind = |spot: &Spot| {
+            let first = self.lanes.get(spot).and_then(BTreeSet::first);
+            first.is_some_and(|it| it.event < event)
+        };
+        !self.lanes.is_empty() && spots.iter().any(is_behind)
+    }
+
+    /// Sets a pipeline aside, which misses so many answers and may use these lanes.
+    pub fn add(
+        &mut self,
+        event: &Arc<Event>,
+        pipeline: &Name,
+        spots: Vec<Spot>,
+        answers: Vec<(Slot, Answer)>,
+        missing: usize,
+    ) -> Ticket {
+        let ticket = Ticket { event: event.seq, pipeline: pipeline.clone() };
+        for spot in &spots {
+            self.lanes.entry(*spot).or_default().insert(ticket.clone());
+        }
+        let held = self.events.entry(event.seq).or_insert_with(|| {
+            self.bytes += event.weight();
+            Held {
+                event: event.clone(),
+                skipped: Vec::new(),
+                deliveries: 0,
+                units: BTreeMap::new(),
+            }
+        });
+        let stage = if missing > 0 { Stage::Asks(missing) } else { Stage::Knows };
+        held.units.insert(pipeline.clone(), Unit { spots, answers, stage });
+        self.tickets += 1;
+        if missing == 0 {
+            self.candidates.insert(ticket.clone());
+        }
+        ticket
+    }
+
+    /// What the first plan of an event said, of which something waits.
+    pub fn planned(&mut self, event: EventSeq, skipped: &[Skipped], deliveries: usize) {
+        if let Some(held) = self.events.get_mut(&event) {
+            held.skipped = skipped.to_vec();
+            held.deliveries = deliveries;
+        }
+    }
+
+    pub fn answered(&mut self, ticket: Ticket, slot: Slot, answer: Answer) {
+        let Some(unit) = self.unit(&ticket) else { return };
+        unit.answers.push((slot, answer));
+        let Stage::Asks(missing) = &mut unit.stage else { return };
+        *missing = missing.saturating_sub(1);
+        if *missing == 0 {
+            unit.stage = Stage::Knows;
+            self.candidates.insert(ticket);
+        }
+    }
+
+    /// With the answers it has got, a pipeline asks for more.
+    pub fn asks(&mut self, ticket: &Ticket, answers: Vec<(Slot, Answer)>, missing: usize) {
+        if let Some(unit) = self.unit(ticket) {
+            unit.answers = answers;
+            unit.stage = Stage::Asks(missing);
+        }
+    }
+
+    /// From here on, tickets share another call of the store.
+    pub fn next_call(&mut self) {
+        self.call += 1;
+    }
+
+    /// The next that can go on, with its answers, and how many deliveries its event has.
+    pub fn next(&mut self) -> Option<(Ticket, Arc<Event>, Vec<(Slot, Answer)>, usize)> {
+        while let Some(ticket) = self.candidates.pop_first() {
+            let Some(held) = self.events.get(&ticket.event) else { continue };
+            let Some(unit) = held.units.get(&ticket.pipeline) else { continue };
+            if unit.stage == Stage::Knows && unit.spots.iter().all(|it| self.is_free(it, &ticket)) {
+                let answers = unit.answers.clone();
+                return Some((ticket, held.event.clone(), answers, held.deliveries));
+            }
+            // It is looked at again when the one before it goes.
+        }
+        None
+    }
+
+    /// Whether no earlier event is before it in a lane, but for one that goes in the same call.
+    fn is_free(&self, spot: &Spot, ticket: &Ticket) -> bool {
+        let Some(lane) = self.lanes.get(spot) else { return true };
+        let mut before = lane.range(..ticket).rev().skip_while(|it| it.event == ticket.event);
+        let Some(last) = before.next() else { return true };
+        // All pipelines of the event before it have to go. The events before that one have gone then,
+        // since it had to wait for them itself.
+        let is_sent = |it: &Ticket| {
+            let unit = self.events.get(&it.event).and_then(|held| held.units.get(&it.pipeline));
+            unit.is_none_or(|it| it.stage == Stage::Sent(self.call))
+        };
+        is_sent(last) && before.take_while(|it| it.event == last.event).all(is_sent)
+    }
+
+    /// The plan of the event with what this pipeline made.
+    pub fn send(&mut self, ticket: &Ticket, made: Made) -> Option<Plan> {
+        let call = self.call;
+        let held = self.events.get_mut(&ticket.event)?;
+        let unit = held.units.get_mut(&ticket.pipeline)?;
+        unit.stage = Stage::Sent(call);
+        let spots = unit.spots.clone();
+        held.skipped.retain(|it| !(it.waits() && it.pipeline.as_ref() == Some(&ticket.pipeline)));
+        held.skipped.extend(made.skipped);
+        held.deliveries += made.deliveries.len();
+        let mut deliveries = made.deliveries;
+        // Those that are owed have the first ordinals, by which they are told apart.
+        deliveries.sort_by_key(|it| it.dead.is_some());
+        let plan = Plan { event: held.event.clone(), deliveries, skipped: held.skipped.clone() };
+        self.wake_behind(&spots, ticket);
+        Some(plan)
+    }
+
+    /// Its plan is on disk.
+    pub fn kept(&mut self, ticket: &Ticket) {
+        let Some(held) = self.events.get_mut(&ticket.event) else { return };
+        let Some(unit) = held.units.remove(&ticket.pipeline) else { return };
+        self.tickets -= 1;
+        if held.units.is_empty() {
+            self.bytes -= held.event.weight();
+            self.events.remove(&ticket.event);
+        }
+        self.wake_behind(&unit.spots, ticket);
+        for spot in &unit.spots {
+            if let Some(lane) = self.lanes.get_mut(spot) {
+                lane.remove(ticket);
+                if lane.is_empty() {
+                    self.lanes.remove(spot);
+                }
+            }
+        }
+    }
+
+    /// Forgets everything: the store knows what waits.
+    pub fn clear(&mut self) {
+        *self = Self { call: self.call, ..Self::default() };
+    }
+
+    /// Those of the next event in each lane may be able to go on.
+    fn wake_behind(&mut self, spots: &[Spot], ticket: &Ticket) {
+        for spot in spots {
+            let Some(lane) = self.lanes.get(spot) else { continue };
+            let mut behind = lane.range(ticket..).skip_while(|it| it.event == ticket.event);
+            let Some(next) = behind.next() else { continue };
+            self.candidates.insert(next.clone());
+            self.candidates.extend(behind.take_while(|it| it.event == next.event).cloned());
+        }
+    }
+
+    fn unit(&mut self, ticket: &Ticket) -> Option<&mut Unit> {
+        self.events.get_mut(&ticket.event)?.units.get_mut(&ticket.pipeline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::model::{EventId, ProjectId, RawJson, SourceId, TypeName};
+
+    fn event(seq: u64) -> Arc<Event> {
+        Arc::new(Event {
+            seq: EventSeq(seq),
+            id: EventId::from_bits(u128::from(seq)),
+            project: ProjectId::from_bits(1),
+            source: SourceId::from_bits(1),
+            event_type: TypeName::trusted("a"),
+            timestamp: Timestamp::UNIX_EPOCH,
+            received_at: Timestamp::UNIX_EPOCH,
+            key: None,
+            metadata: RawJson::NULL,
+            payload: RawJson::NULL,
+        })
+    }
+
+    fn spot(lane: u64) -> Spot {
+        (DestinationId::from_bits(9), Lane(lane))
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn add(aside: &mut Aside, seq: u64, pipeline: &str, lanes: &[u64], missing: usize) -> Ticket {
+        let spots = lanes.iter().map(|it| spot(*it)).collect();
+        aside.add(&event(seq), &name(pipeline), spots, Vec::new(), missing)
+    }
+
+    /// What can go now, which is sent in one call.
+    fn go(aside: &mut Aside) -> Vec<(u64, String)> {
+        aside.next_call();
+        let mut gone = Vec::new();
+        while let Some((ticket, ..)) = aside.next() {
+            aside.send(&ticket, Made::default()).unwrap();
+            gone.push((ticket.event.0, ticket.pipeline.to_string()));
+        }
+        gone
+    }
+
+    fn answer(aside: &mut Aside, ticket: &Ticket) {
+        let answer = Answer::of(super::super::ask::Status::NotFound);
+        aside.answered(ticket.clone(), Slot::default(), answer);
+    }
+
+    #[test]
+    fn who_has_no_lane_waits_for_its_own_answers_only() {
+        let mut aside = Aside::default();
+        let first = add(&mut aside, 1, "a", &[], 1);
+        let second = add(&mut aside, 2, "a", &[], 2);
+        answer(&mut aside, &second);
+        assert_eq!(go(&mut aside), []);
+        answer(&mut aside, &second);
+        assert_eq!(go(&mut aside), [(2, "a".to_owned())]);
+        answer(&mut aside, &first);
+        assert_eq!(go(&mut aside), [(1, "a".to_owned())]);
+        aside.kept(&first);
+        aside.kept(&second);
+        assert!(aside.is_empty() && aside.len() == 0 && aside.bytes == 0);
+    }
+
+    #[test]
+    fn in_a_lane_later_events_go_behind_earlier_ones_and_in_the_same_call() {
+        let mut aside = Aside::default();
+        let first = add(&mut aside, 1, "a", &[7, 8], 1);
+        assert!(aside.blocks(EventSeq(2), &[spot(7)]) && aside.blocks(EventSeq(2), &[spot(8)]));
+        assert!(!aside.blocks(EventSeq(2), &[spot(9)]) && !aside.blocks(EventSeq(1), &[spot(7)]));
+        for (seq, lanes) in [(2, &[7][..]), (3, &[8]), (4, &[7, 8]), (5, &[9])] {
+            add(&mut aside, seq, "b", lanes, 0);
+        }
+        assert_eq!(go(&mut aside), [(5, "b".to_owned())]);
+        answer(&mut aside, &first);
+        let seqs: Vec<u64> = go(&mut aside).into_iter().map(|it| it.0).collect();
+        assert_eq!(seqs, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn in_a_lane_nobody_goes_while_an_earlier_one_is_on_its_way() {
+        let mut aside = Aside::default();
+        let first = add(&mut aside, 1, "a", &[7], 0);
+        assert_eq!(go(&mut aside).len(), 1);
+        add(&mut aside, 2, "a", &[7], 0);
+        assert_eq!(go(&mut aside), []);
+        aside.kept(&first);
+        assert_eq!(go(&mut aside), [(2, "a".to_owned())]);
+    }
+
+    #[test]
+    fn all_pipelines_of_an_event_go_before_the_next_event_of_a_lane() {
+        let mut aside = Aside::default();
+        let b = add(&mut aside, 1, "b", &[7], 1);
+        add(&mut aside, 1, "a", &[7], 0);
+        add(&mut aside, 1, "c", &[7], 0);
+        add(&mut aside, 2, "a", &[7], 0);
+        assert_eq!(go(&mut aside).len(), 2);
+        answer(&mut aside, &b);
+        assert_eq!(go(&mut aside), [(1, "b".to_owned())]);
+        for pipeline in ["a", "b", "c"] {
+            aside.kept(&Ticket { event: EventSeq(1), pipeline: name(pipeline) });
+        }
+        assert_eq!(go(&mut aside), [(2, "a".to_owned())]);
+    }
+}

@@ -1,0 +1,172 @@
+//! The part of the loop that sets pipelines aside, and plans them when they have their answers.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use super::{BATCH_BYTES, Runner, count};
+use crate::{
+    hint::Loss,
+    model::{Event, EventSeq, Message, Name, Owed, Plan, Skipped},
+    pipeline::{
+        Options,
+        compile::Active,
+        plan::{Made, Part, Planner},
+        sent::{Sent, SentPart},
+    },
+    store::{StoreError, Waiting},
+};
+
+impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
+    /// The plan of an event, as far as it can be made now. The rest is set aside.
+    pub(super) fn first_part(&mut self, event: &Arc<Event>, failures: &mut u64) -> Plan {
+        let Options { waiting, waiting_bytes, .. } = self.parts.options;
+        let Self { compiled, aside, outside, .. } = self;
+        let mut planner = Planner::new(event, compiled);
+        let mut plan = Plan { event: event.clone(), deliveries: Vec::new(), skipped: Vec::new() };
+        let mut has_waits = false;
+        for active in planner.wanted() {
+            let may_wait = aside.has_room(waiting, waiting_bytes);
+            let mut asking = outside.asking(event, Vec::new(), may_wait);
+            let part = planner.part(active, plan.deliveries.len(), &mut asking);
+            let (known, open) = (asking.known, asking.open);
+            match part {
+                Part::Made(made) if !(may_wait && aside.blocks(event.seq, &made.spots())) => {
+                    *failures += u64::from(made.failures);
+                    plan.deliveries.extend(made.deliveries);
+                    plan.skipped.extend(made.skipped);
+                }
+                Part::Made(_) | Part::Waits => {
+                    let spots = planner.spots(active);
+                    let ticket = aside.add(event, &active.name, spots, known, open.len());
+                    plan.skipped.push(waits(active, open.is_empty()));
+                    outside.wait_for(&ticket, open);
+                    has_waits = true;
+                }
+            }
+        }
+        plan.skipped.extend(planner.unwanted());
+        if has_waits {
+            aside.planned(event.seq, &plan.skipped, plan.deliveries.len());
+        }
+        plan
+    }
+
+    /// Reads more of what waited when the process ended, or when the store failed.
+    pub(super) async fn resume(&mut self, after: EventSeq) -> ControlFlow<()> {
+        let limit = self.parts.options.batch.max(1);
+        let found = match self.parts.store.waiting(after, limit).await {
+            Ok(found) => found,
+            Err(StoreError::Closed) => return ControlFlow::Break(()),
+            Err(error) => {
+                self.wait_after(&error).await;
+                return ControlFlow::Continue(());
+            }
+        };
+        self.look_at_catalog();
+        self.waiting_behind = found.last().map(|it| it.event.seq);
+        for Waiting { event, skipped } in found {
+            for pipeline in
+                skipped.iter().filter(|it| it.waits()).filter_map(|it| it.pipeline.as_ref())
+            {
+                self.set_aside_again(&event, pipeline);
+            }
+            self.aside.planned(event.seq, &skipped, 0);
+        }
+        if self.waiting_behind.is_none() {
+            // Only now is it known who stands behind whom.
+            self.go_on().await;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn set_aside_again(&mut self, event: &Arc<Event>, pipeline: &Name) {
+        let Self { compiled, aside, outside, .. } = self;
+        let mut planner = Planner::new(event, compiled);
+        let (mut spots, mut known, mut open) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(active) = planner.named(pipeline) {
+            let mut asking = outside.asking(event, Vec::new(), true);
+            // What it makes of the answers comes when it is its turn.
+            planner.part(active, 0, &mut asking);
+            (known, open) = (asking.known, asking.open);
+            spots = planner.spots(active);
+        }
+        let ticket = aside.add(event, pipeline, spots, known, open.len());
+        outside.wait_for(&ticket, open);
+    }
+
+    /// Plans what waited and does not have to any more.
+    pub(super) async fn go_on(&mut self) {
+        while !self.aside.is_empty() && self.waiting_behind.is_none() && self.room_for_more().await
+        {
+            self.look_at_catalog();
+            self.aside.next_call();
+            let (mut plans, mut failures, mut bytes) = (Vec::new(), 0, 0);
+            let most = self.parts.options.batch.max(1);
+            while plans.len() < most && bytes < BATCH_BYTES {
+                let Some((plan, sent)) = self.later_part(&mut failures) else { break };
+                bytes += plan.event.weight();
+                plans.push((plan, sent));
+            }
+            metrics::gauge!("tidegate_pipeline_waiting").set(self.aside.len() as f64);
+            if plans.is_empty() {
+                return;
+            }
+            count(&plans, failures);
+            self.keep(plans).await;
+        }
+    }
+
+    /// The plan with what the next pipeline makes that can go on.
+    fn later_part(&mut self, failures: &mut u64) -> Option<(Plan, Sent)> {
+        let Self { compiled, aside, outside, .. } = self;
+        loop {
+            let (ticket, event, known, before) = aside.next()?;
+            let mut planner = Planner::new(&event, compiled);
+            let made = match planner.named(&ticket.pipeline) {
+                None => gone(&ticket.pipeline),
+                Some(active) => {
+                    let mut asking = outside.asking(&event, known, true);
+                    let part = planner.part(active, before, &mut asking);
+                    let (known, open) = (asking.known, asking.open);
+                    match part {
+                        Part::Made(made) => made,
+                        Part::Waits => {
+                            aside.asks(&ticket, known, open.len());
+                            outside.wait_for(&ticket, open);
+                            continue;
+                        }
+                    }
+                }
+            };
+            *failures += u64::from(made.failures);
+            if let Some(plan) = aside.send(&ticket, made) {
+                let sent = Sent::of(&plan, SentPart::Later(ticket, before));
+                return Some((plan, sent));
+            }
+        }
+    }
+}
+
+/// What stands in an event until the pipeline has decided.
+fn waits(active: &Active, is_behind: bool) -> Skipped {
+    let reason = match is_behind {
+        false => "it waits for an answer from outside",
+        true => "it waits behind an earlier event of the same lane",
+    };
+    Skipped {
+        pipeline: Some(active.name.clone()),
+        route: None,
+        by: Skipped::WAITS.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// What becomes of an event whose pipeline is not there any more.
+fn gone(pipeline: &Name) -> Made {
+    let skipped = Skipped {
+        pipeline: Some(pipeline.clone()),
+        route: None,
+        by: "pipeline".to_owned(),
+        reason: "it was deleted, renamed or disabled while it waited for an answer".to_owned(),
+    };
+    Made { skipped: vec![skipped], ..Made::default() }
+}
