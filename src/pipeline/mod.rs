@@ -20,7 +20,7 @@ mod run;
 
 use serde::{Deserialize, Serialize};
 
-pub use ask::{Answer, Entity, Lookups, NoLookups, Person, Question, Status};
+pub use ask::{Answer, Asked, Entity, Lookups, NoLookups, Person, Question, Status};
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
 pub use plan::{Placing, plan};
 pub use run::{Parts, Runner, runner};

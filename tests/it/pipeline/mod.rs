@@ -2,6 +2,7 @@
 
 mod plan;
 mod run;
+mod waiting;
 
 use std::sync::Arc;
 

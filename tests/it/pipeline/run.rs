@@ -29,7 +29,7 @@ use crate::{
 
 /// What happens to a call of `Store::plan`.
 #[derive(Clone, Copy, PartialEq)]
-enum Fate {
+pub enum Fate {
     Works,
     /// Nothing is kept.
     Fails,
@@ -38,9 +38,15 @@ enum Fate {
 }
 
 /// A real store whose calls fail where the test says so.
-struct Stumbling {
+pub struct Stumbling {
     inner: Arc<dyn Database>,
     fates: Mutex<VecDeque<Fate>>,
+}
+
+impl Stumbling {
+    pub fn new(inner: Arc<dyn Database>, fates: &[Fate]) -> Self {
+        Self { inner, fates: Mutex::new(fates.iter().copied().collect()) }
+    }
 }
 
 #[async_trait]
@@ -129,9 +135,8 @@ impl Line {
         let (_, watched) = watch::channel(catalog.clone());
         let (deliveries, handed) = hint::channel(10_000);
         let (stop, stopped) = watch::channel(false);
-        let fates = Mutex::new(fates.iter().copied().collect());
         let (runner, planned) = pipeline::runner(Parts {
-            store: Arc::new(Stumbling { inner: opened.store.clone(), fates }),
+            store: Arc::new(Stumbling::new(opened.store.clone(), fates)),
             clock: opened.clock.clone(),
             catalog: watched,
             events: opened.accepted,
@@ -180,7 +185,7 @@ impl Line {
     }
 }
 
-fn new_event(catalog: &Catalog, payload: &str) -> NewEvent {
+pub fn new_event(catalog: &Catalog, payload: &str) -> NewEvent {
     NewEvent {
         id: None,
         project: project_of(catalog),
