@@ -10,8 +10,8 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     model::{
-        ApiKey, Destination, DestinationId, EventType, EventTypeId, KeyId, Pipeline, PipelineId,
-        Project, ProjectId, RawJson, Replay, ReplayId, Source, SourceId,
+        ApiKey, Destination, DestinationId, EventType, EventTypeId, KeyId, Lookup, LookupId,
+        Pipeline, PipelineId, Project, ProjectId, RawJson, Replay, ReplayId, Source, SourceId,
     },
     store::{Change, Document, Registry, StoreError},
 };
@@ -26,6 +26,7 @@ pub struct Catalog {
     pub pipelines: BTreeMap<PipelineId, Arc<Pipeline>>,
     pub event_types: BTreeMap<EventTypeId, Arc<EventType>>,
     pub replays: BTreeMap<ReplayId, Arc<Replay>>,
+    pub lookups: BTreeMap<LookupId, Arc<Lookup>>,
 }
 
 impl Catalog {
@@ -39,6 +40,10 @@ impl Catalog {
 
     pub fn destination_named(&self, project: ProjectId, name: &str) -> Option<&Arc<Destination>> {
         self.destinations.values().find(|it| it.project == project && it.name.as_str() == name)
+    }
+
+    pub fn lookup_named(&self, project: ProjectId, name: &str) -> Option<&Arc<Lookup>> {
+        self.lookups.values().find(|it| it.project == project && it.name.as_str() == name)
     }
 
     pub fn pipeline_named(&self, project: ProjectId, name: &str) -> Option<&Arc<Pipeline>> {
@@ -60,6 +65,7 @@ pub enum Resource {
     Pipeline(Pipeline),
     EventType(EventType),
     Replay(Replay),
+    Lookup(Lookup),
 }
 
 #[allow(clippy::large_enum_variant, reason = "as above")]
@@ -73,6 +79,7 @@ pub enum Edit {
     DeletePipeline(PipelineId),
     DeleteEventType(EventTypeId),
     DeleteReplay(ReplayId),
+    DeleteLookup(LookupId),
 }
 
 /// The one writer of the catalogue.
@@ -136,6 +143,7 @@ impl Catalog {
                 drop(self.event_types.insert(it.id, Arc::new(it)))
             }
             Edit::Put(Resource::Replay(it)) => drop(self.replays.insert(it.id, Arc::new(it))),
+            Edit::Put(Resource::Lookup(it)) => drop(self.lookups.insert(it.id, Arc::new(it))),
             Edit::DeleteProject(id) => drop(self.projects.remove(&id)),
             Edit::DeleteKey(id) => drop(self.keys.remove(&id)),
             Edit::DeleteSource(id) => drop(self.sources.remove(&id)),
@@ -143,6 +151,7 @@ impl Catalog {
             Edit::DeletePipeline(id) => drop(self.pipelines.remove(&id)),
             Edit::DeleteEventType(id) => drop(self.event_types.remove(&id)),
             Edit::DeleteReplay(id) => drop(self.replays.remove(&id)),
+            Edit::DeleteLookup(id) => drop(self.lookups.remove(&id)),
         }
     }
 }
@@ -159,6 +168,7 @@ impl Edit {
             Self::DeletePipeline(id) => delete("pipeline", id.bits()),
             Self::DeleteEventType(id) => delete("event_type", id.bits()),
             Self::DeleteReplay(id) => delete("replay", id.bits()),
+            Self::DeleteLookup(id) => delete("lookup", id.bits()),
         }
     }
 }
@@ -176,6 +186,7 @@ impl Resource {
             Self::Pipeline(it) => document("pipeline", it.id.bits(), it),
             Self::EventType(it) => document("event_type", it.id.bits(), it),
             Self::Replay(it) => document("replay", it.id.bits(), it),
+            Self::Lookup(it) => document("lookup", it.id.bits(), it),
         }
     }
 
@@ -192,6 +203,7 @@ impl Resource {
             "pipeline" => parse(document).map(Self::Pipeline),
             "event_type" => parse(document).map(Self::EventType),
             "replay" => parse(document).map(Self::Replay),
+            "lookup" => parse(document).map(Self::Lookup),
             _ => Err(StoreError::Damaged { what: "kind of resource" }),
         }
     }

@@ -23,6 +23,7 @@ pub type EventTypeId = Id<kind::EventType>;
 pub type EventId = Id<kind::Event>;
 pub type DeliveryId = Id<kind::Delivery>;
 pub type ReplayId = Id<kind::Replay>;
+pub type LookupId = Id<kind::Lookup>;
 
 /// The identifier of one row of kind `K`: the 128 bits of a UUIDv7 (RFC 9562 §5.7).
 pub struct Id<K> {
@@ -229,6 +230,11 @@ pub mod kind {
     pub enum Delivery {}
     impl Kind for Delivery {
         const PREFIX: &'static str = "dlv";
+    }
+
+    pub enum Lookup {}
+    impl Kind for Lookup {
+        const PREFIX: &'static str = "lkp";
     }
 
     pub enum Replay {}

@@ -16,6 +16,7 @@ mod webhook;
 mod delivery;
 mod activity;
 mod replay;
+mod lookup;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
 pub use delivery::{
@@ -26,14 +27,17 @@ pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::EventType;
 pub use id::{
-    DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind, ParseIdError,
-    PipelineId, ProjectId, ReplayId, SourceId, kind,
+    DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind, LookupId,
+    ParseIdError, PipelineId, ProjectId, ReplayId, SourceId, kind,
 };
 pub use intake::{
     Acknowledgement, Algorithm, Encoding, Form, HmacScheme, Intake, Provider,
     Scheme as InboundScheme, Verify,
 };
 pub use json::RawJson;
+pub use lookup::{
+    HttpLookup, Learn, Lookup, LookupCache, LookupLimits, LookupSettings, PostgresLookup, Table,
+};
 pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
 pub use policy::{
     Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,

@@ -26,6 +26,10 @@ pub use plan::{Placing, plan};
 pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};
 
+/// The kinds of steps that name look-ups.
+pub const ENRICH_PERSON: &str = enrich::Enrich::PERSON;
+pub const ENRICH_ENTITY: &str = enrich::Enrich::ENTITY;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec,
-    diff::Shown as _,
+    diff::Shown as _, lookup,
 };
 use crate::{
     model::{EventType, Pipeline, Project, RawJson, Route},
@@ -118,6 +118,11 @@ impl Spec for PipelineSpec {
                 let rule = "must be the name of a destination of this project";
                 wrong.push(Invalid::new(format!("routes[{place}].to"), rule, "another name"));
             }
+        }
+        lookup::check_steps(&self.steps, "steps", scope, &mut wrong);
+        for (place, route) in self.routes.iter().enumerate() {
+            let path = format!("routes[{place}].steps");
+            lookup::check_steps(&route.steps, &path, scope, &mut wrong);
         }
         let pipeline = Pipeline {
             id: old.map_or_else(|| scope.id(), |it| it.id),

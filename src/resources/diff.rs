@@ -5,7 +5,9 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{DestinationSpec, EventTypeSpec, PipelineSpec, ProjectSpec, SourceSpec, Spec};
+use super::{
+    DestinationSpec, EventTypeSpec, LookupSpec, PipelineSpec, ProjectSpec, SourceSpec, Spec,
+};
 use crate::model::{Auth, Connection, Destination};
 
 /// Everything that a file would change. It prints as a diff with `+`, `~` and `-`.
@@ -21,7 +23,7 @@ pub struct Difference {
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct ResourceChange {
     pub action: Action,
-    /// `project`, `source`, `destination`, `pipeline` or `event_type`.
+    /// `project`, `source`, `lookup`, `destination`, `pipeline` or `event_type`.
     pub kind: &'static str,
     pub name: String,
     pub fields: Vec<FieldChange>,
@@ -85,6 +87,18 @@ impl Shown for PipelineSpec {
 
     fn name_of(model: &Self::Model) -> String {
         model.name.to_string()
+    }
+}
+
+impl Shown for LookupSpec {
+    const KIND: &'static str = "lookup";
+
+    fn name_of(model: &Self::Model) -> String {
+        model.name.to_string()
+    }
+
+    fn changed_secrets(old: &Self::Model, new: &Self::Model) -> Vec<String> {
+        LookupSpec::changed_secrets(old, new)
     }
 }
 
@@ -229,6 +243,7 @@ fn mask(fields: &mut [FieldChange]) {
     for field in fields {
         if matches!(field.path.as_str(), "secret" | "auth.bearer" | "auth.basic.password")
             || field.path.starts_with("headers.")
+            || field.path.starts_with("secrets.")
         {
             for value in [&mut field.before, &mut field.after].into_iter().flatten() {
                 *value = Value::from("…");

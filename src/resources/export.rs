@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use super::{DestinationSpec, EventTypeSpec, PipelineSpec, ProjectSpec, SourceSpec, Spec};
+use super::{
+    DestinationSpec, EventTypeSpec, LookupSpec, PipelineSpec, ProjectSpec, SourceSpec, Spec,
+};
 use crate::{catalog::Catalog, model::ProjectId};
 
 /// The file, in the order of its fields. Lists that are empty are left out.
@@ -12,6 +14,8 @@ struct Written {
     project: Project,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     sources: Vec<SourceSpec>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lookups: Vec<LookupSpec>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     destinations: Vec<DestinationSpec>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -41,6 +45,10 @@ pub fn export(catalog: &Catalog, project: ProjectId) -> Option<String> {
             .filter(|it| it.project == project)
             .map(|it| SourceSpec::of(it))
             .collect(),
+        lookups: (catalog.lookups.values())
+            .filter(|it| it.project == project)
+            .map(|it| LookupSpec::of(it))
+            .collect(),
         destinations: (catalog.destinations.values())
             .filter(|it| it.project == project)
             .map(|it| DestinationSpec::of(it).brief())
@@ -67,6 +75,7 @@ const PLACEHOLDERS: [&str; 3] =
 
 fn is_placeholder(path: &str) -> bool {
     PLACEHOLDERS.contains(&path) || path.starts_with("destinations[].headers.")
+        || path.starts_with("lookups[].secrets.")
 }
 
 /// Doubles the `$` of every `${`, but for the placeholders of secrets.

@@ -11,7 +11,7 @@ use serde::{
 };
 
 use super::{
-    DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, SourceSpec,
+    DestinationSpec, EventTypeSpec, Invalid, LookupSpec, PipelineSpec, ProjectSpec, SourceSpec,
     tree::{self, Location, Node},
 };
 use crate::model::{Name, Secret};
@@ -32,6 +32,8 @@ pub(super) struct Content {
     pub project: ProjectEntry,
     #[serde(default)]
     pub sources: Vec<SourceSpec>,
+    #[serde(default)]
+    pub lookups: Vec<LookupSpec>,
     #[serde(default)]
     pub destinations: Vec<DestinationSpec>,
     #[serde(default)]

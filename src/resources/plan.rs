@@ -5,8 +5,8 @@ use std::{collections::HashSet, sync::Arc};
 use serde::Serialize;
 
 use super::{
-    DestinationSpec, EventTypeSpec, File, FileError, Invalid, Means, PipelineSpec, ProjectSpec,
-    Scope, SourceSpec, Spec,
+    DestinationSpec, EventTypeSpec, File, FileError, Invalid, LookupSpec, Means, PipelineSpec,
+    ProjectSpec, Scope, SourceSpec, Spec,
     diff::{Difference, Shown},
     file::ProjectEntry,
 };
@@ -62,6 +62,7 @@ pub fn plan(
         }
         planner.all(&file.content.event_types, "event_types");
         planner.all(&file.content.sources, "sources");
+        planner.all(&file.content.lookups, "lookups");
         planner.all(&file.content.destinations, "destinations");
         planner.all(&file.content.pipelines, "pipelines");
         planner.count_left_alone(file);
@@ -191,6 +192,14 @@ impl Planner<'_> {
             }
             stays
         });
+        catalog.lookups.retain(|id, it| {
+            let stays = it.project != *project || kept.lookups.contains(&it.name);
+            if !stays {
+                difference.note::<LookupSpec>(Some(it), None);
+                edits.push(Edit::DeleteLookup(*id));
+            }
+            stays
+        });
         catalog.event_types.retain(|id, it| {
             let stays = it.project != *project || kept.event_types.contains(&it.name);
             if !stays {
@@ -207,10 +216,12 @@ impl Planner<'_> {
         let sources = catalog.sources.values().filter(|it| it.project == project);
         let destinations = catalog.destinations.values().filter(|it| it.project == project);
         let pipelines = catalog.pipelines.values().filter(|it| it.project == project);
+        let lookups = catalog.lookups.values().filter(|it| it.project == project);
         let event_types = catalog.event_types.values().filter(|it| it.project == project);
         self.difference.left_alone = sources.filter(|it| !kept.sources.contains(&it.name)).count()
             + destinations.filter(|it| !kept.destinations.contains(&it.name)).count()
             + pipelines.filter(|it| !kept.pipelines.contains(&it.name)).count()
+            + lookups.filter(|it| !kept.lookups.contains(&it.name)).count()
             + event_types.filter(|it| !kept.event_types.contains(&it.name)).count();
     }
 }
@@ -220,6 +231,7 @@ struct Kept<'a> {
     sources: HashSet<&'a Name>,
     destinations: HashSet<&'a Name>,
     pipelines: HashSet<&'a Name>,
+    lookups: HashSet<&'a Name>,
     event_types: HashSet<&'a TypeName>,
 }
 
@@ -229,6 +241,7 @@ impl<'a> Kept<'a> {
             sources: file.content.sources.iter().map(|it| &it.name).collect(),
             destinations: file.content.destinations.iter().map(|it| &it.name).collect(),
             pipelines: file.content.pipelines.iter().map(|it| &it.name).collect(),
+            lookups: file.content.lookups.iter().map(|it| &it.name).collect(),
             event_types: file.content.event_types.iter().map(|it| &it.name).collect(),
         }
     }
@@ -276,6 +289,21 @@ impl Listed for PipelineSpec {
     fn put(model: Self::Model, catalog: &mut Catalog) -> Resource {
         catalog.pipelines.insert(model.id, Arc::new(model.clone()));
         Resource::Pipeline(model)
+    }
+}
+
+impl Listed for LookupSpec {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    fn existing(&self, catalog: &Catalog, project: ProjectId) -> Option<Arc<Self::Model>> {
+        catalog.lookup_named(project, self.name.as_str()).cloned()
+    }
+
+    fn put(model: Self::Model, catalog: &mut Catalog) -> Resource {
+        catalog.lookups.insert(model.id, Arc::new(model.clone()));
+        Resource::Lookup(model)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Stage 3 of 6: keeps events and what became of them, and is the only way from one stage to the next.
 //!
-//! Three traits, one for each kind of caller: [`Store`] for the stages, in batches; [`Records`] for
-//! people who ask what happened; [`Registry`] for resources. A database implements all three, and
-//! passes the suite in `tests/it/store`, which is their contract.
+//! Four traits, one for each kind of caller: [`Store`] for the stages, in batches; [`Records`] for
+//! people who ask what happened; [`Registry`] for resources; [`Directory`] for what enrichment looks
+//! up. A database implements all of them, and passes the suite in `tests/it/store`, which is their contract.
 
 pub mod sqlite;
 
@@ -13,8 +13,8 @@ use jiff::Timestamp;
 
 use crate::model::{
     Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event, EventId,
-    EventSeq, IdempotencyKey, Message, NewEvent, Owed, Pattern, PipelineId, Place, Plan, ProjectId,
-    RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
+    EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, PipelineId, Place, Plan,
+    ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
 };
 
 /// What the stages ask of a database.
@@ -154,9 +154,46 @@ pub trait Registry: Send + Sync {
     async fn change(&self, changes: Vec<Change>) -> Result<()>;
 }
 
-/// A database that serves all three.
-pub trait Database: Store + Records + Registry {}
-impl<T: Store + Records + Registry> Database for T {}
+/// What projects know of people, companies and things of their own: JSON objects by table and key.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// Keeps all of them or none. Of two with the same key, the later one counts.
+    async fn put_entities(
+        &self,
+        project: ProjectId,
+        table: &Name,
+        entities: Vec<Entity>,
+        how: Upsert,
+    ) -> Result<()>;
+
+    /// The fields of each that is there, in the order of the keys. For single events: it is quick.
+    async fn find_entities(
+        &self,
+        project: ProjectId,
+        keys: Vec<EntityKey>,
+    ) -> Result<Vec<Option<RawJson>>>;
+
+    /// In the order of their keys, from behind `after` on; the empty text is before all.
+    async fn list_entities(
+        &self,
+        project: ProjectId,
+        table: &Name,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Entity>>;
+
+    /// Returns how many were there.
+    async fn remove_entities(
+        &self,
+        project: ProjectId,
+        table: &Name,
+        keys: Vec<String>,
+    ) -> Result<u64>;
+}
+
+/// A database that serves all four.
+pub trait Database: Store + Records + Registry + Directory {}
+impl<T: Store + Records + Registry + Directory> Database for T {}
 
 /// An event of which some pipelines have not decided yet.
 #[derive(Clone, Debug)]
@@ -330,6 +367,27 @@ pub struct Minute {
     pub dropped: u64,
     /// Attempts by duration: below 10 ms, 50 ms, 100 ms, 500 ms, 1 s, 5 s, and longer.
     pub durations: [u64; 7],
+}
+
+/// A row of the directory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entity {
+    pub key: String,
+    /// An object.
+    pub fields: RawJson,
+    pub updated_at: Timestamp,
+}
+
+/// A table and a key in it.
+pub type EntityKey = (Name, String);
+
+/// What becomes of the fields that a row has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upsert {
+    /// They go.
+    Replace,
+    /// They stay, unless the new row has them, too. A new field that is null takes the old one away.
+    Merge,
 }
 
 /// A resource as it is kept.

@@ -203,6 +203,7 @@ fn everything_of(catalog: &Catalog, project: ProjectId) -> Vec<Edit> {
     edits.extend(own(&catalog.pipelines, |it| it.project == project, Edit::DeletePipeline));
     edits.extend(own(&catalog.destinations, |it| it.project == project, Edit::DeleteDestination));
     edits.extend(own(&catalog.event_types, |it| it.project == project, Edit::DeleteEventType));
+    edits.extend(own(&catalog.lookups, |it| it.project == project, Edit::DeleteLookup));
     edits.extend(own(&catalog.replays, |it| it.project == project, Edit::DeleteReplay));
     edits
 }

@@ -17,7 +17,7 @@ use chacha20poly1305::{
 use zeroize::Zeroizing;
 
 use super::random::Random;
-use crate::model::{DestinationId, ProjectId, Sealed, Secret, SourceId};
+use crate::model::{DestinationId, LookupId, ProjectId, Sealed, Secret, SourceId};
 use master::MasterKey;
 
 const VERSION: &str = "v1";
@@ -46,6 +46,8 @@ pub enum Field {
     BasicPassword,
     /// The value of a header that a webhook sends.
     Header,
+    /// What a look-up needs to be allowed to ask.
+    LookupSecret,
     /// What a source's senders sign with.
     VerifyingSecret,
 }
@@ -175,6 +177,10 @@ impl Context {
         Self { project, object: id.to_string(), field }
     }
 
+    pub fn of_lookup(project: ProjectId, id: LookupId, field: Field) -> Self {
+        Self { project, object: id.to_string(), field }
+    }
+
     pub fn of_source(project: ProjectId, id: SourceId, field: Field) -> Self {
         Self { project, object: id.to_string(), field }
     }
@@ -188,6 +194,7 @@ impl fmt::Display for Context {
             Field::BearerToken => "bearer_token",
             Field::BasicPassword => "basic_password",
             Field::Header => "header",
+            Field::LookupSecret => "lookup_secret",
             Field::VerifyingSecret => "verifying_secret",
         };
         write!(f, "{}|{}|{field}", self.project, self.object)

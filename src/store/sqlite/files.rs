@@ -20,6 +20,7 @@ pub(super) enum Kind {
     Control,
     Owed,
     Segment,
+    Directory,
 }
 
 /// Whether a commit waits for the disk.
@@ -82,6 +83,10 @@ impl Folder {
 
     pub fn owed(&self) -> PathBuf {
         self.path.join("owed.db")
+    }
+
+    pub fn directory(&self) -> PathBuf {
+        self.path.join("directory.db")
     }
 
     pub fn reserve(&self) -> PathBuf {
@@ -212,6 +217,7 @@ fn migrations(kind: Kind) -> &'static [&'static str] {
         Kind::Control => &[include_str!("migrations/control_0001.sql")],
         Kind::Owed => &[include_str!("migrations/owed_0001.sql")],
         Kind::Segment => &[include_str!("migrations/segment_0001.sql")],
+        Kind::Directory => &[include_str!("migrations/directory_0001.sql")],
     }
 }
 

@@ -8,6 +8,7 @@
 mod error;
 mod files;
 mod control;
+mod directory;
 mod rows;
 mod contents;
 mod blocks;
@@ -48,6 +49,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::{
     blocks::Blocks,
     control::Control,
+    directory::DirectoryFile,
     files::Folder,
     inbox::{End, Inbox, Offered, Task},
     keys::{KeyHash, KeyReader},
@@ -61,15 +63,15 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Appended, Backlog, Change, Document, Health, OwedQuery, Registry, ReplayStep, Result,
-    Settlement, Store, StoreError, Waiting,
+    Appended, Backlog, Change, Directory, Document, Entity, EntityKey, Health, OwedQuery, Registry,
+    ReplayStep, Result, Settlement, Store, StoreError, Upsert, Waiting,
 };
 use crate::{
     clock::Clock,
     hint,
     model::{
-        DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, NewEvent,
-        Owed, Plan, ProjectId,
+        DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, Name,
+        NewEvent, Owed, Plan, ProjectId, RawJson,
     },
 };
 
@@ -122,6 +124,7 @@ pub struct SqliteStore {
     folder: Weak<Folder>,
     /// Taken by whoever forgets old events.
     forgetting: Arc<tokio::sync::Mutex<()>>,
+    directory: Arc<DirectoryFile>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -142,6 +145,7 @@ impl SqliteStore {
         let control = Arc::new(Control::open(&folder.control())?);
         let secret = control.secret("key_hash", || secret(&mut random))?;
         let segments = Arc::new(Segments::open(&folder)?);
+        let directory = Arc::new(DirectoryFile::open(&folder.directory())?);
         let status = Arc::new(Status::default());
         let Recovered { memory, newest, owed } =
             recover(&folder, control.clone(), segments.clone(), status.clone(), clock, secret)?;
@@ -182,6 +186,7 @@ impl SqliteStore {
             turns,
             folder: weak_folder,
             forgetting: Arc::default(),
+            directory,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -324,6 +329,58 @@ impl Registry for SqliteStore {
 
     async fn change(&self, changes: Vec<Change>) -> Result<()> {
         self.read(move |it| it.control.change(&changes)).await
+    }
+}
+
+#[async_trait]
+impl Directory for SqliteStore {
+    async fn put_entities(
+        &self,
+        project: ProjectId,
+        table: &Name,
+        entities: Vec<Entity>,
+        how: Upsert,
+    ) -> Result<()> {
+        let (directory, table) = (self.directory.clone(), table.clone());
+        self.read(move |_| directory.put(project, &table, &entities, how)).await
+    }
+
+    async fn find_entities(
+        &self,
+        project: ProjectId,
+        keys: Vec<EntityKey>,
+    ) -> Result<Vec<Option<RawJson>>> {
+        /// So many are found sooner than another thread has begun.
+        const FEW: usize = 8;
+        self.status.check_open()?;
+        if keys.len() <= FEW
+            && let Some(found) = self.directory.try_find(project, &keys)
+        {
+            return found;
+        }
+        let directory = self.directory.clone();
+        self.read(move |_| directory.find(project, &keys)).await
+    }
+
+    async fn list_entities(
+        &self,
+        project: ProjectId,
+        table: &Name,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Entity>> {
+        let (directory, table, after) = (self.directory.clone(), table.clone(), after.to_owned());
+        self.read(move |_| directory.list(project, &table, &after, limit)).await
+    }
+
+    async fn remove_entities(
+        &self,
+        project: ProjectId,
+        table: &Name,
+        keys: Vec<String>,
+    ) -> Result<u64> {
+        let (directory, table) = (self.directory.clone(), table.clone());
+        self.read(move |_| directory.remove(project, &table, &keys)).await
     }
 }
 
