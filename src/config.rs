@@ -19,7 +19,7 @@ use figment::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api, destinations::egress, dispatch, gate, ingest, pipeline, resources, server, store,
+    api, destinations::egress, dispatch, enrich, gate, ingest, pipeline, resources, server, store,
     telemetry,
 };
 
@@ -40,6 +40,7 @@ pub struct Config {
     pub store: store::sqlite::Options,
     pub retention: Retention,
     pub pipeline: pipeline::Options,
+    pub enrichment: enrich::Options,
     pub dispatch: dispatch::Options,
     pub egress: egress::Options,
     pub resources: resources::Options,
@@ -76,6 +77,7 @@ impl Default for Config {
             store: store::sqlite::Options::default(),
             retention: Retention::default(),
             pipeline: pipeline::Options::default(),
+            enrichment: enrich::Options::default(),
             dispatch: dispatch::Options::default(),
             egress: egress::Options::default(),
             resources: resources::Options::default(),

@@ -20,6 +20,7 @@ pub mod pipeline;
 pub mod replay;
 pub mod dispatch;
 pub mod destinations;
+pub mod enrich;
 
 // How people and programs speak to it.
 pub mod problem;

@@ -7,7 +7,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{deliveries, events, export, operations, replays, resources, stats, tail};
+use super::{deliveries, directory, events, export, operations, replays, resources, stats, tail};
 use crate::{ingest, problem::Problem};
 
 #[derive(OpenApi)]
@@ -50,6 +50,17 @@ use crate::{ingest, problem::Problem};
         resources::sources::put_source,
         resources::sources::delete_source,
         resources::sources::source_traffic,
+        resources::lookups::list_lookups,
+        resources::lookups::create_lookup,
+        resources::lookups::get_lookup,
+        resources::lookups::put_lookup,
+        resources::lookups::delete_lookup,
+        directory::list_entities,
+        directory::put_entities,
+        directory::import_entities,
+        directory::get_entity,
+        directory::put_entity,
+        directory::delete_entity,
         resources::event_types::list_event_types,
         resources::event_types::create_event_type,
         resources::event_types::get_event_type,

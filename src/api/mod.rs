@@ -11,6 +11,7 @@ mod stats;
 mod replays;
 mod tail;
 mod resources;
+mod directory;
 mod operations;
 mod document;
 
@@ -169,6 +170,18 @@ fn routes() -> Routes {
         .put("/api/v1/sources/{source}", resources::put_source)
         .delete("/api/v1/sources/{source}", resources::delete_source)
         .get("/api/v1/sources/{source}/traffic", resources::source_traffic)
+        .get("/api/v1/lookups", resources::list_lookups)
+        .post("/api/v1/lookups", resources::create_lookup)
+        .get("/api/v1/lookups/{lookup}", resources::get_lookup)
+        .put("/api/v1/lookups/{lookup}", resources::put_lookup)
+        .delete("/api/v1/lookups/{lookup}", resources::delete_lookup)
+        // What enrichment knows.
+        .get("/api/v1/directory/{table}", directory::list_entities)
+        .post("/api/v1/directory/{table}", directory::put_entities)
+        .post("/api/v1/directory/{table}/import", directory::import_entities)
+        .get("/api/v1/directory/{table}/entries/{key}", directory::get_entity)
+        .put("/api/v1/directory/{table}/entries/{key}", directory::put_entity)
+        .delete("/api/v1/directory/{table}/entries/{key}", directory::delete_entity)
         .get("/api/v1/event-types", resources::list_event_types)
         .post("/api/v1/event-types", resources::create_event_type)
         .get("/api/v1/event-types/{event_type}", resources::get_event_type)

@@ -90,7 +90,7 @@ pub fn resources<'a, R: 'a, K: Kind, T>(
     Ok(Json(Listing { data: page.into_iter().map(view).collect(), next }))
 }
 
-fn limit_of(text: Option<&str>) -> Result<usize, Problem> {
+pub fn limit_of(text: Option<&str>) -> Result<usize, Problem> {
     let Some(text) = text.filter(|it| !it.is_empty()) else { return Ok(USUAL_LIMIT) };
     let limit = text.parse().ok().filter(|it| (1..=LARGEST_LIMIT).contains(it));
     limit.ok_or_else(|| {

@@ -24,6 +24,7 @@ use crate::{
         egress::{Egress, Resolver, SystemResolver, TlsError},
     },
     dispatch,
+    enrich::{self, CountryError, Enrichment},
     gate::Gate,
     hint,
     ingest::{Ingest, IngestParts, Keyring, webhook::Doors},
@@ -111,6 +112,8 @@ pub enum StartError {
     Resources(#[source] ApplyError),
     #[error("TLS cannot be set up")]
     Tls(#[source] TlsError),
+    #[error(transparent)]
+    Countries(#[from] CountryError),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
@@ -144,6 +147,15 @@ impl App {
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen).await?;
         egress.protect(address);
+        let (enrichment, learner) = Enrichment::new(enrich::Parts {
+            database: database.clone(),
+            catalog: registrar.watch(),
+            vault: vault.clone(),
+            egress: egress.clone(),
+            clock: parts.clock.clone(),
+            options: config.enrichment,
+        })?;
+        tokio::spawn(learner.run());
         let outlets: Arc<dyn Outlets> =
             Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
@@ -151,6 +163,7 @@ impl App {
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
             outlets: outlets.clone(),
+            lookups: Arc::new(enrichment),
             tail: tail.clone(),
         };
         let started = stages.start(events, config.pipeline, config.dispatch, &stops);
@@ -327,6 +340,7 @@ struct Stages {
     registrar: Arc<Registrar>,
     clock: Arc<dyn Clock>,
     outlets: Arc<dyn Outlets>,
+    lookups: Arc<dyn pipeline::Lookups>,
     tail: Tail,
 }
 
@@ -372,7 +386,7 @@ impl Stages {
             clock: self.clock,
             catalog: self.registrar.watch(),
             events,
-            lookups: Arc::new(pipeline::NoLookups),
+            lookups: self.lookups,
             deliveries: hinted,
             stop: stops.pipeline.subscribe(),
             options: pipeline,

@@ -128,6 +128,7 @@ fn cannot_start(error: StartError) -> CliError {
         | StartError::AdminKey
         | StartError::Store { .. }
         | StartError::Tls(_)
+        | StartError::Countries(_)
         | StartError::Telemetry(_) => failed,
     }
 }

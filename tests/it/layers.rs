@@ -21,22 +21,26 @@ const LAYERS: &[(&str, &str)] = &[
     ("pipeline", "model clock hint expr store catalog"),
     ("replay", "model clock store catalog pipeline"),
     ("destinations", "model clock crypto catalog"),
+    ("enrich", "model clock crypto expr store catalog pipeline destinations"),
     ("dispatch", "model clock hint tail store catalog destinations"),
     ("resources", "model crypto expr store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),
     ("ingest", "model clock tail crypto expr store catalog gate problem"),
     (
         "api",
-        "model clock tail crypto expr store catalog gate pipeline replay destinations dispatch \
-         resources problem ingest",
+        "model clock tail crypto expr store catalog gate pipeline replay destinations \
+         enrich dispatch resources problem ingest",
     ),
     ("server", "problem"),
     ("telemetry", ""),
-    ("config", "gate store pipeline destinations dispatch resources ingest api server telemetry"),
+    (
+        "config",
+        "gate store pipeline destinations enrich dispatch resources ingest api server telemetry",
+    ),
     (
         "app",
-        "model clock hint tail crypto store catalog gate pipeline replay destinations dispatch \
-         resources ingest api server telemetry config",
+        "model clock hint tail crypto store catalog gate pipeline replay destinations \
+         enrich dispatch resources ingest api server telemetry config",
     ),
     (
         "cli",

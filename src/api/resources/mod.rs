@@ -31,6 +31,7 @@ macro_rules! kept {
 
 pub mod projects;
 pub mod keys;
+pub mod lookups;
 pub mod sources;
 pub mod event_types;
 pub mod pipelines;
@@ -54,6 +55,7 @@ pub use self::{
     },
     file::{apply_file, export_file, plan_file},
     keys::{create_key, delete_key, list_keys},
+    lookups::{create_lookup, delete_lookup, get_lookup, list_lookups, put_lookup},
     pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},
     profiles::list_profiles,
     projects::{create_project, delete_project, get_project, list_projects, put_project},

@@ -27,12 +27,11 @@ use super::{
     Answer, Failure, Phase,
     stream::{Controlled, Controls, Stream},
 };
-use crate::model::Snippet;
 
 /// Bytes of an answer's headers.
 const HEAD_LIMIT: usize = 64 * 1024;
 /// Bytes of an answer's body that are read; at this length the connection is closed.
-const BODY_LIMIT: usize = 64 * 1024;
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
 /// Bytes that one answer may have with everything around it: informational answers before it,
 /// chunk headers, TLS. What sends more is not going to send an answer.
 const READ_LIMIT: usize = HEAD_LIMIT + 3 * BODY_LIMIT;
@@ -91,6 +90,7 @@ impl Connection {
         request: Request<Full<Bytes>>,
         deadline: Instant,
         idle_for: Duration,
+        keep: usize,
     ) -> Exchanged {
         self.controls.allow(READ_LIMIT);
         let response = match timeout_at(deadline, self.head(request)).await {
@@ -100,7 +100,8 @@ impl Connection {
         };
         let (head, mut body) = response.into_parts();
         let mut kept = Vec::new();
-        let is_whole = timeout_at(deadline, self.body(&mut body, &mut kept)).await.unwrap_or(false);
+        let is_whole =
+            timeout_at(deadline, self.body(&mut body, &mut kept, keep)).await.unwrap_or(false);
         drop(body);
         let answer = Answer { status: head.status, headers: head.headers, body: kept.into() };
         let now = Instant::now();
@@ -138,7 +139,7 @@ impl Connection {
     }
 
     /// Reads the body up to its limit and keeps its beginning. Whether it ended well.
-    async fn body(&mut self, body: &mut Incoming, kept: &mut Vec<u8>) -> bool {
+    async fn body(&mut self, body: &mut Incoming, kept: &mut Vec<u8>, keep: usize) -> bool {
         let mut length = 0;
         while !body.is_end_stream() {
             let frame = poll_fn(|cx| {
@@ -150,7 +151,7 @@ impl Connection {
                 Some(Err(_)) => return false,
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
-            kept.extend_from_slice(&data[..data.len().min(Snippet::LIMIT - kept.len())]);
+            kept.extend_from_slice(&data[..data.len().min(keep - kept.len())]);
             length += data.len();
             if length >= BODY_LIMIT {
                 return false;

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use url::Position;
 
-use crate::model::{Class, EndpointUrl};
+use crate::model::{Class, EndpointUrl, Snippet};
 use connection::{Connection, Exchanged};
 use dial::{Place, dial};
 use policy::{Net, Policy, Reason};
@@ -167,11 +167,34 @@ impl Endpoint {
         *request.method_mut() = method;
         *request.uri_mut() = self.target.clone();
         *request.headers_mut() = headers;
+        self.exchange(request, deadline, Snippet::LIMIT).await
+    }
+
+    /// Reads what stands at a path of the same place, once, and ends by the deadline. The answer's
+    /// body is kept whole, as long as it is no longer than 64 KiB.
+    pub async fn get(
+        &self,
+        target: Uri,
+        headers: HeaderMap,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.uri_mut() = target;
+        *request.headers_mut() = headers;
+        self.exchange(request, deadline, connection::BODY_LIMIT).await
+    }
+
+    async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        deadline: Instant,
+        keep: usize,
+    ) -> Result<Answer, Failure> {
         request.headers_mut().insert(header::HOST, self.host.clone());
 
         let idle_for = self.shared.idle_for;
         while let Some(mut connection) = self.pool.take() {
-            match connection.exchange(request, deadline, idle_for).await {
+            match connection.exchange(request, deadline, idle_for, keep).await {
                 Exchanged::Unsent(unsent) => request = unsent,
                 Exchanged::Failed(failure) => return Err(failure),
                 Exchanged::Answered(answer, is_reusable) => {
@@ -181,7 +204,7 @@ impl Endpoint {
         }
         let stream = dial(&self.place, &self.shared, deadline).await?;
         let mut connection = Box::new(Connection::new(stream, idle_for).await?);
-        match connection.exchange(request, deadline, idle_for).await {
+        match connection.exchange(request, deadline, idle_for, keep).await {
             Exchanged::Unsent(_) => Err(Failure::Broken("the connection closed at once")),
             Exchanged::Failed(failure) => Err(failure),
             Exchanged::Answered(answer, is_reusable) => {
@@ -203,7 +226,7 @@ impl Endpoint {
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// Its beginning, at most [`crate::model::Snippet::LIMIT`] bytes.
+    /// Its beginning: at most [`Snippet::LIMIT`] bytes, where nothing else was asked for.
     pub body: Bytes,
 }
 

@@ -266,6 +266,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             let mut failures = 0;
             for events in batch.chunks(BREATH) {
                 for event in events {
+                    self.parts.lookups.tell(event);
                     let plan = self.first_part(event, &mut failures);
                     let sent = Sent::of(&plan, SentPart::First);
                     plans.push((plan, sent));

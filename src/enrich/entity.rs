@@ -1,0 +1,99 @@
+//! A row of a table by its key, and the rows that it refers to, as far as the step follows them.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::{COMPANIES, Failed, PEOPLE, Shared};
+use crate::{
+    model::{Lookup, LookupSettings, Name, ProjectId, RawJson},
+    pipeline::{Answer, Entity, Status},
+};
+
+impl Shared {
+    pub(super) async fn entity(&self, project: ProjectId, entity: &Entity) -> Answer {
+        match self.resolve(project, entity).await {
+            Ok(Some((fields, from))) => Answer::found(RawJson::of(&fields), from),
+            Ok(None) => Answer::of(Status::NotFound),
+            Err(failed) => Answer::failed(failed.status, &failed.from, failed.reason),
+        }
+    }
+
+    async fn resolve(
+        &self,
+        project: ProjectId,
+        entity: &Entity,
+    ) -> Result<Option<(Value, String)>, Failed> {
+        let Some(row) = self.row(project, &entity.table, &entity.key).await? else {
+            return Ok(None);
+        };
+        let mut root = with_id(row, &entity.key);
+        // In which table what stands at a path is a row.
+        let mut tables: HashMap<&[String], Name> = HashMap::new();
+        tables.insert(&[], entity.table.clone());
+        for path in &entity.follow {
+            let Some((field, before)) = path.split_last() else { continue };
+            let Some(table) = tables.get(before).and_then(|it| self.reference(project, it, field))
+            else {
+                continue;
+            };
+            let Some(parent) = at(&mut root, before) else { continue };
+            let key = match parent.get(field) {
+                Some(Value::String(key)) => key.clone(),
+                Some(Value::Number(key)) => key.to_string(),
+                Some(_) | None => continue,
+            };
+            if let Some(row) = self.row(project, &table, &key).await?
+                && let Some(parent) = at(&mut root, before)
+            {
+                parent.insert(field.clone(), with_id(row, &key));
+                tables.insert(path, table);
+            }
+        }
+        Ok(Some((root, entity.table.to_string())))
+    }
+
+    /// The table that a field of a row refers to.
+    fn reference(&self, project: ProjectId, table: &Name, field: &str) -> Option<Name> {
+        let catalog = self.catalog();
+        let declared = catalog
+            .lookup_named(project, table.as_str())
+            .and_then(|it| it.settings.references()?.get(field).cloned());
+        let is_company = table.as_str() == PEOPLE && field == "company";
+        declared.or_else(|| is_company.then(|| Name::trusted(COMPANIES)))
+    }
+
+    async fn row(
+        &self,
+        project: ProjectId,
+        table: &Name,
+        key: &str,
+    ) -> Result<Option<RawJson>, Failed> {
+        let catalog = self.catalog();
+        let lookup = catalog.lookup_named(project, table.as_str());
+        let is_elsewhere =
+            |it: &&std::sync::Arc<Lookup>| matches!(it.settings, LookupSettings::Postgres(_));
+        if let Some(lookup) = lookup.filter(is_elsewhere) {
+            return self.service(lookup).ask(key, "").await;
+        }
+        let key = super::normal_key(table, key);
+        let rows = self.rows(project, vec![(table.clone(), key)]).await?;
+        Ok(rows.into_iter().next().flatten())
+    }
+}
+
+/// A row with its key, which is its `id` unless it has one of its own.
+fn with_id(row: RawJson, key: &str) -> Value {
+    let mut fields: Map<String, Value> = serde_json::from_slice(row.bytes()).unwrap_or_default();
+    fields.entry("id").or_insert_with(|| key.into());
+    Value::Object(fields)
+}
+
+/// The object at a path.
+fn at<'a>(root: &'a mut Value, path: &[String]) -> Option<&'a mut Map<String, Value>> {
+    let mut value = root;
+    for field in path {
+        value = value.get_mut(field)?;
+    }
+    value.as_object_mut()
+}

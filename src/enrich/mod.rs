@@ -1,0 +1,177 @@
+//! The world outside, as the steps may ask it: the project's directory, services, and databases.
+//!
+//! Whatever happens out there, an answer comes: what is late, broken or too much is an answer that
+//! says so. Each service has its own cache, its own limits and its own breaker, so that one that is
+//! dead costs nothing after a while.
+
+mod cache;
+mod breaker;
+mod free_mail;
+mod country;
+mod person;
+mod entity;
+mod service;
+mod learn;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{
+    catalog::Catalog,
+    clock::Clock,
+    crypto::Vault,
+    destinations::egress::Egress,
+    model::{Event, Lookup, LookupId, LookupSettings, Name, ProjectId},
+    pipeline::{Asked, Lookups, Question},
+    store::{Database, EntityKey},
+};
+
+pub use country::CountryError;
+pub use learn::Learner;
+
+use self::{country::Countries, service::Service};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// A MaxMind database file with the countries of IP addresses, such as GeoLite2-Country.mmdb.
+    pub country_database: Option<PathBuf>,
+    /// Domains whose mailboxes anybody can have, besides those that are known.
+    pub free_mail: Vec<String>,
+}
+
+/// What it is given.
+pub struct Parts {
+    pub database: Arc<dyn Database>,
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    pub vault: Arc<Vault>,
+    pub egress: Egress,
+    pub clock: Arc<dyn Clock>,
+    pub options: Options,
+}
+
+/// Answers what steps ask. Cheap to clone.
+#[derive(Clone)]
+pub struct Enrichment(Arc<Shared>);
+
+struct Shared {
+    parts: Parts,
+    countries: Option<Countries>,
+    services: Mutex<HashMap<LookupId, Built>>,
+    reader: learn::Reader,
+}
+
+struct Built {
+    /// What it was built from. A change in the catalogue makes another one, with an empty cache.
+    from: Arc<Lookup>,
+    service: Arc<Service>,
+}
+
+/// The tables that every project has.
+pub const BUILT_IN: [&str; 2] = [PEOPLE, COMPANIES];
+const PEOPLE: &str = "people";
+const COMPANIES: &str = "companies";
+
+impl Enrichment {
+    /// With whoever writes what events tell.
+    pub fn new(parts: Parts) -> Result<(Self, Learner), CountryError> {
+        let file = parts.options.country_database.as_deref();
+        let countries = file.map(Countries::open).transpose()?;
+        let (reader, learner) =
+            learn::pair(parts.database.clone(), parts.clock.clone(), parts.catalog.clone());
+        let shared = Shared { parts, countries, services: Mutex::default(), reader };
+        Ok((Self(Arc::new(shared)), learner))
+    }
+}
+
+impl Lookups for Enrichment {
+    fn ask(&self, project: ProjectId, question: Arc<Question>) -> Asked {
+        let shared = self.0.clone();
+        Box::pin(async move {
+            match &*question {
+                Question::Person(person) => shared.person(project, person).await,
+                Question::Entity(entity) => shared.entity(project, entity).await,
+            }
+        })
+    }
+
+    fn tell(&self, event: &Arc<Event>) {
+        self.0.reader.read(event);
+    }
+}
+
+/// The key under which a row is kept and found: addresses and domains are the same in any case.
+pub fn normal_key(table: &Name, key: &str) -> String {
+    match table.as_str() {
+        PEOPLE | COMPANIES => key.trim().to_lowercase(),
+        _ => key.to_owned(),
+    }
+}
+
+/// Why something is not known, in words for people.
+struct Failed {
+    status: crate::pipeline::Status,
+    from: String,
+    reason: String,
+}
+
+impl Shared {
+    fn catalog(&self) -> Arc<Catalog> {
+        self.parts.catalog.borrow().clone()
+    }
+
+    /// Rows of the project's own directory.
+    async fn rows(
+        &self,
+        project: ProjectId,
+        keys: Vec<EntityKey>,
+    ) -> Result<Vec<Option<crate::model::RawJson>>, Failed> {
+        self.parts.database.find_entities(project, keys).await.map_err(|error| {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the directory cannot be read");
+            let reason = "the directory cannot be read".to_owned();
+            Failed { status: crate::pipeline::Status::Failed, from: "directory".to_owned(), reason }
+        })
+    }
+
+    /// The look-up as the catalogue has it now, ready to be asked.
+    fn service(&self, lookup: &Arc<Lookup>) -> Arc<Service> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(it) = services.get(&lookup.id).filter(|it| Arc::ptr_eq(&it.from, lookup)) {
+            return it.service.clone();
+        }
+        // A change is rare: a good moment to let go of what was deleted and never asked for again.
+        let catalog = self.catalog();
+        services.retain(|id, _| catalog.lookups.contains_key(id));
+        let service = Arc::new(Service::new(lookup, &self.parts));
+        services.insert(lookup.id, Built { from: lookup.clone(), service: service.clone() });
+        service
+    }
+
+    /// The services that know people: those that are named, in that order, or all.
+    fn services_for(&self, project: ProjectId, named: Option<&[Name]>) -> Vec<Arc<Service>> {
+        let catalog = self.catalog();
+        let is_service = |it: &&Arc<Lookup>| matches!(it.settings, LookupSettings::Http(_));
+        match named {
+            Some(names) => names
+                .iter()
+                .filter_map(|it| catalog.lookup_named(project, it.as_str()))
+                .filter(is_service)
+                .map(|it| self.service(it))
+                .collect(),
+            None => catalog
+                .lookups
+                .values()
+                .filter(|it| it.project == project)
+                .filter(is_service)
+                .map(|it| self.service(it))
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! One look-up outside: its cache, its turns, its breaker, and what is asked in the end.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::{FutureExt as _, Shared as SharedFuture, WeakShared};
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::{Failed, Parts, breaker::Breaker, cache::Cache};
+use crate::{
+    clock::Clock,
+    model::{Lookup, LookupLimits, LookupSettings, Name, RawJson},
+    pipeline::Status,
+};
+
+mod http;
+
+/// Answers one question, by the deadline.
+#[async_trait::async_trait]
+trait Client: Send + Sync {
+    /// `None`: there is no answer, and it says so.
+    async fn ask(
+        &self,
+        key: &str,
+        domain: &str,
+        deadline: Instant,
+    ) -> Result<Option<RawJson>, Trouble>;
+}
+
+/// Why there is no answer, without anything that may be secret.
+#[derive(Clone, Debug, PartialEq)]
+enum Trouble {
+    Timeout,
+    /// It answered, but not what was asked: a fault of one question, not of the service.
+    Refused(String),
+    Broken(String),
+}
+
+pub struct Service {
+    name: Name,
+    inner: Arc<Inner>,
+    asked: Mutex<HashMap<String, WeakShared<Asked>>>,
+}
+
+struct Inner {
+    client: Result<Box<dyn Client>, String>,
+    cache: Cache,
+    turns: Semaphore,
+    breaker: Breaker,
+    timeout: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+type Asked = Pin<Box<dyn Future<Output = Result<Option<RawJson>, (Status, String)>> + Send>>;
+
+impl Service {
+    /// Opens its secrets. Where that fails, each question says why.
+    pub fn new(lookup: &Lookup, parts: &Parts) -> Self {
+        let (client, limits) = match &lookup.settings {
+            LookupSettings::Http(settings) => (
+                http::Http::new(lookup, settings, &parts.vault, &parts.egress)
+                    .map(|it| Box::new(it) as Box<dyn Client>),
+                settings.limits.clone(),
+            ),
+            LookupSettings::Postgres(settings) => {
+                let why = "PostgreSQL look-ups are not built into this program".to_owned();
+                (Err(why), settings.limits.clone())
+            }
+            LookupSettings::Table(_) => {
+                (Err("a table is asked in the directory".to_owned()), LookupLimits::default())
+            }
+        };
+        let inner = Inner {
+            client,
+            cache: Cache::new(limits.cache.entries, limits.cache.found, limits.cache.missing),
+            turns: Semaphore::new(limits.concurrency.get() as usize),
+            breaker: Breaker::default(),
+            timeout: limits.timeout,
+            clock: parts.clock.clone(),
+        };
+        Self { name: lookup.name.clone(), inner: Arc::new(inner), asked: Mutex::default() }
+    }
+
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// What it knows. Who asks the same at the same time shares the question.
+    pub async fn ask(&self, key: &str, domain: &str) -> Result<Option<RawJson>, Failed> {
+        if let Some(known) = self.inner.cache.get(key, self.inner.clock.now()) {
+            metrics::counter!("tidegate_enrichment_cached_total", "lookup" => self.name.to_string())
+                .increment(1);
+            return Ok(known);
+        }
+        let answered = self.shared(key, domain).await;
+        answered.map_err(|(status, reason)| Failed { status, from: self.name.to_string(), reason })
+    }
+
+    fn shared(&self, key: &str, domain: &str) -> SharedFuture<Asked> {
+        /// From here on, questions that nobody waits for any more are looked for.
+        const MANY: usize = 1024;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = asked.get(key).and_then(WeakShared::upgrade) {
+            return shared;
+        }
+        if asked.len() >= MANY {
+            asked.retain(|_, it| it.upgrade().is_some());
+        }
+        let (inner, name) = (self.inner.clone(), self.name.to_string());
+        let (owned, domain) = (key.to_owned(), domain.to_owned());
+        let question: Asked = Box::pin(async move { inner.ask(&name, &owned, &domain).await });
+        let shared = question.shared();
+        asked.extend(shared.downgrade().map(|it| (key.to_owned(), it)));
+        shared
+    }
+}
+
+impl Inner {
+    async fn ask(
+        &self,
+        name: &str,
+        key: &str,
+        domain: &str,
+    ) -> Result<Option<RawJson>, (Status, String)> {
+        let client = self.client.as_ref().map_err(|it| (Status::Failed, it.clone()))?;
+        let deadline = Instant::now() + self.timeout;
+        let waited = tokio::time::timeout_at(deadline, self.turns.acquire()).await;
+        let Ok(_turn) = waited else {
+            return Err((Status::Overloaded, "too many questions wait for their turn".to_owned()));
+        };
+        if !self.breaker.allows(self.clock.now()) {
+            let reason = "it failed again and again, and is left alone for a while".to_owned();
+            return Err((Status::Failed, reason));
+        }
+        let begun = Instant::now();
+        let answered = client.ask(key, domain, deadline).await;
+        let now = self.clock.now();
+        let word = match &answered {
+            Ok(Some(_)) => "found",
+            Ok(None) => "not_found",
+            Err(Trouble::Timeout) => "timeout",
+            Err(Trouble::Refused(_) | Trouble::Broken(_)) => "failed",
+        };
+        let labels = [("lookup", name.to_owned()), ("status", word.to_owned())];
+        metrics::counter!("tidegate_enrichment_asked_total", &labels).increment(1);
+        metrics::histogram!("tidegate_enrichment_seconds", "lookup" => name.to_owned())
+            .record(begun.elapsed());
+        match answered {
+            Ok(answer) => {
+                self.breaker.succeeded();
+                self.cache.put(key, answer.clone(), now);
+                Ok(answer)
+            }
+            Err(Trouble::Refused(reason)) => {
+                self.breaker.succeeded();
+                Err((Status::Failed, reason))
+            }
+            Err(Trouble::Timeout) => {
+                self.breaker.failed(now);
+                Err((Status::Timeout, "no answer in time".to_owned()))
+            }
+            Err(Trouble::Broken(reason)) => {
+                self.breaker.failed(now);
+                Err((Status::Failed, reason))
+            }
+        }
+    }
+}
