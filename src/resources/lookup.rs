@@ -74,6 +74,18 @@ pub enum LookupKind {
 /// Tables that every project has.
 const BUILT_IN: [&str; 2] = ["people", "companies"];
 const MOST: usize = 32;
+/// Headers that say how the request itself is sent.
+const OURS: [&str; 9] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "accept-encoding",
+];
 
 impl Spec for LookupSpec {
     type Model = Lookup;
@@ -232,8 +244,10 @@ impl LookupSpec {
         for (name, value) in &self.headers {
             let path = format!("headers.{name}");
             check_template(&path, value, &names, wrong);
-            if let Err(error) = crate::destinations::webhook::check_header(name, "x") {
-                wrong.push(Invalid::new(path, error.to_string(), "another text"));
+            let is_ours = OURS.iter().any(|it| name.eq_ignore_ascii_case(it));
+            if is_ours || http::HeaderName::try_from(name.as_str()).is_err() {
+                let rule = "must be a header that is not about the connection or the body";
+                wrong.push(Invalid::new(path, rule, "another name"));
             }
         }
         let map = self.required("map", self.map.as_ref(), wrong);

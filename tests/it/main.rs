@@ -26,6 +26,7 @@ mod dispatch;
 mod delivery;
 mod simulation;
 mod webhook;
+mod enrich;
 mod egress;
 mod hostile;
 mod verifiers;
