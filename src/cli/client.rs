@@ -77,6 +77,21 @@ impl Client {
         Ok((status, self.value(bytes)?))
     }
 
+    /// A body that is not JSON.
+    pub async fn post_as(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        content_type: &'static str,
+        body: Bytes,
+    ) -> Result<Json> {
+        let mut request = self.request(Method::POST, path, query, Some(body))?;
+        let content_type = HeaderValue::from_static(content_type);
+        request.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        let (_, bytes) = self.exchange(request).await?;
+        self.value(bytes)
+    }
+
     pub async fn delete(&self, path: &str) -> Result<()> {
         self.call(Method::DELETE, path, &[], None).await.map(drop)
     }
@@ -113,7 +128,10 @@ impl Client {
         query: &[(&str, String)],
         body: Option<Bytes>,
     ) -> Result<(StatusCode, Bytes)> {
-        let request = self.request(method, path, query, body)?;
+        self.exchange(self.request(method, path, query, body)?).await
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
         let response = self.answer(request).await?;
         let status = response.status();
         let body = tokio::time::timeout(PATIENCE, self.body(response))

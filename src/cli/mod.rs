@@ -25,6 +25,7 @@ mod apply;
 mod diff;
 mod destinations;
 mod profiles;
+mod directory;
 mod keys;
 mod config;
 
@@ -117,6 +118,8 @@ enum Command {
     Destinations(destinations::Command),
     Profiles(profiles::Args),
     #[command(subcommand)]
+    Directory(directory::Command),
+    #[command(subcommand)]
     Keys(keys::Command),
     Sign(sign::SignArgs),
     Verify(sign::VerifyArgs),
@@ -167,6 +170,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Replay(args) => replay::run(&context(), args).await,
         Command::Destinations(command) => destinations::run(&context(), command).await,
         Command::Profiles(args) => profiles::run(&args),
+        Command::Directory(command) => directory::run(&context(), command).await,
         Command::Keys(command) => keys::run(&context(), command).await,
         Command::Sign(args) => sign::sign(args),
         Command::Verify(args) => sign::verify(args),
