@@ -74,7 +74,8 @@ const PLACEHOLDERS: [&str; 3] =
     ["destinations[].secret", "destinations[].auth.bearer", "destinations[].auth.basic.password"];
 
 fn is_placeholder(path: &str) -> bool {
-    PLACEHOLDERS.contains(&path) || path.starts_with("destinations[].headers.")
+    PLACEHOLDERS.contains(&path)
+        || path.starts_with("destinations[].headers.")
         || path.starts_with("lookups[].secrets.")
 }
 
