@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{COMPANIES, Failed, PEOPLE, Shared};
 use crate::{
-    model::{Lookup, LookupSettings, Name, ProjectId, RawJson},
+    model::{Name, ProjectId, RawJson},
     pipeline::{Answer, Entity, Status},
 };
 
@@ -69,13 +69,6 @@ impl Shared {
         table: &Name,
         key: &str,
     ) -> Result<Option<RawJson>, Failed> {
-        let catalog = self.catalog();
-        let lookup = catalog.lookup_named(project, table.as_str());
-        let is_elsewhere =
-            |it: &&std::sync::Arc<Lookup>| matches!(it.settings, LookupSettings::Postgres(_));
-        if let Some(lookup) = lookup.filter(is_elsewhere) {
-            return self.service(lookup).ask(key, "").await;
-        }
         let key = super::normal_key(table, key);
         let rows = self.rows(project, vec![(table.clone(), key)]).await?;
         Ok(rows.into_iter().next().flatten())

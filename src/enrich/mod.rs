@@ -1,4 +1,4 @@
-//! The world outside, as the steps may ask it: the project's directory, services, and databases.
+//! The world outside, as the steps may ask it: the project's directory, and services.
 //!
 //! Whatever happens out there, an answer comes: what is late, broken or too much is an answer that
 //! says so. Each service has its own cache, its own limits and its own breaker, so that one that is
@@ -140,38 +140,32 @@ impl Shared {
         })
     }
 
-    /// The look-up as the catalogue has it now, ready to be asked.
-    fn service(&self, lookup: &Arc<Lookup>) -> Arc<Service> {
+    /// The service as the catalogue has it now; `None` where the look-up is none.
+    fn service(&self, lookup: &Arc<Lookup>) -> Option<Arc<Service>> {
+        let LookupSettings::Http(settings) = &lookup.settings else { return None };
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(it) = services.get(&lookup.id).filter(|it| Arc::ptr_eq(&it.from, lookup)) {
-            return it.service.clone();
+            return Some(it.service.clone());
         }
         // A change is rare: a good moment to let go of what was deleted and never asked for again.
         let catalog = self.catalog();
         services.retain(|id, _| catalog.lookups.contains_key(id));
-        let service = Arc::new(Service::new(lookup, &self.parts));
+        let service = Arc::new(Service::new(lookup, settings, &self.parts));
         services.insert(lookup.id, Built { from: lookup.clone(), service: service.clone() });
-        service
+        Some(service)
     }
 
     /// The services that know people: those that are named, in that order, or all.
     fn services_for(&self, project: ProjectId, named: Option<&[Name]>) -> Vec<Arc<Service>> {
         let catalog = self.catalog();
-        let is_service = |it: &&Arc<Lookup>| matches!(it.settings, LookupSettings::Http(_));
+        let own = || catalog.lookups.values().filter(|it| it.project == project);
         match named {
             Some(names) => names
                 .iter()
-                .filter_map(|it| catalog.lookup_named(project, it.as_str()))
-                .filter(is_service)
-                .map(|it| self.service(it))
+                .filter_map(|name| own().find(|it| it.name == *name))
+                .filter_map(|it| self.service(it))
                 .collect(),
-            None => catalog
-                .lookups
-                .values()
-                .filter(|it| it.project == project)
-                .filter(is_service)
-                .map(|it| self.service(it))
-                .collect(),
+            None => own().filter_map(|it| self.service(it)).collect(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where enrichment looks things up: tables of the project's own, and services and databases outside.
+//! Where enrichment looks things up: tables of the project's own, and services outside.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -23,8 +23,6 @@ pub enum LookupSettings {
     Table(Table),
     /// A service that knows people by their e-mail address.
     Http(HttpLookup),
-    /// A table elsewhere, which is only read.
-    Postgres(PostgresLookup),
 }
 
 impl LookupSettings {
@@ -32,7 +30,6 @@ impl LookupSettings {
     pub fn references(&self) -> Option<&BTreeMap<String, Name>> {
         match self {
             Self::Table(it) => Some(&it.references),
-            Self::Postgres(it) => Some(&it.references),
             Self::Http(_) => None,
         }
     }
@@ -72,19 +69,6 @@ pub struct HttpLookup {
     pub secrets: BTreeMap<String, Sealed>,
     /// What is made of the answer: templates over `response`, `email` and `domain`.
     pub map: RawJson,
-    pub limits: LookupLimits,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PostgresLookup {
-    /// A template over `secret.…`: `postgres://reader:{{ secret.password }}@db.acme.com/app`.
-    pub url: String,
-    #[serde(default)]
-    pub secrets: BTreeMap<String, Sealed>,
-    /// A `select` of one row, by the key as text, which is `$1`.
-    pub query: String,
-    #[serde(default)]
-    pub references: BTreeMap<String, Name>,
     pub limits: LookupLimits,
 }
 

@@ -1,4 +1,4 @@
-//! Look-ups as people write them: tables of the project's own, and services and databases to ask.
+//! Look-ups as people write them: tables of the project's own, and services to ask.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     expr::{Condition, ExprError, Expression, Mapping, Names, Template},
     model::{
         EndpointUrl, HttpLookup, Learn, Lookup, LookupCache, LookupId, LookupLimits,
-        LookupSettings, Name, PostgresLookup, RawJson, Sealed, StepSpec, Table,
+        LookupSettings, Name, RawJson, Sealed, StepSpec, Table,
     },
     pipeline,
 };
@@ -29,14 +29,14 @@ pub struct LookupSpec {
     /// Of a table: which events tell of its rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learn: Option<Learn>,
-    /// A template over `secret.…`, and of a service also over `email` and `domain`.
+    /// Of a service: a template over `email`, `domain` and `secret.…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "https://people.acme.com/v1/find?email={{ email }}")]
     pub url: Option<String>,
     /// Of a service: templates over the same.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// What templates know as `secret.…`.
+    /// Of a service: what its templates know as `secret.…`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>)]
     pub secrets: BTreeMap<String, SecretSpec>,
@@ -44,10 +44,6 @@ pub struct LookupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>, example = json!({ "company": "{{ response.company.name }}" }))]
     pub map: Option<Value>,
-    /// Of a database: a `select` of one row by the key, which is `$1`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "select * from users where id = $1")]
-    pub query: Option<String>,
     /// From the question to the whole answer.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "2s")]
@@ -67,8 +63,6 @@ pub enum LookupKind {
     Table,
     /// A service that knows people by their e-mail address.
     Http,
-    /// A table in a PostgreSQL database, which is only read.
-    Postgres,
 }
 
 /// Tables that every project has.
@@ -110,9 +104,6 @@ impl Spec for LookupSpec {
                 Some(LookupSettings::Table(Table { references, learn: self.learn.clone() }))
             }
             LookupKind::Http => self.http(scope, id, old, &mut wrong).map(LookupSettings::Http),
-            LookupKind::Postgres => {
-                self.postgres(scope, id, old, &mut wrong).map(LookupSettings::Postgres)
-            }
         };
         match settings {
             Some(settings) if wrong.is_empty() => Ok(Lookup {
@@ -136,7 +127,6 @@ impl Spec for LookupSpec {
             headers: BTreeMap::new(),
             secrets: BTreeMap::new(),
             map: None,
-            query: None,
             timeout: None,
             concurrency: None,
             cache: None,
@@ -154,13 +144,6 @@ impl Spec for LookupSpec {
                 spec.map = Some(it.map.to_value());
                 &it.limits
             }
-            LookupSettings::Postgres(it) => {
-                spec.kind = LookupKind::Postgres;
-                spec.url = Some(it.url.clone());
-                spec.secrets = placeholders(&model.name, &it.secrets);
-                spec.query = Some(it.query.clone());
-                &it.limits
-            }
         };
         let default = LookupLimits::default();
         spec.timeout = Some(limits.timeout).filter(|it| *it != default.timeout);
@@ -173,25 +156,22 @@ impl Spec for LookupSpec {
 impl LookupSpec {
     /// Fields that mean nothing for this kind.
     fn check_fit(&self, wrong: &mut Vec<Invalid>) {
-        use LookupKind::{Http, Postgres, Table};
-        let given: [(&str, bool, &[LookupKind]); 9] = [
-            ("references", !self.references.is_empty(), &[Table, Postgres]),
-            ("learn", self.learn.is_some(), &[Table]),
-            ("url", self.url.is_some(), &[Http, Postgres]),
-            ("headers", !self.headers.is_empty(), &[Http]),
-            ("secrets", !self.secrets.is_empty(), &[Http, Postgres]),
-            ("map", self.map.is_some(), &[Http]),
-            ("query", self.query.is_some(), &[Postgres]),
-            ("timeout", self.timeout.is_some(), &[Http, Postgres]),
-            ("concurrency", self.concurrency.is_some(), &[Http, Postgres]),
+        use LookupKind::{Http, Table};
+        let given: [(&str, bool, LookupKind); 9] = [
+            ("references", !self.references.is_empty(), Table),
+            ("learn", self.learn.is_some(), Table),
+            ("url", self.url.is_some(), Http),
+            ("headers", !self.headers.is_empty(), Http),
+            ("secrets", !self.secrets.is_empty(), Http),
+            ("map", self.map.is_some(), Http),
+            ("cache", self.cache.is_some(), Http),
+            ("timeout", self.timeout.is_some(), Http),
+            ("concurrency", self.concurrency.is_some(), Http),
         ];
-        for (field, is_given, kinds) in given {
-            if is_given && !kinds.contains(&self.kind) {
+        for (field, is_given, kind) in given {
+            if is_given && kind != self.kind {
                 wrong.push(Invalid::new(field, "is no setting of this kind", "a value"));
             }
-        }
-        if self.cache.is_some() && self.kind == Table {
-            wrong.push(Invalid::new("cache", "is no setting of this kind", "a value"));
         }
         for (field, count) in [
             ("references", self.references.len()),
@@ -225,7 +205,7 @@ impl LookupSpec {
     ) -> Option<HttpLookup> {
         let old = match old.map(|it| &it.settings) {
             Some(LookupSettings::Http(it)) => Some(&it.secrets),
-            Some(LookupSettings::Table(_) | LookupSettings::Postgres(_)) | None => None,
+            Some(LookupSettings::Table(_)) | None => None,
         };
         let names = ["email", "domain", "secret"].map(str::to_owned);
         let names = Names { results: &names, bare: true };
@@ -269,38 +249,6 @@ impl LookupSpec {
             headers: self.headers.clone(),
             secrets,
             map: RawJson::of(map?),
-            limits: self.limits(wrong),
-        })
-    }
-
-    fn postgres(
-        &self,
-        scope: &Scope<'_>,
-        id: LookupId,
-        old: Option<&Lookup>,
-        wrong: &mut Vec<Invalid>,
-    ) -> Option<PostgresLookup> {
-        let old = match old.map(|it| &it.settings) {
-            Some(LookupSettings::Postgres(it)) => Some(&it.secrets),
-            Some(LookupSettings::Table(_) | LookupSettings::Http(_)) | None => None,
-        };
-        let names = ["secret"].map(str::to_owned);
-        let names = Names { results: &names, bare: true };
-        let url = self.required("url", self.url.as_ref(), wrong);
-        if let Some(url) = url {
-            check_template("url", url, &names, wrong);
-            if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-                let rule = "must be `postgres://user:password@host/database`";
-                wrong.push(Invalid::new("url", rule, "another text"));
-            }
-        }
-        let query = self.required("query", self.query.as_ref(), wrong);
-        let secrets = self.seal(scope, id, old, wrong);
-        Some(PostgresLookup {
-            url: url?.clone(),
-            secrets,
-            query: query?.clone(),
-            references: self.references.clone(),
             limits: self.limits(wrong),
         })
     }
@@ -377,7 +325,6 @@ impl LookupSpec {
     pub(super) fn changed_secrets(old: &Lookup, new: &Lookup) -> Vec<String> {
         let secrets = |it: &Lookup| match &it.settings {
             LookupSettings::Http(it) => it.secrets.clone(),
-            LookupSettings::Postgres(it) => it.secrets.clone(),
             LookupSettings::Table(_) => BTreeMap::new(),
         };
         let (old, new) = (secrets(old), secrets(new));
@@ -415,7 +362,7 @@ pub(super) fn check_steps(
                 let is_table = BUILT_IN.contains(&table)
                     || found(table).is_some_and(|it| it.settings.references().is_some());
                 if !is_table && !is_refused(table) {
-                    let rule = "must be the name of a look-up of kind `table` or `postgres`";
+                    let rule = "must be the name of a look-up of kind `table`";
                     wrong.push(Invalid::new(format!("{path}.table"), rule, "another name"));
                 }
             }

@@ -372,9 +372,9 @@ async fn a_look_up_that_cannot_work_is_refused_where_it_is_wrong() {
             json!({"name": "x", "kind": "http", "url": "https://a.co/", "map": {"a": "{{ person }}"}}),
             "map.a",
         ),
-        (json!({"name": "x", "kind": "table", "query": "select 1"}), "query"),
+        (json!({"name": "x", "kind": "table", "url": "https://a.co/"}), "url"),
         (
-            json!({"name": "people", "kind": "postgres", "url": "postgres://a/b", "query": "q"}),
+            json!({"name": "people", "kind": "http", "url": "https://a.co/", "map": {"a": "1"}}),
             "kind",
         ),
         (json!({"name": "users", "kind": "table"}), "name"),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
-use super::{Client, Trouble};
+use super::Trouble;
 use crate::{
     crypto::{Context, Field, Vault},
     destinations::egress::{Egress, Endpoint, Failure},
@@ -118,9 +118,9 @@ impl Http {
     }
 }
 
-#[async_trait::async_trait]
-impl Client for Http {
-    async fn ask(
+impl Http {
+    /// `None`: nobody is known, and it says so.
+    pub async fn ask(
         &self,
         email: &str,
         domain: &str,

@@ -1,5 +1,7 @@
 //! One look-up outside: its cache, its turns, its breaker, and what is asked in the end.
 
+mod http;
+
 use std::{
     collections::HashMap,
     future::Future,
@@ -11,26 +13,13 @@ use std::{
 use futures_util::future::{FutureExt as _, Shared as SharedFuture, WeakShared};
 use tokio::{sync::Semaphore, time::Instant};
 
+use self::http::Http;
 use super::{Failed, Parts, breaker::Breaker, cache::Cache};
 use crate::{
     clock::Clock,
-    model::{Lookup, LookupLimits, LookupSettings, Name, RawJson},
+    model::{HttpLookup, Lookup, Name, RawJson},
     pipeline::Status,
 };
-
-mod http;
-
-/// Answers one question, by the deadline.
-#[async_trait::async_trait]
-trait Client: Send + Sync {
-    /// `None`: there is no answer, and it says so.
-    async fn ask(
-        &self,
-        key: &str,
-        domain: &str,
-        deadline: Instant,
-    ) -> Result<Option<RawJson>, Trouble>;
-}
 
 /// Why there is no answer, without anything that may be secret.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +37,8 @@ pub struct Service {
 }
 
 struct Inner {
-    client: Result<Box<dyn Client>, String>,
+    /// Or why it cannot be asked at all.
+    client: Result<Http, String>,
     cache: Cache,
     turns: Semaphore,
     breaker: Breaker,
@@ -60,21 +50,9 @@ type Asked = Pin<Box<dyn Future<Output = Result<Option<RawJson>, (Status, String
 
 impl Service {
     /// Opens its secrets. Where that fails, each question says why.
-    pub fn new(lookup: &Lookup, parts: &Parts) -> Self {
-        let (client, limits) = match &lookup.settings {
-            LookupSettings::Http(settings) => (
-                http::Http::new(lookup, settings, &parts.vault, &parts.egress)
-                    .map(|it| Box::new(it) as Box<dyn Client>),
-                settings.limits.clone(),
-            ),
-            LookupSettings::Postgres(settings) => {
-                let why = "PostgreSQL look-ups are not built into this program".to_owned();
-                (Err(why), settings.limits.clone())
-            }
-            LookupSettings::Table(_) => {
-                (Err("a table is asked in the directory".to_owned()), LookupLimits::default())
-            }
-        };
+    pub fn new(lookup: &Lookup, settings: &HttpLookup, parts: &Parts) -> Self {
+        let client = Http::new(lookup, settings, &parts.vault, &parts.egress);
+        let limits = &settings.limits;
         let inner = Inner {
             client,
             cache: Cache::new(limits.cache.entries, limits.cache.found, limits.cache.missing),
