@@ -212,7 +212,7 @@ impl<R: BufRead> Pieces<R> {
         }
         let header = self.header.clone().unwrap_or_default();
         let header_lines = header.iter().filter(|it| **it == b'\n').count() as u64;
-        let lines_before = self.lines - header_lines;
+        let lines_before = self.lines.saturating_sub(header_lines);
         let start = header.len();
         let mut body = header;
         loop {

@@ -39,6 +39,10 @@ async fn two_projects() -> (Gateway, Sink, BTreeMap<&'static str, String>) {
         root.post("/api/v1/event-types", &json!({"name": "a.secret"})).await.expect(201);
     let key =
         root.post("/api/v1/keys", &json!({"name": "secret", "scopes": ["read"]})).await.expect(201);
+    let table = json!({"name": "secret-users", "kind": "table"});
+    let lookup = root.post("/api/v1/lookups", &table).await.expect(201);
+    let rows = "/api/v1/directory/secret-users";
+    root.post(rows, &json!({"id": key.json()["id"], "is": "secret"})).await.expect(200);
     let event = gateway.publish("a.secret", json!("secret")).await;
     gateway.idle().await;
     gateway.clock.advance(SignedDuration::from_secs(1));
@@ -56,6 +60,8 @@ async fn two_projects() -> (Gateway, Sink, BTreeMap<&'static str, String>) {
         ("event", event.to_string()),
         ("delivery", id(&record["deliveries"][0])),
         ("replay", id(&replay.json())),
+        ("lookup", id(&lookup.json())),
+        ("table", "secret-users".to_owned()),
     ]);
     root.post("/api/v1/projects", &json!({"name": "b"})).await.expect(201);
     (gateway, sink, ids)
@@ -126,6 +132,7 @@ async fn the_key_of_one_project_reaches_nothing_of_another() {
     assert_eq!(before.destinations, after.destinations);
     assert_eq!(before.pipelines, after.pipelines);
     assert_eq!(before.event_types, after.event_types);
+    assert_eq!(before.lookups, after.lookups);
     assert_eq!(before.projects, after.projects);
     assert_eq!(after.keys.len(), own_keys);
     assert_eq!(sink.received().len(), received);
@@ -151,8 +158,9 @@ async fn a_key_without_the_scope_opens_nothing_that_needs_it() {
     for (method, path) in guarded(&ids) {
         let is_ingest = method == Method::POST
             && ["/api/v1/events", "/api/v1/events/batch"].contains(&path.as_str());
-        let is_operation =
-            method == Method::POST && verbs.iter().any(|verb| path.ends_with(&format!("/{verb}")));
+        let is_operation = method != Method::GET && path.starts_with("/api/v1/directory/")
+            || method == Method::POST
+                && verbs.iter().any(|verb| path.ends_with(&format!("/{verb}")));
         for (caller, may) in
             [(&reader, method == Method::GET), (&sender, is_ingest), (&operator, is_operation)]
         {
