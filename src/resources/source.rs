@@ -324,7 +324,7 @@ impl SourceSpec {
     fn check_expressions(&self, wrong: &mut Vec<Invalid>) {
         let results = [HEADERS.to_owned()];
         let names = match self.kind {
-            SourceKind::Webhook => Names { results: &results },
+            SourceKind::Webhook => Names { results: &results, bare: false },
             SourceKind::Api | SourceKind::Segment => Names::default(),
         };
         for (path, source) in [("type", &self.event_type), ("key", &self.key)] {

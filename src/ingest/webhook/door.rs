@@ -204,7 +204,7 @@ fn compiled(source: &str) -> Option<Template> {
     let results = ["headers".to_owned()];
     let template = format!("{{{{ {source} }}}}");
     // It was compiled before it was saved.
-    Template::compile_with(&template, &Names { results: &results }).ok()
+    Template::compile_with(&template, &Names { results: &results, bare: false }).ok()
 }
 
 /// The text as an event type: `orders/create` is `orders.create`, and what a type cannot hold is `_`.
