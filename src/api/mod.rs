@@ -131,30 +131,8 @@ impl FromRef<Api> for Arc<Ingest> {
     }
 }
 
-/// The routes, and nothing around them.
-fn routes() -> Routes {
-    Routes::default()
-        // Events.
-        .post("/api/v1/events", ingest::post_event)
-        .post("/api/v1/events/batch", ingest::post_events)
-        .post("/in/{source}", ingest::webhook::post_webhook)
-        .get("/api/v1/events", events::list_events)
-        .get("/api/v1/events/export", export::export_events)
-        .get("/api/v1/events/{event}", events::get_event)
-        // What became of them.
-        .get("/api/v1/deliveries", deliveries::list_deliveries)
-        .get("/api/v1/deliveries/{delivery}", deliveries::get_delivery)
-        .post("/api/v1/deliveries/{delivery}/cancel", deliveries::cancel_delivery)
-        .get("/api/v1/dead-letters", deliveries::list_dead_letters)
-        .get("/api/v1/attempts", deliveries::list_attempts)
-        .get("/api/v1/tail", tail::tail)
-        // Old events, delivered anew.
-        .post("/api/v1/events/{event}/replay", replays::replay_one_event)
-        .post("/api/v1/deliveries/{delivery}/replay", replays::replay_delivery)
-        .get("/api/v1/replays", replays::list_replays)
-        .post("/api/v1/replays", replays::create_replay)
-        .get("/api/v1/replays/{replay}", replays::get_replay)
-        .post("/api/v1/replays/{replay}/cancel", replays::cancel_replay)
+fn resource_routes(routes: Routes) -> Routes {
+    routes
         // Resources.
         .get("/api/v1/projects", resources::list_projects)
         .post("/api/v1/projects", resources::create_project)
@@ -208,6 +186,32 @@ fn routes() -> Routes {
         .post("/api/v1/plan", resources::plan_file)
         .post("/api/v1/apply", resources::apply_file)
         .get("/api/v1/export", resources::export_file)
+}
+
+/// The routes, and nothing around them.
+fn routes() -> Routes {
+    resource_routes(Routes::default())
+        // Events.
+        .post("/api/v1/events", ingest::post_event)
+        .post("/api/v1/events/batch", ingest::post_events)
+        .post("/in/{source}", ingest::webhook::post_webhook)
+        .get("/api/v1/events", events::list_events)
+        .get("/api/v1/events/export", export::export_events)
+        .get("/api/v1/events/{event}", events::get_event)
+        // What became of them.
+        .get("/api/v1/deliveries", deliveries::list_deliveries)
+        .get("/api/v1/deliveries/{delivery}", deliveries::get_delivery)
+        .post("/api/v1/deliveries/{delivery}/cancel", deliveries::cancel_delivery)
+        .get("/api/v1/dead-letters", deliveries::list_dead_letters)
+        .get("/api/v1/attempts", deliveries::list_attempts)
+        .get("/api/v1/tail", tail::tail)
+        // Old events, delivered anew.
+        .post("/api/v1/events/{event}/replay", replays::replay_one_event)
+        .post("/api/v1/deliveries/{delivery}/replay", replays::replay_delivery)
+        .get("/api/v1/replays", replays::list_replays)
+        .post("/api/v1/replays", replays::create_replay)
+        .get("/api/v1/replays/{replay}", replays::get_replay)
+        .post("/api/v1/replays/{replay}/cancel", replays::cancel_replay)
         // How everything is.
         .get("/api/v1/status", stats::status)
         .get("/api/v1/openapi.json", operations::openapi)

@@ -25,9 +25,9 @@ use crate::{
     },
     dispatch,
     enrich::{self, CountryError, Enrichment},
-    gate::Gate,
+    gate::{self, Gate},
     hint,
-    ingest::{Ingest, IngestParts, Keyring, webhook::Doors},
+    ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
     model::{Event, EventSeq, Message, Owed, Secret},
     pipeline,
     replay::{self, Replayed},
@@ -128,34 +128,16 @@ impl App {
         parts: Parts,
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
-        let Ground { metrics, vault, database, registrar, events } =
-            Ground::open(&config, &parts, resources).await?;
+        let ground = Ground::open(&config, &parts, resources).await?;
         let tail = Tail::default();
         let stops = Stops::new();
-        let keyring = keyring(&parts, &registrar, &vault)?;
-        let ingest = Ingest::new(
-            IngestParts {
-                gate: Arc::new(Gate::new(database.clone(), config.gate)),
-                keyring: keyring.clone(),
-                clock: parts.clock.clone(),
-                tail: tail.clone(),
-                random: parts.random.clone(),
-                doors: Doors::new(registrar.watch(), vault.clone()),
-            },
-            config.ingest,
-        );
+        let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
+        let ingest = ground.ingest(&parts, &keyring, &tail, config.gate, config.ingest);
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen).await?;
         egress.protect(address);
-        let (enrichment, learner) = Enrichment::new(enrich::Parts {
-            database: database.clone(),
-            catalog: registrar.watch(),
-            vault: vault.clone(),
-            egress: egress.clone(),
-            clock: parts.clock.clone(),
-            options: config.enrichment,
-        })?;
-        tokio::spawn(learner.run());
+        let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
+        let Ground { metrics, vault, database, registrar, events } = ground;
         let outlets: Arc<dyn Outlets> =
             Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
@@ -163,7 +145,7 @@ impl App {
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
             outlets: outlets.clone(),
-            lookups: Arc::new(enrichment),
+            lookups,
             tail: tail.clone(),
         };
         let started = stages.start(events, config.pipeline, config.dispatch, &stops);
@@ -331,6 +313,44 @@ impl Ground {
                 .map_err(StartError::Resources)?;
         }
         Ok(Self { metrics, vault, database, registrar, events })
+    }
+
+    fn ingest(
+        &self,
+        parts: &Parts,
+        keyring: &Arc<Keyring>,
+        tail: &Tail,
+        gate: gate::Options,
+        options: ingest::Options,
+    ) -> Ingest {
+        let parts = IngestParts {
+            gate: Arc::new(Gate::new(self.database.clone(), gate)),
+            keyring: keyring.clone(),
+            clock: parts.clock.clone(),
+            tail: tail.clone(),
+            random: parts.random.clone(),
+            doors: Doors::new(self.registrar.watch(), self.vault.clone()),
+        };
+        Ingest::new(parts, options)
+    }
+
+    /// What steps may ask, with whoever learns from events.
+    fn lookups(
+        &self,
+        parts: &Parts,
+        egress: &Egress,
+        options: enrich::Options,
+    ) -> Result<Arc<dyn pipeline::Lookups>, CountryError> {
+        let (enrichment, learner) = Enrichment::new(enrich::Parts {
+            database: self.database.clone(),
+            catalog: self.registrar.watch(),
+            vault: self.vault.clone(),
+            egress: egress.clone(),
+            clock: parts.clock.clone(),
+            options,
+        })?;
+        tokio::spawn(learner.run());
+        Ok(Arc::new(enrichment))
     }
 }
 

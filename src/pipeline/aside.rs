@@ -37,6 +37,15 @@ pub(super) struct Aside {
     call: u64,
 }
 
+/// Whose turn it is.
+pub(super) struct Turn {
+    pub ticket: Ticket,
+    pub event: Arc<Event>,
+    pub answers: Vec<(Slot, Answer)>,
+    /// What the plans of the event so far made.
+    pub deliveries: usize,
+}
+
 struct Held {
     event: Arc<Event>,
     /// As the last plan said it.
@@ -147,13 +156,13 @@ impl Aside {
     }
 
     /// The next that can go on, with its answers, and how many deliveries its event has.
-    pub fn next(&mut self) -> Option<(Ticket, Arc<Event>, Vec<(Slot, Answer)>, usize)> {
+    pub fn next(&mut self) -> Option<Turn> {
         while let Some(ticket) = self.candidates.pop_first() {
             let Some(held) = self.events.get(&ticket.event) else { continue };
             let Some(unit) = held.units.get(&ticket.pipeline) else { continue };
             if unit.stage == Stage::Knows && unit.spots.iter().all(|it| self.is_free(it, &ticket)) {
-                let answers = unit.answers.clone();
-                return Some((ticket, held.event.clone(), answers, held.deliveries));
+                let (event, answers) = (held.event.clone(), unit.answers.clone());
+                return Some(Turn { ticket, event, answers, deliveries: held.deliveries });
             }
             // It is looked at again when the one before it goes.
         }
@@ -272,7 +281,7 @@ mod tests {
     fn go(aside: &mut Aside) -> Vec<(u64, String)> {
         aside.next_call();
         let mut gone = Vec::new();
-        while let Some((ticket, ..)) = aside.next() {
+        while let Some(Turn { ticket, .. }) = aside.next() {
             aside.send(&ticket, Made::default()).unwrap();
             gone.push((ticket.event.0, ticket.pipeline.to_string()));
         }
@@ -297,7 +306,7 @@ mod tests {
         assert_eq!(go(&mut aside), [(1, "a".to_owned())]);
         aside.kept(&first);
         aside.kept(&second);
-        assert!(aside.is_empty() && aside.len() == 0 && aside.bytes == 0);
+        assert!(aside.is_empty() && (aside.tickets, aside.bytes) == (0, 0));
     }
 
     #[test]

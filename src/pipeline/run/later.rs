@@ -8,6 +8,7 @@ use crate::{
     model::{Event, EventSeq, Message, Name, Owed, Plan, Skipped},
     pipeline::{
         Options,
+        aside::Turn,
         compile::Active,
         plan::{Made, Part, Planner},
         sent::{Sent, SentPart},
@@ -119,7 +120,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     fn later_part(&mut self, failures: &mut u64) -> Option<(Plan, Sent)> {
         let Self { compiled, aside, outside, .. } = self;
         loop {
-            let (ticket, event, known, before) = aside.next()?;
+            let Turn { ticket, event, answers: known, deliveries: before } = aside.next()?;
             let mut planner = Planner::new(&event, compiled);
             let made = match planner.named(&ticket.pipeline) {
                 None => gone(&ticket.pipeline),
