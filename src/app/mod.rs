@@ -17,7 +17,7 @@ use crate::{
     api::{self, Api},
     catalog::Registrar,
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{Config, Retention},
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
     destinations::{
         Directory, Outlets,
@@ -168,13 +168,7 @@ impl App {
             limits: config.resources,
             options: config.api,
         }));
-        let upkeep = upkeep::Upkeep {
-            database: database.clone(),
-            catalog: registrar.watch(),
-            clock: parts.clock.clone(),
-            metrics,
-            options: config.retention,
-        };
+        let upkeep = upkeep(&database, &registrar, &parts, metrics, config.retention);
         let tasks = Tasks {
             upkeep: upkeep.start(&stops.upkeep),
             dispatch: started.dispatch,
@@ -352,6 +346,17 @@ impl Ground {
         tokio::spawn(learner.run());
         Ok(Arc::new(enrichment))
     }
+}
+
+fn upkeep(
+    database: &Arc<dyn Database>,
+    registrar: &Registrar,
+    parts: &Parts,
+    metrics: PrometheusHandle,
+    options: Retention,
+) -> upkeep::Upkeep {
+    let (database, catalog) = (database.clone(), registrar.watch());
+    upkeep::Upkeep { database, catalog, clock: parts.clock.clone(), metrics, options }
 }
 
 /// What the stages behind the store share.
