@@ -13,11 +13,12 @@ use std::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
+use self::upkeep::Upkeep;
 use crate::{
     api::{self, Api},
     catalog::Registrar,
     clock::{Clock, SystemClock},
-    config::{Config, Retention},
+    config::Config,
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
     destinations::{
         Directory, Outlets,
@@ -168,7 +169,7 @@ impl App {
             limits: config.resources,
             options: config.api,
         }));
-        let upkeep = upkeep(&database, &registrar, &parts, metrics, config.retention);
+        let upkeep = Upkeep::new(&database, &registrar, &parts.clock, metrics, config.retention);
         let tasks = Tasks {
             upkeep: upkeep.start(&stops.upkeep),
             dispatch: started.dispatch,
@@ -346,17 +347,6 @@ impl Ground {
         tokio::spawn(learner.run());
         Ok(Arc::new(enrichment))
     }
-}
-
-fn upkeep(
-    database: &Arc<dyn Database>,
-    registrar: &Registrar,
-    parts: &Parts,
-    metrics: PrometheusHandle,
-    options: Retention,
-) -> upkeep::Upkeep {
-    let (database, catalog) = (database.clone(), registrar.watch());
-    upkeep::Upkeep { database, catalog, clock: parts.clock.clone(), metrics, options }
 }
 
 /// What the stages behind the store share.
