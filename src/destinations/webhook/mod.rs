@@ -50,6 +50,7 @@ use signer::Signer;
 use target::TargetTemplate;
 
 pub use headers::{HOPS, HeaderError, LONGEST_VALUE, MOST_HEADERS, check_header};
+pub use scan::first_element;
 pub use target::{TargetError, check_target};
 
 /// Gateways that an event may pass through before we take it for one that goes in circles.

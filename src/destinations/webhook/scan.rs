@@ -62,6 +62,22 @@ pub(super) fn skip_word<'a>(json: &'a [u8], at: &mut usize) -> Result<&'a [u8], 
     if word.is_empty() { Err(Unreadable) } else { Ok(word) }
 }
 
+/// The first element of a list, as its bytes stand in it. `None` for what is no list, or empty.
+pub fn first_element(json: &[u8]) -> Option<&[u8]> {
+    let mut at = 0;
+    skip_space(json, &mut at);
+    if json.get(at) != Some(&b'[') {
+        return None;
+    }
+    at += 1;
+    if ends(json, &mut at, b']').ok()? {
+        return None;
+    }
+    let start = at;
+    skip_value(json, &mut at).ok()?;
+    Some(&json[start..at])
+}
+
 /// The fields of an object, each as the bytes of its key between the quotes and those of its value.
 /// `None` for what is no object.
 pub(super) fn fields(json: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
@@ -149,6 +165,22 @@ mod tests {
         assert_eq!(fields(b" {} "), Some(Vec::new()));
         for json in ["[]", "1", "", "{", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":[}"#] {
             assert_eq!(fields(json.as_bytes()), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_first_element_of_a_list_is_found_as_it_stands() {
+        for (json, expected) in [
+            (r#" [ {"a": "]" } , 2]"#, Some(r#"{"a": "]" }"#)),
+            ("[1.50]", Some("1.50")),
+            ("[[],1]", Some("[]")),
+            ("[]", None),
+            ("{}", None),
+            ("[", None),
+            ("[{", None),
+        ] {
+            let found = first_element(json.as_bytes());
+            assert_eq!(found, expected.map(str::as_bytes), "{json}");
         }
     }
 

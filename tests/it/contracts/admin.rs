@@ -11,7 +11,7 @@ use tidegate::{
 use super::{names, sha256};
 use crate::harness::{
     authority::{Authority, self_signed},
-    outlet::{Lab, destination_of, message_with, now, webhook_of},
+    outlet::{destination_of, message_with, now, webhook_of},
     sink::Sink,
 };
 

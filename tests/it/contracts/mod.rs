@@ -1,7 +1,7 @@
 //! What the receivers of each system rely on, line by line of its document, over real sockets; and
 //! the receivers' own verification code, run for real.
 
-mod judges;
+pub mod judges;
 mod hostile;
 mod canonical;
 mod receivers;
