@@ -33,14 +33,14 @@ pub enum HeaderError {
     Reserved(String),
     #[error("the header `authorization` is set by `auth`")]
     Authorization,
-    #[error("the header's template is wrong {0}")]
-    Template(ExprError),
+    #[error("a header's template must have {expected} at line {line}, column {column}")]
+    Template { expected: String, line: usize, column: usize },
     #[error("a destination has at most {MOST_HEADERS} headers of its own")]
     TooMany,
 }
 
 /// Whether a user may set this header on a webhook. A value with `{{ … }}` in it is a template over
-/// the event. The header of the contract's signature is refused too, by [`OwnHeaders::new`].
+/// the event. The header that carries our signature is refused too, by [`OwnHeaders::new`].
 pub fn check_header(name: &str, value: &str) -> Result<(), HeaderError> {
     parse_name(name)?;
     if is_template(value) { compile(value).map(|_| ()) } else { parse_value(value).map(|_| ()) }
@@ -65,10 +65,10 @@ pub(super) enum Unrendered {
 }
 
 impl OwnHeaders {
-    /// `signature` is the header that carries the signature, and so is ours.
+    /// `signature` is the header that carries our signature, if we sign.
     pub fn new(
         headers: &BTreeMap<String, String>,
-        signature: &HeaderName,
+        signature: Option<&HeaderName>,
     ) -> Result<Self, HeaderError> {
         if headers.len() > MOST_HEADERS {
             return Err(HeaderError::TooMany);
@@ -77,7 +77,7 @@ impl OwnHeaders {
         let mut templates = Vec::new();
         for (name, value) in headers {
             let name = parse_name(name)?;
-            if name == *signature {
+            if Some(&name) == signature {
                 return Err(HeaderError::Reserved(name.to_string()));
             }
             if is_template(value) {
@@ -112,7 +112,10 @@ fn compile(value: &str) -> Result<Template, HeaderError> {
     if value.len() > LONGEST_VALUE {
         return Err(HeaderError::Value);
     }
-    Template::compile(value).map_err(HeaderError::Template)
+    // What was found there is not said: it may be a part of a key.
+    Template::compile(value).map_err(|ExprError { expected, line, column, .. }| {
+        HeaderError::Template { expected, line, column }
+    })
 }
 
 fn parse_name(name: &str) -> Result<HeaderName, HeaderError> {
@@ -204,7 +207,7 @@ mod tests {
     fn a_destination_has_a_bounded_number_of_headers_and_not_that_of_its_signature() {
         let signature = HeaderName::from_static("x-signature");
         let parsed = |headers: BTreeMap<String, String>| {
-            OwnHeaders::new(&headers, &signature).map(|it| it.fixed.len())
+            OwnHeaders::new(&headers, Some(&signature)).map(|it| it.fixed.len())
         };
         let headers = |count| (0..count).map(|it| (format!("x-{it}"), "1".to_owned())).collect();
         assert_eq!(parsed(headers(32)), Ok(32));
@@ -217,13 +220,12 @@ mod tests {
     fn a_template_is_checked_when_it_is_saved_and_its_value_when_it_is_rendered() {
         assert_eq!(check_header("x-user", "{{ payload.id }}"), Ok(()));
         let refused = check_header("x-user", "{{ nonsense }}");
-        assert!(matches!(refused, Err(HeaderError::Template(_))), "{refused:?}");
-        assert!(matches!(check_header("x-user", "{{"), Err(HeaderError::Template(_))));
+        assert!(matches!(refused, Err(HeaderError::Template { .. })), "{refused:?}");
+        assert!(matches!(check_header("x-user", "{{"), Err(HeaderError::Template { .. })));
 
         let name = HeaderName::from_static("x-user");
         let headers = [("x-user".to_owned(), "u={{ payload.id }}".to_owned())].into();
-        let signature = HeaderName::from_static("x-signature");
-        let headers = OwnHeaders::new(&headers, &signature).unwrap();
+        let headers = OwnHeaders::new(&headers, None).unwrap();
         let wrong = || Err(Unrendered::Value(name.clone()));
         for (payload, expected) in [
             (r#"{"id":"a b"}"#, Ok("u=a b")),

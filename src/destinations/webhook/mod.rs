@@ -137,7 +137,8 @@ impl Webhook {
             keys.push((key.clone(), vault.open(&key.secret, &context(Field::SigningKey))?));
         }
         let signer = Signer::new(&contract.signature, keys)?;
-        let own = open_headers(&settings.headers, &signer.header, vault, context)?;
+        let signature = (!settings.signing_keys.is_empty()).then_some(&signer.header);
+        let own = open_headers(&settings.headers, signature, vault, context)?;
         let mut headers = own.fixed.clone();
         if let Some(value) = authorization(&settings.auth, vault, context)? {
             headers.insert(header::AUTHORIZATION, value);
@@ -352,7 +353,7 @@ fn facts(message: &Message) -> Facts {
 /// The headers of the destination's own, in clear.
 fn open_headers(
     sealed: &BTreeMap<String, Sealed>,
-    signature: &HeaderName,
+    signature: Option<&HeaderName>,
     vault: &Vault,
     context: impl Fn(Field) -> Context,
 ) -> Result<OwnHeaders, BuildError> {

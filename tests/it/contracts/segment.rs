@@ -74,7 +74,7 @@ async fn own_headers_are_added_and_do_not_displace_ours() {
     lab.build(&destination).send(&[message_with(1, "{}", CALLS[0])], now()).await;
     assert_eq!(sink.received()[0].header("x-api-version"), "7");
     for name in ["X-Signature", "User-Agent", "Content-Type", "Idempotency-Key"] {
-        let mut own = destination.clone();
+        let mut own = lab.signed(destination.clone(), "shared");
         webhook_of(&mut own).headers.insert(name.to_owned(), header.clone());
         let refused = tidegate::destinations::webhook::Webhook::new(&own, &lab.vault, &lab.egress);
         let reason = refused.err().unwrap().to_string();
