@@ -64,5 +64,8 @@ receive("/stripe", raw, (request) =>
 receive("/octokit", raw, (request) =>
   verifyOctokit(secret, request.body.toString("utf8"), request.get("x-hub-signature-256")));
 
+// What is no JSON at all; Express knows an error handler by its four parameters.
+app.use((_error, _request, response, _next) => response.status(400).end());
+
 const server = app.listen(0, "127.0.0.1", () => console.log(server.address().port));
 process.stdin.on("end", () => process.exit(0)).resume();

@@ -1,8 +1,15 @@
 //! `systems/002`: a fixed schema over HTTPS, signed over the raw body, with a key against repeats.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use jiff::SignedDuration;
+use serde_json::json;
 use tidegate::{
     destinations::{Destination as _, webhook},
     model::{Class, DestinationId, Ordering, Profile, Retry, RetryPreset},
@@ -11,8 +18,9 @@ use tidegate::{
 use super::{names, sha256};
 use crate::harness::{
     authority::{Authority, self_signed},
+    gateway::Gateway,
     outlet::{destination_of, message_with, now, webhook_of},
-    sink::Sink,
+    sink::{Answer, Sink},
 };
 
 const METADATA: &str = r#"{"source":"web","ip_address":"203.0.113.42"}"#;
@@ -120,4 +128,59 @@ async fn the_one_signature_changes_at_the_chosen_moment() {
         let expected = format!("sha256={}", sha256(secret, &[&request.body]));
         assert_eq!(request.header("x-admin-signature"), expected);
     }
+}
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+/// The gateway's own rules about time and order; the wire is spoken in plain and unverified here.
+const UNVERIFIED: &str = ", profile: admin, https_only: false, verify: false";
+
+/// "Events are delivered in chronological order per endpoint. If a retry occurs, it's inserted into the
+/// queue at the correct timestamp position." "Once your endpoint resumes accepting connections, queued
+/// events are replayed automatically."
+#[tokio::test]
+async fn what_waited_for_an_endpoint_that_was_down_arrives_in_order_when_it_is_back() {
+    let is_down = Arc::new(AtomicBool::new(true));
+    let looked_at = is_down.clone();
+    let sink =
+        Sink::with(move |_| Answer::status(if looked_at.load(SeqCst) { 503 } else { 200 })).await;
+    let gateway = Gateway::delivering_to(&sink.url("/webhook"), UNVERIFIED).await;
+    let mut events = Vec::new();
+    for number in 0..3 {
+        events.push(gateway.publish("user.created", json!({ "n": number })).await);
+        gateway.run_for(7 * HOUR).await;
+    }
+    let numbers = || {
+        let received = sink.received();
+        received.iter().map(|it| it.json()["data"]["n"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let before = numbers();
+    assert!(before.len() > 5 && before.iter().all(|it| *it == 0), "{before:?}");
+
+    is_down.store(false, SeqCst);
+    gateway.run_for(2 * HOUR).await;
+
+    assert_eq!(numbers()[before.len()..], [0, 1, 2]);
+    for event in events {
+        assert_eq!(gateway.states(event).await, ["delivered"]);
+    }
+    let received = sink.received();
+    assert!(received.iter().take(before.len() + 1).all(|it| it.body == received[0].body));
+}
+
+/// "Admin caches events for 24 hours."
+#[tokio::test]
+async fn what_could_not_be_delivered_for_a_day_expires_where_people_see_it() {
+    let sink = Sink::answering(&[503]).await;
+    let gateway = Gateway::delivering_to(&sink.url("/webhook"), UNVERIFIED).await;
+    let first = gateway.publish("user.created", json!({})).await;
+    gateway.run_for(2 * HOUR).await;
+    let second = gateway.publish("user.created", json!({})).await;
+
+    gateway.run_for(21 * HOUR).await;
+    assert_eq!(gateway.states(first).await, ["retrying"]);
+    gateway.run_for(2 * HOUR).await;
+    assert_eq!(gateway.states(first).await, ["expired"]);
+    assert_eq!(gateway.states(second).await, ["retrying"]);
+    gateway.run_for(2 * HOUR).await;
+    assert_eq!(gateway.states(second).await, ["expired"]);
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use serde_json::json;
 use tidegate::{
     crypto::{Context, Field},
     destinations::Destination as _,
@@ -11,6 +12,7 @@ use tidegate::{
 
 use super::{names, sha256};
 use crate::harness::{
+    gateway::{Gateway, SECRET},
     outlet::{Lab, destination_of, message_with, now, webhook_of},
     sink::Sink,
 };
@@ -120,5 +122,33 @@ async fn during_a_rotation_both_secrets_sign() {
             .map(|it| format!("v1={}", sha256(it, &[start.as_bytes(), &request.body])))
             .collect();
         assert_eq!(codes, expected);
+    }
+}
+
+/// "Retries use exponential backoff for several attempts before dead-lettering."
+#[tokio::test]
+async fn what_is_refused_is_tried_eight_times_and_then_a_dead_letter() {
+    let sink = Sink::answering(&[500, 404, 301, 429, 503]).await;
+    let gateway = Gateway::delivering_to(&sink.url("/hooks"), ", profile: ingestlayer").await;
+
+    let event = gateway.publish("user.signed_up", json!({ "plan": "pro" })).await;
+    gateway.run_for(Duration::from_secs(24 * 60 * 60)).await;
+
+    assert_eq!(gateway.states(event).await, ["dead"]);
+    let received = sink.received();
+    assert_eq!(received.len(), 8);
+    let mut times = Vec::new();
+    for request in &received {
+        assert_eq!(request.body, r#"{"type":"user.signed_up","payload":{"plan":"pro"}}"#);
+        assert_eq!(request.header("idempotency-key"), event.to_string());
+        let header = request.header("x-ingestlayer-signature");
+        let (time, code) = header.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
+        assert_eq!(code, sha256(SECRET, &[time.as_bytes(), b".", &request.body]));
+        times.push(time.parse::<i64>().unwrap());
+    }
+    // Each wait may be four times the one before, to two hours; chance spreads it below that.
+    for (place, pair) in times.windows(2).enumerate() {
+        let most = (10 * 4_i64.pow(place as u32)).min(2 * 60 * 60);
+        assert!((0..=most + 1).contains(&(pair[1] - pair[0])), "{times:?}");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use jiff::Timestamp;
+use serde_json::{Value, json};
 use tidegate::{
     destinations::Destination as _,
     model::{Class, Profile, Retry, RetryOn, RetryPreset},
@@ -15,6 +17,7 @@ use tokio::{
 use super::{names, sha1};
 use crate::harness::{
     authority::{Authority, self_signed},
+    gateway::Gateway,
     outlet::{Lab, destination_of, message_with, now, webhook_of},
     sink::{Answer, Sink},
 };
@@ -141,4 +144,62 @@ async fn unfinished() -> (SocketAddr, JoinHandle<io::Result<()>>) {
         Ok(())
     };
     (address, tokio::spawn(serve))
+}
+
+/// A gateway with two webhooks of the profile `segment` in one destination.
+async fn gateway_to(one: &Sink, other: &Sink) -> Gateway {
+    let resources = format!(
+        "version: 1\nproject: acme\nsources: [{{ name: app, kind: api }}]\n\
+         destinations:\n  - {{ name: sink, kind: webhook, profile: segment, secret: shared, \
+         urls: [\"{}\", \"{}\"] }}\n\
+         pipelines:\n  - {{ name: all, on: [\"*\"], routes: [{{ to: sink }}] }}\n",
+        one.url("/"),
+        other.url("/")
+    );
+    Gateway::start(&resources, "").await
+}
+
+fn call() -> Value {
+    json!({ "type": "track", "userId": "u1", "event": "Paid" })
+}
+
+/// "Segment retries requests that fail due to temporary errors like timeouts and 5xx status codes for
+/// up to four hours."
+#[tokio::test]
+async fn all_failing_is_retried_as_a_group_for_four_hours() {
+    let [one, other] = [Sink::answering(&[503]).await, Sink::answering(&[500]).await];
+    let gateway = gateway_to(&one, &other).await;
+    let start: Timestamp = gateway.now();
+
+    let event = gateway.publish("track", call()).await;
+    gateway.run_for(Duration::from_secs(3 * 60 * 60)).await;
+    assert_eq!(gateway.states(event).await, ["retrying"]);
+    gateway.run_for(Duration::from_secs(24 * 60 * 60)).await;
+
+    assert_eq!(gateway.states(event).await, ["dead"]);
+    let (one, other) = (one.received(), other.received());
+    assert!(one.len() > 3 && one.len() == other.len(), "{} {}", one.len(), other.len());
+    for request in one.iter().chain(&other) {
+        assert_eq!(request.body, one[0].body);
+        assert_eq!(request.header("x-signature"), sha1("shared", &request.body));
+    }
+    let delivery = gateway.deliveries().await.remove(0);
+    let id = delivery["id"].as_str().unwrap();
+    let log = gateway.get(&format!("/api/v1/deliveries/{id}")).await.body["log"].clone();
+    let last: Timestamp =
+        log.as_array().unwrap().last().unwrap()["at"].as_str().unwrap().parse().unwrap();
+    let hours = last.duration_since(start).as_secs_f64() / 3600.0;
+    assert!((3.0..=4.1).contains(&hours), "{hours}");
+}
+
+/// "If sending a message to any of the webhooks succeed, we consider the message to be successfully
+/// processed and won't retry the request to the other webhooks."
+#[tokio::test]
+async fn one_success_ends_it_for_all() {
+    let [one, other] = [Sink::answering(&[503]).await, Sink::answering(&[500, 200]).await];
+    let gateway = gateway_to(&one, &other).await;
+    let event = gateway.publish("track", call()).await;
+    gateway.run_for(Duration::from_secs(24 * 60 * 60)).await;
+    assert_eq!(gateway.states(event).await, ["delivered"]);
+    assert_eq!((one.received().len(), other.received().len()), (2, 2));
 }
