@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::TcpSocket,
 };
 
 use crate::harness::sink::Received;
@@ -48,7 +48,8 @@ impl Receivers {
             }
         }
         text += &format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len());
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        let mut stream = socket.connect(([127, 0, 0, 1], self.port).into()).await.unwrap();
         stream.write_all(&[text.as_bytes(), body].concat()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();

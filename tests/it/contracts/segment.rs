@@ -137,7 +137,8 @@ async fn unfinished() -> (SocketAddr, JoinHandle<io::Result<()>>) {
     let serve = async move {
         let (mut stream, _) = listener.accept().await?;
         let mut request = [0; 4096];
-        stream.read(&mut request).await?;
+        // The request is small and comes in one piece, or at least begins.
+        let _ = stream.read(&mut request).await?;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await?;
         // Until the other side has had enough.
         while stream.read(&mut request).await? > 0 {}
