@@ -43,6 +43,7 @@ fn what_the_help_promises_parses() {
         "keys list --json",
         &format!("keys revoke key_{id} --yes"),
         "sign --secret whsec_x --scheme stripe --timestamp 1",
+        "verify --secret x --scheme customerio --first-element --signature abc",
         "verify --secret whsec_x --id evt_1 --timestamp 1 --signature v1,x",
         "config",
         "config --effective --config tidegate.toml",

@@ -12,9 +12,7 @@ use crate::{
         webhook,
     },
     expr::{Key, Template},
-    model::{
-        Connection, Contract, Destination, DestinationState, EndpointUrl, Ordering, Target, Webhook,
-    },
+    model::{Connection, Contract, Destination, DestinationState, Ordering, Target, Webhook},
     pipeline,
 };
 
@@ -213,20 +211,10 @@ fn target(path: &str, text: &str, https_only: bool) -> Result<Target, Invalid> {
     if target.is_template() {
         Template::compile(target.as_text())
             .map_err(|error| pipeline::Invalid::expression(path, &error))?;
-        EndpointUrl::try_from(filled_in(target.as_text())).map_err(refused)?;
+        webhook::check_target(&target)
+            .map_err(|error| Invalid::new(path, error.to_string(), "another text"))?;
     }
     Ok(target)
-}
-
-/// The URL with a word in the place of each template, to see whether the rest of it holds.
-fn filled_in(template: &str) -> String {
-    let mut parts = template.split("{{");
-    let mut filled = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        filled.push('x');
-        filled.push_str(part.split_once("}}").map_or("", |(_, rest)| rest));
-    }
-    filled
 }
 
 /// The word by which people choose one of our own enums.

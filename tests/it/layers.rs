@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("gate", "model store"),
     ("pipeline", "model clock hint expr store catalog"),
     ("replay", "model clock store catalog pipeline"),
-    ("destinations", "model clock crypto catalog"),
+    ("destinations", "model clock crypto expr catalog"),
     ("dispatch", "model clock hint tail store catalog destinations"),
     ("resources", "model crypto expr store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),

@@ -29,6 +29,7 @@ mod webhook;
 mod egress;
 mod hostile;
 mod verifiers;
+mod contracts;
 mod cli;
 mod crash;
 mod powercut;

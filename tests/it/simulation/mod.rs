@@ -3,7 +3,7 @@
 //! Each seed is one story of some virtual days, after which the faults stop and everything that can
 //! be delivered must be. `SEED=42` runs one story; `SIMULATION_SEEDS=100000` runs so many.
 
-mod chance;
+pub mod chance;
 mod store;
 mod endpoint;
 mod rules;
