@@ -5,6 +5,7 @@
 mod status;
 mod rate;
 mod breaker;
+mod schedules;
 mod retry;
 mod fairness;
 mod line;

@@ -38,7 +38,6 @@ const LEAST_HELD: usize = 16;
 
 pub const DELETED: &str = "its destination was deleted";
 const CANCELLED: &str = "cancelled";
-const EXPIRED: &str = "its time was over";
 
 pub struct Line {
     pub id: DestinationId,
@@ -328,8 +327,8 @@ impl Line {
             let Some(seq) = self.choose(turn) else { continue };
             let Some(row) = self.rows.get(&seq) else { continue };
             let owed = row.owed;
-            if retry::expires_at(&self.policy, owed.accepted_at).is_some_and(|it| step.now >= it) {
-                self.end(seq, Ended::Expired, EXPIRED, step);
+            if let Some((ended, why)) = retry::too_late(&self.policy, &owed, step.now) {
+                self.end(seq, ended, why, step);
                 continue;
             }
             self.turn_to(seq, State::InFlight);
