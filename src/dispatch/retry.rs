@@ -13,7 +13,7 @@ use super::{
     chance, later,
     schedules::{Asked, HOUR, MINUTE, schedule},
 };
-use crate::model::{Class, Ended, Outcome, Owed, Policy, Retry, RetryOn, RetryPreset};
+use crate::model::{Class, Ended, Outcome, Owed, Policy, Retry, RetryOn};
 
 /// An endpoint may not ask for less than this, nor for more than a day: the number is a stranger's.
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
@@ -23,8 +23,9 @@ const LAST_CALL: Duration = Duration::from_secs(5);
 /// What a person must mend (a certificate, a denied address, a bad template) is not tried sooner.
 const SLOW_TAIL: Duration = Duration::from_secs(30 * MINUTE);
 /// The log of a delivery numbers its entries up to 4095, and its last one is kept for the end.
-const MOST_ENTRIES: u16 = 4094;
+pub const MOST_ENTRIES: u16 = 4094;
 
+pub const LOG_IS_FULL: &str = "its log is full";
 const TIME_IS_OVER: &str = "the time for attempts is over";
 
 /// What follows from an attempt.
@@ -101,7 +102,7 @@ pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> 
         return Verdict::Ended(Ended::Dead, "this is not retried");
     }
     if owed.standing.entries >= MOST_ENTRIES {
-        return Verdict::Ended(Ended::Dead, "its log is full");
+        return Verdict::Ended(Ended::Dead, LOG_IS_FULL);
     }
     let Some(planned) = wait(&policy.retry, owed) else {
         return Verdict::Ended(Ended::Dead, "no attempt is left");
@@ -208,7 +209,9 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::model::{DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, Standing};
+    use crate::model::{
+        DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, RetryPreset, Standing,
+    };
 
     fn outcome(class: Class, status: Option<u16>, retry_after: Option<u64>) -> Outcome {
         Outcome {
