@@ -10,8 +10,34 @@ use tidegate::{
 
 use super::{
     rules::is_retried,
-    world::{Batch, Happening, World, weight},
+    world::{Happening, World},
 };
+
+/// One that is under way.
+#[derive(Debug)]
+pub struct Batch {
+    pub first: Owed,
+    pub parts: VecDeque<Vec<Owed>>,
+    pub was_made: bool,
+    /// After which telling its deliveries were chosen.
+    pub decided: u64,
+}
+
+/// What has happened, so that a test can see that it did.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub batches: u64,
+    pub further_requests: u64,
+    pub cut: u64,
+    pub halved: u64,
+    pub too_much: u64,
+    pub not_retried: u64,
+}
+
+/// What a delivery weighs.
+pub fn weight(seq: DeliverySeq) -> usize {
+    (seq.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % 1_000 + 1
+}
 
 impl World {
     pub fn batch(

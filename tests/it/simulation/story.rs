@@ -14,9 +14,10 @@ use tidegate::{
 };
 
 use super::{
+    batches::Counts,
     chance::Chance,
     endpoint::{Endpoint, Mode},
-    world::{Counts, Happening, World, start_of_time},
+    world::{Happening, World, start_of_time},
 };
 
 #[derive(Debug, Default)]

@@ -13,7 +13,13 @@ use tidegate::{
     store::{OwedQuery, Settlement},
 };
 
-use super::{chance::Chance, endpoint::Endpoint, rules::Rules, store::ModelStore};
+use super::{
+    batches::{Batch, Counts, weight},
+    chance::Chance,
+    endpoint::Endpoint,
+    rules::Rules,
+    store::ModelStore,
+};
 
 /// Something that happens at its time. What carries a life belongs to one run of the process, and
 /// ends with it.
@@ -120,32 +126,6 @@ pub struct World {
     pub told: BTreeMap<DestinationId, Arc<Destination>>,
     pub counts: Counts,
     actions: Vec<Action>,
-}
-
-/// One that is under way.
-#[derive(Debug)]
-pub struct Batch {
-    pub first: Owed,
-    pub parts: VecDeque<Vec<Owed>>,
-    pub was_made: bool,
-    /// After which telling its deliveries were chosen.
-    pub decided: u64,
-}
-
-/// What has happened, so that a test can see that it did.
-#[derive(Debug, Default)]
-pub struct Counts {
-    pub batches: u64,
-    pub further_requests: u64,
-    pub cut: u64,
-    pub halved: u64,
-    pub too_much: u64,
-    pub not_retried: u64,
-}
-
-/// What a delivery weighs.
-pub fn weight(seq: DeliverySeq) -> usize {
-    (seq.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % 1_000 + 1
 }
 
 pub fn start_of_time() -> Timestamp {
