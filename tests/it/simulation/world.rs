@@ -1,7 +1,7 @@
 //! The world around the scheduler: time, the store's delays and failures, and everything that happens.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
