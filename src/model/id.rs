@@ -75,6 +75,17 @@ impl<K> Id<K> {
     }
 }
 
+impl SourceId {
+    /// Tidegate itself: tests of destinations, and what it tells their owners. No source of the catalogue has it,
+    /// so no sender can speak in its name.
+    pub const SYSTEM: Self = Self::from_bits(0);
+}
+
+impl PipelineId {
+    /// Stands for the pipeline of deliveries that an event of [`SourceId::SYSTEM`] asks for itself.
+    pub const DIRECTED: Self = Self::from_bits(0);
+}
+
 /// Makes ids that only grow, also when the clock steps back or thousands fall in a millisecond.
 #[derive(Debug, Default)]
 pub struct IdSequence {

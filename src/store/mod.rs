@@ -43,6 +43,13 @@ pub trait Store: Send + Sync {
     /// a plan fails, so that a call that failed cannot be forgotten: read [`Self::unplanned`] then.
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>>;
 
+    // What Tidegate sends itself.
+
+    /// Keeps an event that was sent already, once, with what came of it: its delivery is the first that
+    /// the event has, and has ended. It comes to the pipelines like any other, whose plan for it must
+    /// have no deliveries. It counts in no [`Minute`].
+    async fn record(&self, recording: Recording) -> Result<Arc<Event>>;
+
     // Dispatch.
 
     /// Records what came of deliveries. A settlement of a delivery that has ended is ignored.
@@ -160,6 +167,17 @@ pub enum Appended {
         id: EventId,
         same_body: Option<bool>,
     },
+}
+
+/// An event that was sent outside of every order.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// It has an id, since it was sent under one.
+    pub event: NewEvent,
+    pub destination: DestinationId,
+    /// What happened, of which the last entry is the end. The delivery and the numbers in them are
+    /// given by the store.
+    pub entries: Vec<Entry>,
 }
 
 /// What came of a delivery that was owed.

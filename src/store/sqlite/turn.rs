@@ -153,7 +153,7 @@ impl<'a> Turn<'a> {
         Ok(answers)
     }
 
-    fn accept(&mut self, offered: Offered) -> Result<Arc<Event>> {
+    pub fn accept(&mut self, offered: Offered) -> Result<Arc<Event>> {
         let Offered { event, digest, key, random } = offered;
         let seq = self.memory.marks.next_event;
         let ours: EventId = self.memory.ids.next(self.now, random);
@@ -205,11 +205,18 @@ impl<'a> Turn<'a> {
             Task::Plan(plans) => self.plan(plans),
             Task::Settle(settlements) => self.settle(settlements).map(|()| Ok(Vec::new())),
             Task::Replay(prepared) => self.replay(prepared),
+            Task::Record(recorded) => self.record(recorded),
         }
     }
 
     /// Writes a delivery, which is owed from now on.
     pub fn insert_delivery(&mut self, row: &DeliveryRow, copy: Option<&[u8]>) -> Result<()> {
+        self.memory.minutes.planned(row.destination, self.now);
+        self.insert_uncounted(row, copy)
+    }
+
+    /// Writes a delivery.
+    pub fn insert_uncounted(&mut self, row: &DeliveryRow, copy: Option<&[u8]>) -> Result<()> {
         self.insert_delivery.execute((
             row.seq.bits() as i64,
             row.project,
@@ -223,7 +230,6 @@ impl<'a> Turn<'a> {
             row.fresh_id,
             copy,
         ))?;
-        self.memory.minutes.planned(row.destination, self.now);
         self.memory.learn_project(row.destination, row.project);
         self.memory.marks.written += 60 + copy.map_or(0, <[u8]>::len);
         self.note(row.seq.event());

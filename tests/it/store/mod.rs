@@ -6,6 +6,7 @@
 pub mod home;
 mod owed;
 mod replay;
+mod record;
 mod random;
 mod sqlite;
 
@@ -57,6 +58,9 @@ contract! {
         replay::a_replay_makes_new_deliveries_and_keeps_its_progress
         replay::a_replay_repeats_the_copy_of_a_delivery
         replay::an_event_has_room_for_so_many_deliveries_and_no_more
+        record::what_was_sent_already_is_kept_with_what_came_of_it
+        record::a_recording_says_nothing_about_the_plans_before_it
+        record::what_was_recorded_can_be_replayed
         random::work_of_any_kind_agrees_with_a_model
         ;
 }

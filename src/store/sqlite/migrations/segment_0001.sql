@@ -47,7 +47,8 @@ CREATE TABLE deliveries (
 );
 
 -- Why events, or routes of them, went no further. An event with a plan has a row here or a delivery
--- that is no replay's: that is how the last planned event is found when the store is opened.
+-- with a pipeline that is no replay's: that is how the last planned event is found when the store is
+-- opened. A delivery with neither was made outside of every order and recorded afterwards: a test.
 CREATE TABLE skipped (
     event   INTEGER PRIMARY KEY,
     reasons TEXT NOT NULL             -- JSON
