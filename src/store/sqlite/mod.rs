@@ -60,8 +60,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Appended, Backlog, Change, Document, Health, OwedQuery, Recording, Registry, ReplayStep, Result,
-    Settlement, Store, StoreError,
+    Appended, Backlog, Change, Document, Health, OwedQuery, Recording, Registry, ReplayStep,
+    Result, Settlement, Store, StoreError,
 };
 use crate::{
     clock::Clock,

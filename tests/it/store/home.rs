@@ -9,9 +9,9 @@ use tidegate::{
     clock::ManualClock,
     hint,
     model::{
-        Class, DeliverySeq, DestinationId, Ended, Entry, EntryKind, Event, EventId, Lane, NewEvent, Outcome,
-        Owed, PipelineId, Place, Plan, PlannedDelivery, ProjectId, RawJson, SourceId, Standing,
-        TypeName,
+        Class, DeliverySeq, DestinationId, Ended, Entry, EntryKind, Event, EventId, Lane, NewEvent,
+        Outcome, Owed, PipelineId, Place, Plan, PlannedDelivery, ProjectId, RawJson, SourceId,
+        Standing, TypeName,
     },
     store::{
         Appended, Database, Next, Recording, Settlement,

@@ -99,8 +99,9 @@ impl Model {
                 _ => Place { lane: Lane(dice.below(3) << 62), position: dice.below(5) as i64 },
             };
             let most = if event.source == SourceId::SYSTEM { 1 } else { 4 };
-            let to: Vec<_> =
-                (0..dice.below(most)).map(|_| (1 + u128::from(dice.below(2)), place(dice))).collect();
+            let to: Vec<_> = (0..dice.below(most))
+                .map(|_| (1 + u128::from(dice.below(2)), place(dice)))
+                .collect();
             plan_at(&event, &to)
         });
         let plans: Vec<_> = plans.collect();

@@ -5,9 +5,7 @@ use tidegate::{
         DeliveryId, DeliverySeq, DeliveryState, Ended, EventSeq, Lane, Place, ReplayId, Selection,
         SourceId,
     },
-    store::{
-        ActivityFilter, EventFilter, OwedQuery, Page, ReplayItem, ReplayStep,
-    },
+    store::{ActivityFilter, EventFilter, OwedQuery, Page, ReplayItem, ReplayStep},
 };
 
 use super::home::{Home, destinations, event, new_events, now, plan_for, projects, recording};
@@ -46,7 +44,8 @@ pub async fn what_was_sent_already_is_kept_with_what_came_of_it(home: &dyn Home)
     let all = Selection::default();
     assert_eq!(open.store.deliveries(projects(1), &all, PAGE).await.unwrap().len(), 1);
     assert_eq!(open.store.count(projects(1), &all).await.unwrap(), 1);
-    let activity = open.store.activity(projects(1), &ActivityFilter::default(), PAGE).await.unwrap();
+    let activity =
+        open.store.activity(projects(1), &ActivityFilter::default(), PAGE).await.unwrap();
     assert_eq!(activity[0].entry.kind, sent.entries[0].kind);
     // What a destination is owed is counted, and it was not.
     let minutes = open.store.stats(destinations(1), now(), jiff::Timestamp::MAX).await.unwrap();
