@@ -22,6 +22,7 @@ pub mod dispatch;
 pub mod destinations;
 
 // How people and programs speak to it.
+pub mod probe;
 pub mod problem;
 pub mod resources;
 pub mod api;

@@ -69,6 +69,7 @@ use crate::{ingest, problem::Problem};
         resources::destinations::enable_destination,
         resources::destinations::disable_destination,
         resources::trial::test_destination,
+        resources::verify::verify_destination,
         resources::rotation::rotate_secret,
         resources::file::plan_file,
         resources::file::apply_file,

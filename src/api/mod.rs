@@ -27,9 +27,9 @@ use crate::{
     catalog::Registrar,
     clock::Clock,
     crypto::{KeyHasher, Random, Vault},
-    destinations::Outlets,
     dispatch,
     ingest::{self, Ingest, Keyring},
+    probe::Prober,
     problem::{Kind, Problem},
     replay::Replayed,
     resources::Means,
@@ -65,8 +65,8 @@ pub struct Context {
     pub hasher: KeyHasher,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
-    /// For test events.
-    pub outlets: Arc<dyn Outlets>,
+    /// For test events and verifications.
+    pub prober: Arc<Prober>,
     pub dispatch: dispatch::Handle,
     /// Tells the dispatcher what a replay has made.
     pub replayed: Replayed,
@@ -86,15 +86,13 @@ pub struct Api(Arc<Shared>);
 /// The context, and what limits its use.
 pub struct Shared {
     context: Context,
-    trials: Semaphore,
     watchers: Arc<Semaphore>,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
-        let trials = Semaphore::new(resources::trial::AT_ONCE);
         let watchers = Arc::new(Semaphore::new(context.options.watchers));
-        Self(Arc::new(Shared { context, trials, watchers }))
+        Self(Arc::new(Shared { context, watchers }))
     }
 
     /// What the checks of `resources` need.
@@ -188,6 +186,7 @@ fn routes() -> Routes {
         .post("/api/v1/destinations/{destination}/enable", resources::enable_destination)
         .post("/api/v1/destinations/{destination}/disable", resources::disable_destination)
         .post("/api/v1/destinations/{destination}/test", resources::test_destination)
+        .post("/api/v1/destinations/{destination}/verify", resources::verify_destination)
         .post("/api/v1/destinations/{destination}/rotate-secret", resources::rotate_secret)
         .get("/api/v1/destinations/{destination}/stats", stats::destination_stats)
         .post("/api/v1/plan", resources::plan_file)

@@ -29,6 +29,7 @@ use crate::{
     ingest::{Ingest, Keyring},
     model::{Event, EventSeq, Message, Owed, Secret},
     pipeline,
+    probe::{self, Prober},
     replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
@@ -92,6 +93,7 @@ struct Tasks {
     server: JoinHandle<()>,
     pipeline: JoinHandle<()>,
     replays: JoinHandle<()>,
+    probes: JoinHandle<()>,
     dispatch: JoinHandle<()>,
     upkeep: Vec<JoinHandle<()>>,
 }
@@ -147,6 +149,15 @@ impl App {
             tail: tail.clone(),
         };
         let started = stages.start(events, config.pipeline, config.dispatch, &stops);
+        let prober = Arc::new(Prober::new(probe::Parts {
+            database: database.clone(),
+            registrar: registrar.clone(),
+            outlets,
+            clock: parts.clock.clone(),
+            random: parts.random.clone(),
+            tail: tail.clone(),
+        }));
+        let probes = tokio::spawn(probe::run(prober.clone(), stops.pipeline.subscribe()));
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
@@ -157,7 +168,7 @@ impl App {
             hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
-            outlets,
+            prober,
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -179,6 +190,7 @@ impl App {
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
+            probes,
             server: tokio::spawn(server::serve(listener, router, config.server, stopped)),
         };
         Ok(Self {
@@ -211,6 +223,7 @@ impl App {
         let _ = self.stops.pipeline.send(true);
         ended("pipeline", self.tasks.pipeline).await;
         ended("replays", self.tasks.replays).await;
+        ended("probes", self.tasks.probes).await;
         let _ = self.stops.dispatch.send(true);
         if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
             tracing::warn!("attempts that are still under way are cut, and made again later");

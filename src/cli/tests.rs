@@ -36,6 +36,7 @@ fn what_the_help_promises_parses() {
         &format!("replay cancel rpl_{id}"),
         &format!("replay show rpl_{id} --watch"),
         "destinations list",
+        "destinations verify crm",
         "destinations test crm --type user.signed_up --data {}",
         "destinations pause crm",
         "destinations rotate-secret crm --overlap 0s --yes",

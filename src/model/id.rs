@@ -76,8 +76,8 @@ impl<K> Id<K> {
 }
 
 impl SourceId {
-    /// Tidegate itself: tests of destinations, and what it tells their owners. No source of the catalogue has it,
-    /// so no sender can speak in its name.
+    /// Tidegate itself: tests of destinations, and what it tells their owners. No source of the
+    /// catalogue has it, so no sender can speak in its name.
     pub const SYSTEM: Self = Self::from_bits(0);
 }
 

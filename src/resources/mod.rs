@@ -16,6 +16,7 @@ mod secrets;
 pub mod rotation;
 mod show;
 pub mod profiles;
+mod state;
 mod file;
 mod diff;
 mod plan;

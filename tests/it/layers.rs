@@ -21,13 +21,14 @@ const LAYERS: &[(&str, &str)] = &[
     ("pipeline", "model clock hint expr store catalog"),
     ("replay", "model clock store catalog pipeline"),
     ("destinations", "model clock crypto catalog"),
+    ("probe", "model clock tail crypto store catalog destinations"),
     ("dispatch", "model clock hint tail store catalog destinations"),
     ("resources", "model crypto expr store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),
     ("ingest", "model clock tail crypto store catalog gate problem"),
     (
         "api",
-        "model clock tail crypto expr store catalog gate pipeline replay destinations dispatch \
+        "model clock tail crypto expr store catalog gate pipeline replay destinations probe dispatch \
          resources problem ingest",
     ),
     ("server", "problem"),
@@ -35,7 +36,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("config", "gate store pipeline destinations dispatch resources ingest api server telemetry"),
     (
         "app",
-        "model clock hint tail crypto store catalog gate pipeline replay destinations dispatch \
+        "model clock hint tail crypto store catalog gate pipeline replay destinations probe dispatch \
          resources ingest api server telemetry config",
     ),
     (

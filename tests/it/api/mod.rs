@@ -4,6 +4,7 @@ mod resources;
 mod profiles;
 mod records;
 mod operations;
+mod probes;
 
 use serde_json::Value;
 use tidegate::model::EventId;
