@@ -23,6 +23,7 @@ pub type EventTypeId = Id<kind::EventType>;
 pub type EventId = Id<kind::Event>;
 pub type DeliveryId = Id<kind::Delivery>;
 pub type ReplayId = Id<kind::Replay>;
+pub type DeletionId = Id<kind::Deletion>;
 
 /// The identifier of one row of kind `K`: the 128 bits of a UUIDv7 (RFC 9562 §5.7).
 pub struct Id<K> {
@@ -245,6 +246,11 @@ pub mod kind {
     pub enum Replay {}
     impl Kind for Replay {
         const PREFIX: &'static str = "rpl";
+    }
+
+    pub enum Deletion {}
+    impl Kind for Deletion {
+        const PREFIX: &'static str = "del";
     }
 }
 

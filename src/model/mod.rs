@@ -15,8 +15,10 @@ mod webhook;
 mod delivery;
 mod activity;
 mod replay;
+mod deletion;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
+pub use deletion::{Deletion, DeletionState, Person, Then};
 pub use delivery::{
     DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
     Standing,
@@ -25,8 +27,8 @@ pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::EventType;
 pub use id::{
-    DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind, ParseIdError,
-    PipelineId, ProjectId, ReplayId, SourceId, kind,
+    DeletionId, DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind,
+    ParseIdError, PipelineId, ProjectId, ReplayId, SourceId, kind,
 };
 pub use json::RawJson;
 pub use pipeline::{Pattern, Pipeline, Route, StepSpec};

@@ -360,7 +360,7 @@ fn compare(
         match answer {
             Appended::New(_) => (),
             Appended::Duplicate { id, same_body } => match readers.digest(project, *id) {
-                Ok(found) => *same_body = found.map(|it| it == digest),
+                Ok(found) => *same_body = found.map(|it| it == digest.max(1)),
                 // The others of the call are kept, so that it must not fail any more.
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;

@@ -169,7 +169,8 @@ impl<'a> Turn<'a> {
             rows::micros(event.timestamp),
             rows::micros(event.received_at),
             event.key.as_ref().map(|it| it.as_str()),
-            digest as i64,
+            // 0 stands for a body that is erased.
+            digest.max(1) as i64,
         ))?;
         if given.is_some() {
             self.connection

@@ -13,7 +13,7 @@ CREATE TABLE events (
     timestamp   INTEGER NOT NULL,     -- microseconds since 1970
     received_at INTEGER NOT NULL,     -- microseconds since 1970
     key         TEXT,                 -- the idempotency key
-    digest      INTEGER NOT NULL      -- xxh3 of the payload: tells whether a duplicate is the same
+    digest      INTEGER NOT NULL      -- xxh3 of the payload: tells whether a duplicate is the same; 0: its body is erased
 );
 
 -- Up to 64 events in one zstd frame: for each, two lengths (u32, little-endian), metadata, payload.
