@@ -9,6 +9,7 @@ mod export;
 mod deliveries;
 mod stats;
 mod replays;
+mod deletions;
 mod tail;
 mod resources;
 mod operations;
@@ -151,6 +152,12 @@ fn routes() -> Routes {
         .post("/api/v1/replays", replays::create_replay)
         .get("/api/v1/replays/{replay}", replays::get_replay)
         .post("/api/v1/replays/{replay}/cancel", replays::cancel_replay)
+        // People who want to be forgotten.
+        .get("/api/v1/deletions", deletions::list_deletions)
+        .post("/api/v1/deletions", deletions::create_deletion)
+        .get("/api/v1/deletions/{deletion}", deletions::get_deletion)
+        .delete("/api/v1/deletions/{deletion}", deletions::delete_deletion)
+        .post("/api/v1/deletions/{deletion}/cancel", deletions::cancel_deletion)
         // Resources.
         .get("/api/v1/projects", resources::list_projects)
         .post("/api/v1/projects", resources::create_project)

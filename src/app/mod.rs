@@ -19,6 +19,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
+    deletions,
     destinations::{
         Directory, Outlets,
         egress::{Egress, Resolver, SystemResolver, TlsError},
@@ -94,6 +95,7 @@ struct Tasks {
     pipeline: JoinHandle<()>,
     replays: JoinHandle<()>,
     probes: JoinHandle<()>,
+    deletions: JoinHandle<()>,
     dispatch: JoinHandle<()>,
     upkeep: Vec<JoinHandle<()>>,
 }
@@ -159,6 +161,14 @@ impl App {
         }));
         let probes = tokio::spawn(probe::run(prober.clone(), stops.pipeline.subscribe()));
 
+        let deletions = tokio::spawn(deletions::run(deletions::Parts {
+            database: database.clone(),
+            registrar: registrar.clone(),
+            clock: parts.clock.clone(),
+            dispatch: started.handle.clone(),
+            stop: stops.pipeline.subscribe(),
+        }));
+
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
             database: database.clone(),
@@ -191,6 +201,7 @@ impl App {
             pipeline: started.pipeline,
             replays: started.replays,
             probes,
+            deletions,
             server: tokio::spawn(server::serve(listener, router, config.server, stopped)),
         };
         Ok(Self {
@@ -224,6 +235,7 @@ impl App {
         ended("pipeline", self.tasks.pipeline).await;
         ended("replays", self.tasks.replays).await;
         ended("probes", self.tasks.probes).await;
+        ended("deletions", self.tasks.deletions).await;
         let _ = self.stops.dispatch.send(true);
         if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
             tracing::warn!("attempts that are still under way are cut, and made again later");

@@ -23,13 +23,14 @@ const LAYERS: &[(&str, &str)] = &[
     ("destinations", "model clock crypto catalog"),
     ("probe", "model clock tail crypto store catalog destinations"),
     ("dispatch", "model clock hint tail store catalog destinations"),
+    ("deletions", "model clock store catalog pipeline dispatch"),
     ("resources", "model crypto expr store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),
     ("ingest", "model clock tail crypto store catalog gate problem"),
     (
         "api",
         "model clock tail crypto expr store catalog gate pipeline replay destinations probe dispatch \
-         resources problem ingest",
+         deletions resources problem ingest",
     ),
     ("server", "problem"),
     ("telemetry", ""),
@@ -37,7 +38,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "app",
         "model clock hint tail crypto store catalog gate pipeline replay destinations probe dispatch \
-         resources ingest api server telemetry config",
+         deletions resources ingest api server telemetry config",
     ),
     (
         "cli",
