@@ -5,6 +5,7 @@ mod profiles;
 mod records;
 mod operations;
 mod probes;
+mod deletions;
 
 use serde_json::Value;
 use tidegate::model::EventId;

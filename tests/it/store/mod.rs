@@ -7,6 +7,7 @@ pub mod home;
 mod owed;
 mod replay;
 mod record;
+mod erase;
 mod random;
 mod sqlite;
 
@@ -61,6 +62,8 @@ contract! {
         record::what_was_sent_already_is_kept_with_what_came_of_it
         record::a_recording_says_nothing_about_the_plans_before_it
         record::what_was_recorded_can_be_replayed
+        erase::what_events_say_about_a_person_is_erased_and_nothing_else
+        erase::an_erasure_that_is_asked_for_again_finds_the_rest
         random::work_of_any_kind_agrees_with_a_model
         ;
 }
