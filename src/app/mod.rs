@@ -134,7 +134,7 @@ impl App {
         let tail = Tail::default();
         let stops = Stops::new();
         let keyring = keyring(&parts, &registrar, &vault)?;
-        let gate = Arc::new(Gate::new(database.clone(), config.gate));
+        let gate = Arc::new(Gate::new(database.clone(), registrar.watch(), config.gate));
         let clock = parts.clock.clone();
         let ingest = Ingest::new(gate, keyring.clone(), clock, tail.clone(), config.ingest);
 

@@ -1,6 +1,9 @@
 //! A person who wants to be forgotten, and what was asked to be done about it.
 
-use std::fmt;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -100,14 +103,41 @@ impl Person {
 
     /// Whether a payload names this user. A number counts as the text that it is written as.
     pub fn is_meant_by(&self, payload: &RawJson) -> bool {
-        let is = |path: &[&str]| {
-            value_at(payload.as_str(), path).is_some_and(|it| is_id(it, &self.user_id))
-        };
-        match &self.field {
-            Some(path) => is(&path.split('.').collect::<Vec<_>>()),
-            None => is(&["userId"]) || is(&["user_id"]),
-        }
+        ids(self.field.as_deref(), payload).any(|it| it == self.user_id)
     }
+}
+
+/// Users whose events are turned away, by project and by where their ids stand.
+#[derive(Default)]
+pub struct Suppressed(HashMap<ProjectId, HashMap<Option<String>, HashSet<String>>>);
+
+impl Suppressed {
+    pub fn of<'a>(deletions: impl Iterator<Item = &'a Deletion>) -> Self {
+        let mut suppressed = Self::default();
+        for it in deletions.filter(|it| it.suppresses()) {
+            let by_field = suppressed.0.entry(it.project).or_default();
+            let ids = by_field.entry(it.person.field.clone()).or_default();
+            ids.insert(it.person.user_id.clone());
+        }
+        suppressed
+    }
+
+    /// Whether an event of this project names one of them. Nothing is parsed where there is none.
+    pub fn includes(&self, project: ProjectId, payload: &RawJson) -> bool {
+        let by_field = self.0.get(&project).into_iter().flatten();
+        by_field
+            .into_iter()
+            .any(|(field, users)| ids(field.as_deref(), payload).any(|it| users.contains(&it)))
+    }
+}
+
+/// The ids that stand where a field says, or where they usually do.
+fn ids(field: Option<&str>, payload: &RawJson) -> impl Iterator<Item = String> {
+    let paths: [Option<Vec<&str>>; 2] = match field {
+        Some(path) => [Some(path.split('.').collect()), None],
+        None => [Some(vec!["userId"]), Some(vec!["user_id"])],
+    };
+    paths.into_iter().flatten().filter_map(|path| id_of(value_at(payload.as_str(), &path)?))
 }
 
 impl fmt::Debug for Person {
@@ -122,18 +152,17 @@ fn value_at<'a>(json: &'a str, path: &[&str]) -> Option<&'a str> {
     let mut here = json;
     for name in path {
         // Of a name that stands twice, the last one counts, as it does for most who read JSON.
-        let fields: std::collections::HashMap<std::borrow::Cow<'_, str>, &RawValue> =
+        let fields: HashMap<std::borrow::Cow<'_, str>, &RawValue> =
             serde_json::from_str(here).ok()?;
         here = fields.get(*name)?.get();
     }
     Some(here)
 }
 
-fn is_id(json: &str, id: &str) -> bool {
-    match json.starts_with('"') {
-        true => serde_json::from_str::<String>(json).is_ok_and(|it| it == id),
-        false => json == id && id.bytes().all(|it| it.is_ascii_digit() || it == b'-'),
-    }
+/// A text, or a whole number as it is written.
+fn id_of(json: &str) -> Option<String> {
+    let is_number = json.bytes().all(|it| it.is_ascii_digit() || it == b'-');
+    if is_number { Some(json.to_owned()) } else { serde_json::from_str(json).ok() }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod replay;
 mod deletion;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
-pub use deletion::{Deletion, DeletionState, Person, Then};
+pub use deletion::{Deletion, DeletionState, Person, Suppressed, Then};
 pub use delivery::{
     DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
     Standing,

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("expr", "model"),
     ("store", "model clock hint crypto"),
     ("catalog", "model store"),
-    ("gate", "model store"),
+    ("gate", "model store catalog"),
     ("pipeline", "model clock hint expr store catalog"),
     ("replay", "model clock store catalog pipeline"),
     ("destinations", "model clock crypto catalog"),

@@ -214,3 +214,35 @@ async fn erasing_goes_on_after_a_restart_and_over_many_files() {
     let cancelled = rows(&admin.get("/api/v1/deliveries?state=cancelled&limit=200").await).len();
     assert_eq!(cancelled, 50);
 }
+
+#[tokio::test]
+async fn events_of_a_suppressed_user_are_turned_away_until_that_is_lifted() {
+    let sink = Sink::new().await;
+    let gateway = Gateway::start(&resources("http://127.0.0.1:9/"), &sink.url("/")).await;
+    let admin = Caller::with_scopes(&gateway, "acme", &["admin"]).await;
+    let done = forget(&admin, json!({"user_id": "u-1", "then": "suppress"})).await;
+    assert_eq!((&done["state"], &done["suppressing"]), (&json!("done"), &json!(true)));
+    let told = sink.received_at_least(1).await;
+    assert_eq!(told[0].json()["type"], "delete");
+
+    let of = |user: &str| json!({"type": "a", "payload": {"user_id": user}});
+    let gateway = gateway.restart().await;
+    let admin = Caller::with_scopes(&gateway, "acme", &["admin", "read"]).await;
+    let away = admin.post("/api/v1/events", &of("u-1")).await.expect(200).json();
+    assert_eq!((&away["id"], &away["accepted"]), (&Value::Null, &json!(false)));
+    assert_eq!((&away["suppressed"], &away["duplicate"]), (&json!(true), &json!(false)));
+    let batch = json!([of("u-1"), of("u-2"), {"type": 7, "payload": 1}, of("u-1"), of("u-3")]);
+    let mixed = admin.post("/api/v1/events/batch", &batch).await.expect(202).json();
+    let statuses: Vec<_> =
+        mixed["results"].as_array().unwrap().iter().map(|it| it["status"].clone()).collect();
+    assert_eq!(statuses, ["suppressed", "accepted", "rejected", "suppressed", "accepted"]);
+    assert_eq!((&mixed["accepted"], &mixed["suppressed"]), (&json!(2), &json!(2)));
+    let none = admin.post("/api/v1/events/batch", &json!([of("u-1")])).await.expect(200).json();
+    assert_eq!(none["suppressed"], 1);
+    assert_eq!(rows(&admin.get("/api/v1/events?type=a").await).len(), 2);
+
+    let path = format!("/api/v1/deletions/{}", done["id"].as_str().unwrap());
+    admin.delete(&path).await.expect(204);
+    let again = admin.post("/api/v1/events", &of("u-1")).await.expect(202).json();
+    assert_eq!(again["suppressed"], Value::Null);
+}
