@@ -94,8 +94,7 @@ struct Tasks {
     server: JoinHandle<()>,
     pipeline: JoinHandle<()>,
     replays: JoinHandle<()>,
-    probes: JoinHandle<()>,
-    deletions: JoinHandle<()>,
+    errands: Vec<JoinHandle<()>>,
     dispatch: JoinHandle<()>,
     upkeep: Vec<JoinHandle<()>>,
 }
@@ -147,27 +146,11 @@ impl App {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            outlets: outlets.clone(),
+            outlets,
             tail: tail.clone(),
         };
-        let started = stages.start(events, config.pipeline, config.dispatch, &stops);
-        let prober = Arc::new(Prober::new(probe::Parts {
-            database: database.clone(),
-            registrar: registrar.clone(),
-            outlets,
-            clock: parts.clock.clone(),
-            random: parts.random.clone(),
-            tail: tail.clone(),
-        }));
-        let probes = tokio::spawn(probe::run(prober.clone(), stops.pipeline.subscribe()));
-
-        let deletions = tokio::spawn(deletions::run(deletions::Parts {
-            database: database.clone(),
-            registrar: registrar.clone(),
-            clock: parts.clock.clone(),
-            dispatch: started.handle.clone(),
-            stop: stops.pipeline.subscribe(),
-        }));
+        let started = stages.clone().start(events, config.pipeline, config.dispatch, &stops);
+        let errands = errands(&stages, &parts, &started.handle, &stops);
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
@@ -178,7 +161,7 @@ impl App {
             hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
-            prober,
+            prober: errands.prober,
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -200,8 +183,7 @@ impl App {
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
-            probes,
-            deletions,
+            errands: errands.tasks,
             server: tokio::spawn(server::serve(listener, router, config.server, stopped)),
         };
         Ok(Self {
@@ -234,8 +216,9 @@ impl App {
         let _ = self.stops.pipeline.send(true);
         ended("pipeline", self.tasks.pipeline).await;
         ended("replays", self.tasks.replays).await;
-        ended("probes", self.tasks.probes).await;
-        ended("deletions", self.tasks.deletions).await;
+        for task in self.tasks.errands {
+            ended("errands", task).await;
+        }
         let _ = self.stops.dispatch.send(true);
         if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
             tracing::warn!("attempts that are still under way are cut, and made again later");
@@ -335,7 +318,30 @@ impl Ground {
     }
 }
 
+/// What Tidegate does by itself beside the stages.
+struct Errands {
+    prober: Arc<Prober>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+fn errands(stages: &Stages, parts: &Parts, dispatch: &dispatch::Handle, stops: &Stops) -> Errands {
+    let Stages { database, registrar, clock, outlets, tail } = stages.clone();
+    let deletions = deletions::run(deletions::Parts {
+        database: database.clone(),
+        registrar: registrar.clone(),
+        clock: clock.clone(),
+        dispatch: dispatch.clone(),
+        stop: stops.pipeline.subscribe(),
+    });
+    let random = parts.random.clone();
+    let parts = probe::Parts { database, registrar, outlets, clock, random, tail };
+    let prober = Arc::new(Prober::new(parts));
+    let probes = probe::run(prober.clone(), stops.pipeline.subscribe());
+    Errands { prober, tasks: vec![tokio::spawn(probes), tokio::spawn(deletions)] }
+}
+
 /// What the stages behind the store share.
+#[derive(Clone)]
 struct Stages {
     database: Arc<dyn Database>,
     registrar: Arc<Registrar>,

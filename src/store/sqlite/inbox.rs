@@ -38,7 +38,7 @@ pub(super) enum Task {
     Settle(Vec<Settlement>),
     Replay(Prepared),
     /// Accepts an event, and so is answered once it is on disk.
-    Record(Recorded),
+    Record(Box<Recorded>),
 }
 
 pub(super) struct Work {

@@ -39,7 +39,7 @@ impl SqliteStore {
         }
         let digest = xxh3_64(event.payload.bytes());
         let recorded = Recorded { offered: self.offer(event, digest), destination, entries };
-        self.inbox.work(Task::Record(recorded)).await?;
+        self.inbox.work(Task::Record(Box::new(recorded))).await?;
         let found = self.read(move |it| {
             for seq in it.seqs_of_id(id)? {
                 if let Some(event) = it.event(seq)?
