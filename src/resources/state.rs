@@ -48,3 +48,77 @@ fn is_proven(old: &Connection, new: &Connection) -> bool {
         (None, _) | (_, None) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        destinations::profiles,
+        model::{Auth, DestinationId, Policy, Profile, ProjectId, Webhook},
+    };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn connection(profile: Profile, url: &str) -> Connection {
+        Connection::Webhook(Webhook {
+            profile,
+            urls: vec![url.to_owned().try_into().unwrap()],
+            headers: Default::default(),
+            auth: Auth::None,
+            signing_keys: Vec::new(),
+            contract: profiles::values(profile).contract,
+        })
+    }
+
+    /// `active`, `unverified since 7: 503`, …
+    fn told(state: &DestinationState) -> String {
+        match state {
+            DestinationState::Active => "active".to_owned(),
+            DestinationState::Paused { since } => format!("paused since {}", since.as_second()),
+            DestinationState::Unverified { since, reason } => {
+                format!("unverified since {}: {reason}", since.as_second())
+            }
+            DestinationState::Disabled { since, .. } => {
+                format!("disabled since {}", since.as_second())
+            }
+        }
+    }
+
+    #[test]
+    fn who_must_prove_itself_does_so_for_each_new_url() {
+        let admin = |url| connection(Profile::Admin, url);
+        let standard = || connection(Profile::Standard, "https://a.com/");
+        let (a, b) = ("https://a.com/", "https://b.com/");
+        let failed = || DestinationState::Unverified { since: at(3), reason: "503".to_owned() };
+        let paused = DestinationState::Paused { since: at(3) };
+        let gone = || DestinationState::Disabled { since: at(3), reason: "410".to_owned() };
+        for (before, state, now, expected) in [
+            (admin(a), DestinationState::Active, admin(a), "active"),
+            (admin(a), DestinationState::Active, admin(b), "unverified since 9: "),
+            (standard(), DestinationState::Active, admin(a), "unverified since 9: "),
+            (admin(a), DestinationState::Active, standard(), "active"),
+            (admin(a), failed(), admin(a), "unverified since 3: 503"),
+            (admin(a), failed(), admin(b), "unverified since 3: "),
+            (admin(a), failed(), standard(), "active"),
+            (admin(a), paused.clone(), admin(a), "paused since 3"),
+            (admin(a), paused, admin(b), "disabled since 9"),
+            (admin(a), gone(), admin(b), "disabled since 3"),
+        ] {
+            let old = Destination {
+                id: DestinationId::from_bits(1),
+                project: ProjectId::from_bits(2),
+                name: "crm".parse().unwrap(),
+                version: 1,
+                state,
+                policy: Policy::default(),
+                connection: before,
+                created_at: at(0),
+            };
+            assert_eq!(told(&after(Some(&old), &now, at(9))), expected, "{old:?}");
+        }
+        assert_eq!(told(&after(None, &admin(a), at(9))), "unverified since 9: ");
+        assert_eq!(told(&after(None, &standard(), at(9))), "active");
+    }
+}
