@@ -13,9 +13,7 @@ use crate::{
         webhook,
     },
     expr::{Key, Template},
-    model::{
-        Connection, Contract, Destination, EndpointUrl, Ordering, Target, Webhook,
-    },
+    model::{Connection, Contract, Destination, EndpointUrl, Ordering, Target, Webhook},
     pipeline,
 };
 

@@ -173,3 +173,28 @@ async fn an_endpoint_gets_nothing_before_it_is_verified_and_then_all_in_order() 
     operator.send(Method::POST, TEST, &[], "").await.expect(200);
     assert_eq!(sink.received()[5].json()["data"], expected);
 }
+
+#[tokio::test]
+async fn the_answer_to_making_or_moving_a_destination_says_whether_it_is_verified() {
+    let (sink, other) = (Sink::answering(&[500, 200]).await, Sink::answering(&[404]).await);
+    let gateway = Gateway::start("version: 1\nproject: acme\n", "http://127.0.0.1:9/").await;
+    let admin = Caller::with_scopes(&gateway, "acme", &["admin"]).await;
+    let spec = |url: &str| json!({ "name": "sink", "kind": "webhook", "url": url, "verify": true });
+
+    let made = admin.post("/api/v1/destinations", &spec(&sink.url("/"))).await.expect(201).json();
+    assert_eq!(
+        (&made["state"], &made["reason"]),
+        (&json!("unverified"), &json!("500 Internal Server Error"))
+    );
+    assert!(sink.received()[0].header("webhook-signature").starts_with("v1,"));
+    assert_eq!(admin.post(VERIFY, &json!({})).await.expect(200).json()["state"], "active");
+    let path = "/api/v1/destinations/sink";
+    let same = admin.put(path, &spec(&sink.url("/"))).await.expect(200).json();
+    assert_eq!((&same["state"], sink.received().len()), (&json!("active"), 2));
+    let moved = admin.put(path, &spec(&other.url("/"))).await.expect(200).json();
+    assert_eq!(
+        (&moved["state"], &moved["reason"]),
+        (&json!("unverified"), &json!("404 Not Found"))
+    );
+    assert_eq!(other.received()[0].json()["type"], "webhook.configured");
+}
