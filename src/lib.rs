@@ -22,6 +22,8 @@ pub mod dispatch;
 pub mod destinations;
 
 // How people and programs speak to it.
+pub mod probe;
+pub mod deletions;
 pub mod problem;
 pub mod resources;
 pub mod api;

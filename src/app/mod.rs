@@ -17,18 +17,20 @@ use crate::{
     api::{self, Api},
     catalog::Registrar,
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{self, Config},
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
+    deletions,
     destinations::{
         Directory, Outlets,
         egress::{Egress, Resolver, SystemResolver, TlsError},
     },
     dispatch,
-    gate::Gate,
+    gate::{self, Gate},
     hint,
-    ingest::{Ingest, IngestParts, Keyring, webhook::Doors},
+    ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
     model::{Event, EventSeq, Message, Owed, Secret},
     pipeline,
+    probe::{self, Prober},
     replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
@@ -92,6 +94,7 @@ struct Tasks {
     server: JoinHandle<()>,
     pipeline: JoinHandle<()>,
     replays: JoinHandle<()>,
+    errands: Vec<JoinHandle<()>>,
     dispatch: JoinHandle<()>,
     upkeep: Vec<JoinHandle<()>>,
 }
@@ -130,17 +133,6 @@ impl App {
         let tail = Tail::default();
         let stops = Stops::new();
         let keyring = keyring(&parts, &registrar, &vault)?;
-        let ingest = Ingest::new(
-            IngestParts {
-                gate: Arc::new(Gate::new(database.clone(), config.gate)),
-                keyring: keyring.clone(),
-                clock: parts.clock.clone(),
-                tail: tail.clone(),
-                random: parts.random.clone(),
-                doors: Doors::new(registrar.watch(), vault.clone()),
-            },
-            config.ingest,
-        );
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen).await?;
         egress.protect(address);
@@ -150,10 +142,12 @@ impl App {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            outlets: outlets.clone(),
+            outlets,
             tail: tail.clone(),
         };
-        let started = stages.start(events, config.pipeline, config.dispatch, &stops);
+        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.gate, config.ingest);
+        let started = stages.clone().start(events, config.pipeline, config.dispatch, &stops);
+        let errands = errands(&stages, &parts, &started.handle, &stops);
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
@@ -164,7 +158,7 @@ impl App {
             hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
-            outlets,
+            prober: errands.prober,
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -173,18 +167,12 @@ impl App {
             limits: config.resources,
             options: config.api,
         }));
-        let upkeep = upkeep::Upkeep {
-            database: database.clone(),
-            catalog: registrar.watch(),
-            clock: parts.clock.clone(),
-            metrics,
-            options: config.retention,
-        };
         let tasks = Tasks {
-            upkeep: upkeep.start(&stops.upkeep),
+            upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
+            errands: errands.tasks,
             server: tokio::spawn(server::serve(
                 listener,
                 router,
@@ -222,6 +210,9 @@ impl App {
         let _ = self.stops.pipeline.send(true);
         ended("pipeline", self.tasks.pipeline).await;
         ended("replays", self.tasks.replays).await;
+        for task in self.tasks.errands {
+            ended("errands", task).await;
+        }
         let _ = self.stops.dispatch.send(true);
         if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
             tracing::warn!("attempts that are still under way are cut, and made again later");
@@ -321,7 +312,30 @@ impl Ground {
     }
 }
 
+/// What Tidegate does by itself beside the stages.
+struct Errands {
+    prober: Arc<Prober>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+fn errands(stages: &Stages, parts: &Parts, dispatch: &dispatch::Handle, stops: &Stops) -> Errands {
+    let Stages { database, registrar, clock, outlets, tail } = stages.clone();
+    let deletions = deletions::run(deletions::Parts {
+        database: database.clone(),
+        registrar: registrar.clone(),
+        clock: clock.clone(),
+        dispatch: dispatch.clone(),
+        stop: stops.pipeline.subscribe(),
+    });
+    let random = parts.random.clone();
+    let parts = probe::Parts { database, registrar, outlets, clock, random, tail };
+    let prober = Arc::new(Prober::new(parts));
+    let probes = probe::run(prober.clone(), stops.pipeline.subscribe());
+    Errands { prober, tasks: vec![tokio::spawn(probes), tokio::spawn(deletions)] }
+}
+
 /// What the stages behind the store share.
+#[derive(Clone)]
 struct Stages {
     database: Arc<dyn Database>,
     registrar: Arc<Registrar>,
@@ -341,6 +355,36 @@ struct Started {
 }
 
 impl Stages {
+    fn ingest(
+        &self,
+        parts: &Parts,
+        vault: &Arc<Vault>,
+        keyring: Arc<Keyring>,
+        gate: gate::Options,
+        options: ingest::Options,
+    ) -> Ingest {
+        let gate = Gate::new(self.database.clone(), self.registrar.watch(), gate);
+        let parts = IngestParts {
+            gate: Arc::new(gate),
+            keyring,
+            clock: self.clock.clone(),
+            tail: self.tail.clone(),
+            random: parts.random.clone(),
+            doors: Doors::new(self.registrar.watch(), vault.clone()),
+        };
+        Ingest::new(parts, options)
+    }
+
+    fn upkeep(&self, metrics: PrometheusHandle, options: config::Retention) -> upkeep::Upkeep {
+        upkeep::Upkeep {
+            database: self.database.clone(),
+            catalog: self.registrar.watch(),
+            clock: self.clock.clone(),
+            metrics,
+            options,
+        }
+    }
+
     fn start(
         self,
         events: hint::Receiver<Vec<Arc<Event>>, bool>,

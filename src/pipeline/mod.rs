@@ -7,12 +7,15 @@ mod steps;
 mod filter;
 mod map;
 mod compile;
+mod integrations;
+mod directed;
 mod plan;
 mod run;
 
 use serde::{Deserialize, Serialize};
 
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
+pub use directed::Direction;
 pub use plan::{Placing, plan};
 pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};

@@ -6,6 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Line, Project, Target, When},
+    directed,
+    integrations::Integrations,
     steps::{Next, Step},
 };
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
 };
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
-const MOST_DELIVERIES: usize = 1024;
+pub(super) const MOST_DELIVERIES: usize = 1024;
 /// The lane of a destination in which all deliveries wait for each other.
 const ONE_LANE: Lane = Lane(1);
 
@@ -34,10 +36,14 @@ pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
 
 pub(super) fn plan_counting(event: &Arc<Event>, compiled: &Compiled) -> Planned {
     let project = compiled.project(event.project);
+    if event.source == SourceId::SYSTEM {
+        return directed::plan(event, project);
+    }
     let mut planner = Planner {
         event,
         project,
         facts: None,
+        integrations: None,
         failures: 0,
         deliveries: Vec::new(),
         skipped: Vec::new(),
@@ -90,6 +96,8 @@ struct Planner<'a> {
     project: Option<&'a Project>,
     /// Made when the first expression needs them.
     facts: Option<Facts>,
+    /// Read when the first destination asks.
+    integrations: Option<Integrations>,
     failures: u32,
     deliveries: Vec<PlannedDelivery>,
     skipped: Vec<Skipped>,
@@ -154,6 +162,13 @@ impl Planner<'_> {
             let reason = format!("there is no destination `{}`", route.to);
             return Err(Stop { by: "route", reason });
         };
+        if let Some(name) = &target.integration {
+            let payload = &self.event.payload;
+            let integrations = self.integrations.get_or_insert_with(|| Integrations::of(payload));
+            if let Some(reason) = integrations.exclude(name) {
+                return Err(Stop { by: "integrations", reason });
+            }
+        }
         self.steps(&route.steps, facts)?;
         if self.deliveries.len() >= MOST_DELIVERIES {
             let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
@@ -218,7 +233,7 @@ pub(super) fn does_not_hold(source: &str) -> String {
 
 impl Line {
     /// The place, and whether the key had no value because it could not be evaluated.
-    fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
+    pub(super) fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
         let (lane, failed) = match self {
             Self::None => return (Place { lane: Lane::NONE, position: 0 }, false),
             Self::Fifo | Self::Broken => (ONE_LANE, false),

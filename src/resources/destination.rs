@@ -5,6 +5,7 @@ use super::{
     check::{TAKEN, all_right},
     contract, limits, policy,
     secrets::Safe,
+    state,
 };
 use crate::{
     destinations::{
@@ -12,7 +13,7 @@ use crate::{
         webhook,
     },
     expr::{Key, Template},
-    model::{Connection, Contract, Destination, DestinationState, Ordering, Target, Webhook},
+    model::{Connection, Contract, Destination, Ordering, Target, Webhook},
     pipeline,
 };
 
@@ -47,14 +48,15 @@ impl Spec for DestinationSpec {
         all_right(wrong)?;
         // Without a connection something was wrong, and we are not here.
         let Some(connection) = connection else { return Err(Vec::new()) };
+        let connection = Connection::Webhook(connection);
         let destination = Destination {
             id,
             project: scope.project,
             name: self.name.clone(),
             version: old.map_or(1, |it| it.version),
-            state: state(scope, old, &connection),
+            state: state::after(old, &connection, scope.means.now),
             policy,
-            connection: Connection::Webhook(connection),
+            connection,
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         };
         limits::check(scope.catalog, scope.means.options, &destination, old)
@@ -69,25 +71,6 @@ impl Spec for DestinationSpec {
 
     fn of(model: &Destination) -> Self {
         super::show::destination(model)
-    }
-}
-
-/// A destination that must be verified gets nothing before that: neither when it is new, nor when
-/// its endpoint is another one.
-fn state(scope: &Scope<'_>, old: Option<&Destination>, new: &Webhook) -> DestinationState {
-    let unverified =
-        || DestinationState::Unverified { since: scope.means.now, reason: String::new() };
-    let Some(old) = old else {
-        return if new.contract.verify { unverified() } else { DestinationState::Active };
-    };
-    let Connection::Webhook(before) = &old.connection;
-    let is_proven = before.contract.verify && before.urls == new.urls;
-    match (&old.state, new.contract.verify) {
-        (DestinationState::Unverified { .. }, false) => DestinationState::Active,
-        (DestinationState::Active | DestinationState::Paused { .. }, true) if !is_proven => {
-            unverified()
-        }
-        (it, _) => it.clone(),
     }
 }
 
