@@ -10,8 +10,9 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     model::{
-        ApiKey, Destination, DestinationId, EventType, EventTypeId, KeyId, Lookup, LookupId,
-        Pipeline, PipelineId, Project, ProjectId, RawJson, Replay, ReplayId, Source, SourceId,
+        ApiKey, Deletion, DeletionId, Destination, DestinationId, EventType, EventTypeId, KeyId,
+        Lookup, LookupId, Pipeline, PipelineId, Project, ProjectId, RawJson, Replay, ReplayId,
+        Source, SourceId,
     },
     store::{Change, Document, Registry, StoreError},
 };
@@ -27,6 +28,7 @@ pub struct Catalog {
     pub event_types: BTreeMap<EventTypeId, Arc<EventType>>,
     pub replays: BTreeMap<ReplayId, Arc<Replay>>,
     pub lookups: BTreeMap<LookupId, Arc<Lookup>>,
+    pub deletions: BTreeMap<DeletionId, Arc<Deletion>>,
 }
 
 impl Catalog {
@@ -66,6 +68,7 @@ pub enum Resource {
     EventType(EventType),
     Replay(Replay),
     Lookup(Lookup),
+    Deletion(Deletion),
 }
 
 #[allow(clippy::large_enum_variant, reason = "as above")]
@@ -80,6 +83,7 @@ pub enum Edit {
     DeleteEventType(EventTypeId),
     DeleteReplay(ReplayId),
     DeleteLookup(LookupId),
+    DeleteDeletion(DeletionId),
 }
 
 /// The one writer of the catalogue.
@@ -144,6 +148,7 @@ impl Catalog {
             }
             Edit::Put(Resource::Replay(it)) => drop(self.replays.insert(it.id, Arc::new(it))),
             Edit::Put(Resource::Lookup(it)) => drop(self.lookups.insert(it.id, Arc::new(it))),
+            Edit::Put(Resource::Deletion(it)) => drop(self.deletions.insert(it.id, Arc::new(it))),
             Edit::DeleteProject(id) => drop(self.projects.remove(&id)),
             Edit::DeleteKey(id) => drop(self.keys.remove(&id)),
             Edit::DeleteSource(id) => drop(self.sources.remove(&id)),
@@ -152,6 +157,7 @@ impl Catalog {
             Edit::DeleteEventType(id) => drop(self.event_types.remove(&id)),
             Edit::DeleteReplay(id) => drop(self.replays.remove(&id)),
             Edit::DeleteLookup(id) => drop(self.lookups.remove(&id)),
+            Edit::DeleteDeletion(id) => drop(self.deletions.remove(&id)),
         }
     }
 }
@@ -169,6 +175,7 @@ impl Edit {
             Self::DeleteEventType(id) => delete("event_type", id.bits()),
             Self::DeleteReplay(id) => delete("replay", id.bits()),
             Self::DeleteLookup(id) => delete("lookup", id.bits()),
+            Self::DeleteDeletion(id) => delete("deletion", id.bits()),
         }
     }
 }
@@ -187,6 +194,7 @@ impl Resource {
             Self::EventType(it) => document("event_type", it.id.bits(), it),
             Self::Replay(it) => document("replay", it.id.bits(), it),
             Self::Lookup(it) => document("lookup", it.id.bits(), it),
+            Self::Deletion(it) => document("deletion", it.id.bits(), it),
         }
     }
 
@@ -204,6 +212,7 @@ impl Resource {
             "event_type" => parse(document).map(Self::EventType),
             "replay" => parse(document).map(Self::Replay),
             "lookup" => parse(document).map(Self::Lookup),
+            "deletion" => parse(document).map(Self::Deletion),
             _ => Err(StoreError::Damaged { what: "kind of resource" }),
         }
     }

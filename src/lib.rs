@@ -23,6 +23,8 @@ pub mod destinations;
 pub mod enrich;
 
 // How people and programs speak to it.
+pub mod probe;
+pub mod deletions;
 pub mod problem;
 pub mod resources;
 pub mod api;

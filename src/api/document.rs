@@ -7,7 +7,9 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{deliveries, directory, events, export, operations, replays, resources, stats, tail};
+use super::{
+    deletions, deliveries, directory, events, export, operations, replays, resources, stats, tail,
+};
 use crate::{ingest, problem::Problem};
 
 #[derive(OpenApi)]
@@ -36,6 +38,11 @@ use crate::{ingest, problem::Problem};
         replays::create_replay,
         replays::get_replay,
         replays::cancel_replay,
+        deletions::list_deletions,
+        deletions::create_deletion,
+        deletions::get_deletion,
+        deletions::delete_deletion,
+        deletions::cancel_deletion,
         resources::projects::list_projects,
         resources::projects::create_project,
         resources::projects::get_project,
@@ -82,6 +89,7 @@ use crate::{ingest, problem::Problem};
         resources::destinations::enable_destination,
         resources::destinations::disable_destination,
         resources::trial::test_destination,
+        resources::verify::verify_destination,
         resources::rotation::rotate_secret,
         resources::file::plan_file,
         resources::file::apply_file,

@@ -11,7 +11,7 @@ use super::{
     page::{self, Listing, Page},
     request::{Access, Query, Read, parse_id, parse_pattern, parse_time},
     resources::find,
-    views::{EventDetailView, EventView},
+    views::{EventDetailView, EventView, SYSTEM},
 };
 use crate::{
     catalog::Catalog,
@@ -27,7 +27,7 @@ pub struct EventsQuery {
     /// A type, or a group such as `user.*`.
     #[serde(rename = "type")]
     event_type: Option<String>,
-    /// The name or id of a source.
+    /// The name or id of a source, or `system`.
     source: Option<String>,
     /// The event with this idempotency key. It goes with no other filter.
     idempotency_key: Option<String>,
@@ -91,7 +91,10 @@ pub fn source(
     named: Option<&str>,
 ) -> Result<Option<SourceId>, Problem> {
     let Some(named) = named.filter(|it| !it.is_empty()) else { return Ok(None) };
-    Ok(Some(find::<Source>(catalog, project, named)?.id))
+    match find::<Source>(catalog, project, named) {
+        Err(_) if named == SYSTEM => Ok(Some(SourceId::SYSTEM)),
+        found => Ok(Some(found?.id)),
+    }
 }
 
 /// Get an event

@@ -9,6 +9,7 @@ mod export;
 mod deliveries;
 mod stats;
 mod replays;
+mod deletions;
 mod tail;
 mod resources;
 mod directory;
@@ -28,9 +29,9 @@ use crate::{
     catalog::Registrar,
     clock::Clock,
     crypto::{KeyHasher, Random, Vault},
-    destinations::Outlets,
     dispatch,
     ingest::{self, Ingest, Keyring},
+    probe::Prober,
     problem::{Kind, Problem},
     replay::Replayed,
     resources::Means,
@@ -66,8 +67,8 @@ pub struct Context {
     pub hasher: KeyHasher,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
-    /// For test events.
-    pub outlets: Arc<dyn Outlets>,
+    /// For test events and verifications.
+    pub prober: Arc<Prober>,
     pub dispatch: dispatch::Handle,
     /// Tells the dispatcher what a replay has made.
     pub replayed: Replayed,
@@ -87,15 +88,13 @@ pub struct Api(Arc<Shared>);
 /// The context, and what limits its use.
 pub struct Shared {
     context: Context,
-    trials: Semaphore,
     watchers: Arc<Semaphore>,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
-        let trials = Semaphore::new(resources::trial::AT_ONCE);
         let watchers = Arc::new(Semaphore::new(context.options.watchers));
-        Self(Arc::new(Shared { context, trials, watchers }))
+        Self(Arc::new(Shared { context, watchers }))
     }
 
     /// What the checks of `resources` need.
@@ -181,6 +180,7 @@ fn resource_routes(routes: Routes) -> Routes {
         .post("/api/v1/destinations/{destination}/enable", resources::enable_destination)
         .post("/api/v1/destinations/{destination}/disable", resources::disable_destination)
         .post("/api/v1/destinations/{destination}/test", resources::test_destination)
+        .post("/api/v1/destinations/{destination}/verify", resources::verify_destination)
         .post("/api/v1/destinations/{destination}/rotate-secret", resources::rotate_secret)
         .get("/api/v1/destinations/{destination}/stats", stats::destination_stats)
         .post("/api/v1/plan", resources::plan_file)
@@ -205,6 +205,12 @@ fn routes() -> Routes {
         .get("/api/v1/dead-letters", deliveries::list_dead_letters)
         .get("/api/v1/attempts", deliveries::list_attempts)
         .get("/api/v1/tail", tail::tail)
+        // People who want to be forgotten.
+        .get("/api/v1/deletions", deletions::list_deletions)
+        .post("/api/v1/deletions", deletions::create_deletion)
+        .get("/api/v1/deletions/{deletion}", deletions::get_deletion)
+        .delete("/api/v1/deletions/{deletion}", deletions::delete_deletion)
+        .post("/api/v1/deletions/{deletion}/cancel", deletions::cancel_deletion)
         // Old events, delivered anew.
         .post("/api/v1/events/{event}/replay", replays::replay_one_event)
         .post("/api/v1/deliveries/{delivery}/replay", replays::replay_delivery)

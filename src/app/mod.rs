@@ -1,42 +1,39 @@
 //! Puts the stages together and takes them apart again.
 
+mod ground;
 mod upkeep;
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use self::upkeep::Upkeep;
+use self::ground::Ground;
 use crate::{
     api::{self, Api},
     catalog::Registrar,
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{self, Config},
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
+    deletions,
     destinations::{
         Directory, Outlets,
         egress::{Egress, Resolver, SystemResolver, TlsError},
     },
     dispatch,
-    enrich::{self, CountryError, Enrichment},
+    enrich::CountryError,
     gate::{self, Gate},
     hint,
     ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
     model::{Event, EventSeq, Message, Owed, Secret},
     pipeline,
+    probe::{self, Prober},
     replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
-    store::{self, Database, StoreError, sqlite::SqliteStore},
+    store::{Database, StoreError},
     tail::Tail,
-    telemetry::{self, TelemetryError},
+    telemetry::TelemetryError,
 };
 
 /// What the stages are given from outside, so that a test can give them something else.
@@ -94,6 +91,7 @@ struct Tasks {
     server: JoinHandle<()>,
     pipeline: JoinHandle<()>,
     replays: JoinHandle<()>,
+    errands: Vec<JoinHandle<()>>,
     dispatch: JoinHandle<()>,
     upkeep: Vec<JoinHandle<()>>,
 }
@@ -133,7 +131,6 @@ impl App {
         let tail = Tail::default();
         let stops = Stops::new();
         let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
-        let ingest = ground.ingest(&parts, &keyring, &tail, config.gate, config.ingest);
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen).await?;
         egress.protect(address);
@@ -145,11 +142,13 @@ impl App {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            outlets: outlets.clone(),
+            outlets,
             lookups,
             tail: tail.clone(),
         };
-        let started = stages.start(events, config.pipeline, config.dispatch, &stops);
+        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.gate, config.ingest);
+        let started = stages.clone().start(events, config.pipeline, config.dispatch, &stops);
+        let errands = errands(&stages, &parts, &started.handle, &stops);
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
@@ -160,7 +159,7 @@ impl App {
             hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
-            outlets,
+            prober: errands.prober,
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -169,12 +168,12 @@ impl App {
             limits: config.resources,
             options: config.api,
         }));
-        let upkeep = Upkeep::new(&database, &registrar, &parts.clock, metrics, config.retention);
         let tasks = Tasks {
-            upkeep: upkeep.start(&stops.upkeep),
+            upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
+            errands: errands.tasks,
             server: tokio::spawn(server::serve(
                 listener,
                 router,
@@ -212,6 +211,9 @@ impl App {
         let _ = self.stops.pipeline.send(true);
         ended("pipeline", self.tasks.pipeline).await;
         ended("replays", self.tasks.replays).await;
+        for task in self.tasks.errands {
+            ended("errands", task).await;
+        }
         let _ = self.stops.dispatch.send(true);
         if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
             tracing::warn!("attempts that are still under way are cut, and made again later");
@@ -280,76 +282,30 @@ fn replayed(dispatch: dispatch::Handle) -> Replayed {
     })
 }
 
-/// What all stages stand on.
-struct Ground {
-    metrics: PrometheusHandle,
-    vault: Arc<Vault>,
-    database: Arc<dyn Database>,
-    registrar: Arc<Registrar>,
-    /// Events as they are accepted, for the pipelines.
-    events: hint::Receiver<Vec<Arc<Event>>, bool>,
+/// What Tidegate does by itself beside the stages.
+struct Errands {
+    prober: Arc<Prober>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
-impl Ground {
-    async fn open(
-        config: &Config,
-        parts: &Parts,
-        resources: Option<&File>,
-    ) -> Result<Self, StartError> {
-        let metrics = telemetry::start_metrics()?;
-        let vault = open_vault(&config.data, parts)?;
-        let (accepted, events) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
-        let database = open_store(config, parts, accepted).await?;
-        let registrar = Registrar::open(database.clone()).await;
-        let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
-        if let Some(file) = resources {
-            apply(file, &registrar, &vault, parts, config.resources)
-                .await
-                .map_err(StartError::Resources)?;
-        }
-        Ok(Self { metrics, vault, database, registrar, events })
-    }
-
-    fn ingest(
-        &self,
-        parts: &Parts,
-        keyring: &Arc<Keyring>,
-        tail: &Tail,
-        gate: gate::Options,
-        options: ingest::Options,
-    ) -> Ingest {
-        let parts = IngestParts {
-            gate: Arc::new(Gate::new(self.database.clone(), gate)),
-            keyring: keyring.clone(),
-            clock: parts.clock.clone(),
-            tail: tail.clone(),
-            random: parts.random.clone(),
-            doors: Doors::new(self.registrar.watch(), self.vault.clone()),
-        };
-        Ingest::new(parts, options)
-    }
-
-    /// What steps may ask, with whoever learns from events.
-    fn lookups(
-        &self,
-        parts: &Parts,
-        egress: &Egress,
-        options: enrich::Options,
-    ) -> Result<Arc<dyn pipeline::Lookups>, CountryError> {
-        let (enrichment, learner) = Enrichment::new(enrich::Parts {
-            database: self.database.clone(),
-            catalog: self.registrar.watch(),
-            vault: self.vault.clone(),
-            egress: egress.clone(),
-            clock: parts.clock.clone(),
-            options,
-        })?;
-        tokio::spawn(learner.run());
-        Ok(Arc::new(enrichment))
-    }
+fn errands(stages: &Stages, parts: &Parts, dispatch: &dispatch::Handle, stops: &Stops) -> Errands {
+    let Stages { database, registrar, clock, outlets, tail, .. } = stages.clone();
+    let deletions = deletions::run(deletions::Parts {
+        database: database.clone(),
+        registrar: registrar.clone(),
+        clock: clock.clone(),
+        dispatch: dispatch.clone(),
+        stop: stops.pipeline.subscribe(),
+    });
+    let random = parts.random.clone();
+    let parts = probe::Parts { database, registrar, outlets, clock, random, tail };
+    let prober = Arc::new(Prober::new(parts));
+    let probes = probe::run(prober.clone(), stops.pipeline.subscribe());
+    Errands { prober, tasks: vec![tokio::spawn(probes), tokio::spawn(deletions)] }
 }
 
 /// What the stages behind the store share.
+#[derive(Clone)]
 struct Stages {
     database: Arc<dyn Database>,
     registrar: Arc<Registrar>,
@@ -370,6 +326,36 @@ struct Started {
 }
 
 impl Stages {
+    fn ingest(
+        &self,
+        parts: &Parts,
+        vault: &Arc<Vault>,
+        keyring: Arc<Keyring>,
+        gate: gate::Options,
+        options: ingest::Options,
+    ) -> Ingest {
+        let gate = Gate::new(self.database.clone(), self.registrar.watch(), gate);
+        let parts = IngestParts {
+            gate: Arc::new(gate),
+            keyring,
+            clock: self.clock.clone(),
+            tail: self.tail.clone(),
+            random: parts.random.clone(),
+            doors: Doors::new(self.registrar.watch(), vault.clone()),
+        };
+        Ingest::new(parts, options)
+    }
+
+    fn upkeep(&self, metrics: PrometheusHandle, options: config::Retention) -> upkeep::Upkeep {
+        upkeep::Upkeep {
+            database: self.database.clone(),
+            catalog: self.registrar.watch(),
+            clock: self.clock.clone(),
+            metrics,
+            options,
+        }
+    }
+
     fn start(
         self,
         events: hint::Receiver<Vec<Arc<Event>>, bool>,
@@ -429,49 +415,6 @@ fn keyring(
     };
     let (catalog, clock) = (registrar.watch(), parts.clock.clone());
     Ok(Arc::new(Keyring::new(catalog, KeyHasher::of(vault), admin, clock, random)))
-}
-
-fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {
-    let failed = |source| StartError::Folder { path: data.to_owned(), source };
-    fs::create_dir_all(data).map_err(failed)?;
-    let file = data.join("master.key");
-    let vault = Vault::load_or_create(&file, parts.master_key.as_ref(), parts.random.clone());
-    vault.map(Arc::new).map_err(StartError::MasterKey)
-}
-
-async fn open_store(
-    config: &Config,
-    parts: &Parts,
-    accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-) -> Result<Arc<dyn Database>, StartError> {
-    let (path, options) = (config.data.clone(), config.store.clone());
-    let (clock, random) = (parts.clock.clone(), parts.random.clone());
-    let open = move || {
-        let random = in_stock(random);
-        SqliteStore::open(&path, options, clock, random, accepted)
-    };
-    let opened = tokio::task::spawn_blocking(open).await.unwrap_or(Err(StoreError::Closed));
-    Ok(Arc::new(opened.map_err(|source| at(&config.data, source))?))
-}
-
-/// Asks for a good many numbers at once: each question is a call of the system.
-fn in_stock(random: Arc<dyn Random>) -> store::sqlite::Random {
-    const NUMBERS: usize = 32;
-    let mut stock: Vec<u64> = Vec::with_capacity(NUMBERS);
-    Box::new(move || match stock.pop() {
-        Some(number) => number,
-        None => {
-            let mut bytes = [0; NUMBERS * 8];
-            random.fill(&mut bytes);
-            let (numbers, _) = bytes.as_chunks();
-            stock.extend(numbers.iter().copied().map(u64::from_le_bytes));
-            stock.pop().unwrap_or_else(|| random.u64())
-        }
-    })
-}
-
-fn at(path: &Path, source: StoreError) -> StartError {
-    StartError::Store { path: path.to_owned(), source }
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -7,13 +7,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::turned;
-use crate::{
-    catalog::{Catalog, Registrar},
-    clock::Clock,
-    config::Retention,
-    model::ProjectId,
-    store::Database,
-};
+use crate::{catalog::Catalog, clock::Clock, config::Retention, model::ProjectId, store::Database};
 
 pub struct Upkeep {
     pub database: Arc<dyn Database>,
@@ -24,17 +18,6 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    pub fn new(
-        database: &Arc<dyn Database>,
-        registrar: &Registrar,
-        clock: &Arc<dyn Clock>,
-        metrics: PrometheusHandle,
-        options: Retention,
-    ) -> Self {
-        let (database, catalog) = (database.clone(), registrar.watch());
-        Self { database, catalog, clock: clock.clone(), metrics, options }
-    }
-
     /// One task for each duty, until `stop` is turned.
     pub fn start(self, stop: &watch::Sender<bool>) -> Vec<JoinHandle<()>> {
         let tidying = tidy_metrics(self.metrics.clone(), stop.subscribe());

@@ -32,6 +32,8 @@ pub enum Command {
         json: bool,
     },
     Test(TestArgs),
+    /// Ask an endpoint once more to show that it is there, before it gets anything
+    Verify(One),
     /// Attempt no deliveries until it is resumed; they wait in their order
     Pause(One),
     /// Go on after a pause
@@ -51,7 +53,7 @@ pub struct One {
     name: Name,
 }
 
-/// Send one signed test event, and show what came of it; nothing of it is kept
+/// Send one signed test event, outside of every order, and show what came of it
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// The name of the destination
@@ -163,6 +165,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::List { json } => list(context, json).await,
         Command::Test(args) => test(context, args).await,
+        Command::Verify(one) => change(context, &one.name, "verify").await,
         Command::Pause(one) => change(context, &one.name, "pause").await,
         Command::Resume(one) => change(context, &one.name, "resume").await,
         Command::Enable(one) => change(context, &one.name, "enable").await,
@@ -219,6 +222,12 @@ async fn change(context: &Context, name: &Name, verb: &str) -> Result<()> {
     let changed: Destination = context.client.post(&path, &json!({})).await?.read()?;
     let state = sentence(&changed.state, context.clock.now(), context.out.paint);
     context.out.line(format_args!("{} is {state}", context.out.paint.bold(name)))?;
+    if changed.state.state == "unverified" {
+        return Err(CliError::failed(format!(
+            "{name} did not answer with 2xx; what it is owed is held"
+        ))
+        .then(format!("correct the endpoint, then: tidegate destinations verify {name}")));
+    }
     match verb {
         "pause" => context.out.next(format_args!("tidegate destinations resume {name}")),
         "disable" => context.out.next(format_args!("tidegate destinations enable {name}")),

@@ -37,7 +37,7 @@ use self::{
 use crate::{
     clock::Clock,
     crypto::Random,
-    gate::Gate,
+    gate::{Admitted, Gate},
     model::{IdempotencyKey, NewEvent, ProjectId, RateLimit, RawJson, Scope, SourceId},
     problem::{FieldError, Kind, Problem},
     store::Appended,
@@ -149,12 +149,12 @@ impl Ingest {
         let event =
             sender.event(&body, draft, "").map_err(|error| Problem::invalid(vec![error]))?;
         let source = event.source;
-        let appended = self.gate.admit(vec![event]).await?;
-        self.traffic.taken(source, &appended, sender.received_at);
-        let appended = appended.into_iter().next();
-        let appended = appended.ok_or_else(|| Problem::new(Kind::Internal))?;
-        self.show(&appended);
-        Ok(EventAnswer::of(&appended))
+        let admitted = self.gate.admit(vec![event]).await?;
+        self.traffic.taken(source, &admitted, sender.received_at);
+        let admitted = admitted.into_iter().next();
+        let admitted = admitted.ok_or_else(|| Problem::new(Kind::Internal))?;
+        self.show(&admitted);
+        Ok(EventAnswer::of(&admitted))
     }
 
     async fn many(&self, request: Request) -> Result<BatchAnswer, Problem> {
@@ -179,12 +179,12 @@ impl Ingest {
             parsed.map_err(|_| Problem::new(Kind::Internal))??
         };
         self.buckets.owe(key, received_at, parsed.items.len() - 1);
-        let appended = match parsed.events.is_empty() {
+        let admitted = match parsed.events.is_empty() {
             true => Vec::new(),
             false => self.gate.admit(parsed.events).await?,
         };
-        appended.iter().for_each(|it| self.show(it));
-        BatchAnswer::of(parsed.items, &appended)
+        admitted.iter().for_each(|it| self.show(it));
+        BatchAnswer::of(parsed.items, &admitted)
     }
 
     /// Whose request it is, by the connection and the proxies that are believed.
@@ -194,8 +194,8 @@ impl Ingest {
         metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies)
     }
 
-    fn show(&self, appended: &Appended) {
-        if let Appended::New(event) = appended {
+    fn show(&self, admitted: &Admitted) {
+        if let Admitted::Kept(Appended::New(event)) = admitted {
             self.tail.accepted(event);
         }
     }
@@ -321,7 +321,7 @@ fn one_key(
     request_body(content = NewEventBody, description = "As it is, or with `Content-Encoding: gzip` or `zstd`"),
     responses(
         (status = 202, description = "Kept", body = EventAnswer),
-        (status = 200, description = "A duplicate of an earlier event", body = EventAnswer),
+        (status = 200, description = "A duplicate of an earlier event, or an event of a suppressed user", body = EventAnswer),
         (status = "4XX", response = Problem),
         (status = "5XX", response = Problem),
     )
@@ -347,7 +347,7 @@ pub async fn post_event(State(ingest): State<Arc<Ingest>>, request: Request) -> 
     ),
     responses(
         (status = 202, description = "Some or all were kept", body = BatchAnswer),
-        (status = 200, description = "None was new, and some were duplicates", body = BatchAnswer),
+        (status = 200, description = "None was new, and some were duplicates or of suppressed users", body = BatchAnswer),
         (status = "4XX", response = Problem),
         (status = "5XX", response = Problem),
     )

@@ -12,7 +12,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::{model::SourceId, store::Appended};
+use crate::{gate::Admitted, model::SourceId, store::Appended};
 
 /// Rejections that are kept of each source, the newest.
 const KEPT: usize = 100;
@@ -57,14 +57,22 @@ pub struct Rejection {
 impl Rejection {
     /// The body could not be read.
     pub const NOT_READ: &'static str = "unreadable";
+    /// Its user is to be forgotten.
+    pub const SUPPRESSED: &'static str = "suppressed";
 }
 
 impl Traffic {
-    pub fn taken(&self, source: SourceId, appended: &[Appended], now: Timestamp) {
-        let new = appended.iter().filter(|it| matches!(it, Appended::New(_))).count() as u64;
+    pub fn taken(&self, source: SourceId, admitted: &[Admitted], now: Timestamp) {
         self.with(source, |counts| {
-            counts.accepted += new;
-            counts.duplicates += appended.len() as u64 - new;
+            for it in admitted {
+                match it {
+                    Admitted::Kept(Appended::New(_)) => counts.accepted += 1,
+                    Admitted::Kept(Appended::Duplicate { .. }) => counts.duplicates += 1,
+                    Admitted::Suppressed => {
+                        *counts.rejected.entry(Rejection::SUPPRESSED).or_default() += 1;
+                    }
+                }
+            }
             counts.last_taken_at = Some(now);
         });
     }

@@ -89,8 +89,9 @@ pub struct Skipped {
     /// `None`: the whole pipeline was skipped.
     #[schema(value_type = Option<String>)]
     pub route: Option<Name>,
-    /// `trigger`, `when`, `route` (its destination), `pipeline` (it does not compile), the kind of the
-    /// step, e.g. `filter.match`, or `waits`: this pipeline has not decided yet, and will.
+    /// `trigger`, `when`, `route` (its destination), `integrations` (the event's own), `pipeline` (it does
+    /// not compile), `system` (it was sent by Tidegate itself), the kind of the step, e.g. `filter.match`,
+    /// or `waits`: this pipeline has not decided yet, and will.
     pub by: String,
     pub reason: String,
 }

@@ -17,8 +17,10 @@ mod delivery;
 mod activity;
 mod replay;
 mod lookup;
+mod deletion;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
+pub use deletion::{Deletion, DeletionState, Person, Suppressed, Then};
 pub use delivery::{
     DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
     Standing,
@@ -27,8 +29,8 @@ pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::EventType;
 pub use id::{
-    DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind, LookupId,
-    ParseIdError, PipelineId, ProjectId, ReplayId, SourceId, kind,
+    DeletionId, DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind,
+    LookupId, ParseIdError, PipelineId, ProjectId, ReplayId, SourceId, kind,
 };
 pub use intake::{
     Acknowledgement, Algorithm, Encoding, Form, HmacScheme, Intake, Provider,

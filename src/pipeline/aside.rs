@@ -52,6 +52,9 @@ struct Held {
     skipped: Vec<Skipped>,
     /// What the plans so far made.
     deliveries: usize,
+    /// Its first plan is on disk. Until then nothing more is sent: if the first one failed, the store
+    /// would take the rest for it.
+    is_kept: bool,
     units: BTreeMap<Name, Unit>,
 }
 
@@ -111,6 +114,7 @@ impl Aside {
                 event: event.clone(),
                 skipped: Vec::new(),
                 deliveries: 0,
+                is_kept: false,
                 units: BTreeMap::new(),
             }
         });
@@ -129,6 +133,14 @@ impl Aside {
             held.skipped = skipped.to_vec();
             held.deliveries = deliveries;
         }
+    }
+
+    /// The first plan of an event is on disk.
+    pub fn first_kept(&mut self, event: EventSeq) {
+        let Some(held) = self.events.get_mut(&event) else { return };
+        held.is_kept = true;
+        let pipelines = held.units.keys().cloned();
+        self.candidates.extend(pipelines.map(|pipeline| Ticket { event, pipeline }));
     }
 
     pub fn answered(&mut self, ticket: Ticket, slot: Slot, answer: Answer) {
@@ -160,7 +172,10 @@ impl Aside {
         while let Some(ticket) = self.candidates.pop_first() {
             let Some(held) = self.events.get(&ticket.event) else { continue };
             let Some(unit) = held.units.get(&ticket.pipeline) else { continue };
-            if unit.stage == Stage::Knows && unit.spots.iter().all(|it| self.is_free(it, &ticket)) {
+            if held.is_kept
+                && unit.stage == Stage::Knows
+                && unit.spots.iter().all(|it| self.is_free(it, &ticket))
+            {
                 let (event, answers) = (held.event.clone(), unit.answers.clone());
                 return Some(Turn { ticket, event, answers, deliveries: held.deliveries });
             }
@@ -274,7 +289,9 @@ mod tests {
 
     fn add(aside: &mut Aside, seq: u64, pipeline: &str, lanes: &[u64], missing: usize) -> Ticket {
         let spots = lanes.iter().map(|it| spot(*it)).collect();
-        aside.add(&event(seq), &name(pipeline), spots, Vec::new(), missing)
+        let ticket = aside.add(&event(seq), &name(pipeline), spots, Vec::new(), missing);
+        aside.first_kept(EventSeq(seq));
+        ticket
     }
 
     /// What can go now, which is sent in one call.
@@ -307,6 +324,15 @@ mod tests {
         aside.kept(&first);
         aside.kept(&second);
         assert!(aside.is_empty() && (aside.tickets, aside.bytes) == (0, 0));
+    }
+
+    #[test]
+    fn nothing_more_of_an_event_goes_before_its_first_plan_is_kept() {
+        let mut aside = Aside::default();
+        aside.add(&event(1), &name("a"), Vec::new(), Vec::new(), 0);
+        assert_eq!(go(&mut aside), []);
+        aside.first_kept(EventSeq(1));
+        assert_eq!(go(&mut aside), [(1, "a".to_owned())]);
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod map;
 mod ask;
 mod enrich;
 mod compile;
+mod integrations;
+mod directed;
 mod plan;
 mod aside;
 mod outside;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ask::{Answer, Asked, Entity, Lookups, NoLookups, Person, Question, Status};
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
+pub use directed::Direction;
 pub use plan::{Placing, plan};
 pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};

@@ -9,7 +9,9 @@ use super::{
     aside::Spot,
     ask::{Answer, Question, Status},
     compile::{Active, Compiled, CompiledPipeline, Line, Project, Target, When},
+    directed,
     enrich::Enrich,
+    integrations::Integrations,
     steps::{Next, Step},
 };
 use crate::{
@@ -21,9 +23,15 @@ use crate::{
 };
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
-const MOST_DELIVERIES: usize = 1024;
+pub(super) const MOST_DELIVERIES: usize = 1024;
 /// The lane of a destination in which all deliveries wait for each other.
 const ONE_LANE: Lane = Lane(1);
+
+/// The plan of an event, and how many expressions had no value for it.
+pub(super) struct Planned {
+    pub plan: Plan,
+    pub failures: u32,
+}
 
 /// What one pipeline made of an event.
 #[derive(Default)]
@@ -67,6 +75,9 @@ impl Answers for Nobody {
 /// Plans an event, as if nothing were known of it but what it says.
 pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
     let mut planner = Planner::new(event, compiled);
+    if let Some(planned) = planner.directed() {
+        return planned.plan;
+    }
     let mut plan = Plan { event: event.clone(), deliveries: Vec::new(), skipped: Vec::new() };
     for active in planner.wanted() {
         if let Part::Made(made) = planner.part(active, plan.deliveries.len(), &mut Nobody) {
@@ -112,6 +123,8 @@ pub(super) struct Planner<'a> {
     project: Option<&'a Project>,
     /// Made when the first expression needs them.
     facts: Option<Facts>,
+    /// Read when the first destination asks.
+    integrations: Option<Integrations>,
     /// Deliveries of the event that there are besides those in `made`.
     before: usize,
     made: Made,
@@ -127,7 +140,13 @@ struct Stop {
 impl<'a> Planner<'a> {
     pub fn new(event: &'a Arc<Event>, compiled: &'a Compiled) -> Self {
         let project = compiled.project(event.project);
-        Self { event, project, facts: None, before: 0, made: Made::default(), waits: false }
+        let made = Made::default();
+        Self { event, project, facts: None, integrations: None, before: 0, made, waits: false }
+    }
+
+    /// The whole plan of an event that Tidegate sends in its own name; `None`: it is none.
+    pub fn directed(&self) -> Option<Planned> {
+        (self.event.source == SourceId::SYSTEM).then(|| directed::plan(self.event, self.project))
     }
 
     /// The pipelines that are triggered by the event.
@@ -243,6 +262,13 @@ impl Planner<'_> {
             let reason = format!("there is no destination `{}`", route.to);
             return Err(Stop { by: "route", reason });
         };
+        if let Some(name) = &target.integration {
+            let payload = &self.event.payload;
+            let integrations = self.integrations.get_or_insert_with(|| Integrations::of(payload));
+            if let Some(reason) = integrations.exclude(name) {
+                return Err(Stop { by: "integrations", reason });
+            }
+        }
         self.steps(&route.steps, (pipeline, Some(place)), facts, answers)?;
         if self.before + self.made.deliveries.len() >= MOST_DELIVERIES {
             let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
@@ -342,7 +368,7 @@ pub(super) fn does_not_hold(source: &str) -> String {
 
 impl Line {
     /// The place, and whether the key had no value because it could not be evaluated.
-    fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
+    pub(super) fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
         let (lane, failed) = match self {
             Self::None => return (Place { lane: Lane::NONE, position: 0 }, false),
             Self::Fifo | Self::Broken => (ONE_LANE, false),

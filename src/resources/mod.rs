@@ -18,6 +18,7 @@ pub mod rotation;
 mod source;
 mod show;
 pub mod profiles;
+mod state;
 mod file;
 mod diff;
 mod plan;

@@ -9,7 +9,6 @@ use super::{AuthSpec, Invalid, Means, Scope, SecretSpec, rotation};
 use crate::{
     crypto::{Context, Field},
     destinations::webhook,
-    expr::{ExprError, Template},
     model::{Auth, DestinationId, Scheme, Sealed, Secret, SigningKey},
 };
 
@@ -84,15 +83,6 @@ impl Safe<'_> {
             let path = format!("headers.{name}");
             if let Err(error) = webhook::check_header(name, value.secret().expose()) {
                 wrong.push(Invalid::new(path, error.to_string(), "another text"));
-                continue;
-            }
-            if !value.is_placeholder()
-                && let Err(error) = Template::compile(value.secret().expose())
-            {
-                // What was found may be a part of a key.
-                let ExprError { expected, line, column, .. } = error;
-                let rule = format!("must have {expected} at line {line}, column {column}");
-                wrong.push(Invalid::new(path, rule, "another text"));
                 continue;
             }
             let old = old.and_then(|it| it.get(name));

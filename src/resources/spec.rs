@@ -75,6 +75,9 @@ pub struct DestinationSpec {
     /// `true`: an endpoint gets nothing before it has answered a signed test event with 2xx.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<bool>,
+    /// `true`: a 2xx counts only when the body of the answer has ended within the timeout, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole_answer: Option<bool>,
     /// The name by which an event's `integrations` can exclude this destination, or `false`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>, example = "Webhooks")]

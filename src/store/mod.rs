@@ -2,7 +2,8 @@
 //!
 //! Four traits, one for each kind of caller: [`Store`] for the stages, in batches; [`Records`] for
 //! people who ask what happened; [`Registry`] for resources; [`Directory`] for what enrichment looks
-//! up. A database implements all of them, and passes the suite in `tests/it/store`, which is their contract.
+//! up; [`Eraser`] for people who want to be forgotten. A database implements all of them, and passes
+//! the suite in `tests/it/store`, which is their contract.
 
 pub mod sqlite;
 
@@ -13,8 +14,8 @@ use jiff::Timestamp;
 
 use crate::model::{
     Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event, EventId,
-    EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, PipelineId, Place, Plan,
-    ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
+    EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person, PipelineId, Place,
+    Plan, ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
 };
 
 /// What the stages ask of a database.
@@ -43,13 +44,20 @@ pub trait Store: Send + Sync {
     /// a plan fails, so that a call that failed cannot be forgotten: read [`Self::unplanned`] then.
     ///
     /// An event whose plan [waits](Plan::waits) gets more of them later, in any order among events.
-    /// Each adds its deliveries behind those that there are and replaces the reasons, until none
+    /// They come once the first one is kept. Each adds its deliveries behind those that there are and replaces the reasons, until none
     /// waits. Deliveries that are dead from the start end in the same transaction.
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>>;
 
     /// The oldest events behind `after` whose plan waits, in accept order. Large ones may come fewer
     /// at a time than `limit`; nothing comes only when there are none.
     async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>>;
+
+    // What Tidegate sends itself.
+
+    /// Keeps an event that was sent already, once, with what came of it: its delivery is the first that
+    /// the event has, and has ended. It comes to the pipelines like any other, whose plan for it must
+    /// have no deliveries. It counts in no [`Minute`].
+    async fn record(&self, recording: Recording) -> Result<Arc<Event>>;
 
     // Dispatch.
 
@@ -191,9 +199,46 @@ pub trait Directory: Send + Sync {
     ) -> Result<u64>;
 }
 
-/// A database that serves all four.
-pub trait Database: Store + Records + Registry + Directory {}
-impl<T: Store + Records + Registry + Directory> Database for T {}
+/// Forgetting what events say about a person, and not that they happened: their place, type and times
+/// stay, and so do their deliveries. It works beside the stages, a stretch of events at a time.
+#[async_trait]
+pub trait Eraser: Send + Sync {
+    /// The last event that was accepted; 0 when there is none.
+    async fn last_event(&self) -> Result<EventSeq>;
+
+    /// Looks for a person in the bodies of a project's events behind `after`, through as many as suit
+    /// the database, but none behind `until`. `None`: there are no more. What Tidegate sent itself is
+    /// passed over.
+    async fn find_person(
+        &self,
+        project: ProjectId,
+        person: &Person,
+        after: EventSeq,
+        until: EventSeq,
+    ) -> Result<Option<Stretch>>;
+
+    /// Erases the bodies of the events that were found, in one step that happens whole or not at all:
+    /// payload, metadata and key, the copies of their deliveries, and what endpoints answered; and of
+    /// the last two also what stands in this stretch about events that were erased before. Keys go on
+    /// counting. It waits until the events have a plan. From then on they are neither sent nor
+    /// replayed. It survives a power cut. Returns how many events were erased.
+    async fn erase(&self, stretch: &Stretch) -> Result<u64>;
+}
+
+/// Events that were looked at, and those of them that name somebody.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stretch {
+    /// The last event that was looked at.
+    pub through: EventSeq,
+    /// In order. Events that are erased already are not among them.
+    pub events: Vec<EventSeq>,
+    /// Their deliveries that may still be owed.
+    pub open: Vec<DeliverySeq>,
+}
+
+/// A database that serves all of them.
+pub trait Database: Store + Records + Registry + Directory + Eraser {}
+impl<T: Store + Records + Registry + Directory + Eraser> Database for T {}
 
 /// An event of which some pipelines have not decided yet.
 #[derive(Clone, Debug)]
@@ -213,6 +258,17 @@ pub enum Appended {
         id: EventId,
         same_body: Option<bool>,
     },
+}
+
+/// An event that was sent outside of every order.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// It has an id, since it was sent under one.
+    pub event: NewEvent,
+    pub destination: DestinationId,
+    /// What happened, of which the last entry is the end. The delivery and the numbers in them are
+    /// given by the store.
+    pub entries: Vec<Entry>,
 }
 
 /// What came of a delivery that was owed.

@@ -17,19 +17,21 @@ const LAYERS: &[(&str, &str)] = &[
     ("expr", "model"),
     ("store", "model clock hint crypto"),
     ("catalog", "model store"),
-    ("gate", "model store"),
+    ("gate", "model store catalog"),
     ("pipeline", "model clock hint expr store catalog"),
     ("replay", "model clock store catalog pipeline"),
-    ("destinations", "model clock crypto catalog"),
+    ("destinations", "model clock crypto expr catalog"),
     ("enrich", "model clock crypto expr store catalog pipeline destinations"),
+    ("probe", "model clock tail crypto store catalog destinations"),
     ("dispatch", "model clock hint tail store catalog destinations"),
+    ("deletions", "model clock store catalog pipeline dispatch"),
     ("resources", "model crypto expr store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),
     ("ingest", "model clock tail crypto expr store catalog gate problem"),
     (
         "api",
-        "model clock tail crypto expr store catalog gate pipeline replay destinations \
-         enrich dispatch resources problem ingest",
+        "model clock tail crypto expr store catalog gate pipeline replay destinations enrich probe \
+         dispatch deletions resources problem ingest",
     ),
     ("server", "problem"),
     ("telemetry", ""),
@@ -39,8 +41,8 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     (
         "app",
-        "model clock hint tail crypto store catalog gate pipeline replay destinations \
-         enrich dispatch resources ingest api server telemetry config",
+        "model clock hint tail crypto store catalog gate pipeline replay destinations enrich probe \
+         dispatch deletions resources ingest api server telemetry config",
     ),
     (
         "cli",

@@ -39,6 +39,7 @@ pub mod destinations;
 pub mod profiles;
 pub mod rotation;
 pub mod trial;
+pub mod verify;
 pub mod file;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -62,6 +63,7 @@ pub use self::{
     rotation::rotate_secret,
     sources::{create_source, delete_source, get_source, list_sources, put_source, source_traffic},
     trial::test_destination,
+    verify::verify_destination,
 };
 use super::{
     Api,

@@ -25,7 +25,6 @@ use super::{Ingest, body, metadata::Circumstances, traffic::Rejection};
 use crate::{
     crypto::inbound::Received,
     problem::{Kind, Problem},
-    store::Appended,
 };
 
 /// What became of a request that was believed.
@@ -116,8 +115,6 @@ impl Ingest {
         let appended = self.gate.admit(events).await?;
         appended.iter().for_each(|it| self.show(it));
         self.traffic.taken(door.source, &appended, self.clock.now());
-        let is_new = |it: &&Appended| matches!(it, Appended::New(_));
-        tracing::debug!(new = appended.iter().filter(is_new).count(), "a webhook was taken");
         Ok(Outcome::Taken)
     }
 

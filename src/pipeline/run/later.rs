@@ -22,6 +22,10 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let Options { waiting, waiting_bytes, .. } = self.parts.options;
         let Self { compiled, aside, outside, .. } = self;
         let mut planner = Planner::new(event, compiled);
+        if let Some(planned) = planner.directed() {
+            *failures += u64::from(planned.failures);
+            return planned.plan;
+        }
         let mut plan = Plan { event: event.clone(), deliveries: Vec::new(), skipped: Vec::new() };
         let mut has_waits = false;
         for active in planner.wanted() {
@@ -71,6 +75,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 self.set_aside_again(&event, pipeline);
             }
             self.aside.planned(event.seq, &skipped, 0);
+            self.aside.first_kept(event.seq);
         }
         if self.waiting_behind.is_none() {
             // Only now is it known who stands behind whom.

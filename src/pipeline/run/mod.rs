@@ -321,7 +321,10 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         self.patience = FIRST_WAIT;
         for sent in &sent {
             match &sent.part {
-                SentPart::First => self.kept = sent.event.seq.max(self.kept),
+                SentPart::First => {
+                    self.kept = sent.event.seq.max(self.kept);
+                    self.aside.first_kept(sent.event.seq);
+                }
                 SentPart::Later(ticket, _) => self.aside.kept(ticket),
             }
         }

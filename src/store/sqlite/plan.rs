@@ -130,14 +130,19 @@ impl Turn<'_> {
             };
             match &delivery.dead {
                 None => owed.push(self.owe(new, destination)),
-                Some(reason) => self.bury(new, destination, reason)?,
+                Some(reason) => self.bury(new, (destination, project), reason)?,
             }
         }
         Ok(())
     }
 
     /// A delivery that is dead before anybody attempted it.
-    fn bury(&mut self, new: NewOwed, destination: i64, reason: &str) -> Result<()> {
+    fn bury(
+        &mut self,
+        new: NewOwed,
+        (destination, project): (i64, i64),
+        reason: &str,
+    ) -> Result<()> {
         let entry = Entry {
             delivery: new.seq,
             number: 1,
@@ -145,7 +150,8 @@ impl Turn<'_> {
             kind: EntryKind::Note { reason: reason.to_owned() },
             ended: Some(Ended::Dead),
         };
-        self.insert_entry(&entry, 1, &OwedRow::new(&new.owed(), destination))
+        self.memory.minutes.entry(destination, &entry);
+        self.insert_entry(&entry, 1, &OwedRow::new(&new.owed(), destination), project)
     }
 
     /// An event without deliveries has a row here in any case: it tells that there is a plan.
@@ -165,9 +171,10 @@ impl Turn<'_> {
 pub(super) fn planned_through(segment: &rusqlite::Connection) -> Result<Option<EventSeq>> {
     let skipped: Option<i64> =
         segment.query_row("SELECT max(event) FROM skipped", [], |row| row.get(0))?;
-    // Replays come later than the plan of their event, and so say nothing about it.
+    // Replays come later than the plan of their event, and what was recorded earlier: so they say
+    // nothing about it.
     let sql = "SELECT max(seq) FROM (SELECT seq FROM deliveries WHERE replay IS NULL \
-               ORDER BY seq DESC LIMIT 1)";
+               AND pipeline IS NOT NULL ORDER BY seq DESC LIMIT 1)";
     let delivery: Option<i64> = segment.query_row(sql, [], |row| row.get(0))?;
     let delivery = delivery.map(|it| rows::event_of(it).0);
     Ok(delivery.max(skipped.map(|it| it as u64)).map(EventSeq))

@@ -176,30 +176,6 @@ async fn a_destination_is_disabled_and_enabled() {
 }
 
 #[tokio::test]
-async fn a_test_event_is_signed_sent_at_once_and_kept_nowhere() {
-    let sink = Sink::with(|_| SinkAnswer::status(418).body("short and stout")).await;
-    let gateway = Gateway::delivering_to(&sink.url("/"), "").await;
-    let operator = Caller::with_scopes(&gateway, "acme", &["operate", "read"]).await;
-    operator.post("/api/v1/destinations/sink/pause", &json!({})).await.expect(200);
-    let outcome = operator.send(Method::POST, "/api/v1/destinations/sink/test", &[], "").await;
-    let outcome = outcome.expect(200).json();
-    assert_eq!((&outcome["accepted"], &outcome["status"]), (&json!(false), &json!(418)));
-    assert_eq!(outcome["response"], "short and stout");
-
-    let body = json!({"type": "order.paid", "payload": [1]});
-    operator.post("/api/v1/destinations/sink/test", &body).await.expect(200);
-    let received = sink.received();
-    assert_eq!(received[0].header("webhook-id"), outcome["message_id"].as_str().unwrap());
-    assert_eq!(
-        (&received[1].json()["type"], &received[1].json()["data"]),
-        (&json!("order.paid"), &json!([1]))
-    );
-    assert!(received[1].header("webhook-signature").starts_with("v1,"));
-    assert!(rows(&operator.get("/api/v1/events").await).is_empty());
-    operator.post("/api/v1/destinations/nobody/test", &json!({})).await.expect(404);
-}
-
-#[tokio::test]
 async fn a_rotated_secret_signs_beside_the_old_one_until_the_overlap_ends() {
     let sink = Sink::new().await;
     let gateway = Gateway::delivering_to(&sink.url("/"), "").await;

@@ -15,8 +15,8 @@ use tidegate::{
     model::{DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId, RawJson},
     pipeline::{self, Options, Parts},
     store::{
-        Appended, Backlog, Database, Health, OwedQuery, ReplayStep, Result, Settlement, Store,
-        StoreError, Waiting,
+        Appended, Backlog, Database, Health, OwedQuery, Recording, ReplayStep, Result, Settlement,
+        Store, StoreError, Waiting,
     },
 };
 use tokio::sync::watch;
@@ -71,6 +71,10 @@ impl Store for Stumbling {
 
     async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
         self.inner.waiting(after, limit).await
+    }
+
+    async fn record(&self, recording: Recording) -> Result<Arc<Event>> {
+        self.inner.record(recording).await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<()> {

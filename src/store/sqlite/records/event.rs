@@ -78,7 +78,8 @@ impl Archive {
             })?;
         }
         rows.sort_unstable_by_key(|it| it.seq);
-        let planned = skipped.is_some() || rows.iter().any(|it| it.replay.is_none());
+        let is_planned = |it: &DeliveryRow| it.replay.is_none() && it.pipeline.is_some();
+        let planned = skipped.is_some() || rows.iter().any(is_planned);
         let deliveries = rows
             .into_iter()
             .map(|row| {
