@@ -25,6 +25,7 @@ pub mod destinations;
 pub mod problem;
 pub mod resources;
 pub mod api;
+pub mod dashboard;
 pub mod server;
 pub mod telemetry;
 

@@ -19,6 +19,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
+    dashboard,
     destinations::{
         Directory, Outlets,
         egress::{Egress, Resolver, SystemResolver, TlsError},
@@ -172,7 +173,8 @@ impl App {
             metrics: metrics.clone(),
             limits: config.resources,
             options: config.api,
-        }));
+        }))
+        .merge(dashboard::router());
         let upkeep = upkeep::Upkeep {
             database: database.clone(),
             catalog: registrar.watch(),
