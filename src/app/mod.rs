@@ -131,17 +131,7 @@ impl App {
         let tail = Tail::default();
         let stops = Stops::new();
         let keyring = keyring(&parts, &registrar, &vault)?;
-        let ingest = Ingest::new(
-            IngestParts {
-                gate: Arc::new(Gate::new(database.clone(), config.gate)),
-                keyring: keyring.clone(),
-                clock: parts.clock.clone(),
-                tail: tail.clone(),
-                random: parts.random.clone(),
-                doors: Doors::new(registrar.watch(), vault.clone()),
-            },
-            config.ingest,
-        );
+        let ingest = ingest(&parts, &database, &registrar, &vault, &keyring, &tail, &config);
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen).await?;
         egress.protect(address);
@@ -182,17 +172,13 @@ impl App {
             metrics,
             options: config.retention,
         };
+        let stopped = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep: upkeep.start(&stops.upkeep),
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
-            server: tokio::spawn(server::serve(
-                listener,
-                router,
-                config.server,
-                turned(stops.server.subscribe()),
-            )),
+            server: tokio::spawn(server::serve(listener, router, config.server, stopped)),
         };
         Ok(Self {
             address,
@@ -234,6 +220,27 @@ impl App {
         }
         self.database.close().await;
     }
+}
+
+/// The first stage, which the API hands its events to.
+fn ingest(
+    parts: &Parts,
+    database: &Arc<dyn Database>,
+    registrar: &Arc<Registrar>,
+    vault: &Arc<Vault>,
+    keyring: &Arc<Keyring>,
+    tail: &Tail,
+    config: &Config,
+) -> Ingest {
+    let parts = IngestParts {
+        gate: Arc::new(Gate::new(database.clone(), config.gate.clone())),
+        keyring: keyring.clone(),
+        clock: parts.clock.clone(),
+        tail: tail.clone(),
+        random: parts.random.clone(),
+        doors: Doors::new(registrar.watch(), vault.clone()),
+    };
+    Ingest::new(parts, config.ingest.clone())
 }
 
 async fn apply(

@@ -11,8 +11,7 @@ use crate::harness::{caller::Caller, gateway::Gateway, sink::Sink};
 
 /// Routes that anybody may call.
 /// These have no key, or another proof: `/in/…` judges the sender's signature.
-const OPEN: [&str; 5] =
-    ["/healthz", "/readyz", "/metrics", "/api/v1/openapi.json", "/in/{source}"];
+const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/api/v1/openapi.json", "/in/{source}"];
 /// It answers for as long as one listens; `the_tail_shows_what_happens_in_ones_own_project` tries it.
 const ENDLESS: &str = "/api/v1/tail";
 
