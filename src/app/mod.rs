@@ -1,17 +1,14 @@
 //! Puts the stages together and takes them apart again.
 
+mod ground;
 mod upkeep;
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use ground::Ground;
 
 use crate::{
     api::{self, Api},
@@ -19,7 +16,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{self, Config},
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
-    deletions,
+    dashboard, deletions,
     destinations::{
         Directory, Outlets,
         egress::{Egress, Resolver, SystemResolver, TlsError},
@@ -34,9 +31,9 @@ use crate::{
     replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
-    store::{self, Database, StoreError, sqlite::SqliteStore},
+    store::{Database, StoreError},
     tail::Tail,
-    telemetry::{self, TelemetryError},
+    telemetry::TelemetryError,
 };
 
 /// What the stages are given from outside, so that a test can give them something else.
@@ -166,7 +163,8 @@ impl App {
             metrics: metrics.clone(),
             limits: config.resources,
             options: config.api,
-        }));
+        }))
+        .merge(dashboard::router());
         let tasks = Tasks {
             upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
             dispatch: started.dispatch,
@@ -279,37 +277,6 @@ fn replayed(dispatch: dispatch::Handle) -> Replayed {
         let dispatch = dispatch.clone();
         tokio::spawn(async move { dispatch.spilled(lost).await });
     })
-}
-
-/// What all stages stand on.
-struct Ground {
-    metrics: PrometheusHandle,
-    vault: Arc<Vault>,
-    database: Arc<dyn Database>,
-    registrar: Arc<Registrar>,
-    /// Events as they are accepted, for the pipelines.
-    events: hint::Receiver<Vec<Arc<Event>>, bool>,
-}
-
-impl Ground {
-    async fn open(
-        config: &Config,
-        parts: &Parts,
-        resources: Option<&File>,
-    ) -> Result<Self, StartError> {
-        let metrics = telemetry::start_metrics()?;
-        let vault = open_vault(&config.data, parts)?;
-        let (accepted, events) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
-        let database = open_store(config, parts, accepted).await?;
-        let registrar = Registrar::open(database.clone()).await;
-        let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
-        if let Some(file) = resources {
-            apply(file, &registrar, &vault, parts, config.resources)
-                .await
-                .map_err(StartError::Resources)?;
-        }
-        Ok(Self { metrics, vault, database, registrar, events })
-    }
 }
 
 /// What Tidegate does by itself beside the stages.
@@ -443,49 +410,6 @@ fn keyring(
     };
     let (catalog, clock) = (registrar.watch(), parts.clock.clone());
     Ok(Arc::new(Keyring::new(catalog, KeyHasher::of(vault), admin, clock, random)))
-}
-
-fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {
-    let failed = |source| StartError::Folder { path: data.to_owned(), source };
-    fs::create_dir_all(data).map_err(failed)?;
-    let file = data.join("master.key");
-    let vault = Vault::load_or_create(&file, parts.master_key.as_ref(), parts.random.clone());
-    vault.map(Arc::new).map_err(StartError::MasterKey)
-}
-
-async fn open_store(
-    config: &Config,
-    parts: &Parts,
-    accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-) -> Result<Arc<dyn Database>, StartError> {
-    let (path, options) = (config.data.clone(), config.store.clone());
-    let (clock, random) = (parts.clock.clone(), parts.random.clone());
-    let open = move || {
-        let random = in_stock(random);
-        SqliteStore::open(&path, options, clock, random, accepted)
-    };
-    let opened = tokio::task::spawn_blocking(open).await.unwrap_or(Err(StoreError::Closed));
-    Ok(Arc::new(opened.map_err(|source| at(&config.data, source))?))
-}
-
-/// Asks for a good many numbers at once: each question is a call of the system.
-fn in_stock(random: Arc<dyn Random>) -> store::sqlite::Random {
-    const NUMBERS: usize = 32;
-    let mut stock: Vec<u64> = Vec::with_capacity(NUMBERS);
-    Box::new(move || match stock.pop() {
-        Some(number) => number,
-        None => {
-            let mut bytes = [0; NUMBERS * 8];
-            random.fill(&mut bytes);
-            let (numbers, _) = bytes.as_chunks();
-            stock.extend(numbers.iter().copied().map(u64::from_le_bytes));
-            stock.pop().unwrap_or_else(|| random.u64())
-        }
-    })
-}
-
-fn at(path: &Path, source: StoreError) -> StartError {
-    StartError::Store { path: path.to_owned(), source }
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -32,13 +32,14 @@ const LAYERS: &[(&str, &str)] = &[
         "model clock tail crypto expr store catalog gate pipeline replay destinations probe dispatch \
          deletions resources problem ingest",
     ),
+    ("dashboard", "problem"),
     ("server", "problem"),
     ("telemetry", ""),
     ("config", "gate store pipeline destinations dispatch resources ingest api server telemetry"),
     (
         "app",
         "model clock hint tail crypto store catalog gate pipeline replay destinations probe dispatch \
-         deletions resources ingest api server telemetry config",
+         deletions resources ingest api dashboard server telemetry config",
     ),
     (
         "cli",

@@ -9,8 +9,7 @@ use tidegate::api;
 
 use crate::harness::{caller::Caller, gateway::Gateway, sink::Sink};
 
-/// Routes that anybody may call.
-/// These have no key, or another proof: `/in/…` judges the sender's signature.
+/// Routes that need no key, or another proof: `/in/…` judges the sender's signature.
 const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/api/v1/openapi.json", "/in/{source}"];
 /// It answers for as long as one listens; `the_tail_shows_what_happens_in_ones_own_project` tries it.
 const ENDLESS: &str = "/api/v1/tail";
@@ -45,6 +44,8 @@ async fn two_projects() -> (Gateway, Sink, BTreeMap<&'static str, String>) {
     gateway.clock.advance(SignedDuration::from_secs(1));
     let record = root.get(&format!("/api/v1/events/{event}")).await.expect(200).json();
     let replay = root.post(&format!("/api/v1/events/{event}/replay"), &json!({})).await.expect(202);
+    let forget = json!({"user_id": "nobody", "then": "keep"});
+    let deletion = root.post("/api/v1/deletions", &forget).await;
     gateway.idle().await;
     let first = async |path: &str| id(&root.get(path).await.expect(200).json()["data"][0]);
     let ids = BTreeMap::from([
@@ -57,6 +58,7 @@ async fn two_projects() -> (Gateway, Sink, BTreeMap<&'static str, String>) {
         ("event", event.to_string()),
         ("delivery", id(&record["deliveries"][0])),
         ("replay", id(&replay.json())),
+        ("deletion", id(&deletion.json())),
     ]);
     root.post("/api/v1/projects", &json!({"name": "b"})).await.expect(201);
     (gateway, sink, ids)
