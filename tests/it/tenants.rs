@@ -150,7 +150,8 @@ async fn a_key_without_the_scope_opens_nothing_that_needs_it() {
     let reader = Caller::with_scopes(&gateway, "acme", &["read"]).await;
     let sender = Caller::with_scopes(&gateway, "acme", &["ingest"]).await;
     let operator = Caller::with_scopes(&gateway, "acme", &["operate"]).await;
-    let verbs = ["pause", "resume", "enable", "disable", "test", "replay", "replays", "cancel"];
+    let verbs =
+        ["pause", "resume", "enable", "disable", "test", "verify", "replay", "replays", "cancel"];
     for (method, path) in guarded(&ids) {
         let is_ingest = method == Method::POST
             && ["/api/v1/events", "/api/v1/events/batch"].contains(&path.as_str());
