@@ -45,7 +45,9 @@ async fn two_projects() -> (Gateway, Sink, BTreeMap<&'static str, String>) {
     let record = root.get(&format!("/api/v1/events/{event}")).await.expect(200).json();
     let replay = root.post(&format!("/api/v1/events/{event}/replay"), &json!({})).await.expect(202);
     let forget = json!({"user_id": "nobody", "then": "keep"});
-    let deletion = root.post("/api/v1/deletions", &forget).await;
+    let deletion = root.post("/api/v1/deletions", &forget).await.expect(202);
+    // Its notification is the third request, after the event and its replay.
+    sink.received_at_least(3).await;
     gateway.idle().await;
     let first = async |path: &str| id(&root.get(path).await.expect(200).json()["data"][0]);
     let ids = BTreeMap::from([
