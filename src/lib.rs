@@ -28,6 +28,7 @@ pub mod deletions;
 pub mod problem;
 pub mod resources;
 pub mod api;
+pub mod dashboard;
 pub mod server;
 pub mod telemetry;
 

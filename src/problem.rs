@@ -276,11 +276,19 @@ impl From<StoreError> for Problem {
         /// A database that went away may take a while to come back.
         const LATER: Duration = Duration::from_secs(5);
         match &error {
-            StoreError::Unavailable(_) | StoreError::Closed => {
+            // A commit that failed may be on the disk nonetheless: nobody knows before a restart.
+            StoreError::Unavailable(_) => {
                 log(&error);
-                Self::new(Kind::Unavailable)
-                    .retry_after(LATER)
-                    .detail("nothing of the request was kept; send it again later")
+                Self::new(Kind::Unavailable).retry_after(LATER).detail(
+                    "whether anything of the request was kept is not known; send it again later, \
+                     with the same idempotency key",
+                )
+            }
+            StoreError::Closed => {
+                log(&error);
+                Self::new(Kind::Unavailable).retry_after(LATER).detail(
+                    "nothing of the request was kept; send it again when the gateway has restarted",
+                )
             }
             StoreError::Full => disk_full().retry_after(2 * LATER),
             StoreError::TooManyDeliveries => Self::new(Kind::Rejected).detail(error.to_string()),

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
-    model::{IdempotencyKey, ProjectId, Source, SourceId},
+    model::{Event, IdempotencyKey, ProjectId, Source, SourceId},
     problem::Problem,
-    store::{EventFilter, EventRecord},
+    store::{EventFilter, EventRecord, PAGE_BYTES},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -49,7 +49,7 @@ pub struct EventsQuery {
 
 /// List events
 ///
-/// Newest first.
+/// Newest first. Large events come fewer to a page than its limit; `next` says whether there are more.
 #[utoipa::path(
     get,
     path = "/api/v1/events",
@@ -81,6 +81,7 @@ pub async fn list_events(
     };
     let page = page::page_of_records(query.limit.as_deref(), query.cursor.as_deref())?;
     let events = api.database.events(access.project, &filter, page::one_more(page)).await?;
+    let page = page::within_bytes(&events, page, Event::weight);
     Ok(page::records(events, page, |it| (it.seq.0, 0), |it| view(EventView::of(&it, catalog))))
 }
 
@@ -117,10 +118,15 @@ pub async fn get_event(
 ) -> Result<Json<EventDetailView>, Problem> {
     /// An event that was replayed often has many; the logs of the others are their own pages.
     const LOGS: usize = 100;
+    let mut bytes = 0;
     let mut record = find_event(&api, access.project, &event).await?;
     for delivery in record.deliveries.iter_mut().rev().take(LOGS) {
         if let Some(whole) = api.database.delivery(access.project, delivery.seq).await? {
+            bytes += whole.copy.as_ref().map_or(0, |it| it.bytes().len());
             *delivery = whole;
+        }
+        if bytes > PAGE_BYTES {
+            break;
         }
     }
     Ok(Json(EventDetailView::of(&record, access.session.catalog())))

@@ -67,7 +67,7 @@ pub struct EventDetailView {
     pub planned: bool,
     /// Why it, or a route of it, went no further.
     pub skipped: Vec<Skipped>,
-    /// Each with its activity log; of more than 100, the newest.
+    /// Each with its activity log; of more than 100, or with large copies, the newest.
     pub deliveries: Vec<DeliveryView>,
 }
 

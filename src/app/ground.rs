@@ -1,4 +1,4 @@
-//! What all stages stand on: the store, the vault, the catalogue, and what steps may ask.
+//! What all stages stand on: metrics, vault, store and catalogue, opened in this order.
 
 use std::{fs, path::Path, sync::Arc};
 

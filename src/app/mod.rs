@@ -8,14 +8,15 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use self::ground::Ground;
+use ground::Ground;
+
 use crate::{
     api::{self, Api},
     catalog::Registrar,
     clock::{Clock, SystemClock},
     config::{self, Config},
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
-    deletions,
+    dashboard, deletions,
     destinations::{
         Directory, Outlets,
         egress::{Egress, Resolver, SystemResolver, TlsError},
@@ -167,7 +168,8 @@ impl App {
             metrics: metrics.clone(),
             limits: config.resources,
             options: config.api,
-        }));
+        }))
+        .merge(dashboard::router());
         let tasks = Tasks {
             upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
             dispatch: started.dispatch,

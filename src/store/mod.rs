@@ -98,7 +98,8 @@ pub trait Records: Send + Sync {
         project: ProjectId,
         key: &IdempotencyKey,
     ) -> Result<Option<EventRecord>>;
-    /// Newest first.
+    /// Newest first. Large ones come fewer at a time than the page has rows: it ends behind the first
+    /// that does not fit into [`PAGE_BYTES`].
     async fn events(
         &self,
         project: ProjectId,
@@ -401,6 +402,9 @@ pub struct ActivityFilter {
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
 }
+
+/// The events of a page weigh so much at most, or the page has one event.
+pub const PAGE_BYTES: usize = 4 << 20;
 
 /// A page of a list that runs from new to old.
 #[derive(Clone, Copy, Debug)]

@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &str)] = &[
         "model clock tail crypto expr store catalog gate pipeline replay destinations enrich probe \
          dispatch deletions resources problem ingest",
     ),
+    ("dashboard", "problem"),
     ("server", "problem"),
     ("telemetry", ""),
     (
@@ -42,7 +43,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "app",
         "model clock hint tail crypto store catalog gate pipeline replay destinations enrich probe \
-         dispatch deletions resources ingest api server telemetry config",
+         dispatch deletions resources ingest api dashboard server telemetry config",
     ),
     (
         "cli",

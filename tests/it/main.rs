@@ -35,3 +35,4 @@ mod contracts;
 mod cli;
 mod crash;
 mod powercut;
+mod broken_disk;

@@ -152,7 +152,7 @@ impl Recording {
         let mut setup = setup(&folder, &resources(&receiver), 100);
         let plain = setup.environment.clone();
         setup.environment.extend([
-            ("LD_PRELOAD", recorder(&folder).display().to_string()),
+            ("LD_PRELOAD", library("record", &folder).display().to_string()),
             ("RECORD_BELOW", setup.data.display().to_string()),
             ("RECORD_TO", record.display().to_string()),
         ]);
@@ -354,10 +354,10 @@ fn resources(receiver: &Receiver) -> String {
     )
 }
 
-/// Compiles the recorder.
-fn recorder(folder: &Path) -> PathBuf {
-    let library = folder.join("record.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/powercut/record.c");
+/// Compiles a library of `tests/powercut` that stands between the gateway and its files.
+pub fn library(name: &str, folder: &Path) -> PathBuf {
+    let library = folder.join(format!("{name}.so"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/powercut/{name}.c"));
     let mut compile = Command::new("cc");
     compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
     let status = compile.arg(&library).arg(source).arg("-ldl").status();

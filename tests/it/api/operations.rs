@@ -4,7 +4,7 @@ use http::Method;
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::{NOWHERE, column, delivered, rows};
+use super::{NOWHERE, column, delivered, empty, rows};
 use crate::harness::{
     PATIENCE,
     caller::Caller,
@@ -221,4 +221,29 @@ fn standard_signature(secret: &str, bytes: &[u8]) -> String {
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&key).unwrap();
     mac.update(bytes);
     STANDARD.encode(mac.finalize().into_bytes())
+}
+
+#[tokio::test]
+async fn a_browser_finds_a_page_that_says_what_works_and_loads_nothing() {
+    let (gateway, _admin) = empty().await;
+    let stranger = Caller::new(&gateway, None);
+
+    let page = stranger.get("/").await.expect(200);
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    assert_eq!(page.headers["x-content-type-options"], "nosniff");
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+    assert!(page.text.contains("The dashboard is not in this build."));
+    assert!(page.text.contains(&format!("curl http://{}/api/v1/events", gateway.app.address)));
+    // Each link leads somewhere.
+    let links: Vec<_> = page.text.split("href=\"/").skip(1).collect();
+    assert_eq!(links.len(), 4);
+    for link in links {
+        let (path, _) = link.split_once('"').unwrap();
+        stranger.get(&format!("/{path}")).await.expect(200);
+    }
+
+    let refused = stranger.send(Method::POST, "/", &[], "").await.expect(405);
+    assert_eq!(refused.problem(), "method-not-allowed");
+    assert_eq!(stranger.get("/index.html").await.expect(404).problem(), "not-found");
 }

@@ -13,6 +13,7 @@ mod admin;
 mod customerio;
 mod segment;
 mod segment_actions;
+mod whole;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::Sha1;

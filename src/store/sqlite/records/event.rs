@@ -15,7 +15,7 @@ use crate::{
         sqlite::{
             blocks::unpack,
             owed::OwedRow,
-            rows::{self, DELIVERY_COLUMNS, DeliveryRow, ENTRY_COLUMNS},
+            rows::{self, DeliveryRow, ENTRY_COLUMNS, without_copy},
             segments::Segment,
         },
     },
@@ -224,8 +224,8 @@ pub fn head_in(connection: &Connection, seq: EventSeq) -> Result<Option<Head>> {
 }
 
 fn deliveries_in(connection: &Connection, event: EventSeq) -> Result<Vec<DeliveryRow>> {
-    let sql =
-        format!("SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE seq BETWEEN ? AND ? ORDER BY seq");
+    let columns = without_copy();
+    let sql = format!("SELECT {columns} FROM deliveries WHERE seq BETWEEN ? AND ? ORDER BY seq");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(rows::deliveries_of(event))?;
     let mut found = Vec::new();
