@@ -104,7 +104,7 @@ fn plan(event: &Arc<Event>) -> Plan {
         copy: None,
         dead: None,
     };
-    Plan { event: event.clone(), deliveries: vec![delivery], skipped: vec![] }
+    Plan { deliveries: vec![delivery], ..Plan::of(event) }
 }
 
 fn delivered(owed: &Owed) -> Settlement {

@@ -59,6 +59,8 @@ pub struct Plan {
     pub event: Arc<Event>,
     pub deliveries: Vec<PlannedDelivery>,
     pub skipped: Vec<Skipped>,
+    /// It is the rest, or some more, of a plan that [waits](Self::waits).
+    pub is_rest: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +76,11 @@ pub struct PlannedDelivery {
 }
 
 impl Plan {
+    /// The first plan of an event, with nothing in it yet.
+    pub fn of(event: &Arc<Event>) -> Self {
+        Self { event: event.clone(), deliveries: vec![], skipped: vec![], is_rest: false }
+    }
+
     /// Whether more plans of this event follow, for pipelines that wait.
     pub fn waits(&self) -> bool {
         self.skipped.iter().any(Skipped::waits)

@@ -52,8 +52,7 @@ struct Held {
     skipped: Vec<Skipped>,
     /// What the plans so far made.
     deliveries: usize,
-    /// Its first plan is on disk. Until then nothing more is sent: if the first one failed, the store
-    /// would take the rest for it.
+    /// Its first plan is on disk. Until then nothing more is sent: it would fail if the first one did.
     is_kept: bool,
     units: BTreeMap<Name, Unit>,
 }
@@ -211,7 +210,8 @@ impl Aside {
         let mut deliveries = made.deliveries;
         // Those that are owed have the first ordinals, by which they are told apart.
         deliveries.sort_by_key(|it| it.dead.is_some());
-        let plan = Plan { event: held.event.clone(), deliveries, skipped: held.skipped.clone() };
+        let (event, skipped) = (held.event.clone(), held.skipped.clone());
+        let plan = Plan { event, deliveries, skipped, is_rest: true };
         self.wake_behind(&spots, ticket);
         Some(plan)
     }

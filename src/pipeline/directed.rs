@@ -38,7 +38,7 @@ impl Direction {
 
 /// The plan of an event of the system.
 pub(super) fn plan(event: &Arc<Event>, project: Option<&Project>) -> Planned {
-    let mut plan = Plan { event: event.clone(), deliveries: Vec::new(), skipped: Vec::new() };
+    let mut plan = Plan::of(event);
     let mut failures = 0;
     let mut skip = |reason: String| {
         let by = "system".to_owned();

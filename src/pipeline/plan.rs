@@ -78,7 +78,7 @@ pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
     if let Some(planned) = planner.directed() {
         return planned.plan;
     }
-    let mut plan = Plan { event: event.clone(), deliveries: Vec::new(), skipped: Vec::new() };
+    let mut plan = Plan::of(event);
     for active in planner.wanted() {
         if let Part::Made(made) = planner.part(active, plan.deliveries.len(), &mut Nobody) {
             plan.deliveries.extend(made.deliveries);

@@ -44,7 +44,8 @@ pub trait Store: Send + Sync {
     /// a plan fails, so that a call that failed cannot be forgotten: read [`Self::unplanned`] then.
     ///
     /// An event whose plan [waits](Plan::waits) gets more of them later, in any order among events.
-    /// They come once the first one is kept. Each adds its deliveries behind those that there are and replaces the reasons, until none
+    /// They say that they are the [rest](Plan::is_rest), and come once the first one is kept; where the
+    /// first is not kept, they fail. Each adds its deliveries behind those that there are and replaces the reasons, until none
     /// waits. Deliveries that are dead from the start end in the same transaction.
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>>;
 

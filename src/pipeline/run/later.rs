@@ -26,7 +26,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             *failures += u64::from(planned.failures);
             return planned.plan;
         }
-        let mut plan = Plan { event: event.clone(), deliveries: Vec::new(), skipped: Vec::new() };
+        let mut plan = Plan::of(event);
         let mut has_waits = false;
         for active in planner.wanted() {
             let may_wait = aside.has_room(waiting, waiting_bytes);

@@ -31,6 +31,7 @@ impl Turn<'_> {
                 self.write_reasons(plan, plan.deliveries.is_empty())?;
                 self.memory.marks.planned_through = seq;
             } else if let Some(base) = bases.get_mut(&seq)
+                && plan.is_rest
                 && self.memory.waiting.contains(seq)
             {
                 self.plan_event(plan, *base, &mut owed)?;
@@ -62,7 +63,7 @@ impl Turn<'_> {
         let mut ends: HashMap<EventSeq, usize> = HashMap::new();
         for plan in plans {
             let seq = plan.event.seq;
-            let is_next = seq.0 == through.0 + 1;
+            let is_next = seq.0 == through.0 + 1 && !plan.is_rest;
             if seq > through && !is_next {
                 return Ok(Err(unavailable("an event before this one has no plan yet")));
             }
@@ -70,8 +71,10 @@ impl Turn<'_> {
                 return Ok(Err(unavailable("the event is not in the store")));
             }
             let base = match ends.get(&seq) {
+                Some(_) if !plan.is_rest => continue,
                 Some(end) => *end,
                 None if is_next => 0,
+                None if !plan.is_rest => continue,
                 None if self.memory.waiting.contains(seq) => usize::from(self.next_ordinal(seq)?),
                 None => continue,
             };

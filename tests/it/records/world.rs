@@ -143,7 +143,7 @@ impl World {
             let next = EventSeq(self.planned + 1);
             let Some(told) = self.events.get(&next) else { return };
             let event = told.event.clone();
-            let mut plan = Plan { event: event.clone(), deliveries: vec![], skipped: vec![] };
+            let mut plan = Plan::of(&event);
             for place in 0..self.below(4) {
                 let copy = self.below(3).eq(&0).then(|| RawJson::trusted(format!("[{place}]")));
                 plan.deliveries.push(PlannedDelivery {

@@ -128,7 +128,7 @@ pub fn plan_at(event: &Arc<Event>, to: &[(u128, Place)]) -> Plan {
         copy: None,
         dead: None,
     };
-    Plan { event: event.clone(), deliveries: to.iter().map(delivery).collect(), skipped: vec![] }
+    Plan { deliveries: to.iter().map(delivery).collect(), ..Plan::of(event) }
 }
 
 /// Accepts events and brings each to these destinations.

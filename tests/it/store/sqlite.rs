@@ -113,7 +113,12 @@ async fn a_plan_that_waits_is_known_over_many_segments() {
     assert!(segments(&home).len() > 5);
     // When they are decided, one after the other, from new to old
     while let Some(event) = waits.pop() {
-        planned += open.store.plan(vec![plan_for(&event, &[1])]).await.unwrap().len() as u64;
+        planned += open
+            .store
+            .plan(vec![super::waiting::rest(plan_for(&event, &[1]))])
+            .await
+            .unwrap()
+            .len() as u64;
         open = home.open_again_after_crash(open).await;
         assert!(open.store.unplanned(EventSeq(0), 9).await.unwrap().is_empty());
         let expected: Vec<u64> = waits.iter().map(|it| it.seq.0).collect();

@@ -21,6 +21,11 @@ pub fn waits(plan: Plan) -> Plan {
     Plan { skipped: vec![reason(Skipped::WAITS)], ..plan }
 }
 
+/// What follows for an event whose plan waits.
+pub fn rest(plan: Plan) -> Plan {
+    Plan { is_rest: true, ..plan }
+}
+
 pub async fn waiting(open: &Open) -> Vec<u64> {
     let found = open.store.waiting(EventSeq(0), 100).await.unwrap();
     assert!(found.iter().all(|it| it.skipped == [reason(Skipped::WAITS)]));
@@ -50,21 +55,21 @@ pub async fn a_plan_that_waits_gets_its_rest_later_and_in_any_order(home: &dyn H
         assert_eq!(open.store.unplanned(EventSeq(0), 9).await.unwrap(), events[3..]);
     }
     // When the third is decided first, and then the fourth gets its plan
-    let owed = open.store.plan(vec![plan_for(&events[2], &[2])]).await.unwrap();
+    let owed = open.store.plan(vec![rest(plan_for(&events[2], &[2]))]).await.unwrap();
     assert_eq!(owed[0].seq.ordinal(), 0);
     open.store.plan(vec![plan_for(&events[3], &[1])]).await.unwrap();
     open = home.open_again_after_crash(open).await;
     assert_eq!(waiting(&open).await, [1]);
     // Then the first gets its rest in two parts, behind what it had
-    let part = waits(plan_for(&events[0], &[2, 3]));
-    let rest = Plan { skipped: vec![reason("when")], ..plan_for(&events[0], &[4]) };
-    let owed = open.store.plan(vec![part, rest.clone()]).await.unwrap();
+    let part = rest(waits(plan_for(&events[0], &[2, 3])));
+    let last = Plan { skipped: vec![reason("when")], ..rest(plan_for(&events[0], &[4])) };
+    let owed = open.store.plan(vec![part, last.clone()]).await.unwrap();
     let ordinals: Vec<_> = owed.iter().map(|it| it.seq.ordinal()).collect();
     assert_eq!(ordinals, [1, 2, 3]);
     // And what is whole stays as it is, also after a crash
     for _ in 0..2 {
         assert_eq!(open.store.plan(vec![first[0].clone()]).await.unwrap(), []);
-        assert_eq!(open.store.plan(vec![rest.clone()]).await.unwrap(), []);
+        assert_eq!(open.store.plan(vec![last.clone()]).await.unwrap(), []);
         assert!(waiting(&open).await.is_empty());
         assert!(open.store.unplanned(EventSeq(0), 9).await.unwrap().is_empty());
         let record = record(&open, &events[0]).await;
@@ -79,13 +84,18 @@ pub async fn a_rest_that_is_refused_can_be_planned_again(home: &dyn Home) {
     let offered = (0..3).map(|_| event("1")).collect();
     let events = new_events(&open.store.append(offered).await.unwrap());
     open.store.plan(vec![waits(plan_for(&events[0], &[1]))]).await.unwrap();
-    // Given a call with the rest of the first that also leaves out the second
-    let wrong = vec![plan_for(&events[0], &[2]), plan_for(&events[2], &[1])];
+    // Given a call with the rest of the first that also leaves out the second, and one with the rest
+    // of an event that has no plan at all
+    let wrong = vec![rest(plan_for(&events[0], &[2])), plan_for(&events[2], &[1])];
     assert!(open.store.plan(wrong).await.is_err());
+    assert!(open.store.plan(vec![rest(plan_for(&events[1], &[2]))]).await.is_err());
     // Then nothing of it was kept
     assert_eq!(waiting(&open).await, [1]);
     assert_eq!(open.store.unplanned(EventSeq(0), 9).await.unwrap(), events[1..]);
-    let right = vec![plan_for(&events[1], &[1]), plan_for(&events[0], &[2])];
+    // And a first plan that comes again is no rest
+    let again = waits(plan_for(&events[0], &[1]));
+    assert_eq!(open.store.plan(vec![again]).await.unwrap(), []);
+    let right = vec![plan_for(&events[1], &[1]), rest(plan_for(&events[0], &[2]))];
     assert_eq!(open.store.plan(right).await.unwrap().len(), 2);
     assert!(waiting(&open).await.is_empty());
 }
