@@ -12,11 +12,13 @@ mod pipeline;
 mod policy;
 mod destination;
 mod webhook;
+mod altered;
 mod delivery;
 mod activity;
 mod replay;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
+pub use altered::Altered;
 pub use delivery::{
     DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
     Standing,

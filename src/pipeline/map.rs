@@ -34,6 +34,6 @@ impl Step for Map {
     }
 
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError> {
-        self.mapping.apply(facts).map(Next::Payload)
+        Ok(Next::Changed(facts.with_payload(self.mapping.apply(facts)?)))
     }
 }

@@ -11,9 +11,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     expr::{EvalError, Facts, Key},
-    model::{
-        Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, RawJson, Skipped, SourceId,
-    },
+    model::{Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, Skipped, SourceId},
 };
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
@@ -95,10 +93,22 @@ struct Planner<'a> {
     skipped: Vec<Skipped>,
 }
 
-/// An event does not go on: by what, and why.
-struct Stop {
-    by: &'static str,
-    reason: String,
+/// What goes on of an event: itself, or the several that a step made of it. `None` where nothing
+/// had to look at it yet.
+type Branches = Vec<Option<Facts>>;
+
+/// Where in a pipeline.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    pipeline: &'a Name,
+    route: Option<&'a Name>,
+}
+
+/// How many branches did not go on, and why the first of them did not.
+struct Stopped {
+    count: usize,
+    of: usize,
+    first: Option<String>,
 }
 
 impl Planner<'_> {
@@ -125,20 +135,16 @@ impl Planner<'_> {
                 return self.skip(Some(&active.name), None, "pipeline", reason);
             }
         };
+        let at = At { pipeline: &pipeline.name, route: None };
         // `None` for as long as nothing had to look at the event.
-        let mut facts = None;
-        let passed = self
-            .when(pipeline.when.as_ref(), &mut facts)
-            .and_then(|()| self.steps(&pipeline.steps, &mut facts));
-        if let Err(Stop { by, reason }) = passed {
-            return self.skip(Some(&pipeline.name), None, by, reason);
+        let branches = self.when(pipeline.when.as_ref(), vec![None], at);
+        let branches = self.steps(&pipeline.steps, branches, at);
+        if branches.is_empty() {
+            return;
         }
         for (route, target) in pipeline.routes.iter().zip(&active.targets) {
             // Each route has its own copy; what is in it is shared until a step changes it.
-            let mut facts = facts.clone();
-            if let Err(Stop { by, reason }) = self.route(pipeline, route, target, &mut facts) {
-                self.skip(Some(&pipeline.name), Some(&route.to), by, reason);
-            }
+            self.route(pipeline, route, target, branches.clone());
         }
     }
 
@@ -147,64 +153,114 @@ impl Planner<'_> {
         pipeline: &CompiledPipeline,
         route: &CompiledRoute,
         target: &Option<Arc<Target>>,
-        facts: &mut Option<Facts>,
-    ) -> Result<(), Stop> {
-        self.when(route.when.as_ref(), facts)?;
+        branches: Branches,
+    ) {
+        let at = At { pipeline: &pipeline.name, route: Some(&route.to) };
+        let branches = self.when(route.when.as_ref(), branches, at);
         let Some(target) = target else {
-            let reason = format!("there is no destination `{}`", route.to);
-            return Err(Stop { by: "route", reason });
+            if !branches.is_empty() {
+                let reason = format!("there is no destination `{}`", route.to);
+                self.skip(Some(at.pipeline), at.route, "route", reason);
+            }
+            return;
         };
-        self.steps(&route.steps, facts)?;
-        if self.deliveries.len() >= MOST_DELIVERIES {
-            let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
-            return Err(Stop { by: "route", reason });
-        }
-        let copy = facts.as_ref().and_then(|it| changed(self.event, it.payload()));
-        // The key is that of the event: what a route did to its copy moves it to no other lane.
-        let (place, failed) = target.line.place(self.event, || self.facts());
-        self.failures += u32::from(failed);
-        self.deliveries.push(PlannedDelivery {
-            destination: target.id,
-            pipeline: pipeline.id,
-            pipeline_version: pipeline.version,
-            place,
-            copy,
-        });
-        Ok(())
-    }
-
-    fn when(&mut self, when: Option<&When>, facts: &mut Option<Facts>) -> Result<(), Stop> {
-        let Some(when) = when else { return Ok(()) };
-        let facts = facts.get_or_insert_with(|| self.facts());
-        match when.condition.holds(facts) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Stop { by: "when", reason: when.reason.clone() }),
-            Err(error) => Err(self.failed("when", &error)),
+        for facts in self.steps(&route.steps, branches, at) {
+            if self.deliveries.len() >= MOST_DELIVERIES {
+                let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
+                return self.skip(Some(at.pipeline), at.route, "route", reason);
+            }
+            let copy = facts.as_ref().and_then(Facts::altered);
+            // The key is that of the event: what a route did to its copy moves it to no other lane.
+            let (place, failed) = target.line.place(self.event, || self.facts());
+            self.failures += u32::from(failed);
+            self.deliveries.push(PlannedDelivery {
+                destination: target.id,
+                pipeline: pipeline.id,
+                pipeline_version: pipeline.version,
+                place,
+                copy,
+            });
         }
     }
 
-    fn steps(&mut self, steps: &[Box<dyn Step>], facts: &mut Option<Facts>) -> Result<(), Stop> {
-        for step in steps {
-            let before = facts.get_or_insert_with(|| self.facts());
-            match step.apply(before) {
-                Ok(Next::Same) => (),
-                Ok(Next::Payload(payload)) => *facts = Some(before.with_payload(payload)),
-                Ok(Next::Stop(reason)) => return Err(Stop { by: step.kind(), reason }),
-                Err(error) => return Err(self.failed(step.kind(), &error)),
+    /// The branches for which the condition holds.
+    fn when(&mut self, when: Option<&When>, branches: Branches, at: At<'_>) -> Branches {
+        let Some(when) = when else { return branches };
+        let (mut next, mut stopped) = (Branches::new(), Stopped::of(branches.len()));
+        for branch in branches {
+            let facts = branch.unwrap_or_else(|| self.facts());
+            match when.condition.holds(&facts) {
+                Ok(true) => next.push(Some(facts)),
+                Ok(false) => stopped.add(|| when.reason.clone()),
+                Err(error) => stopped.add(|| self.failed(&error)),
             }
         }
-        Ok(())
+        self.say(stopped, "when", at);
+        next
     }
 
-    fn failed(&mut self, by: &'static str, error: &EvalError) -> Stop {
+    /// What the steps leave. Where a step makes several of one event, each goes its own way from there.
+    fn steps(&mut self, steps: &[Box<dyn Step>], branches: Branches, at: At<'_>) -> Branches {
+        let mut branches = branches;
+        for step in steps {
+            let mut next = Branches::with_capacity(branches.len());
+            let (mut has_parts, mut stopped) = (false, Stopped::of(branches.len()));
+            for branch in branches {
+                let before = branch.unwrap_or_else(|| self.facts());
+                match step.apply(&before) {
+                    Ok(Next::Same) => next.push(Some(before)),
+                    Ok(Next::Changed(after)) => next.push(Some(after)),
+                    Ok(Next::Several(parts)) => {
+                        has_parts = true;
+                        next.extend(parts.into_iter().map(Some));
+                    }
+                    Ok(Next::Stop(reason)) => stopped.add(|| reason),
+                    Err(error) => stopped.add(|| self.failed(&error)),
+                }
+                if next.len() > MOST_DELIVERIES {
+                    next.truncate(MOST_DELIVERIES);
+                    stopped.add(|| format!("an event becomes at most {MOST_DELIVERIES}"));
+                    break;
+                }
+            }
+            if has_parts {
+                number(&mut next);
+            }
+            self.say(stopped, step.kind(), at);
+            branches = next;
+        }
+        branches
+    }
+
+    fn say(&mut self, stopped: Stopped, by: &str, at: At<'_>) {
+        let Stopped { count, of, first: Some(first) } = stopped else { return };
+        let reason = if of == 1 { first } else { format!("{count} of {of}, the first: {first}") };
+        self.skip(Some(at.pipeline), at.route, by, reason);
+    }
+
+    fn failed(&mut self, error: &EvalError) -> String {
         self.failures += 1;
-        Stop { by, reason: format!("could not be evaluated: {error}") }
+        format!("could not be evaluated: {error}")
     }
 }
 
-/// The payload, if it is another than the event's.
-fn changed(event: &Event, payload: &RawJson) -> Option<RawJson> {
-    (*payload != event.payload).then(|| payload.clone())
+/// Numbers the parts of an event, in their order: it becomes part of the message id of each.
+fn number(branches: &mut Branches) {
+    for (branch, part) in branches.iter_mut().zip(1..) {
+        *branch = branch.as_ref().map(|it| it.as_part(part));
+    }
+}
+
+impl Stopped {
+    fn of(branches: usize) -> Self {
+        Self { count: 0, of: branches, first: None }
+    }
+
+    fn add(&mut self, reason: impl FnOnce() -> String) {
+        self.count += 1;
+        let reason = reason();
+        self.first.get_or_insert(reason);
+    }
 }
 
 /// What people read when a condition does not hold.

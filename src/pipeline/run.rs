@@ -19,7 +19,7 @@ use crate::{
     catalog::Catalog,
     clock::Clock,
     hint::{self, Hint, Loss},
-    model::{DeliverySeq, Event, EventSeq, Message, Owed, Plan, RawJson},
+    model::{Altered, DeliverySeq, Event, EventSeq, Message, Owed, Plan},
     store::{OwedQuery, Store, StoreError},
 };
 
@@ -61,7 +61,7 @@ struct Sent {
     event: Arc<Event>,
     deliveries: u16,
     /// The copies by ordinal; empty when there are none.
-    copies: Vec<Option<RawJson>>,
+    copies: Vec<Option<Arc<Altered>>>,
 }
 
 type InFlight = Pin<Box<dyn Future<Output = (Vec<Sent>, Result<Vec<Owed>, StoreError>)> + Send>>;
@@ -371,7 +371,7 @@ impl Sent {
     }
 
     fn weight(&self) -> usize {
-        let copies = self.copies.iter().flatten().map(|it| it.bytes().len());
+        let copies = self.copies.iter().flatten().map(|it| it.weight());
         self.event.payload.bytes().len() + self.event.metadata.bytes().len() + copies.sum::<usize>()
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Invalid, filter::Filter, map::Map};
 use crate::{
     expr::{EvalError, Facts, Names},
-    model::{RawJson, StepSpec},
+    model::StepSpec,
 };
 
 /// One thing that is done to an event on its way to its destinations.
@@ -27,8 +27,10 @@ pub trait Step: Send + Sync {
 /// How an event goes on.
 pub enum Next {
     Same,
-    /// With another payload.
-    Payload(RawJson),
+    /// With another type, payload or metadata.
+    Changed(Facts),
+    /// As several, more than one, in this order.
+    Several(Vec<Facts>),
     /// Not at all, and why.
     Stop(String),
 }

@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::model::{
-    Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event, EventId,
-    EventSeq, IdempotencyKey, Message, NewEvent, Owed, Pattern, PipelineId, Place, Plan, ProjectId,
-    RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
+    Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event,
+    EventId, EventSeq, IdempotencyKey, Message, NewEvent, Owed, Pattern, PipelineId, Place, Plan,
+    ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
 };
 
 /// What the stages ask of a database.
@@ -263,7 +263,7 @@ pub struct DeliveryRecord {
     pub state: DeliveryState,
     pub attempts: u16,
     pub due: Option<Timestamp>,
-    pub copy: Option<RawJson>,
+    pub copy: Option<Arc<Altered>>,
     pub entries: Vec<Entry>,
 }
 

@@ -235,7 +235,7 @@ fn authorization(
 /// The bytes that are sent and signed. An event type holds nothing that JSON escapes.
 fn body(message: &Message) -> Bytes {
     let payload = message.payload().bytes();
-    let event_type = message.event.event_type.as_str();
+    let event_type = message.event_type().as_str();
     let timestamp = message.event.timestamp;
     let mut body = BytesMut::with_capacity(event_type.len() + payload.len() + 96);
     body.put_slice(br#"{"type":""#);
@@ -256,7 +256,7 @@ fn hops(message: &Message) -> u64 {
         hops: Option<u64>,
     }
 
-    let metadata = message.event.metadata.as_str();
+    let metadata = message.metadata().as_str();
     // Nearly all events have none, and a search costs less than parsing.
     if !metadata.contains(r#""hops""#) {
         return 0;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::model::{DeliverySeq, Event, EventId, EventSeq, ProjectId, RawJson, SourceId, TypeName};
+use crate::model::{
+    Altered, DeliverySeq, Event, EventId, EventSeq, ProjectId, RawJson, SourceId, TypeName,
+};
 
 fn message(metadata: &str, payload: &str, copy: Option<&str>) -> Message {
     let time = "2026-11-21T08:00:00.5Z".parse().unwrap();
@@ -19,7 +21,7 @@ fn message(metadata: &str, payload: &str, copy: Option<&str>) -> Message {
         metadata: RawJson::parse(metadata.to_owned()).unwrap(),
         payload: RawJson::parse(payload.to_owned()).unwrap(),
     };
-    let copy = copy.map(|it| RawJson::parse(it.to_owned()).unwrap());
+    let copy = copy.map(|it| Arc::new(Altered::payload(RawJson::parse(it.to_owned()).unwrap())));
     Message { seq: DeliverySeq::new(EventSeq(1), 0), event: Arc::new(event), copy, fresh_id: false }
 }
 

@@ -168,8 +168,11 @@ fn a_step_of_a_route_changes_the_copy_of_that_route_only() {
     let event = event(&catalog, "app", "user.signed_up", payload);
     let before = event.payload.clone();
     let plan = pipeline::plan(&event, &compiled);
-    let copies: Vec<_> =
-        plan.deliveries.iter().map(|it| it.copy.as_ref().map(RawJson::as_str)).collect();
+    let copies: Vec<_> = plan
+        .deliveries
+        .iter()
+        .map(|it| it.copy.as_ref()?.payload.as_ref().map(RawJson::as_str))
+        .collect();
     assert_eq!(copies, [Some(r#"{"email":"a@b.co","plan":"scale"}"#), None, None]);
     assert_eq!(event.payload, before);
 }
