@@ -9,6 +9,7 @@ pub mod clock;
 pub mod hint;
 pub mod tail;
 pub mod crypto;
+pub mod redact;
 pub mod expr;
 
 // The stages. Ingest, pipeline and dispatch meet only in the store.

@@ -145,6 +145,7 @@ impl App {
             clock: parts.clock.clone(),
             outlets: outlets.clone(),
             tail: tail.clone(),
+            tools: pipeline::Tools::new(&vault),
         };
         let started = stages.start(events, config.pipeline, config.dispatch, &stops);
 
@@ -317,6 +318,7 @@ struct Stages {
     clock: Arc<dyn Clock>,
     outlets: Arc<dyn Outlets>,
     tail: Tail,
+    tools: pipeline::Tools,
 }
 
 /// The stages behind the store, under way.
@@ -363,6 +365,7 @@ impl Stages {
             events,
             deliveries: hinted,
             stop: stops.pipeline.subscribe(),
+            tools: self.tools,
             options: pipeline,
         });
         Started {

@@ -7,7 +7,9 @@ mod mac;
 pub mod vault;
 pub mod api_key;
 pub mod signature;
+mod pseudonym;
 
 pub use api_key::{AdminKey, KeyHasher, PlainKey};
+pub use pseudonym::{Pseudonym, Pseudonyms};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use vault::{Context, Field, Vault, VaultError};

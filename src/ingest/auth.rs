@@ -19,6 +19,7 @@ use crate::{
     crypto::{AdminKey, KeyHasher, PlainKey, Random},
     model::{ApiKey, KeyId, Name, ProjectId, Scope, SourceId, SourceKind},
     problem::{Kind, Problem},
+    redact::Redactor,
 };
 
 /// The header by which a key for all projects names the one it means.
@@ -41,6 +42,8 @@ struct Ring {
     /// By the first characters of the key, which are not secret.
     by_hint: HashMap<String, Vec<Arc<ApiKey>>>,
     projects: HashMap<ProjectId, ApiSources>,
+    /// What must not be kept of the events of a source.
+    never_store: HashMap<SourceId, Redactor>,
     /// Tokens that were recognised, by digest, to spare the next request the HMAC.
     seen: Mutex<HashMap<u128, Caller>>,
 }
@@ -162,7 +165,16 @@ impl Ring {
         let mut sources: Vec<_> = catalog.sources.values().collect();
         // Those of one file are of one moment, and then the name decides.
         sources.sort_by_key(|it| (it.created_at, it.name.clone()));
+        let mut never_store = HashMap::new();
         for source in sources {
+            match source.never_store.as_ref().map(Redactor::before_storing) {
+                Some(Ok(redactor)) => drop(never_store.insert(source.id, redactor)),
+                Some(Err(error)) => {
+                    tracing::error!(source = %source.name, %error, "a stored never-store list makes no sense; the source accepts nothing");
+                    continue;
+                }
+                None => (),
+            }
             let is_open = source.enabled && matches!(source.kind, SourceKind::Api);
             let Some(sources) = projects.get_mut(&source.project).filter(|_| is_open) else {
                 continue;
@@ -170,7 +182,7 @@ impl Ring {
             sources.default.get_or_insert_with(|| (source.id, source.name.clone()));
             sources.by_name.insert(source.name.clone(), source.id);
         }
-        Self { catalog, by_hint, projects, seen: Mutex::default() }
+        Self { catalog, by_hint, projects, never_store, seen: Mutex::default() }
     }
 }
 
@@ -233,6 +245,11 @@ impl Session {
 
     pub fn sources(&self, project: ProjectId) -> Option<&ApiSources> {
         self.ring.projects.get(&project)
+    }
+
+    /// What is taken out of the events of this source before anything of them is kept.
+    pub fn never_store(&self, source: SourceId) -> Option<&Redactor> {
+        self.ring.never_store.get(&source)
     }
 
     pub fn catalog(&self) -> &Arc<Catalog> {

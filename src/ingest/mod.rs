@@ -207,6 +207,14 @@ impl Sender {
             Some(given) => self.circumstances.with(&source_name, given),
             None => self.circumstances.alone(&source_name),
         };
+        let payload = RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes()));
+        let (payload, metadata) = match self.session.never_store(source) {
+            Some(never) => (
+                never.payload(&payload).unwrap_or(payload),
+                never.metadata(&metadata).unwrap_or(metadata),
+            ),
+            None => (payload, metadata),
+        };
         Ok(NewEvent {
             id: draft.id,
             project: self.project,
@@ -216,7 +224,7 @@ impl Sender {
             received_at: self.received_at,
             key: draft.key,
             metadata,
-            payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
+            payload,
         })
     }
 
@@ -356,7 +364,15 @@ mod tests {
         catalog.projects.insert(project, Arc::new(it));
         let kind = SourceKind::Api;
         let id = SourceId::from_bits(2);
-        let it = Source { id, project, name: name.clone(), kind, enabled: true, created_at };
+        let it = Source {
+            id,
+            project,
+            name: name.clone(),
+            kind,
+            enabled: true,
+            never_store: None,
+            created_at,
+        };
         catalog.sources.insert(id, Arc::new(it));
         let key = ApiKey {
             id: KeyId::from_bits(3),

@@ -5,6 +5,7 @@ mod text;
 mod json;
 mod secret;
 mod project;
+mod redaction;
 mod source;
 mod event;
 mod event_type;
@@ -36,6 +37,7 @@ pub use policy::{
     Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,
 };
 pub use project::{ApiKey, Project, Scope};
+pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Name, ProjectId, SourceId};
+use super::{Name, ProjectId, Redaction, SourceId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
@@ -12,6 +12,9 @@ pub struct Source {
     pub name: Name,
     pub kind: SourceKind,
     pub enabled: bool,
+    /// What is taken out of its events before anything of them is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never_store: Option<Redaction>,
     pub created_at: Timestamp,
 }
 

@@ -6,16 +6,31 @@
 mod steps;
 mod filter;
 mod map;
+mod redact;
 mod compile;
 mod plan;
 mod run;
 
 use serde::{Deserialize, Serialize};
 
+use crate::crypto::{Pseudonyms, Vault};
+
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
 pub use plan::{Placing, plan};
 pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};
+
+/// What steps are made with, besides their settings.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    pub pseudonyms: Pseudonyms,
+}
+
+impl Tools {
+    pub fn new(vault: &Vault) -> Self {
+        Self { pseudonyms: Pseudonyms::of(vault) }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

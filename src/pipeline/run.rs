@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use tokio::sync::watch;
 
 use super::{
-    Options,
+    Options, Tools,
     compile::Compiled,
     plan::{Planned, plan_counting},
 };
@@ -34,6 +34,7 @@ pub struct Parts<L> {
     pub deliveries: hint::Sender<Vec<(Owed, Message)>, L>,
     /// Becomes true when the loop is to end.
     pub stop: watch::Receiver<bool>,
+    pub tools: Tools,
     pub options: Options,
 }
 
@@ -109,7 +110,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     /// to the disk. What has no plan by then is planned after the next start.
     pub async fn run(mut self) {
         let initial = self.parts.catalog.borrow_and_update().clone();
-        self.compiled = Compiled::of(&initial, &self.compiled);
+        self.compiled = Compiled::of(&initial, &self.compiled, &self.parts.tools);
         while !*self.parts.stop.borrow() {
             if !self.doubtful.is_empty() && self.in_flight.is_empty() {
                 self.resolve().await;
@@ -208,7 +209,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     async fn plan(&mut self, events: Vec<Arc<Event>>) {
         if self.parts.catalog.has_changed().unwrap_or(false) {
             let catalog = self.parts.catalog.borrow_and_update().clone();
-            self.compiled = Compiled::of(&catalog, &self.compiled);
+            self.compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
         }
         let mut rest = &events[..];
         while !rest.is_empty() {

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     model::{EventType, Pipeline, Project, RawJson, Route, Source},
     pipeline,
+    redact::Redactor,
 };
 
 /// A shape in which people write one kind of resource.
@@ -67,6 +68,12 @@ impl Spec for SourceSpec {
         if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
             wrong.push(Invalid::new("name", TAKEN, "the name of another source"));
         }
+        if let Some(redaction) = &self.never_store
+            && let Err(error) = Redactor::before_storing(redaction)
+        {
+            let error = Invalid::new(error.path, error.rule, error.found);
+            wrong.push(error.within("never_store"));
+        }
         all_right(wrong)?;
         Ok(Source {
             id: old.map_or_else(|| scope.id(), |it| it.id),
@@ -74,12 +81,18 @@ impl Spec for SourceSpec {
             name: self.name.clone(),
             kind: self.kind,
             enabled: self.enabled,
+            never_store: self.never_store.clone(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
     }
 
     fn of(model: &Source) -> Self {
-        Self { name: model.name.clone(), kind: model.kind, enabled: model.enabled }
+        Self {
+            name: model.name.clone(),
+            kind: model.kind,
+            enabled: model.enabled,
+            never_store: model.never_store.clone(),
+        }
     }
 }
 
@@ -163,7 +176,7 @@ impl Spec for PipelineSpec {
                 .collect(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         };
-        if let Err(more) = pipeline::compile(&pipeline) {
+        if let Err(more) = pipeline::compile(&pipeline, &pipeline::Tools::new(scope.means.vault)) {
             wrong.extend(more.into_iter().map(Invalid::from));
         }
         all_right(wrong)?;

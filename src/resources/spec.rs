@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::setting::{Setting, Span};
 use crate::model::{
     Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, Ordering, Pattern, Profile,
-    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, SourceKind, StepSpec, TypeName,
+    RateLimit, Redaction, Retry, RetryOn, Scheme, Secret, Signed, SourceKind, StepSpec, TypeName,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -32,6 +32,10 @@ pub struct SourceSpec {
     /// A disabled source accepts nothing.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub enabled: bool,
+    /// What must never reach the disk: fields, and values by their form. It is taken out (`drop`, or
+    /// `mask`) before the event is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never_store: Option<Redaction>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -133,6 +133,7 @@ impl Line {
             events: opened.accepted,
             deliveries,
             stop: stopped,
+            tools: super::tools(),
             options,
         });
         let running = tokio::spawn(runner.run());
