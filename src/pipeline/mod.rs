@@ -7,13 +7,19 @@ mod steps;
 mod filter;
 mod map;
 mod redact;
+mod transform;
 mod compile;
 mod plan;
 mod run;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::{Pseudonyms, Vault};
+use crate::{
+    crypto::{Pseudonyms, Vault},
+    script::Pool,
+};
 
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
 pub use plan::{Placing, plan};
@@ -21,14 +27,16 @@ pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};
 
 /// What steps are made with, besides their settings.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Tools {
     pub pseudonyms: Pseudonyms,
+    /// The threads that run scripts. None is started before the first script.
+    pub scripts: Arc<Pool>,
 }
 
 impl Tools {
     pub fn new(vault: &Vault) -> Self {
-        Self { pseudonyms: Pseudonyms::of(vault) }
+        Self { pseudonyms: Pseudonyms::of(vault), scripts: Arc::default() }
     }
 }
 

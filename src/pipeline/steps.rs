@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Invalid, Tools, filter::Filter, map::Map, redact::Redact};
+use super::{Invalid, Tools, filter::Filter, map::Map, redact::Redact, transform::Transform};
 use crate::{
     expr::{EvalError, Facts, Names},
     model::{ProjectId, StepSpec},
@@ -41,8 +41,12 @@ type Kind = (&'static str, Build);
 /// Makes a step of its settings, after steps that added `Names`, for a pipeline of this project.
 type Build = fn(&Value, &Names<'_>, ProjectId, &Tools) -> Result<Box<dyn Step>, Invalid>;
 
-const KINDS: [Kind; 3] =
-    [(Filter::KIND, Filter::build), (Map::KIND, Map::build), (Redact::KIND, Redact::build)];
+const KINDS: &[Kind] = &[
+    (Filter::KIND, Filter::build),
+    (Map::KIND, Map::build),
+    (Redact::KIND, Redact::build),
+    (Transform::KIND, Transform::build),
+];
 
 /// The step that was written. The path of an error is inside of it.
 pub(super) fn build(

@@ -93,3 +93,93 @@ fn redaction_in_a_route_touches_that_destinations_copy_only() {
     assert!(messages[2].copy.is_none());
     assert_eq!(event.payload.as_str(), r#"{"email":"jane@acme.com","n":1.5}"#);
 }
+
+#[test]
+fn a_transform_makes_messages_of_its_own_each_with_an_id_that_stays() {
+    let catalog = with_routes(
+        r#"
+      - transform.js: |
+          export default function (event, ctx) {
+            return event.payload.items.map((item) => ({ ...event, type: "item.sold", payload: { item, from: ctx.source } }));
+          }
+      - filter.match: payload.item != "b"
+"#,
+        r#"
+      - to: crm
+      - to: all
+        steps: [ { transform.js: "export default (e) => e.payload.item === 'c' ? null : e" } ]
+"#,
+    );
+    let event = event(&catalog, json!({"items": ["a", "b", "c"]}));
+
+    let (plan, messages) = planned(&catalog, &event);
+
+    let told: Vec<String> = (messages.iter())
+        .map(|it| format!("{} {} {}", it.message_id(), it.event_type(), it.payload().as_str()))
+        .collect();
+    let id = event.id;
+    assert_eq!(
+        told,
+        [
+            format!(r#"{id}_1 item.sold {{"item":"a","from":"app"}}"#),
+            format!(r#"{id}_3 item.sold {{"item":"c","from":"app"}}"#),
+            format!(r#"{id}_1 item.sold {{"item":"a","from":"app"}}"#),
+        ]
+    );
+    let reasons: Vec<String> =
+        plan.skipped.iter().map(|it| format!("{}: {}", it.by, it.reason)).collect();
+    assert_eq!(
+        reasons,
+        [
+            "filter.match: 1 of 3, the first: `payload.item != \"b\"` does not hold",
+            "transform.js: 1 of 2, the first: the script returned null",
+        ]
+    );
+}
+
+#[test]
+fn what_a_script_gets_wrong_is_said_where_it_stands_and_stops_that_route_only() {
+    let catalog = with_routes(
+        "[]",
+        r#"
+      - to: crm
+        steps:
+          - transform.js:
+              source: |
+                export default function (event) {
+                  return event.payload.no.more;
+                }
+              timeout: 20ms
+      - to: all
+        steps: [ { transform.js: "export default (e) => { for (;;); }" } ]
+      - to: all
+"#,
+    );
+    let event = event(&catalog, json!({"n": 1}));
+
+    let (plan, messages) = planned(&catalog, &event);
+
+    assert_eq!(messages.len(), 1);
+    let reasons: Vec<&str> = plan.skipped.iter().map(|it| it.reason.as_str()).collect();
+    assert!(
+        reasons[0].contains("TypeError") && reasons[0].contains("at line 2, column"),
+        "{reasons:?}"
+    );
+    assert_eq!(reasons[1], "could not be evaluated: it takes too long");
+}
+
+#[test]
+fn a_part_that_comes_back_as_it_was_keeps_its_bytes() {
+    let catalog = with_routes(
+        r#"[ { transform.js: "export default (e) => ({ ...e, metadata: { ...e.metadata, seen: true } })" } ]"#,
+        "[ { to: crm } ]",
+    );
+    let mut event = Arc::unwrap_or_clone(event(&catalog, json!({})));
+    event.payload = RawJson::parse(r#"{"big":12345678901234567890, "n":1.50}"#).unwrap();
+
+    let (_, messages) = planned(&catalog, &Arc::new(event));
+
+    let copy = messages[0].copy.as_ref().unwrap();
+    assert!(copy.payload.is_none());
+    assert_eq!(messages[0].metadata().as_str(), r#"{"ip":"203.0.113.7","seen":true}"#);
+}
