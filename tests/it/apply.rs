@@ -481,32 +481,3 @@ fn an_error_in_json_names_the_field_and_never_the_value() {
     let broken = read(r#"{"name": whsec_abc}"#);
     assert_eq!(broken, "must be valid JSON: line 1, column 10, found something else");
 }
-
-#[test]
-fn steps_that_cannot_work_are_refused_with_their_place() {
-    for (step, path, rule) in [
-        ("{ redact.pii: { mode: mask } }", "redact.pii", "must have `fields`, `detect`, or both"),
-        ("{ redact.pii: { fields: [email] } }", "redact.pii.fields[0]", "must be a field such as"),
-        ("{ redact.pii: { detect: [name] } }", "redact.pii.detect", "must be `all`, or a list"),
-        ("{ redact.pii: { detect: all, mode: truncate } }", "redact.pii.detect", "must be `ip`"),
-        (
-            "{ transform.js: \"export default (e) => {\\n  return e +\\n}\" }",
-            "transform.js",
-            "must be a script that compiles at line 3, column",
-        ),
-        (
-            "{ transform.js: { source: \"export default (e) => e\", timeout: 1h } }",
-            "timeout",
-            "`1s`",
-        ),
-    ] {
-        let file = format!(
-            "version: 1\nproject: acme\ndestinations: [{{ name: all, kind: webhook, url: \"https://all.acme.com/\" }}]\n\
-             pipelines:\n  - name: main\n    routes: [{{ to: all }}]\n    steps: [ {step} ]\n"
-        );
-        let told = refusal(&file);
-        assert!(told.contains(path) && told.contains(rule), "{step}: {told}");
-    }
-    let source = "version: 1\nproject: acme\nsources: [{ name: app, kind: api, never_store: { detect: all, mode: hash } }]\n";
-    assert!(refusal(source).contains("never_store.mode: must be `drop` or `mask` here"));
-}

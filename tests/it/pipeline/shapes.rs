@@ -6,8 +6,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tidegate::{
     catalog::Catalog,
+    crypto::{SeededRandom, Vault},
     model::{DeliverySeq, Event, EventId, EventSeq, Message, Plan, RawJson},
     pipeline::{self, Compiled},
+    resources::{self, File, Means},
 };
 
 use super::{catalog, project_of, source_of, tools};
@@ -182,4 +184,42 @@ fn a_part_that_comes_back_as_it_was_keeps_its_bytes() {
     let copy = messages[0].copy.as_ref().unwrap();
     assert!(copy.payload.is_none());
     assert_eq!(messages[0].metadata().as_str(), r#"{"ip":"203.0.113.7","seen":true}"#);
+}
+
+/// Why a file is refused.
+fn refused(text: &str) -> String {
+    let vault = Vault::ephemeral(Arc::new(SeededRandom::new(1)));
+    let means = Means { vault: &vault, random: &SeededRandom::new(2), now: Timestamp::UNIX_EPOCH };
+    let file = File::read("test.yaml", text, &|_| None)
+        .and_then(|file| resources::plan(&file, &Catalog::default(), means, false));
+    file.err().map(|error| error.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn steps_that_cannot_work_are_refused_with_their_place() {
+    for (step, path, rule) in [
+        ("{ redact.pii: { mode: mask } }", "redact.pii", "must have `fields`, `detect`, or both"),
+        ("{ redact.pii: { fields: [email] } }", "redact.pii.fields[0]", "must be a field such as"),
+        ("{ redact.pii: { detect: [name] } }", "redact.pii.detect", "must be `all`, or a list"),
+        ("{ redact.pii: { detect: all, mode: truncate } }", "redact.pii.detect", "must be `ip`"),
+        (
+            "{ transform.js: \"export default (e) => {\\n  return e +\\n}\" }",
+            "transform.js",
+            "must be a script that compiles at line 3, column",
+        ),
+        (
+            "{ transform.js: { source: \"export default (e) => e\", timeout: 1h } }",
+            "timeout",
+            "`1s`",
+        ),
+    ] {
+        let file = format!(
+            "version: 1\nproject: acme\ndestinations: [{{ name: all, kind: webhook, url: \"https://all.acme.com/\" }}]\n\
+             pipelines:\n  - name: main\n    routes: [{{ to: all }}]\n    steps: [ {step} ]\n"
+        );
+        let told = refused(&file);
+        assert!(told.contains(path) && told.contains(rule), "{step}: {told}");
+    }
+    let source = "version: 1\nproject: acme\nsources: [{ name: app, kind: api, never_store: { detect: all, mode: hash } }]\n";
+    assert!(refused(source).contains("never_store.mode: must be `drop` or `mask` here"));
 }
