@@ -92,7 +92,7 @@ fn luhn(digits: impl DoubleEndedIterator<Item = u8>) -> bool {
             if place % 2 == 0 { digit } else { doubled / 10 + doubled % 10 }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// `123-45-6789`, with hyphens or spaces.
