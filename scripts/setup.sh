@@ -11,6 +11,7 @@ need cc gcc
 need node nodejs
 need npm npm
 need python3 python3 python3-venv
+need chromium chromium
 
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -29,4 +30,7 @@ if ! command -v cargo >/dev/null 2>&1; then
 fi
 
 # The outside judges of our signatures: the Standard Webhooks libraries for JavaScript and Python.
-[ ! -x tests/judges/install.sh ] || tests/judges/install.sh
+tests/judges/install.sh
+
+# Real clients that post to us, with only their host changed.
+tests/clients/install.sh

@@ -10,8 +10,8 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     model::{
-        ApiKey, Destination, DestinationId, EventType, EventTypeId, KeyId, Pipeline, PipelineId,
-        Project, ProjectId, RawJson, Replay, ReplayId, Source, SourceId,
+        ApiKey, Deletion, DeletionId, Destination, DestinationId, EventType, EventTypeId, KeyId,
+        Pipeline, PipelineId, Project, ProjectId, RawJson, Replay, ReplayId, Source, SourceId,
     },
     store::{Change, Document, Registry, StoreError},
 };
@@ -26,6 +26,7 @@ pub struct Catalog {
     pub pipelines: BTreeMap<PipelineId, Arc<Pipeline>>,
     pub event_types: BTreeMap<EventTypeId, Arc<EventType>>,
     pub replays: BTreeMap<ReplayId, Arc<Replay>>,
+    pub deletions: BTreeMap<DeletionId, Arc<Deletion>>,
 }
 
 impl Catalog {
@@ -60,6 +61,7 @@ pub enum Resource {
     Pipeline(Pipeline),
     EventType(EventType),
     Replay(Replay),
+    Deletion(Deletion),
 }
 
 #[allow(clippy::large_enum_variant, reason = "as above")]
@@ -73,6 +75,7 @@ pub enum Edit {
     DeletePipeline(PipelineId),
     DeleteEventType(EventTypeId),
     DeleteReplay(ReplayId),
+    DeleteDeletion(DeletionId),
 }
 
 /// The one writer of the catalogue.
@@ -136,6 +139,7 @@ impl Catalog {
                 drop(self.event_types.insert(it.id, Arc::new(it)))
             }
             Edit::Put(Resource::Replay(it)) => drop(self.replays.insert(it.id, Arc::new(it))),
+            Edit::Put(Resource::Deletion(it)) => drop(self.deletions.insert(it.id, Arc::new(it))),
             Edit::DeleteProject(id) => drop(self.projects.remove(&id)),
             Edit::DeleteKey(id) => drop(self.keys.remove(&id)),
             Edit::DeleteSource(id) => drop(self.sources.remove(&id)),
@@ -143,6 +147,7 @@ impl Catalog {
             Edit::DeletePipeline(id) => drop(self.pipelines.remove(&id)),
             Edit::DeleteEventType(id) => drop(self.event_types.remove(&id)),
             Edit::DeleteReplay(id) => drop(self.replays.remove(&id)),
+            Edit::DeleteDeletion(id) => drop(self.deletions.remove(&id)),
         }
     }
 }
@@ -159,6 +164,7 @@ impl Edit {
             Self::DeletePipeline(id) => delete("pipeline", id.bits()),
             Self::DeleteEventType(id) => delete("event_type", id.bits()),
             Self::DeleteReplay(id) => delete("replay", id.bits()),
+            Self::DeleteDeletion(id) => delete("deletion", id.bits()),
         }
     }
 }
@@ -176,6 +182,7 @@ impl Resource {
             Self::Pipeline(it) => document("pipeline", it.id.bits(), it),
             Self::EventType(it) => document("event_type", it.id.bits(), it),
             Self::Replay(it) => document("replay", it.id.bits(), it),
+            Self::Deletion(it) => document("deletion", it.id.bits(), it),
         }
     }
 
@@ -192,6 +199,7 @@ impl Resource {
             "pipeline" => parse(document).map(Self::Pipeline),
             "event_type" => parse(document).map(Self::EventType),
             "replay" => parse(document).map(Self::Replay),
+            "deletion" => parse(document).map(Self::Deletion),
             _ => Err(StoreError::Damaged { what: "kind of resource" }),
         }
     }

@@ -2,15 +2,20 @@
 //!
 //! The decision about a key falls in the store, in the transaction that keeps the event. What falls
 //! here is whether there is room to ask: events that wait for the disk are counted by their bytes,
-//! and past the limit the sender is told to come back, before memory is at risk.
+//! and past the limit the sender is told to come back, before memory is at risk. And events of users
+//! who are to be forgotten are turned away.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    model::NewEvent,
+    catalog::Catalog,
+    model::{NewEvent, Suppressed},
     store::{Appended, Refusal, Store, StoreError},
 };
 
@@ -27,8 +32,19 @@ impl Default for Options {
     }
 }
 
+/// What became of an event that came to the gate.
+#[derive(Clone, Debug)]
+pub enum Admitted {
+    Kept(Appended),
+    /// Its user is to be forgotten, and nothing of it was kept.
+    Suppressed,
+}
+
 pub struct Gate {
     store: Arc<dyn Store>,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    /// Whose events are turned away, by the catalogue that it was made of.
+    suppressed: RwLock<(Arc<Catalog>, Arc<Suppressed>)>,
     room: Semaphore,
     options: Options,
 }
@@ -45,12 +61,52 @@ pub enum Refused {
 }
 
 impl Gate {
-    pub fn new(store: Arc<dyn Store>, options: Options) -> Self {
-        Self { store, room: Semaphore::new(options.waiting_bytes as usize), options }
+    pub fn new(
+        store: Arc<dyn Store>,
+        catalog: watch::Receiver<Arc<Catalog>>,
+        options: Options,
+    ) -> Self {
+        let room = Semaphore::new(options.waiting_bytes as usize);
+        Self { store, catalog, suppressed: RwLock::default(), room, options }
+    }
+
+    fn suppressed(&self) -> Arc<Suppressed> {
+        let catalog = self.catalog.borrow().clone();
+        let (of, suppressed) =
+            self.suppressed.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // It keeps its catalogue alive, so the same address is the same catalogue.
+        if Arc::ptr_eq(&of, &catalog) {
+            return suppressed;
+        }
+        let fresh = Arc::new(Suppressed::of(catalog.deletions.values().map(AsRef::as_ref)));
+        *self.suppressed.write().unwrap_or_else(PoisonError::into_inner) = (catalog, fresh.clone());
+        fresh
     }
 
     /// Keeps the events and answers in their order. When it returns `Ok`, they are on disk.
-    pub async fn admit(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>, Refused> {
+    pub async fn admit(&self, events: Vec<NewEvent>) -> Result<Vec<Admitted>, Refused> {
+        let suppressed = self.suppressed();
+        let is_kept: Vec<bool> =
+            events.iter().map(|it| !suppressed.includes(it.project, &it.payload)).collect();
+        let mut places = is_kept.iter();
+        let mut events = events;
+        events.retain(|_| places.next().is_none_or(|it| *it));
+        let away = (is_kept.len() - events.len()) as u64;
+        metrics::counter!("tidegate_events_suppressed_total").increment(away);
+        let mut kept = match events.is_empty() {
+            true => Vec::new(),
+            false => self.keep(events).await?,
+        }
+        .into_iter();
+        // Each that was kept has its answer; what had none would be the store's mistake.
+        let admitted = is_kept.into_iter().filter_map(|is_kept| match is_kept {
+            true => kept.next().map(Admitted::Kept),
+            false => Some(Admitted::Suppressed),
+        });
+        Ok(admitted.collect())
+    }
+
+    async fn keep(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>, Refused> {
         const SOON: Duration = Duration::from_secs(1);
         /// Room on a disk does not come back by itself.
         const LATER: Duration = Duration::from_secs(10);

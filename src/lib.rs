@@ -24,9 +24,12 @@ pub mod dispatch;
 pub mod destinations;
 
 // How people and programs speak to it.
+pub mod probe;
+pub mod deletions;
 pub mod problem;
 pub mod resources;
 pub mod api;
+pub mod dashboard;
 pub mod server;
 pub mod telemetry;
 

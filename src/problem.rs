@@ -29,6 +29,8 @@ pub enum Kind {
     InvalidJson,
     InvalidBody,
     Unauthorized,
+    UnknownWriteKey,
+    NotVerified,
     Forbidden,
     NotFound,
     MethodNotAllowed,
@@ -48,11 +50,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidRequest,
         Self::InvalidJson,
         Self::InvalidBody,
         Self::Unauthorized,
+        Self::UnknownWriteKey,
+        Self::NotVerified,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -78,6 +82,8 @@ impl Kind {
             Self::InvalidJson => (400, "invalid-json", "The body is not valid JSON"),
             Self::InvalidBody => (400, "invalid-body", "The body cannot be read"),
             Self::Unauthorized => (401, "unauthorized", "A valid API key is needed"),
+            Self::UnknownWriteKey => (401, "unknown-write-key", "The write key names no source"),
+            Self::NotVerified => (401, "not-verified", "The request was not believed"),
             Self::Forbidden => (403, "forbidden", "The API key does not allow this"),
             Self::NotFound => (404, "not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
@@ -222,7 +228,8 @@ impl Problem {
         [head.as_bytes(), b"\r\n", &body].concat()
     }
 
-    fn retry_after_seconds(&self) -> Option<u64> {
+    /// How long to wait, in whole seconds.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
         let wait = self.retry_after?;
         Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
     }
@@ -269,11 +276,19 @@ impl From<StoreError> for Problem {
         /// A database that went away may take a while to come back.
         const LATER: Duration = Duration::from_secs(5);
         match &error {
-            StoreError::Unavailable(_) | StoreError::Closed => {
+            // A commit that failed may be on the disk nonetheless: nobody knows before a restart.
+            StoreError::Unavailable(_) => {
                 log(&error);
-                Self::new(Kind::Unavailable)
-                    .retry_after(LATER)
-                    .detail("nothing of the request was kept; send it again later")
+                Self::new(Kind::Unavailable).retry_after(LATER).detail(
+                    "whether anything of the request was kept is not known; send it again later, \
+                     with the same idempotency key",
+                )
+            }
+            StoreError::Closed => {
+                log(&error);
+                Self::new(Kind::Unavailable).retry_after(LATER).detail(
+                    "nothing of the request was kept; send it again when the gateway has restarted",
+                )
             }
             StoreError::Full => disk_full().retry_after(2 * LATER),
             StoreError::TooManyDeliveries => Self::new(Kind::Rejected).detail(error.to_string()),

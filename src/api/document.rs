@@ -7,7 +7,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{deliveries, events, export, operations, replays, resources, stats, tail};
+use super::{deletions, deliveries, events, export, operations, replays, resources, stats, tail};
 use crate::{ingest, problem::Problem};
 
 #[derive(OpenApi)]
@@ -20,6 +20,7 @@ use crate::{ingest, problem::Problem};
     paths(
         ingest::post_event,
         ingest::post_events,
+        ingest::webhook::post_webhook,
         events::list_events,
         events::get_event,
         export::export_events,
@@ -35,6 +36,11 @@ use crate::{ingest, problem::Problem};
         replays::create_replay,
         replays::get_replay,
         replays::cancel_replay,
+        deletions::list_deletions,
+        deletions::create_deletion,
+        deletions::get_deletion,
+        deletions::delete_deletion,
+        deletions::cancel_deletion,
         resources::projects::list_projects,
         resources::projects::create_project,
         resources::projects::get_project,
@@ -48,6 +54,7 @@ use crate::{ingest, problem::Problem};
         resources::sources::get_source,
         resources::sources::put_source,
         resources::sources::delete_source,
+        resources::sources::source_traffic,
         resources::event_types::list_event_types,
         resources::event_types::create_event_type,
         resources::event_types::get_event_type,
@@ -69,6 +76,7 @@ use crate::{ingest, problem::Problem};
         resources::destinations::enable_destination,
         resources::destinations::disable_destination,
         resources::trial::test_destination,
+        resources::verify::verify_destination,
         resources::rotation::rotate_secret,
         resources::file::plan_file,
         resources::file::apply_file,

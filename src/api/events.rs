@@ -11,13 +11,13 @@ use super::{
     page::{self, Listing, Page},
     request::{Access, Query, Read, parse_id, parse_pattern, parse_time},
     resources::find,
-    views::{EventDetailView, EventView},
+    views::{EventDetailView, EventView, SYSTEM},
 };
 use crate::{
     catalog::Catalog,
-    model::{IdempotencyKey, ProjectId, Source, SourceId},
+    model::{Event, IdempotencyKey, ProjectId, Source, SourceId},
     problem::Problem,
-    store::{EventFilter, EventRecord},
+    store::{EventFilter, EventRecord, PAGE_BYTES},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -27,7 +27,7 @@ pub struct EventsQuery {
     /// A type, or a group such as `user.*`.
     #[serde(rename = "type")]
     event_type: Option<String>,
-    /// The name or id of a source.
+    /// The name or id of a source, or `system`.
     source: Option<String>,
     /// The event with this idempotency key. It goes with no other filter.
     idempotency_key: Option<String>,
@@ -49,7 +49,7 @@ pub struct EventsQuery {
 
 /// List events
 ///
-/// Newest first.
+/// Newest first. Large events come fewer to a page than its limit; `next` says whether there are more.
 #[utoipa::path(
     get,
     path = "/api/v1/events",
@@ -81,6 +81,7 @@ pub async fn list_events(
     };
     let page = page::page_of_records(query.limit.as_deref(), query.cursor.as_deref())?;
     let events = api.database.events(access.project, &filter, page::one_more(page)).await?;
+    let page = page::within_bytes(&events, page, Event::weight);
     Ok(page::records(events, page, |it| (it.seq.0, 0), |it| view(EventView::of(&it, catalog))))
 }
 
@@ -91,7 +92,10 @@ pub fn source(
     named: Option<&str>,
 ) -> Result<Option<SourceId>, Problem> {
     let Some(named) = named.filter(|it| !it.is_empty()) else { return Ok(None) };
-    Ok(Some(find::<Source>(catalog, project, named)?.id))
+    match find::<Source>(catalog, project, named) {
+        Err(_) if named == SYSTEM => Ok(Some(SourceId::SYSTEM)),
+        found => Ok(Some(found?.id)),
+    }
 }
 
 /// Get an event
@@ -114,10 +118,15 @@ pub async fn get_event(
 ) -> Result<Json<EventDetailView>, Problem> {
     /// An event that was replayed often has many; the logs of the others are their own pages.
     const LOGS: usize = 100;
+    let mut bytes = 0;
     let mut record = find_event(&api, access.project, &event).await?;
     for delivery in record.deliveries.iter_mut().rev().take(LOGS) {
         if let Some(whole) = api.database.delivery(access.project, delivery.seq).await? {
+            bytes += whole.copy.as_ref().map_or(0, |it| it.weight());
             *delivery = whole;
+        }
+        if bytes > PAGE_BYTES {
+            break;
         }
     }
     Ok(Json(EventDetailView::of(&record, access.session.catalog())))

@@ -9,6 +9,7 @@ mod export;
 mod deliveries;
 mod stats;
 mod replays;
+mod deletions;
 mod tail;
 mod resources;
 mod operations;
@@ -27,9 +28,9 @@ use crate::{
     catalog::Registrar,
     clock::Clock,
     crypto::{KeyHasher, Random, Vault},
-    destinations::Outlets,
     dispatch,
     ingest::{self, Ingest, Keyring},
+    probe::Prober,
     problem::{Kind, Problem},
     replay::Replayed,
     resources::Means,
@@ -65,8 +66,8 @@ pub struct Context {
     pub hasher: KeyHasher,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
-    /// For test events.
-    pub outlets: Arc<dyn Outlets>,
+    /// For test events and verifications.
+    pub prober: Arc<Prober>,
     pub dispatch: dispatch::Handle,
     /// Tells the dispatcher what a replay has made.
     pub replayed: Replayed,
@@ -86,15 +87,13 @@ pub struct Api(Arc<Shared>);
 /// The context, and what limits its use.
 pub struct Shared {
     context: Context,
-    trials: Semaphore,
     watchers: Arc<Semaphore>,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
-        let trials = Semaphore::new(resources::trial::AT_ONCE);
         let watchers = Arc::new(Semaphore::new(context.options.watchers));
-        Self(Arc::new(Shared { context, trials, watchers }))
+        Self(Arc::new(Shared { context, watchers }))
     }
 
     /// What the checks of `resources` need.
@@ -136,6 +135,7 @@ fn routes() -> Routes {
         // Events.
         .post("/api/v1/events", ingest::post_event)
         .post("/api/v1/events/batch", ingest::post_events)
+        .post("/in/{source}", ingest::webhook::post_webhook)
         .get("/api/v1/events", events::list_events)
         .get("/api/v1/events/export", export::export_events)
         .get("/api/v1/events/{event}", events::get_event)
@@ -153,6 +153,12 @@ fn routes() -> Routes {
         .post("/api/v1/replays", replays::create_replay)
         .get("/api/v1/replays/{replay}", replays::get_replay)
         .post("/api/v1/replays/{replay}/cancel", replays::cancel_replay)
+        // People who want to be forgotten.
+        .get("/api/v1/deletions", deletions::list_deletions)
+        .post("/api/v1/deletions", deletions::create_deletion)
+        .get("/api/v1/deletions/{deletion}", deletions::get_deletion)
+        .delete("/api/v1/deletions/{deletion}", deletions::delete_deletion)
+        .post("/api/v1/deletions/{deletion}/cancel", deletions::cancel_deletion)
         // Resources.
         .get("/api/v1/projects", resources::list_projects)
         .post("/api/v1/projects", resources::create_project)
@@ -167,6 +173,7 @@ fn routes() -> Routes {
         .get("/api/v1/sources/{source}", resources::get_source)
         .put("/api/v1/sources/{source}", resources::put_source)
         .delete("/api/v1/sources/{source}", resources::delete_source)
+        .get("/api/v1/sources/{source}/traffic", resources::source_traffic)
         .get("/api/v1/event-types", resources::list_event_types)
         .post("/api/v1/event-types", resources::create_event_type)
         .get("/api/v1/event-types/{event_type}", resources::get_event_type)
@@ -188,6 +195,7 @@ fn routes() -> Routes {
         .post("/api/v1/destinations/{destination}/enable", resources::enable_destination)
         .post("/api/v1/destinations/{destination}/disable", resources::disable_destination)
         .post("/api/v1/destinations/{destination}/test", resources::test_destination)
+        .post("/api/v1/destinations/{destination}/verify", resources::verify_destination)
         .post("/api/v1/destinations/{destination}/rotate-secret", resources::rotate_secret)
         .get("/api/v1/destinations/{destination}/stats", stats::destination_stats)
         .post("/api/v1/plan", resources::plan_file)
@@ -215,5 +223,6 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(Kind::MethodNotAllowed).into_response()
         })
-        .with_state(api)
+        .with_state(api.clone())
+        .merge(ingest::segment::router(api.ingest.clone()))
 }

@@ -44,6 +44,17 @@ pub fn one_more(page: store::Page) -> store::Page {
     store::Page { limit: page.limit + 1, ..page }
 }
 
+/// The page as it is when its rows weigh something: as many of them as fit, and one at least.
+pub fn within_bytes<R>(rows: &[R], page: store::Page, weight: impl Fn(&R) -> usize) -> store::Page {
+    let mut bytes = 0;
+    let fits = |row: &&R| {
+        bytes += weight(row);
+        bytes <= store::PAGE_BYTES
+    };
+    let fitting = rows.iter().take_while(fits).count().max(1);
+    store::Page { limit: page.limit.min(fitting), ..page }
+}
+
 /// The page, of up to one row more than it holds. `place` is where a row stands.
 pub fn records<R, T>(
     mut rows: Vec<R>,
@@ -145,6 +156,21 @@ mod tests {
         let (first, next) = page(None);
         assert_eq!(first, [1, 2, 3]);
         assert_eq!(page(next.as_deref()), (vec![4, 5, 6], None));
+    }
+
+    #[test]
+    fn a_page_ends_before_the_row_that_would_be_too_much_and_has_one_at_least() {
+        const MOST: usize = store::PAGE_BYTES;
+        for (weights, limit, expected) in [
+            (vec![], 50, 1),
+            (vec![MOST], 50, 1),
+            (vec![MOST + 1, 1], 50, 1),
+            (vec![1, MOST - 1, 1], 50, 2),
+            (vec![1, 2, 3], 2, 2),
+        ] {
+            let page = store::Page { before: None, limit };
+            assert_eq!(within_bytes(&weights, page, |it| *it).limit, expected, "{weights:?}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct EventView {
     pub id: EventId,
     #[serde(rename = "type")]
     pub event_type: String,
-    /// The name of its source; the id of one that was deleted.
+    /// The name of its source; the id of one that was deleted; `system` for what Tidegate sends itself.
     pub source: String,
     #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
@@ -67,7 +67,7 @@ pub struct EventDetailView {
     pub planned: bool,
     /// Why it, or a route of it, went no further.
     pub skipped: Vec<Skipped>,
-    /// Each with its activity log; of more than 100, the newest.
+    /// Each with its activity log; of more than 100, or with large copies, the newest.
     pub deliveries: Vec<DeliveryView>,
 }
 
@@ -97,7 +97,8 @@ pub struct DeliveryView {
     pub destination: String,
     #[schema(value_type = String)]
     pub destination_id: DestinationId,
-    /// The name of the pipeline that planned it, and the version that it had then.
+    /// The name of the pipeline that planned it, and the version that it had then. `directed` for what
+    /// Tidegate itself has to say to this destination; null for a test.
     pub pipeline: Option<String>,
     pub pipeline_version: Option<u32>,
     /// The replay that made it.
@@ -127,7 +128,9 @@ impl DeliveryView {
             destination: destination_name(catalog, record.destination),
             destination_id: record.destination,
             pipeline: record.pipeline.map(|it| pipeline_name(catalog, it)),
-            pipeline_version: record.pipeline.map(|_| record.pipeline_version),
+            pipeline_version: (record.pipeline)
+                .filter(|it| *it != PipelineId::DIRECTED)
+                .map(|_| record.pipeline_version),
             replay: record.replay,
             state: record.state,
             attempts: record.attempts,
@@ -264,6 +267,9 @@ fn delivery_id(event: EventId, seq: DeliverySeq) -> DeliveryId {
     DeliveryId::of(event, seq.ordinal())
 }
 
+/// The source of what Tidegate sends itself.
+pub const SYSTEM: &str = "system";
+
 // The names are the catalogue's, and so those of now; what was deleted has only its id left.
 
 pub fn destination_name(catalog: &Catalog, id: DestinationId) -> String {
@@ -271,9 +277,15 @@ pub fn destination_name(catalog: &Catalog, id: DestinationId) -> String {
 }
 
 fn source_name(catalog: &Catalog, id: SourceId) -> String {
+    if id == SourceId::SYSTEM {
+        return SYSTEM.to_owned();
+    }
     catalog.sources.get(&id).map_or_else(|| id.to_string(), |it| it.name.to_string())
 }
 
 fn pipeline_name(catalog: &Catalog, id: PipelineId) -> String {
+    if id == PipelineId::DIRECTED {
+        return "directed".to_owned();
+    }
     catalog.pipelines.get(&id).map_or_else(|| id.to_string(), |it| it.name.to_string())
 }

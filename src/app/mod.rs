@@ -1,40 +1,39 @@
 //! Puts the stages together and takes them apart again.
 
+mod ground;
 mod upkeep;
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use ground::Ground;
 
 use crate::{
     api::{self, Api},
     catalog::Registrar,
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{self, Config},
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
+    dashboard, deletions,
     destinations::{
         Directory, Outlets,
         egress::{Egress, Resolver, SystemResolver, TlsError},
     },
     dispatch,
-    gate::Gate,
+    gate::{self, Gate},
     hint,
-    ingest::{Ingest, Keyring},
+    ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
     model::{Event, EventSeq, Message, Owed, Secret},
     pipeline,
+    probe::{self, Prober},
     replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
-    store::{self, Database, StoreError, sqlite::SqliteStore},
+    store::{Database, StoreError},
     tail::Tail,
-    telemetry::{self, TelemetryError},
+    telemetry::TelemetryError,
 };
 
 /// What the stages are given from outside, so that a test can give them something else.
@@ -92,6 +91,7 @@ struct Tasks {
     server: JoinHandle<()>,
     pipeline: JoinHandle<()>,
     replays: JoinHandle<()>,
+    errands: Vec<JoinHandle<()>>,
     dispatch: JoinHandle<()>,
     upkeep: Vec<JoinHandle<()>>,
 }
@@ -130,24 +130,22 @@ impl App {
         let tail = Tail::default();
         let stops = Stops::new();
         let keyring = keyring(&parts, &registrar, &vault)?;
-        let gate = Arc::new(Gate::new(database.clone(), config.gate));
-        let clock = parts.clock.clone();
-        let ingest = Ingest::new(gate, keyring.clone(), clock, tail.clone(), config.ingest);
-
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen).await?;
         egress.protect(address);
-        let directory = Directory::new(registrar.watch(), vault.clone(), egress);
-        let outlets: Arc<dyn Outlets> = Arc::new(directory);
+        let outlets: Arc<dyn Outlets> =
+            Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            outlets: outlets.clone(),
+            outlets,
             tail: tail.clone(),
             tools: pipeline::Tools::new(&vault),
         };
-        let started = stages.start(events, config.pipeline, config.dispatch, &stops);
+        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.gate, config.ingest);
+        let started = stages.clone().start(events, config.pipeline, config.dispatch, &stops);
+        let errands = errands(&stages, &parts, &started.handle, &stops);
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
@@ -158,7 +156,7 @@ impl App {
             hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
-            outlets,
+            prober: errands.prober,
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -166,21 +164,20 @@ impl App {
             metrics: metrics.clone(),
             limits: config.resources,
             options: config.api,
-        }));
-        let upkeep = upkeep::Upkeep {
-            database: database.clone(),
-            catalog: registrar.watch(),
-            clock: parts.clock.clone(),
-            metrics,
-            options: config.retention,
-        };
-        let stopped = turned(stops.server.subscribe());
+        }))
+        .merge(dashboard::router());
         let tasks = Tasks {
-            upkeep: upkeep.start(&stops.upkeep),
+            upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
-            server: tokio::spawn(server::serve(listener, router, config.server, stopped)),
+            errands: errands.tasks,
+            server: tokio::spawn(server::serve(
+                listener,
+                router,
+                config.server,
+                turned(stops.server.subscribe()),
+            )),
         };
         Ok(Self {
             address,
@@ -212,6 +209,9 @@ impl App {
         let _ = self.stops.pipeline.send(true);
         ended("pipeline", self.tasks.pipeline).await;
         ended("replays", self.tasks.replays).await;
+        for task in self.tasks.errands {
+            ended("errands", task).await;
+        }
         let _ = self.stops.dispatch.send(true);
         if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
             tracing::warn!("attempts that are still under way are cut, and made again later");
@@ -280,38 +280,30 @@ fn replayed(dispatch: dispatch::Handle) -> Replayed {
     })
 }
 
-/// What all stages stand on.
-struct Ground {
-    metrics: PrometheusHandle,
-    vault: Arc<Vault>,
-    database: Arc<dyn Database>,
-    registrar: Arc<Registrar>,
-    /// Events as they are accepted, for the pipelines.
-    events: hint::Receiver<Vec<Arc<Event>>, bool>,
+/// What Tidegate does by itself beside the stages.
+struct Errands {
+    prober: Arc<Prober>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
-impl Ground {
-    async fn open(
-        config: &Config,
-        parts: &Parts,
-        resources: Option<&File>,
-    ) -> Result<Self, StartError> {
-        let metrics = telemetry::start_metrics()?;
-        let vault = open_vault(&config.data, parts)?;
-        let (accepted, events) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
-        let database = open_store(config, parts, accepted).await?;
-        let registrar = Registrar::open(database.clone()).await;
-        let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
-        if let Some(file) = resources {
-            apply(file, &registrar, &vault, parts, config.resources)
-                .await
-                .map_err(StartError::Resources)?;
-        }
-        Ok(Self { metrics, vault, database, registrar, events })
-    }
+fn errands(stages: &Stages, parts: &Parts, dispatch: &dispatch::Handle, stops: &Stops) -> Errands {
+    let Stages { database, registrar, clock, outlets, tail, .. } = stages.clone();
+    let deletions = deletions::run(deletions::Parts {
+        database: database.clone(),
+        registrar: registrar.clone(),
+        clock: clock.clone(),
+        dispatch: dispatch.clone(),
+        stop: stops.pipeline.subscribe(),
+    });
+    let random = parts.random.clone();
+    let parts = probe::Parts { database, registrar, outlets, clock, random, tail };
+    let prober = Arc::new(Prober::new(parts));
+    let probes = probe::run(prober.clone(), stops.pipeline.subscribe());
+    Errands { prober, tasks: vec![tokio::spawn(probes), tokio::spawn(deletions)] }
 }
 
 /// What the stages behind the store share.
+#[derive(Clone)]
 struct Stages {
     database: Arc<dyn Database>,
     registrar: Arc<Registrar>,
@@ -332,6 +324,36 @@ struct Started {
 }
 
 impl Stages {
+    fn ingest(
+        &self,
+        parts: &Parts,
+        vault: &Arc<Vault>,
+        keyring: Arc<Keyring>,
+        gate: gate::Options,
+        options: ingest::Options,
+    ) -> Ingest {
+        let gate = Gate::new(self.database.clone(), self.registrar.watch(), gate);
+        let parts = IngestParts {
+            gate: Arc::new(gate),
+            keyring,
+            clock: self.clock.clone(),
+            tail: self.tail.clone(),
+            random: parts.random.clone(),
+            doors: Doors::new(self.registrar.watch(), vault.clone()),
+        };
+        Ingest::new(parts, options)
+    }
+
+    fn upkeep(&self, metrics: PrometheusHandle, options: config::Retention) -> upkeep::Upkeep {
+        upkeep::Upkeep {
+            database: self.database.clone(),
+            catalog: self.registrar.watch(),
+            clock: self.clock.clone(),
+            metrics,
+            options,
+        }
+    }
+
     fn start(
         self,
         events: hint::Receiver<Vec<Arc<Event>>, bool>,
@@ -391,33 +413,6 @@ fn keyring(
     };
     let (catalog, clock) = (registrar.watch(), parts.clock.clone());
     Ok(Arc::new(Keyring::new(catalog, KeyHasher::of(vault), admin, clock, random)))
-}
-
-fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {
-    let failed = |source| StartError::Folder { path: data.to_owned(), source };
-    fs::create_dir_all(data).map_err(failed)?;
-    let file = data.join("master.key");
-    let vault = Vault::load_or_create(&file, parts.master_key.as_ref(), parts.random.clone());
-    vault.map(Arc::new).map_err(StartError::MasterKey)
-}
-
-async fn open_store(
-    config: &Config,
-    parts: &Parts,
-    accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-) -> Result<Arc<dyn Database>, StartError> {
-    let (path, options) = (config.data.clone(), config.store.clone());
-    let (clock, random) = (parts.clock.clone(), parts.random.clone());
-    let open = move || {
-        let random: store::sqlite::Random = Box::new(move || random.u64());
-        SqliteStore::open(&path, options, clock, random, accepted)
-    };
-    let opened = tokio::task::spawn_blocking(open).await.unwrap_or(Err(StoreError::Closed));
-    Ok(Arc::new(opened.map_err(|source| at(&config.data, source))?))
-}
-
-fn at(path: &Path, source: StoreError) -> StartError {
-    StartError::Store { path: path.to_owned(), source }
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

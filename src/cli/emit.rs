@@ -118,6 +118,13 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     }
     let (status, answer) = context.client.post_bytes(EVENTS, emission.body(1)).await?;
     let id = answer.text("id");
+    if is_suppressed(&answer.to_value()) {
+        if args.json {
+            context.out.json(&answer)?;
+        }
+        return Err(CliError::failed("the event was turned away: its user is to be forgotten")
+            .then("tidegate deletions list"));
+    }
     if args.watch {
         let event = events::settled(context, &id).await?;
         return if args.json {
@@ -140,6 +147,10 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     Ok(())
 }
 
+fn is_suppressed(answer: &Value) -> bool {
+    answer.get("suppressed").and_then(Value::as_bool) == Some(true)
+}
+
 fn remark_on_duplicate(answer: &Value) -> Option<&'static str> {
     if answer.get("duplicate").and_then(Value::as_bool) != Some(true) {
         return None;
@@ -158,12 +169,18 @@ fn remark_on_duplicate(answer: &Value) -> Option<&'static str> {
 struct Tally {
     accepted: u64,
     duplicates: u64,
+    /// Turned away.
+    suppressed: u64,
     first: Option<String>,
     last: Option<String>,
 }
 
 impl Tally {
     fn add(&mut self, status: StatusCode, answer: &Json) {
+        if is_suppressed(&answer.to_value()) {
+            self.suppressed += 1;
+            return;
+        }
         if status == StatusCode::OK {
             self.duplicates += 1
         } else {
@@ -224,6 +241,7 @@ fn summary(context: &Context, args: &Args, tally: &Tally, elapsed: Duration) -> 
         return context.out.json(&Json::of(&json!({
             "accepted": tally.accepted,
             "duplicates": tally.duplicates,
+            "suppressed": tally.suppressed,
             "seconds": elapsed.as_secs_f64(),
             "first": tally.first,
             "last": tally.last,
@@ -237,6 +255,10 @@ fn summary(context: &Context, args: &Args, tally: &Tally, elapsed: Duration) -> 
         output::count(per_second as u64),
     );
     context.out.line(line)?;
+    if tally.suppressed > 0 {
+        let events = plural(tally.suppressed, "event");
+        output::note(format_args!("{events} turned away, since their user is to be forgotten"));
+    }
     if let Some(last) = &tally.last {
         context.out.next(format_args!("tidegate events show {last}"));
     }

@@ -41,6 +41,7 @@ mod events;
 mod waterfall;
 mod deliveries;
 mod replay;
+mod deletions;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -114,6 +115,8 @@ enum Command {
     DeadLetters(deliveries::DeadLettersArgs),
     Replay(replay::Args),
     #[command(subcommand)]
+    Deletions(deletions::Command),
+    #[command(subcommand)]
     Destinations(destinations::Command),
     Profiles(profiles::Args),
     #[command(subcommand)]
@@ -165,6 +168,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Deliveries(command) => deliveries::run(&context(), command).await,
         Command::DeadLetters(args) => deliveries::dead_letters(&context(), args).await,
         Command::Replay(args) => replay::run(&context(), args).await,
+        Command::Deletions(command) => deletions::run(&context(), command).await,
         Command::Destinations(command) => destinations::run(&context(), command).await,
         Command::Profiles(args) => profiles::run(&args),
         Command::Keys(command) => keys::run(&context(), command).await,

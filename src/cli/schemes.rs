@@ -19,8 +19,13 @@ pub enum Scheme {
     Stripe,
     /// `sha256=<hex>` over the body, in X-Hub-Signature-256
     Github,
-    /// HMAC-SHA1 in hexadecimal over the body, in X-Signature
+    /// HMAC-SHA1 in hexadecimal over the body, in X-Signature; Customer.io's, too
+    #[value(alias = "customerio", alias = "segment-actions")]
     Segment,
+    /// `t=<unix>,v1=<hex>` over `timestamp.body`, in X-Ingestlayer-Signature
+    Ingestlayer,
+    /// `sha256=<hex>` over the body, in X-Admin-Signature
+    Admin,
 }
 
 impl Scheme {
@@ -31,6 +36,8 @@ impl Scheme {
             Self::Stripe => "stripe-signature",
             Self::Github => "x-hub-signature-256",
             Self::Segment => segment::SIGNATURE,
+            Self::Ingestlayer => "x-ingestlayer-signature",
+            Self::Admin => "x-admin-signature",
         }
     }
 }
@@ -39,9 +46,9 @@ impl Scheme {
 #[derive(Clone)]
 enum Keys {
     Standard(Vec<standard::Key>),
-    Stripe(Vec<stamped::Key>),
-    Github(Vec<prefixed::Key>),
-    Segment(Vec<segment::Key>),
+    Stamped(Vec<stamped::Key>),
+    Prefixed(Vec<prefixed::Key>),
+    Sha1(Vec<segment::Key>),
 }
 
 impl Keys {
@@ -54,14 +61,14 @@ impl Keys {
             Scheme::Standard => {
                 secrets.map(standard::Key::verifying).collect::<Result<_, _>>().map(Self::Standard)
             }
-            Scheme::Stripe => {
-                secrets.map(stamped::Key::new).collect::<Result<_, _>>().map(Self::Stripe)
+            Scheme::Stripe | Scheme::Ingestlayer => {
+                secrets.map(stamped::Key::new).collect::<Result<_, _>>().map(Self::Stamped)
             }
-            Scheme::Github => {
-                secrets.map(prefixed::Key::new).collect::<Result<_, _>>().map(Self::Github)
+            Scheme::Github | Scheme::Admin => {
+                secrets.map(prefixed::Key::new).collect::<Result<_, _>>().map(Self::Prefixed)
             }
             Scheme::Segment => {
-                secrets.map(segment::Key::new).collect::<Result<_, _>>().map(Self::Segment)
+                secrets.map(segment::Key::new).collect::<Result<_, _>>().map(Self::Sha1)
             }
         }
     }
@@ -93,13 +100,13 @@ impl Signer {
                     (self.header.clone(), signature),
                 ]
             }
-            Keys::Stripe(keys) => vec![(self.header.clone(), stamped::sign(keys, seconds, body))],
-            Keys::Github(keys) => keys
+            Keys::Stamped(keys) => vec![(self.header.clone(), stamped::sign(keys, seconds, body))],
+            Keys::Prefixed(keys) => keys
                 .first()
                 .map(|key| (self.header.clone(), prefixed::sign(key, body)))
                 .into_iter()
                 .collect(),
-            Keys::Segment(keys) => keys
+            Keys::Sha1(keys) => keys
                 .first()
                 .map(|key| (self.header.clone(), segment::sign(key, body)))
                 .into_iter()
@@ -139,9 +146,9 @@ impl Verifier {
                 };
                 standard::verify(keys, headers, body, now)
             }
-            Keys::Stripe(keys) => stamped::verify(keys, signature, body, now),
-            Keys::Github(keys) => prefixed::verify(keys, signature, body),
-            Keys::Segment(keys) => segment::verify(keys, signature, body),
+            Keys::Stamped(keys) => stamped::verify(keys, signature, body, now),
+            Keys::Prefixed(keys) => prefixed::verify(keys, signature, body),
+            Keys::Sha1(keys) => segment::verify(keys, signature, body),
         }
     }
 }
@@ -156,6 +163,10 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::{
+        destinations::profiles,
+        model::{self, Profile},
+    };
 
     #[test]
     fn what_a_scheme_signs_it_verifies_and_nothing_else() {
@@ -179,6 +190,29 @@ mod tests {
             assert_eq!(verify(&right, b"{ }"), Err(VerifyError::Mismatch), "{scheme:?}");
             assert_eq!(verify(&wrong, b"{}"), Err(VerifyError::Mismatch), "{scheme:?}");
         }
+    }
+
+    #[test]
+    fn every_profile_of_a_webhook_has_its_scheme_and_header_here() {
+        for profile in Profile::ALL {
+            let name = profile_name(profile);
+            let scheme = Scheme::from_str(&name, false).unwrap();
+            let signature = profiles::values(profile).contract.signature;
+            assert_eq!(scheme.header(), signature.header, "{name}");
+            let keys = Keys::new(scheme, &[], true).unwrap();
+            let is_same = match signature.scheme {
+                model::Scheme::Standard => matches!(keys, Keys::Standard(_)),
+                model::Scheme::Stamped => matches!(keys, Keys::Stamped(_)),
+                model::Scheme::Prefixed => matches!(keys, Keys::Prefixed(_)),
+                model::Scheme::Sha1 => matches!(keys, Keys::Sha1(_)),
+            };
+            assert!(is_same, "{name}");
+        }
+    }
+
+    /// As it is written in a destination.
+    fn profile_name(profile: Profile) -> String {
+        serde_json::to_value(profile).unwrap().as_str().unwrap().to_owned()
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock::{Clock as _, SystemClock},
     crypto::signature::{VerifyError, standard},
+    destinations::webhook,
     model::Secret,
 };
 
@@ -22,7 +23,8 @@ use crate::{
 #[command(after_help = "\
 Examples:
   tidegate sign --secret whsec_… --id evt_1 < body.json
-  printf '{}' | tidegate sign --scheme github --secret s3cret")]
+  printf '{}' | tidegate sign --scheme github --secret s3cret
+  tidegate sign --scheme customerio --first-element --secret s3cret < batch.json")]
 pub struct SignArgs {
     #[command(flatten)]
     how: How,
@@ -85,9 +87,18 @@ struct How {
     /// The header with the signature, where a system has its own name for it
     #[arg(long, value_name = "NAME")]
     header: Option<String>,
+    /// Of a batch, only the first element counts, as with Segment and Customer.io
+    #[arg(long)]
+    first_element: bool,
 }
 
 impl How {
+    /// What is signed of the body.
+    fn signed<'a>(&self, body: &'a [u8]) -> &'a [u8] {
+        let first = if self.first_element { webhook::first_element(body) } else { None };
+        first.unwrap_or(body)
+    }
+
     fn secrets(&self) -> Vec<Secret> {
         self.secret.iter().map(Secret::new).collect()
     }
@@ -102,7 +113,7 @@ pub fn sign(args: SignArgs) -> Result<()> {
     let seconds = args.timestamp.unwrap_or_else(|| SystemClock.now().as_second());
     let body = body()?;
     let out = Output::standard();
-    for (name, value) in signer.headers(&args.id, seconds, &body) {
+    for (name, value) in signer.headers(&args.id, seconds, args.how.signed(&body)) {
         out.line(format_args!("{name}: {value}"))?;
     }
     Ok(())
@@ -117,7 +128,7 @@ pub fn verify(args: VerifyArgs) -> Result<()> {
     };
     let body = body()?;
     let out = Output::standard();
-    match verifier.verify(&headers, &body, now) {
+    match verifier.verify(&headers, args.how.signed(&body), now) {
         Ok(()) => out.line(format_args!("{} the signature holds", out.paint.green("✔"))),
         Err(error) => Err(CliError::failed(format!("✘ {error}")).then(advice(error))),
     }

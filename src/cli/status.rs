@@ -157,7 +157,8 @@ fn later(longest: Option<f64>, seconds: f64) -> Option<f64> {
     Some(longest.map_or(seconds, |it| it.max(seconds)))
 }
 
-fn age(seconds: f64) -> String {
+/// So long ago, from the seconds that the gateway counts.
+pub fn age(seconds: f64) -> String {
     output::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 

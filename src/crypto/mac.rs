@@ -10,11 +10,11 @@ const BLOCK: usize = 64;
 
 /// A prepared key for HMAC-SHA256.
 #[derive(Clone)]
-pub(crate) struct Sha256Key(Hmac<Sha256>);
+pub struct Sha256Key(Hmac<Sha256>);
 
 /// A prepared key for HMAC-SHA1, for systems that force it.
 #[derive(Clone)]
-pub(crate) struct Sha1Key(Hmac<Sha1>);
+pub struct Sha1Key(Hmac<Sha1>);
 
 impl Sha256Key {
     pub fn new(key: &[u8]) -> Self {

@@ -8,6 +8,7 @@ pub mod vault;
 pub mod api_key;
 pub mod signature;
 mod pseudonym;
+pub mod inbound;
 
 pub use api_key::{AdminKey, KeyHasher, PlainKey};
 pub use pseudonym::{Pseudonym, Pseudonyms};

@@ -49,6 +49,7 @@ fn standard() -> Values {
             idempotency_key: IdempotencyHeader::Message,
             https_only: false,
             verify: false,
+            whole_answer: false,
             integration: None,
         },
         policy: Policy::default(),
@@ -113,6 +114,7 @@ fn segment() -> Values {
             user_agent: "Segment.io/1.0".to_owned(),
             signature: signature(Scheme::Sha1, "x-signature", Signed::FirstElement),
             idempotency_key: IdempotencyHeader::None,
+            whole_answer: true,
             integration: Some("Webhooks".to_owned()),
             ..standard.contract
         },

@@ -56,6 +56,13 @@ impl Breaker {
         self.state
     }
 
+    /// Much may wait, and nothing is known of the endpoint: as after a failure.
+    pub fn start_slowly(&mut self) {
+        if self.state == State::Closed {
+            self.state = State::SlowStart { limit: 1, accepted: 0 };
+        }
+    }
+
     pub fn allows(&mut self, now: Timestamp) -> Allows {
         if let State::Open { until } = self.state {
             if now < until {

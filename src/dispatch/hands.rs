@@ -8,14 +8,20 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Input, later, messages::Messages, meters::Meters};
+use super::{
+    Input,
+    batches::{Job, Order},
+    budget::Budget,
+    calls::{disable, load, settle, warn},
+    later,
+    messages::Messages,
+    meters::Meters,
+};
 use crate::{
-    catalog::{Edit, Registrar, Resource},
+    catalog::Registrar,
     clock::Clock,
     destinations::{Destination, Outlets},
-    model::{
-        Class, DeliverySeq, DestinationId, DestinationState, EntryKind, Message, Outcome, Owed,
-    },
+    model::{Class, DeliverySeq, DestinationId, EntryKind, Message, Outcome, Owed},
     store::{OwedQuery, Settlement, Store, StoreError},
     tail::{Activity, Tail},
 };
@@ -28,6 +34,26 @@ pub enum Report {
         outcome: Outcome,
         /// Back for the next attempt, and for those who watch.
         message: Option<Message>,
+    },
+    /// One request of a batch has ended.
+    PartEnded {
+        destination: DestinationId,
+        batch: u32,
+        outcome: Outcome,
+        messages: Vec<Message>,
+    },
+    /// These of a batch are not sent.
+    Cut {
+        destination: DestinationId,
+        batch: u32,
+        left: Vec<DeliverySeq>,
+        missing: Vec<DeliverySeq>,
+    },
+    /// Nothing more comes of a batch, and these messages were not sent.
+    BatchOver {
+        destination: DestinationId,
+        batch: u32,
+        messages: Vec<Message>,
     },
     Settled(Vec<(DestinationId, DeliverySeq)>),
     Refilled {
@@ -65,6 +91,12 @@ pub struct Hands {
     given_back: Vec<Input>,
     /// What the attempt that has just ended carried.
     attempted: Option<Message>,
+    attempted_together: HashMap<DeliverySeq, Message>,
+    /// The batches under way.
+    batches: HashMap<(DestinationId, u32), mpsc::UnboundedSender<Order>>,
+    budget: Arc<Budget>,
+    /// About as much as the heaviest message weighed that was read lately.
+    heaviest: usize,
     is_stopping: bool,
 }
 
@@ -72,6 +104,10 @@ pub struct Hands {
 const CALLS: usize = 4;
 const SETTLEMENTS_IN_CALL: usize = 1_024;
 const MESSAGES_IN_CALL: usize = 256;
+/// About so many bytes of messages are read in one call.
+const BYTES_IN_CALL: usize = 8 * 1024 * 1024;
+/// What is thought of a message before any was read.
+const LIKELY_WEIGHT: usize = 64 * 1024;
 
 impl Hands {
     #[allow(clippy::too_many_arguments, reason = "it is made in one place")]
@@ -85,6 +121,7 @@ impl Hands {
         messages: Messages,
         meters: Meters,
         patience: Duration,
+        budget: Budget,
     ) -> Self {
         Self {
             store,
@@ -103,6 +140,10 @@ impl Hands {
             disabling: 0,
             given_back: Vec::new(),
             attempted: None,
+            attempted_together: HashMap::new(),
+            batches: HashMap::new(),
+            budget: Arc::new(budget),
+            heaviest: LIKELY_WEIGHT,
             is_stopping: false,
         }
     }
@@ -121,9 +162,19 @@ impl Hands {
         self.messages.keep(message);
     }
 
-    /// What the attempt that has just ended carried; `None` afterwards.
-    pub fn attempted(&mut self, message: Option<Message>) {
+    /// What the attempt that has just ended carried.
+    pub fn attempted(&mut self, destination: DestinationId, message: Option<Message>) {
+        if let Some(message) = &message
+            && message.weight() > Budget::LIGHT
+        {
+            self.budget.give_back(destination, message.weight());
+        }
         self.attempted = message;
+    }
+
+    /// What the request that has just ended carried; nothing afterwards.
+    pub fn attempted_together(&mut self, messages: Vec<Message>) {
+        self.attempted_together = messages.into_iter().map(|it| (it.seq, it)).collect();
     }
 
     pub fn attempt(&mut self, owed: Owed) {
@@ -133,7 +184,14 @@ impl Hands {
         }
     }
 
-    fn send(&self, owed: Owed, message: Message) {
+    fn send(&mut self, owed: Owed, message: Message) {
+        let weight = message.weight();
+        if weight > Budget::LIGHT && !self.budget.take(owed.destination, weight) {
+            self.messages.keep(message);
+            let (destination, delivery) = (owed.destination, owed.seq);
+            self.given_back.push(Input::TooMuch { destination, delivery });
+            return;
+        }
         let mut attempt = Attempt {
             reports: self.reports.clone(),
             destination: owed.destination,
@@ -145,9 +203,60 @@ impl Hands {
         tokio::spawn(async move { attempt.make(outlet, &*clock).await });
     }
 
+    pub fn attempt_batch(
+        &mut self,
+        destination: DestinationId,
+        number: u32,
+        deliveries: Vec<Owed>,
+        bytes: usize,
+    ) {
+        let (sender, orders) = mpsc::unbounded_channel();
+        if self.is_stopping {
+            let _ = sender.send(Order::Leave);
+        }
+        self.batches.insert((destination, number), sender);
+        let with_message = |owed: Owed| (owed, self.messages.take(owed.seq));
+        let job = Job {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            reports: self.reports.clone(),
+            orders,
+            outlet: self.outlets.get(destination),
+            budget: self.budget.clone(),
+            patience: self.patience,
+            destination,
+            number,
+            bytes,
+            todo: deliveries.into_iter().map(with_message).collect(),
+            loaded: Vec::new(),
+            sending: Vec::new(),
+            parts: VecDeque::new(),
+        };
+        tokio::spawn(job.run());
+    }
+
+    /// Tells a batch how it goes on. One that has ended by itself has said so.
+    pub fn order(&mut self, destination: DestinationId, number: u32, order: Order) {
+        if let Some(batch) = self.batches.get(&(destination, number)) {
+            let _ = batch.send(order);
+        }
+    }
+
+    pub fn batch_over(&mut self, destination: DestinationId, number: u32, rest: Vec<Message>) {
+        self.batches.remove(&(destination, number));
+        for message in rest {
+            self.messages.keep(message);
+        }
+    }
+
     pub fn settle(&mut self, settlement: Settlement) {
         self.meters.count(&settlement);
-        if let Some(message) = self.attempted.take_if(|it| it.seq == settlement.owed.seq) {
+        let seq = settlement.owed.seq;
+        let attempted = match self.attempted.take_if(|it| it.seq == seq) {
+            None if !self.attempted_together.is_empty() => self.attempted_together.remove(&seq),
+            attempted => attempted,
+        };
+        if let Some(message) = attempted {
             self.tail.activity(|| Activity {
                 project: message.event.project,
                 event: message.event.id,
@@ -195,7 +304,8 @@ impl Hands {
             tokio::spawn(async move { settle(&*store, &*clock, call, patience, &reports).await });
         }
         while self.loading < CALLS && !self.wanted.is_empty() {
-            let rest = self.wanted.len().min(MESSAGES_IN_CALL);
+            let most = (BYTES_IN_CALL / self.heaviest).clamp(1, MESSAGES_IN_CALL);
+            let rest = self.wanted.len().min(most);
             let wanted: Vec<Owed> = self.wanted.drain(..rest).collect();
             self.loading += 1;
             let (store, clock) = (self.store.clone(), self.clock.clone());
@@ -212,6 +322,8 @@ impl Hands {
     /// Messages have come from the store. A delivery whose event is gone has none.
     pub fn loaded(&mut self, wanted: Vec<Owed>, messages: Vec<Message>) {
         self.loading -= 1;
+        let heaviest = messages.iter().map(Message::weight).max().unwrap_or(0);
+        self.heaviest = heaviest.max(self.heaviest / 2).max(1);
         let mut messages: HashMap<DeliverySeq, Message> =
             messages.into_iter().map(|it| (it.seq, it)).collect();
         for owed in wanted {
@@ -232,6 +344,9 @@ impl Hands {
         let back =
             |owed: Owed| Input::Returned { destination: owed.destination, delivery: owed.seq };
         self.given_back.extend(self.wanted.drain(..).map(back));
+        for batch in self.batches.values() {
+            let _ = batch.send(Order::Leave);
+        }
     }
 
     /// Attempts that were ordered and not made.
@@ -298,7 +413,7 @@ impl Drop for Attempt {
     }
 }
 
-fn failure(class: Class, reason: &str) -> Outcome {
+pub(super) fn failure(class: Class, reason: &str) -> Outcome {
     Outcome {
         class,
         status: None,
@@ -307,84 +422,4 @@ fn failure(class: Class, reason: &str) -> Outcome {
         duration: Duration::ZERO,
         response: None,
     }
-}
-
-/// Offers settlements to the store until it takes them, or is closed.
-async fn settle(
-    store: &dyn Store,
-    clock: &dyn Clock,
-    settlements: Vec<Settlement>,
-    patience: Duration,
-    reports: &mpsc::UnboundedSender<Report>,
-) {
-    let settled = settlements.iter().map(|it| (it.owed.destination, it.owed.seq)).collect();
-    loop {
-        match store.settle(settlements.clone()).await {
-            Ok(()) => {
-                let _ = reports.send(Report::Settled(settled));
-                return;
-            }
-            Err(StoreError::Closed) => {
-                let _ = reports.send(Report::Closed);
-                return;
-            }
-            Err(error) => warn(&error, "what came of attempts is not on disk yet"),
-        }
-        clock.sleep_until(later(clock.now(), patience)).await;
-    }
-}
-
-/// Asks the store for messages until it answers, or is closed.
-async fn load(
-    store: &dyn Store,
-    clock: &dyn Clock,
-    wanted: Vec<Owed>,
-    patience: Duration,
-    reports: &mpsc::UnboundedSender<Report>,
-) {
-    let seqs: Vec<DeliverySeq> = wanted.iter().map(|it| it.seq).collect();
-    loop {
-        match store.messages(&seqs).await {
-            Ok(messages) => {
-                let _ = reports.send(Report::Loaded { wanted, messages });
-                return;
-            }
-            Err(StoreError::Closed) => {
-                let _ = reports.send(Report::Closed);
-                return;
-            }
-            Err(error) => warn(&error, "cannot read what is to be sent"),
-        }
-        clock.sleep_until(later(clock.now(), patience)).await;
-    }
-}
-
-async fn disable(
-    registrar: &Registrar,
-    clock: &dyn Clock,
-    id: DestinationId,
-    version: u32,
-    reason: &str,
-) -> Result<(), StoreError> {
-    let since = clock.now();
-    registrar
-        .edit(|catalog| {
-            let found = catalog
-                .destinations
-                .get(&id)
-                .filter(|it| it.version == version && it.state == DestinationState::Active);
-            let edits = found.map(|it| {
-                let mut destination = crate::model::Destination::clone(it);
-                destination.version += 1;
-                let reason = reason.to_owned();
-                destination.state = DestinationState::Disabled { since, reason };
-                Edit::Put(Resource::Destination(destination))
-            });
-            Ok((edits.into_iter().collect(), ()))
-        })
-        .await
-}
-
-fn warn(error: &StoreError, what: &'static str) {
-    tracing::warn!(error = error as &dyn std::error::Error, "{what}");
 }

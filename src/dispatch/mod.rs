@@ -5,11 +5,17 @@
 mod status;
 mod rate;
 mod breaker;
+mod pace;
+mod schedules;
 mod retry;
 mod fairness;
+mod lost;
 mod line;
 mod scheduler;
 mod messages;
+mod budget;
+mod calls;
+mod batches;
 mod meters;
 mod handle;
 mod hands;
@@ -20,9 +26,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use batches::split;
 pub use handle::Handle;
+pub use lost::{Lost, Missed};
 pub use run::{Parts, Runner, runner};
-pub use scheduler::{Action, Input, Lost, Missed, Scheduler};
+pub use scheduler::{Action, Input, Scheduler};
 pub use status::{BreakerState, LineStatus, Status};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +60,10 @@ pub struct Options {
     pub retry_store_after: Duration,
     /// Bytes of messages kept in memory between their planning and their first attempt.
     pub message_bytes: usize,
+    /// Bytes of messages under way to one destination. One message always goes.
+    pub line_bytes: usize,
+    /// Bytes of messages under way over all destinations.
+    pub in_flight_bytes: usize,
 }
 
 impl Default for Options {
@@ -68,6 +80,8 @@ impl Default for Options {
             park_after: Duration::from_secs(60),
             retry_store_after: Duration::from_secs(1),
             message_bytes: 32 * 1024 * 1024,
+            line_bytes: 16 * 1024 * 1024,
+            in_flight_bytes: 64 * 1024 * 1024,
         }
     }
 }

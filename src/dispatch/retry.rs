@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{chance, later};
-use crate::model::{Class, Ended, Outcome, Owed, Policy, Retry, RetryPreset};
+use super::{
+    chance, later,
+    schedules::{Asked, HOUR, MINUTE, schedule},
+};
+use crate::model::{Class, Ended, Outcome, Owed, Policy, Retry, RetryOn};
 
 /// An endpoint may not ask for less than this, nor for more than a day: the number is a stranger's.
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
@@ -20,115 +23,10 @@ const LAST_CALL: Duration = Duration::from_secs(5);
 /// What a person must mend (a certificate, a denied address, a bad template) is not tried sooner.
 const SLOW_TAIL: Duration = Duration::from_secs(30 * MINUTE);
 /// The log of a delivery numbers its entries up to 4095, and its last one is kept for the end.
-const MOST_ENTRIES: u16 = 4094;
+pub const MOST_ENTRIES: u16 = 4094;
 
-const MINUTE: u64 = 60;
-const HOUR: u64 = 60 * MINUTE;
-
-/// The numbers behind a name.
-struct Schedule {
-    /// Seconds.
-    waits: &'static [u64],
-    /// Whether the last wait is repeated until the delivery expires.
-    repeats: bool,
-    expires_after: Option<Duration>,
-    /// Whether only what looks temporary is tried again: no answer, 408, 429 and 5xx.
-    temporary_only: bool,
-    asked: Asked,
-}
-
-/// What a `Retry-After` may do to the planned wait.
-#[derive(Clone, Copy, PartialEq)]
-enum Asked {
-    Lengthens,
-    /// As Svix: at most to twice the wait, and at least a minute after 429 and timeouts.
-    AtMostDoubles,
-}
-
-const fn listed(waits: &'static [u64]) -> Schedule {
-    Schedule {
-        waits,
-        repeats: false,
-        expires_after: None,
-        temporary_only: false,
-        asked: Asked::Lengthens,
-    }
-}
-
-/// Standard Webhooks' recommendation: ten attempts in about three days.
-const STANDARD: Schedule = listed(&[
-    5,
-    5 * MINUTE,
-    30 * MINUTE,
-    2 * HOUR,
-    5 * HOUR,
-    10 * HOUR,
-    14 * HOUR,
-    20 * HOUR,
-    24 * HOUR,
-]);
-/// Svix 1.100: eight attempts in about 28 hours.
-const SVIX: Schedule = Schedule {
-    asked: Asked::AtMostDoubles,
-    ..listed(&[5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR])
-};
-/// Shopify documents eight retries in four hours, without their waits: these add up to four hours.
-const SHOPIFY: Schedule = listed(&[
-    MINUTE,
-    3 * MINUTE,
-    6 * MINUTE,
-    15 * MINUTE,
-    30 * MINUTE,
-    45 * MINUTE,
-    60 * MINUTE,
-    80 * MINUTE,
-]);
-/// Segment documents timeouts and 5xx for up to four hours, without their waits: these add up to that.
-const SEGMENT: Schedule = Schedule {
-    temporary_only: true,
-    ..listed(&[
-        MINUTE,
-        2 * MINUTE,
-        4 * MINUTE,
-        8 * MINUTE,
-        16 * MINUTE,
-        32 * MINUTE,
-        60 * MINUTE,
-        60 * MINUTE,
-        57 * MINUTE,
-    ])
-};
-/// Admin documents exponential backoff and a cache of 24 hours: hourly in the end, until it expires.
-const ADMIN: Schedule = Schedule {
-    repeats: true,
-    expires_after: Some(Duration::from_secs(24 * HOUR)),
-    ..listed(&[5, 30, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR])
-};
-/// Stripe documents up to three days, exponential, without its waits.
-const STRIPE: Schedule = listed(&[
-    5 * MINUTE,
-    30 * MINUTE,
-    2 * HOUR,
-    5 * HOUR,
-    10 * HOUR,
-    12 * HOUR,
-    12 * HOUR,
-    12 * HOUR,
-    12 * HOUR,
-]);
-const NEVER: Schedule = listed(&[]);
-
-const fn schedule(preset: RetryPreset) -> &'static Schedule {
-    match preset {
-        RetryPreset::Standard => &STANDARD,
-        RetryPreset::Svix => &SVIX,
-        RetryPreset::Shopify4h => &SHOPIFY,
-        RetryPreset::Segment4h => &SEGMENT,
-        RetryPreset::Admin24h => &ADMIN,
-        RetryPreset::Stripe3d => &STRIPE,
-        RetryPreset::Never => &NEVER,
-    }
-}
+pub const LOG_IS_FULL: &str = "its log is full";
+const TIME_IS_OVER: &str = "the time for attempts is over";
 
 /// What follows from an attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -148,6 +46,29 @@ pub fn expires_at(policy: &Policy, accepted_at: Timestamp) -> Option<Timestamp> 
         Retry::Waits(_) | Retry::Exponential(_) => None,
     };
     policy.expires_after.or(of_preset).map(|after| later(accepted_at, after))
+}
+
+/// When the last retry must have begun. The first attempt is made whenever it can be.
+fn retried_until(policy: &Policy, accepted_at: Timestamp) -> Option<Timestamp> {
+    let within = match &policy.retry {
+        Retry::Preset(preset) => schedule(*preset).within,
+        Retry::Waits(_) => None,
+        Retry::Exponential(it) => it.within,
+    };
+    within.map(|within| later(accepted_at, within))
+}
+
+/// How a delivery that waited for its turn ends instead of being attempted `now`, and why. `None`:
+/// it may go.
+pub fn too_late(policy: &Policy, owed: &Owed, now: Timestamp) -> Option<(Ended, &'static str)> {
+    let is_past = |end: Option<Timestamp>| end.is_some_and(|it| now >= it);
+    if is_past(expires_at(policy, owed.accepted_at)) {
+        Some((Ended::Expired, "its time was over"))
+    } else if owed.standing.attempts > 0 && is_past(retried_until(policy, owed.accepted_at)) {
+        Some((Ended::Dead, TIME_IS_OVER))
+    } else {
+        None
+    }
 }
 
 /// How long the endpoint as a whole is to be left alone after this answer.
@@ -177,27 +98,23 @@ pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> 
         | Class::Config
         | Class::Unknown => (),
     }
-    let asked = match &policy.retry {
-        Retry::Preset(preset) => {
-            let schedule = schedule(*preset);
-            if schedule.temporary_only && !is_temporary(outcome) {
-                return Verdict::Ended(Ended::Dead, "its schedule does not retry this");
-            }
-            schedule.asked
-        }
-        Retry::Waits(_) | Retry::Exponential(_) => Asked::Lengthens,
-    };
+    if !is_retried(policy.retry_on, outcome) {
+        return Verdict::Ended(Ended::Dead, "this is not retried");
+    }
     if owed.standing.entries >= MOST_ENTRIES {
-        return Verdict::Ended(Ended::Dead, "its log is full");
+        return Verdict::Ended(Ended::Dead, LOG_IS_FULL);
     }
     let Some(planned) = wait(&policy.retry, owed) else {
         return Verdict::Ended(Ended::Dead, "no attempt is left");
     };
-    let mut due = later(now, stretch(planned, &policy.retry, asked, outcome));
-    if let Retry::Exponential(it) = &policy.retry
-        && it.within.is_some_and(|within| due > later(owed.accepted_at, within))
+    let mut due = later(now, stretch(planned, &policy.retry, outcome));
+    if let Some(end) = retried_until(policy, owed.accepted_at)
+        && due > end
     {
-        return Verdict::Ended(Ended::Dead, "the time for attempts is over");
+        due = end.checked_sub(LAST_CALL).unwrap_or(end);
+        if due < later(now, SHORTEST_ASKED) {
+            return Verdict::Ended(Ended::Dead, TIME_IS_OVER);
+        }
     }
     if let Some(end) = expires_at(policy, owed.accepted_at)
         && due >= end
@@ -210,12 +127,23 @@ pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> 
     Verdict::Again(due)
 }
 
-fn is_temporary(outcome: &Outcome) -> bool {
-    match outcome.class {
-        Class::Status => outcome.status.is_none_or(|it| it >= 500 || matches!(it, 408 | 429)),
-        Class::Timeout | Class::Dns | Class::Connect | Class::Broken | Class::Unknown => true,
-        Class::Accepted | Class::Tls | Class::Denied => false,
-        Class::Config | Class::Gone | Class::Abort => false,
+/// Nothing was sent where the certificate or the address did not hold; that is neither a time-out nor
+/// a broken connection, so only [`RetryOn::All`] tries it again.
+fn is_retried(retry_on: RetryOn, outcome: &Outcome) -> bool {
+    let is_answered = match outcome.class {
+        Class::Status => true,
+        Class::Timeout | Class::Dns | Class::Connect | Class::Broken | Class::Unknown => false,
+        Class::Accepted | Class::Tls | Class::Denied => return retry_on == RetryOn::All,
+        Class::Config | Class::Gone | Class::Abort => return retry_on == RetryOn::All,
+    };
+    let status = outcome.status.unwrap_or(500);
+    match retry_on {
+        RetryOn::All => true,
+        RetryOn::Temporary => {
+            let is_temporary = matches!(status, 408 | 423 | 425 | 429 | 500.. if status != 501);
+            !is_answered || is_temporary
+        }
+        RetryOn::ServerErrors => !is_answered || status >= 500,
     }
 }
 
@@ -244,7 +172,11 @@ fn wait(retry: &Retry, owed: &Owed) -> Option<Duration> {
 }
 
 /// The wait with what the outcome asks for.
-fn stretch(planned: Duration, retry: &Retry, asked: Asked, outcome: &Outcome) -> Duration {
+fn stretch(planned: Duration, retry: &Retry, outcome: &Outcome) -> Duration {
+    let asked = match retry {
+        Retry::Preset(preset) => schedule(*preset).asked,
+        Retry::Waits(_) | Retry::Exponential(_) => Asked::Lengthens,
+    };
     let is_for_people = matches!(outcome.class, Class::Tls | Class::Denied | Class::Config);
     let wait = match is_for_people {
         true => planned.max(SLOW_TAIL.min(longest(retry))),
@@ -277,7 +209,9 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::model::{DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, Standing};
+    use crate::model::{
+        DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, RetryPreset, Standing,
+    };
 
     fn outcome(class: Class, status: Option<u16>, retry_after: Option<u64>) -> Outcome {
         Outcome {
@@ -333,7 +267,7 @@ mod tests {
         check(&standard, 9, &failed, "in 69120..103680");
         check(&standard, 10, &failed, "Dead: no attempt is left");
         check(&preset(RetryPreset::Never), 1, &failed, "Dead: no attempt is left");
-        check(&preset(RetryPreset::Admin24h), 30, &failed, "in 2880..4320");
+        check(&preset(RetryPreset::Admin24h), 30, &failed, "in 240..360");
     }
 
     #[test]
@@ -375,15 +309,67 @@ mod tests {
         );
         check(&standard, 1, &outcome(Class::Tls, None, None), "in 1800..1800");
         check(&standard, 1, &outcome(Class::Status, Some(400), None), "in 4..6");
-        let segment = preset(RetryPreset::Segment4h);
-        check(
-            &segment,
-            1,
-            &outcome(Class::Status, Some(400), None),
-            "Dead: its schedule does not retry this",
-        );
-        check(&segment, 1, &outcome(Class::Timeout, None, None), "in 48..72");
     }
+
+    #[test]
+    fn what_is_not_retried_ends_as_dead_at_once() {
+        let answers = [
+            (Class::Status, Some(301), [true, false, false]),
+            (Class::Status, Some(400), [true, false, false]),
+            (Class::Status, Some(408), [true, true, false]),
+            (Class::Status, Some(423), [true, true, false]),
+            (Class::Status, Some(425), [true, true, false]),
+            (Class::Status, Some(429), [true, true, false]),
+            (Class::Status, Some(500), [true, true, true]),
+            (Class::Status, Some(501), [true, false, true]),
+            (Class::Status, Some(503), [true, true, true]),
+            (Class::Status, Some(599), [true, true, true]),
+            (Class::Timeout, None, [true, true, true]),
+            (Class::Connect, None, [true, true, true]),
+            (Class::Dns, None, [true, true, true]),
+            (Class::Broken, None, [true, true, true]),
+            (Class::Tls, None, [true, false, false]),
+            (Class::Denied, None, [true, false, false]),
+            (Class::Config, None, [true, false, false]),
+        ];
+        for (class, status, expected) in answers {
+            let kinds = [RetryOn::All, RetryOn::Temporary, RetryOn::ServerErrors];
+            for (retry_on, expected) in kinds.into_iter().zip(expected) {
+                let policy = Policy { retry_on, ..Policy::default() };
+                let verdict =
+                    next(&policy, &owed(0), &outcome(class, status, None), Timestamp::UNIX_EPOCH);
+                let is_retried = matches!(verdict, Verdict::Again(_));
+                assert_eq!(is_retried, expected, "{class:?} {status:?} with {retry_on:?}");
+                if !is_retried {
+                    assert_eq!(verdict, Verdict::Ended(Ended::Dead, "this is not retried"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn segments_last_attempt_is_within_four_hours_of_the_events_acceptance() {
+        let (policy, accepted_at) = (preset(RetryPreset::Segment4h), Timestamp::UNIX_EPOCH);
+        let failed = outcome(Class::Timeout, None, None);
+        for event in 1..200 {
+            let mut owed = Owed { seq: DeliverySeq::new(EventSeq(event), 0), ..owed(0) };
+            let mut now = accepted_at;
+            // Every attempt takes its five seconds.
+            while let Verdict::Again(due) = next(&policy, &owed, &failed, later(now, SECONDS_5)) {
+                now = due;
+                owed.standing.attempts += 1;
+                assert_eq!(too_late(&policy, &owed, now), None);
+            }
+            let hours = now.duration_since(accepted_at).as_secs_f64() / HOUR as f64;
+            assert!((3.0..4.0).contains(&hours), "{hours} h after {}", owed.standing.attempts);
+        }
+        // Whatever held it back: a retry is not made later, a first attempt is.
+        let late = later(accepted_at, Duration::from_secs(5 * HOUR));
+        assert_eq!(too_late(&policy, &owed(1), late), Some((Ended::Dead, TIME_IS_OVER)));
+        assert_eq!(too_late(&policy, &owed(0), late), None);
+    }
+
+    const SECONDS_5: Duration = Duration::from_secs(5);
 
     #[test]
     fn the_last_attempt_comes_shortly_before_the_delivery_expires() {

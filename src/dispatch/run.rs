@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Action, Input, Lost, Options, Scheduler, Status,
+    batches::Order,
+    budget::Budget,
     handle::{Command, Handle},
     hands::{Hands, Report},
     messages::Messages,
@@ -96,6 +98,7 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         Messages::new(parts.options.message_bytes),
         Meters::new(),
         parts.options.retry_store_after,
+        Budget::new(parts.options.line_bytes, parts.options.in_flight_bytes),
     );
     let runner = Runner {
         clock: parts.clock,
@@ -157,6 +160,7 @@ impl Runner {
                 Wake::Report(None) | Wake::Command(None) => (),
             }
             self.take_what_is_there(now);
+            self.give_back(now);
             self.hands.flush();
             self.tell();
         }
@@ -198,8 +202,21 @@ impl Runner {
     fn report(&mut self, report: Report, now: Timestamp) {
         match report {
             Report::Attempted { destination, delivery, outcome, message } => {
-                self.hands.attempted(message);
+                self.hands.attempted(destination, message);
                 self.step(now, Input::Finished { destination, delivery, outcome });
+            }
+            Report::PartEnded { destination, batch, outcome, messages } => {
+                let deliveries = messages.iter().map(|it| it.seq).collect();
+                self.hands.attempted_together(messages);
+                self.step(now, Input::PartEnded { destination, batch, deliveries, outcome });
+                self.hands.attempted_together(Vec::new());
+            }
+            Report::Cut { destination, batch, left, missing } => {
+                self.step(now, Input::Cut { destination, batch, left, missing });
+            }
+            Report::BatchOver { destination, batch, messages } => {
+                self.hands.batch_over(destination, batch, messages);
+                self.step(now, Input::BrokenOff { destination, batch });
             }
             Report::Settled(settled) => {
                 self.hands.settled();
@@ -266,6 +283,15 @@ impl Runner {
                 Action::Wake(at) => self.set_alarm(at),
                 Action::Drained => self.is_over = true,
                 Action::Attempt(owed) => self.hands.attempt(owed),
+                Action::Batch { destination, number, deliveries, bytes } => {
+                    self.hands.attempt_batch(destination, number, deliveries, bytes);
+                }
+                Action::GoOn { destination, number } => {
+                    self.hands.order(destination, number, Order::GoOn);
+                }
+                Action::Leave { destination, number } => {
+                    self.hands.order(destination, number, Order::Leave);
+                }
                 Action::Settle(settlement) => self.hands.settle(settlement),
                 Action::Refill(query) => self.hands.read(query),
                 Action::Disable { destination, version, reason } => {
@@ -283,8 +309,15 @@ impl Runner {
 
     /// Tells the scheduler of what the hands could not attempt.
     fn give_back(&mut self, now: Timestamp) {
-        for input in self.hands.given_back() {
-            self.step(now, input);
+        // What takes their place may come back too.
+        loop {
+            let inputs = self.hands.given_back();
+            if inputs.is_empty() {
+                return;
+            }
+            for input in inputs {
+                self.step(now, input);
+            }
         }
     }
 

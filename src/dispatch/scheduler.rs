@@ -14,7 +14,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -24,11 +24,11 @@ use super::{
     Options,
     fairness::Rounds,
     line::{Gate, Line, Step, Totals},
+    lost::Lost,
     status::LineStatus,
 };
 use crate::{
-    hint::Loss,
-    model::{DeliverySeq, Destination, DestinationId, Lane, Message, Outcome, Owed, ProjectId},
+    model::{DeliverySeq, Destination, DestinationId, Outcome, Owed, ProjectId},
     store::{OwedQuery, Settlement},
 };
 
@@ -60,6 +60,30 @@ pub enum Input {
         destination: DestinationId,
         delivery: DeliverySeq,
     },
+    /// It was to be attempted, and there is no memory for it beside what is under way.
+    TooMuch {
+        destination: DestinationId,
+        delivery: DeliverySeq,
+    },
+    /// A request of a batch has ended, and carried these.
+    PartEnded {
+        destination: DestinationId,
+        batch: u32,
+        deliveries: Vec<DeliverySeq>,
+        outcome: Outcome,
+    },
+    /// These of a batch will not be sent; the events of the missing are no longer kept.
+    Cut {
+        destination: DestinationId,
+        batch: u32,
+        left: Vec<DeliverySeq>,
+        missing: Vec<DeliverySeq>,
+    },
+    /// Nothing more of a batch will be sent.
+    BrokenOff {
+        destination: DestinationId,
+        batch: u32,
+    },
     /// These settlements are on disk.
     Settled(Vec<(DestinationId, DeliverySeq)>),
     /// The answer to [`Action::Refill`]; `None` when the store failed.
@@ -82,6 +106,19 @@ pub enum Input {
 pub enum Action {
     /// To be answered by `Finished`, `Returned` or `Missing`.
     Attempt(Owed),
+    /// To be answered by at most one `Cut`, and by `PartEnded` for the first request. Each further
+    /// one waits for `GoOn`.
+    Batch {
+        destination: DestinationId,
+        number: u32,
+        deliveries: Vec<Owed>,
+        /// What one request may carry.
+        bytes: usize,
+    },
+    /// The next request of a batch may go; to be answered by `PartEnded`, or by `BrokenOff`.
+    GoOn { destination: DestinationId, number: u32 },
+    /// Nothing more of a batch is to be sent. There is no answer.
+    Leave { destination: DestinationId, number: u32 },
     /// To be answered by `Settled`, however long that takes.
     Settle(Settlement),
     /// To be answered by `Refilled`.
@@ -92,38 +129,6 @@ pub enum Action {
     Disable { destination: DestinationId, version: u32, reason: String },
     /// After `Stop`: nothing is in flight and everything is on disk.
     Drained,
-}
-
-/// Deliveries that are to be read from the store, as bounds by destination.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Lost(pub BTreeMap<DestinationId, Missed>);
-
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Missed {
-    /// The first of those without a lane.
-    pub loose: Option<DeliverySeq>,
-    /// The first position of those with one.
-    pub laned: Option<i64>,
-}
-
-impl Lost {
-    pub fn note(&mut self, owed: &Owed) {
-        let missed = self.0.entry(owed.destination).or_default();
-        if owed.place.lane == Lane::NONE {
-            missed.loose = Some(missed.loose.map_or(owed.seq, |it| it.min(owed.seq)));
-        } else {
-            let position = owed.place.position;
-            missed.laned = Some(missed.laned.map_or(position, |it| it.min(position)));
-        }
-    }
-}
-
-impl Loss<Vec<(Owed, Message)>> for Lost {
-    fn add(&mut self, hint: &Vec<(Owed, Message)>) {
-        for (owed, _) in hint {
-            self.note(owed);
-        }
-    }
 }
 
 pub struct Scheduler {
@@ -249,21 +254,13 @@ impl Scheduler {
                     self.with(number, now, actions, |line, step| line.lost(&missed, step));
                 }
             }
-            Input::Finished { destination, delivery, outcome } => {
-                self.end_attempt(destination, now, actions, |line, step| {
-                    line.finished(delivery, outcome, step)
-                })
-            }
-            Input::Returned { destination, delivery } => {
-                self.end_attempt(destination, now, actions, |line, step| {
-                    line.returned(delivery, step)
-                })
-            }
-            Input::Missing { destination, delivery } => {
-                self.end_attempt(destination, now, actions, |line, step| {
-                    line.missing(delivery, step)
-                })
-            }
+            ended @ (Input::Finished { .. }
+            | Input::Returned { .. }
+            | Input::Missing { .. }
+            | Input::TooMuch { .. }
+            | Input::PartEnded { .. }
+            | Input::Cut { .. }
+            | Input::BrokenOff { .. }) => self.take_end(now, ended, actions),
             Input::Settled(settled) => {
                 for (destination, delivery) in settled {
                     if let Some(&number) = self.numbers.get(&destination) {
@@ -291,7 +288,62 @@ impl Scheduler {
                 }
             }
             Input::Tick => (),
-            Input::Stop => self.stopping = Stopping::Yes,
+            Input::Stop => {
+                self.stopping = Stopping::Yes;
+                self.totals.is_stopping = true;
+            }
+        }
+    }
+
+    /// What became of an attempt.
+    fn take_end(&mut self, now: Timestamp, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Finished { destination, delivery, outcome } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.finished(delivery, outcome, step)
+                })
+            }
+            Input::Returned { destination, delivery } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.returned(delivery, step)
+                })
+            }
+            Input::Missing { destination, delivery } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.missing(delivery, step)
+                })
+            }
+            Input::TooMuch { destination, delivery } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.too_much(delivery, step)
+                })
+            }
+            Input::PartEnded { destination, batch, deliveries, outcome } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.part_ended(batch, &deliveries, &outcome, step)
+                })
+            }
+            Input::Cut { destination, batch, left, missing } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.cut(batch, &left, &missing, step)
+                })
+            }
+            Input::BrokenOff { destination, batch } => {
+                self.end_attempt(destination, now, actions, |line, step| {
+                    line.broken_off(batch, step)
+                })
+            }
+            Input::Settings(_)
+            | Input::Removed(_)
+            | Input::Backlog(_)
+            | Input::Planned(_)
+            | Input::Spilled(_)
+            | Input::Settled(_)
+            | Input::Refilled { .. }
+            | Input::Cancel(_)
+            | Input::Poke(_)
+            | Input::Tick
+            | Input::Stop => (),
         }
     }
 

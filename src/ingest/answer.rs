@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    gate::Admitted,
     model::EventId,
     problem::{FieldError, Kind, Problem},
     store::Appended,
@@ -42,13 +43,18 @@ pub struct NewEventBody {
 /// What became of one event.
 #[derive(Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct EventAnswer {
-    /// The event's id; for a duplicate, that of the first.
-    #[schema(value_type = String)]
-    pub id: EventId,
+    /// The event's id; for a duplicate, that of the first; null when it was turned away.
+    #[schema(value_type = Option<String>)]
+    pub id: Option<EventId>,
     /// It is new, and on disk.
     pub accepted: bool,
     /// Its key was seen before, and nothing was kept.
     pub duplicate: bool,
+    /// Its user is to be forgotten (`/api/v1/deletions`): nothing was kept, and to send it again is of
+    /// no use.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    pub suppressed: bool,
     /// Whether a duplicate's payload is the first one's; null when that is no longer known.
     #[serde(skip_serializing_if = "Same::is_not_meant")]
     #[schema(value_type = Option<bool>, required = false)]
@@ -95,20 +101,37 @@ impl Serialize for Same {
     }
 }
 
+const SUPPRESSED: &str = "events of this user are turned away, since the user is to be forgotten";
+
 impl EventAnswer {
-    pub fn of(appended: &Appended) -> Self {
-        match appended {
-            Appended::New(event) => Self {
-                id: event.id,
+    pub fn of(admitted: &Admitted) -> Self {
+        match admitted {
+            Admitted::Suppressed => Self {
+                id: None,
+                accepted: false,
+                duplicate: false,
+                suppressed: true,
+                same_body: Same::NotMeant,
+                note: Some(SUPPRESSED),
+            },
+            Admitted::Kept(Appended::New(event)) => Self {
+                id: Some(event.id),
                 accepted: true,
                 duplicate: false,
+                suppressed: false,
                 same_body: Same::NotMeant,
                 note: None,
             },
-            Appended::Duplicate { id, same_body } => {
+            Admitted::Kept(Appended::Duplicate { id, same_body }) => {
                 let same_body = Same::of(*same_body);
-                let note = same_body.note();
-                Self { id: *id, accepted: false, duplicate: true, same_body, note }
+                Self {
+                    id: Some(*id),
+                    accepted: false,
+                    duplicate: true,
+                    suppressed: false,
+                    same_body,
+                    note: same_body.note(),
+                }
             }
         }
     }
@@ -127,6 +150,10 @@ pub struct BatchAnswer {
     pub accepted: usize,
     pub duplicates: usize,
     pub rejected: usize,
+    /// Of users who are to be forgotten.
+    #[serde(skip_serializing_if = "is_none")]
+    #[schema(required = false)]
+    pub suppressed: usize,
     /// In the order of the events.
     pub results: Vec<BatchResult>,
 }
@@ -151,19 +178,28 @@ pub enum BatchResult {
     Rejected {
         errors: Vec<FieldError>,
     },
+    /// Its user is to be forgotten: nothing was kept, and to send it again is of no use.
+    Suppressed {
+        note: &'static str,
+    },
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 impl BatchAnswer {
-    /// `appended` answers, in their order, the items that are `Ok`.
+    /// `admitted` answers, in their order, the items that are `Ok`.
     pub fn of(
         items: Vec<Result<(), Vec<FieldError>>>,
-        appended: &[Appended],
+        admitted: &[Admitted],
     ) -> Result<Self, Problem> {
-        let mut appended = appended.iter();
+        let mut admitted = admitted.iter();
         let mut answer = Self {
             accepted: 0,
             duplicates: 0,
             rejected: 0,
+            suppressed: 0,
             results: Vec::with_capacity(items.len()),
         };
         for item in items {
@@ -172,12 +208,16 @@ impl BatchAnswer {
                     answer.rejected += 1;
                     BatchResult::Rejected { errors }
                 }
-                Ok(()) => match appended.next().ok_or_else(|| Problem::new(Kind::Internal))? {
-                    Appended::New(event) => {
+                Ok(()) => match admitted.next().ok_or_else(|| Problem::new(Kind::Internal))? {
+                    Admitted::Suppressed => {
+                        answer.suppressed += 1;
+                        BatchResult::Suppressed { note: SUPPRESSED }
+                    }
+                    Admitted::Kept(Appended::New(event)) => {
                         answer.accepted += 1;
                         BatchResult::Accepted { id: event.id }
                     }
-                    Appended::Duplicate { id, same_body } => {
+                    Admitted::Kept(Appended::Duplicate { id, same_body }) => {
                         answer.duplicates += 1;
                         let same_body = Same::of(*same_body);
                         BatchResult::Duplicate { id: *id, same_body, note: same_body.note() }
@@ -200,7 +240,7 @@ impl BatchResult {
     fn into_errors(self) -> Vec<FieldError> {
         match self {
             Self::Rejected { errors } => errors,
-            Self::Accepted { .. } | Self::Duplicate { .. } => Vec::new(),
+            Self::Accepted { .. } | Self::Duplicate { .. } | Self::Suppressed { .. } => Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, RwLock},
 };
 
@@ -17,7 +18,11 @@ use crate::{
     catalog::Catalog,
     clock::Clock,
     crypto::{AdminKey, KeyHasher, PlainKey, Random},
-    model::{ApiKey, KeyId, Name, ProjectId, Scope, SourceId, SourceKind},
+    expr::{Facts, Template},
+    model::{
+        ApiKey, Event, EventId, EventSeq, IdempotencyKey, KeyId, Name, NewEvent, ProjectId, Scope,
+        Source, SourceId, SourceKind, WriteKey,
+    },
     problem::{Kind, Problem},
     redact::Redactor,
 };
@@ -42,8 +47,7 @@ struct Ring {
     /// By the first characters of the key, which are not secret.
     by_hint: HashMap<String, Vec<Arc<ApiKey>>>,
     projects: HashMap<ProjectId, ApiSources>,
-    /// What must not be kept of the events of a source.
-    never_store: HashMap<SourceId, Redactor>,
+    by_write_key: HashMap<WriteKey, Arc<OpenSource>>,
     /// Tokens that were recognised, by digest, to spare the next request the HMAC.
     seen: Mutex<HashMap<u128, Caller>>,
 }
@@ -51,10 +55,23 @@ struct Ring {
 /// The sources of a project that `/api/v1/events` posts to.
 #[derive(Clone, Debug, Default)]
 pub struct ApiSources {
-    by_name: HashMap<Name, SourceId>,
+    by_name: HashMap<Name, Arc<OpenSource>>,
     /// The oldest one that is enabled; of those that are equally old, the first by name.
-    default: Option<(SourceId, Name)>,
+    default: Option<Arc<OpenSource>>,
 }
+
+/// A source that takes events.
+pub struct OpenSource {
+    pub project: ProjectId,
+    pub id: SourceId,
+    pub name: Name,
+    /// Gives an event its idempotency key, where the sender gave none.
+    pub key: Option<SourceKey>,
+    never_store: Option<Redactor>,
+}
+
+/// The expression by which a source derives idempotency keys.
+pub struct SourceKey(Template);
 
 /// Whose key it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,6 +124,11 @@ impl Keyring {
             return Err(Problem::new(Kind::Forbidden).detail(detail));
         }
         Ok(Session { caller, ring })
+    }
+
+    /// The enabled source with this write key.
+    pub fn by_write_key(&self, key: &str) -> Option<Arc<OpenSource>> {
+        self.ring().by_write_key.get(key).cloned()
     }
 
     fn recognise(&self, ring: &Ring, token: &str) -> Result<Caller, Problem> {
@@ -165,33 +187,97 @@ impl Ring {
         let mut sources: Vec<_> = catalog.sources.values().collect();
         // Those of one file are of one moment, and then the name decides.
         sources.sort_by_key(|it| (it.created_at, it.name.clone()));
-        let mut never_store = HashMap::new();
+        let by_write_key = by_write_key(&catalog);
         for source in sources {
-            match source.never_store.as_ref().map(Redactor::before_storing) {
-                Some(Ok(redactor)) => drop(never_store.insert(source.id, redactor)),
-                Some(Err(error)) => {
-                    tracing::error!(source = %source.name, %error, "a stored never-store list makes no sense; the source accepts nothing");
-                    continue;
-                }
-                None => (),
-            }
             let is_open = source.enabled && matches!(source.kind, SourceKind::Api);
             let Some(sources) = projects.get_mut(&source.project).filter(|_| is_open) else {
                 continue;
             };
-            sources.default.get_or_insert_with(|| (source.id, source.name.clone()));
-            sources.by_name.insert(source.name.clone(), source.id);
+            let Some(open) = OpenSource::of(source).map(Arc::new) else { continue };
+            sources.default.get_or_insert_with(|| open.clone());
+            sources.by_name.insert(source.name.clone(), open);
         }
-        Self { catalog, by_hint, projects, never_store, seen: Mutex::default() }
+        Self { catalog, by_hint, projects, by_write_key, seen: Mutex::default() }
+    }
+}
+
+fn by_write_key(catalog: &Catalog) -> HashMap<WriteKey, Arc<OpenSource>> {
+    let is_open = |it: &&Arc<Source>| it.enabled && catalog.projects.contains_key(&it.project);
+    let written = |it: &Arc<Source>| Some((it.write_key.clone()?, Arc::new(OpenSource::of(it)?)));
+    catalog.sources.values().filter(is_open).filter_map(written).collect()
+}
+
+impl OpenSource {
+    /// `None` where nobody can say what it must not keep: then it accepts nothing.
+    fn of(source: &Source) -> Option<Self> {
+        let compiled = |key: &String| {
+            let template = Template::compile(&format!("{{{{ {key} }}}}"));
+            // It was compiled before it was saved.
+            template.ok().map(SourceKey)
+        };
+        let never_store = match source.never_store.as_ref().map(Redactor::before_storing) {
+            Some(Err(error)) => {
+                tracing::error!(source = %source.name, %error, "a stored never-store list makes no sense; the source accepts nothing");
+                return None;
+            }
+            Some(Ok(redactor)) => Some(redactor),
+            None => None,
+        };
+        Some(Self {
+            project: source.project,
+            id: source.id,
+            name: source.name.clone(),
+            key: source.key.as_ref().and_then(compiled),
+            never_store,
+        })
+    }
+
+    /// The event without what must not be kept of it, and with the key that the source derives.
+    pub fn finish(&self, mut event: NewEvent, is_key_derived: bool) -> NewEvent {
+        if let Some(never) = &self.never_store {
+            event.payload = never.payload(&event.payload).unwrap_or(event.payload);
+            event.metadata = never.metadata(&event.metadata).unwrap_or(event.metadata);
+        }
+        if is_key_derived && let Some(key) = &self.key {
+            event.key = key.of(&event, &self.name).or(event.key);
+        }
+        event
+    }
+}
+
+impl SourceKey {
+    /// The key of an event; none where the expression has no value, or one that is no key.
+    pub fn of(&self, event: &NewEvent, source: &Name) -> Option<IdempotencyKey> {
+        let it = event.clone();
+        let seen = Event {
+            seq: EventSeq(0),
+            id: it.id.unwrap_or(EventId::from_bits(0)),
+            project: it.project,
+            source: it.source,
+            event_type: it.event_type,
+            timestamp: it.timestamp.unwrap_or(it.received_at),
+            received_at: it.received_at,
+            key: None,
+            metadata: it.metadata,
+            payload: it.payload,
+        };
+        let facts = Facts::new(Arc::new(seen), Some(source.clone()));
+        self.0.render(&facts).ok()?.parse().ok()
+    }
+}
+
+impl fmt::Debug for OpenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the source {}", self.name)
     }
 }
 
 impl ApiSources {
     /// The named source, or the default.
-    pub fn get(&self, name: Option<&str>) -> Option<(SourceId, Name)> {
+    pub fn get(&self, name: Option<&str>) -> Option<&Arc<OpenSource>> {
         match name {
-            None => self.default.clone(),
-            Some(name) => self.by_name.get_key_value(name).map(|(name, &id)| (id, name.clone())),
+            None => self.default.as_ref(),
+            Some(name) => self.by_name.get(name),
         }
     }
 }
@@ -245,11 +331,6 @@ impl Session {
 
     pub fn sources(&self, project: ProjectId) -> Option<&ApiSources> {
         self.ring.projects.get(&project)
-    }
-
-    /// What is taken out of the events of this source before anything of them is kept.
-    pub fn never_store(&self, source: SourceId) -> Option<&Redactor> {
-        self.ring.never_store.get(&source)
     }
 
     pub fn catalog(&self) -> &Arc<Catalog> {

@@ -8,6 +8,9 @@ mod batch;
 mod metadata;
 mod rate;
 mod answer;
+pub mod traffic;
+pub mod segment;
+pub mod webhook;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -25,13 +28,17 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     answer::{BatchAnswer, BatchResult, EventAnswer, NewEventBody},
-    auth::{ApiSources, Caller, Keyring, PROJECT_HEADER, Session},
+    auth::{ApiSources, Caller, Keyring, OpenSource, PROJECT_HEADER, Session},
 };
-use self::{batch::Format, body::Room, event::Draft, metadata::Circumstances, rate::Buckets};
+use self::{
+    batch::Format, body::Room, event::Draft, metadata::Circumstances, rate::Buckets,
+    traffic::Traffic, webhook::Doors,
+};
 use crate::{
     clock::Clock,
-    gate::Gate,
-    model::{IdempotencyKey, NewEvent, ProjectId, RateLimit, RawJson, Scope},
+    crypto::Random,
+    gate::{Admitted, Gate},
+    model::{IdempotencyKey, NewEvent, ProjectId, RateLimit, RawJson, Scope, SourceId},
     problem::{FieldError, Kind, Problem},
     store::Appended,
     tail::Tail,
@@ -52,6 +59,8 @@ pub struct Options {
     pub rate_limit: Option<RateLimit>,
     /// Addresses of reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Limits of what Segment's clients post.
+    pub segment: segment::Options,
 }
 
 impl Default for Options {
@@ -62,11 +71,23 @@ impl Default for Options {
             reading_bytes: 64 * 1024 * 1024,
             rate_limit: None,
             trusted_proxies: Vec::new(),
+            segment: segment::Options::default(),
         }
     }
 }
 
-/// What the two routes share.
+/// What ingest is given.
+pub struct IngestParts {
+    pub gate: Arc<Gate>,
+    pub keyring: Arc<Keyring>,
+    pub clock: Arc<dyn Clock>,
+    pub tail: Tail,
+    pub random: Arc<dyn Random>,
+    /// The sources that other services post to.
+    pub doors: Doors,
+}
+
+/// What all routes share.
 pub struct Ingest {
     gate: Arc<Gate>,
     keyring: Arc<Keyring>,
@@ -74,20 +95,24 @@ pub struct Ingest {
     tail: Tail,
     room: Room,
     buckets: Buckets,
+    random: Arc<dyn Random>,
+    doors: Doors,
+    traffic: Traffic,
     options: Options,
 }
 
 impl Ingest {
-    pub fn new(
-        gate: Arc<Gate>,
-        keyring: Arc<Keyring>,
-        clock: Arc<dyn Clock>,
-        tail: Tail,
-        options: Options,
-    ) -> Self {
+    pub fn new(parts: IngestParts, options: Options) -> Self {
+        let IngestParts { gate, keyring, clock, tail, random, doors } = parts;
+        let traffic = Traffic::default();
         let room = Room::new(options.reading_bytes);
         let buckets = Buckets::new(options.rate_limit);
-        Self { gate, keyring, clock, tail, room, buckets, options }
+        Self { gate, keyring, clock, tail, room, buckets, random, doors, traffic, options }
+    }
+
+    /// What a source took and refused since the process started.
+    pub fn traffic(&self, source: SourceId) -> traffic::Counts {
+        self.traffic.of(source)
     }
 
     /// Any other request's body, whole, under the limits of ingest.
@@ -108,9 +133,7 @@ impl Ingest {
                 .retry_after(wait)
                 .detail("this API key has posted as many events as it may for the moment")
         })?;
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |it| it.0.ip());
-        let ip = metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies);
+        let ip = self.caller_ip(parts);
         let circumstances = Circumstances::of(&parts.headers, ip)?;
         Ok(Sender { session, project, received_at, circumstances })
     }
@@ -125,10 +148,13 @@ impl Ingest {
         draft.key = one_key(draft.key.take(), header_key)?;
         let event =
             sender.event(&body, draft, "").map_err(|error| Problem::invalid(vec![error]))?;
-        let appended = self.gate.admit(vec![event]).await?.pop();
-        let appended = appended.ok_or_else(|| Problem::new(Kind::Internal))?;
-        self.show(&appended);
-        Ok(EventAnswer::of(&appended))
+        let source = event.source;
+        let admitted = self.gate.admit(vec![event]).await?;
+        self.traffic.taken(source, &admitted, sender.received_at);
+        let admitted = admitted.into_iter().next();
+        let admitted = admitted.ok_or_else(|| Problem::new(Kind::Internal))?;
+        self.show(&admitted);
+        Ok(EventAnswer::of(&admitted))
     }
 
     async fn many(&self, request: Request) -> Result<BatchAnswer, Problem> {
@@ -153,16 +179,23 @@ impl Ingest {
             parsed.map_err(|_| Problem::new(Kind::Internal))??
         };
         self.buckets.owe(key, received_at, parsed.items.len() - 1);
-        let appended = match parsed.events.is_empty() {
+        let admitted = match parsed.events.is_empty() {
             true => Vec::new(),
             false => self.gate.admit(parsed.events).await?,
         };
-        appended.iter().for_each(|it| self.show(it));
-        BatchAnswer::of(parsed.items, &appended)
+        admitted.iter().for_each(|it| self.show(it));
+        BatchAnswer::of(parsed.items, &admitted)
     }
 
-    fn show(&self, appended: &Appended) {
-        if let Appended::New(event) = appended {
+    /// Whose request it is, by the connection and the proxies that are believed.
+    fn caller_ip(&self, parts: &Parts) -> IpAddr {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |it| it.0.ip());
+        metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies)
+    }
+
+    fn show(&self, admitted: &Admitted) {
+        if let Admitted::Kept(Appended::New(event)) = admitted {
             self.tail.accepted(event);
         }
     }
@@ -188,7 +221,7 @@ impl Sender {
     fn event(&self, body: &Bytes, draft: Draft<'_>, path: &str) -> Result<NewEvent, FieldError> {
         let sources = self.session.sources(self.project);
         let source = sources.and_then(|it| it.get(draft.source.as_deref()));
-        let Some((source, source_name)) = source else {
+        let Some(source) = source else {
             let field = if path.is_empty() { "source".into() } else { format!("{path}.source") };
             return Err(match draft.source {
                 Some(_) => FieldError::new(
@@ -204,28 +237,22 @@ impl Sender {
             });
         };
         let metadata = match draft.metadata {
-            Some(given) => self.circumstances.with(&source_name, given),
-            None => self.circumstances.alone(&source_name),
+            Some(given) => self.circumstances.with(&source.name, given),
+            None => self.circumstances.alone(&source.name),
         };
-        let payload = RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes()));
-        let (payload, metadata) = match self.session.never_store(source) {
-            Some(never) => (
-                never.payload(&payload).unwrap_or(payload),
-                never.metadata(&metadata).unwrap_or(metadata),
-            ),
-            None => (payload, metadata),
-        };
-        Ok(NewEvent {
+        let event = NewEvent {
             id: draft.id,
             project: self.project,
-            source,
+            source: source.id,
             event_type: draft.event_type,
             timestamp: draft.timestamp,
             received_at: self.received_at,
             key: draft.key,
             metadata,
-            payload,
-        })
+            payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
+        };
+        let is_key_derived = event.key.is_none();
+        Ok(source.finish(event, is_key_derived))
     }
 
     fn events(&self, body: &Bytes, format: Format) -> Result<Parsed, Problem> {
@@ -292,7 +319,7 @@ fn one_key(
     request_body(content = NewEventBody, description = "As it is, or with `Content-Encoding: gzip` or `zstd`"),
     responses(
         (status = 202, description = "Kept", body = EventAnswer),
-        (status = 200, description = "A duplicate of an earlier event", body = EventAnswer),
+        (status = 200, description = "A duplicate of an earlier event, or an event of a suppressed user", body = EventAnswer),
         (status = "4XX", response = Problem),
         (status = "5XX", response = Problem),
     )
@@ -318,7 +345,7 @@ pub async fn post_event(State(ingest): State<Arc<Ingest>>, request: Request) -> 
     ),
     responses(
         (status = 202, description = "Some or all were kept", body = BatchAnswer),
-        (status = 200, description = "None was new, and some were duplicates", body = BatchAnswer),
+        (status = 200, description = "None was new, and some were duplicates or of suppressed users", body = BatchAnswer),
         (status = "4XX", response = Problem),
         (status = "5XX", response = Problem),
     )
@@ -371,6 +398,9 @@ mod tests {
             kind,
             enabled: true,
             never_store: None,
+            write_key: None,
+            intake: None,
+            key: None,
             created_at,
         };
         catalog.sources.insert(id, Arc::new(it));

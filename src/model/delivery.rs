@@ -83,8 +83,8 @@ pub struct Skipped {
     /// `None`: the whole pipeline was skipped.
     #[schema(value_type = Option<String>)]
     pub route: Option<Name>,
-    /// `trigger`, `when`, `route` (its destination), `pipeline` (it does not compile), or the kind of
-    /// the step, e.g. `filter.match`.
+    /// `trigger`, `when`, `route` (its destination), `integrations` (the event's own), `pipeline` (it does
+    /// not compile), `system` (it was sent by Tidegate itself), or the kind of the step, e.g. `filter.match`.
     pub by: String,
     pub reason: String,
 }

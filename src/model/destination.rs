@@ -50,6 +50,15 @@ pub enum Connection {
     Webhook(Webhook),
 }
 
+impl Connection {
+    /// `None`: it is of another kind.
+    pub fn webhook(&self) -> Option<&Webhook> {
+        match self {
+            Self::Webhook(it) => Some(it),
+        }
+    }
+}
+
 /// An `http` or `https` URL without userinfo or fragment. Logs see only its scheme, host and port,
 /// since paths and queries hold tokens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

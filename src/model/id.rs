@@ -23,6 +23,7 @@ pub type EventTypeId = Id<kind::EventType>;
 pub type EventId = Id<kind::Event>;
 pub type DeliveryId = Id<kind::Delivery>;
 pub type ReplayId = Id<kind::Replay>;
+pub type DeletionId = Id<kind::Deletion>;
 
 /// The identifier of one row of kind `K`: the 128 bits of a UUIDv7 (RFC 9562 §5.7).
 pub struct Id<K> {
@@ -73,6 +74,17 @@ impl<K> Id<K> {
     pub fn order(self) -> u16 {
         (self.bits >> 64 & 0xfff) as u16
     }
+}
+
+impl SourceId {
+    /// Tidegate itself: tests of destinations, and what it tells their owners. No source of the
+    /// catalogue has it, so no sender can speak in its name.
+    pub const SYSTEM: Self = Self::from_bits(0);
+}
+
+impl PipelineId {
+    /// Stands for the pipeline of deliveries that an event of [`SourceId::SYSTEM`] asks for itself.
+    pub const DIRECTED: Self = Self::from_bits(0);
 }
 
 /// Makes ids that only grow, also when the clock steps back or thousands fall in a millisecond.
@@ -234,6 +246,11 @@ pub mod kind {
     pub enum Replay {}
     impl Kind for Replay {
         const PREFIX: &'static str = "rpl";
+    }
+
+    pub enum Deletion {}
+    impl Kind for Deletion {
+        const PREFIX: &'static str = "del";
     }
 }
 

@@ -7,6 +7,7 @@ mod secret;
 mod project;
 mod redaction;
 mod source;
+mod intake;
 mod event;
 mod event_type;
 mod pipeline;
@@ -17,9 +18,11 @@ mod altered;
 mod delivery;
 mod activity;
 mod replay;
+mod deletion;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
 pub use altered::Altered;
+pub use deletion::{Deletion, DeletionState, Person, Suppressed, Then};
 pub use delivery::{
     DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
     Standing,
@@ -28,8 +31,12 @@ pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::EventType;
 pub use id::{
-    DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind, ParseIdError,
-    PipelineId, ProjectId, ReplayId, SourceId, kind,
+    DeletionId, DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind,
+    ParseIdError, PipelineId, ProjectId, ReplayId, SourceId, kind,
+};
+pub use intake::{
+    Acknowledgement, Algorithm, Encoding, Form, HmacScheme, Intake, Provider,
+    Scheme as InboundScheme, Verify,
 };
 pub use json::RawJson;
 pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
@@ -41,7 +48,7 @@ pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};
-pub use text::{IdempotencyKey, Name, TextError, TypeName};
+pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{
     Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,
     SigningKey, Target, Webhook,

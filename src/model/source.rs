@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Name, ProjectId, Redaction, SourceId};
+use super::{Intake, Name, ProjectId, Redaction, SourceId, WriteKey};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
@@ -15,6 +15,15 @@ pub struct Source {
     /// What is taken out of its events before anything of them is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub never_store: Option<Redaction>,
+    /// How its clients name it, for [`SourceKind::Segment`]: unique over all projects.
+    #[serde(default)]
+    pub write_key: Option<WriteKey>,
+    /// For [`SourceKind::Webhook`].
+    #[serde(default)]
+    pub intake: Option<Intake>,
+    /// An expression that gives an event its idempotency key, where the sender gave none.
+    #[serde(default)]
+    pub key: Option<String>,
     pub created_at: Timestamp,
 }
 
@@ -24,4 +33,8 @@ pub struct Source {
 pub enum SourceKind {
     /// Posts to `/api/v1/events` with an API key.
     Api,
+    /// Segment's libraries and those that speak like them post to `/v1/…` with a write key.
+    Segment,
+    /// Another service posts its webhooks to `/in/{source}`.
+    Webhook,
 }

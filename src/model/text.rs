@@ -27,6 +27,9 @@ pub trait Rule {
 pub type Name = Text<NameRule>;
 /// The type of an event, such as `user.signed_up`.
 pub type TypeName = Text<TypeRule>;
+/// What a Segment client shows to say which source it writes to. It is public: browsers show it to
+/// everybody.
+pub type WriteKey = Text<WriteKeyRule>;
 /// What makes two requests one event, for ever, in its project.
 pub type IdempotencyKey = Text<KeyRule>;
 
@@ -50,6 +53,16 @@ impl Rule for TypeRule {
     fn holds(text: &str) -> bool {
         let is_allowed = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b'_');
         (1..=128).contains(&text.len()) && text.bytes().all(is_allowed)
+    }
+}
+
+pub enum WriteKeyRule {}
+impl Rule for WriteKeyRule {
+    const RULE: &'static str = "a write key is 4 to 128 letters, digits, `-` or `_`";
+
+    fn holds(text: &str) -> bool {
+        let is_allowed = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_');
+        (4..=128).contains(&text.len()) && text.bytes().all(is_allowed)
     }
 }
 

@@ -69,6 +69,10 @@ pub struct Contract {
     pub https_only: bool,
     /// An endpoint gets nothing before it has answered a signed `webhook.configured` with 2xx.
     pub verify: bool,
+    /// An answer counts only when its body has ended within the timeout, too. Otherwise a 2xx counts as
+    /// soon as it is there.
+    #[serde(default)]
+    pub whole_answer: bool,
     /// The name by which an event's `integrations` object can exclude this destination.
     pub integration: Option<String>,
 }
@@ -202,11 +206,24 @@ impl Target {
         EndpointUrl::try_from(fixed).map(|it| it.origin()).unwrap_or_default()
     }
 
+    /// The URL with something harmless in place of each template; `None` when one has no end.
+    fn sample(&self) -> Option<String> {
+        let mut parts = self.0.split("{{");
+        let mut sample = parts.next()?.to_owned();
+        for part in parts {
+            sample.push('x');
+            sample.push_str(part.split_once("}}")?.1);
+        }
+        Some(sample)
+    }
+
     /// What stands before the first template.
     fn fixed_part(&self) -> &str {
         self.0.split_once("{{").map_or(self.0.as_str(), |(fixed, _)| fixed)
     }
 }
+
+const UNCLOSED: &str = "a `{{` in an endpoint's URL has a `}}` behind it";
 
 impl TryFrom<String> for Target {
     type Error = &'static str;
@@ -215,6 +232,10 @@ impl TryFrom<String> for Target {
         let target = Self(text);
         let fixed = target.fixed_part();
         let url = EndpointUrl::try_from(fixed.to_owned())?;
+        // The whole must be a URL also when the templates are filled in.
+        if target.is_template() {
+            EndpointUrl::try_from(target.sample().ok_or(UNCLOSED)?)?;
+        }
         // The authority must have ended before the first template begins.
         let ends = fixed.find("://").is_some_and(|at| fixed[at + 3..].contains(['/', '?']));
         if target.is_template() && !ends {
@@ -254,6 +275,8 @@ mod tests {
             ("https://a.com:{{ payload.port }}/", false),
             ("{{ payload.url }}", false),
             ("ftp://a.com/{{ type }}", false),
+            ("https://a.com/{{ type", false),
+            ("https://a.com/{{ type }}#part", false),
         ] {
             assert_eq!(Target::try_from(text.to_owned()).is_ok(), is_right, "{text}");
         }

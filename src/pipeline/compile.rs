@@ -157,6 +157,8 @@ pub(super) struct Project {
     /// In the order in which they were made.
     pub pipelines: Vec<Active>,
     pub sources: HashMap<SourceId, Name>,
+    /// Every destination, also those to which no pipeline routes.
+    pub destinations: HashMap<DestinationId, Arc<Target>>,
 }
 
 /// A pipeline that is enabled, with what its names mean now.
@@ -174,6 +176,8 @@ pub(super) struct Active {
 /// A destination, as far as planning needs it.
 pub(super) struct Target {
     pub id: DestinationId,
+    /// The name by which an event can exclude it.
+    pub integration: Option<String>,
     pub line: Line,
 }
 
@@ -195,6 +199,10 @@ impl Compiled {
             project.sources.insert(source.id, source.name.clone());
         }
         let targets = targets(catalog);
+        for ((project, _), target) in &targets {
+            let project = next.projects.entry(*project).or_default();
+            project.destinations.insert(target.id, target.clone());
+        }
         for (id, document) in &catalog.pipelines {
             if !document.enabled {
                 continue;
@@ -233,7 +241,12 @@ impl Compiled {
 fn targets(catalog: &Catalog) -> HashMap<(ProjectId, &Name), Arc<Target>> {
     let mut targets = HashMap::new();
     for destination in catalog.destinations.values() {
-        let target = Target { id: destination.id, line: Line::of(destination) };
+        let webhook = destination.connection.webhook();
+        let target = Target {
+            id: destination.id,
+            integration: webhook.and_then(|it| it.contract.integration.clone()),
+            line: Line::of(destination),
+        };
         targets.insert((destination.project, &destination.name), Arc::new(target));
     }
     targets

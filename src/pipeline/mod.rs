@@ -9,6 +9,8 @@ mod map;
 mod redact;
 mod transform;
 mod compile;
+mod integrations;
+mod directed;
 mod plan;
 mod run;
 
@@ -22,6 +24,7 @@ use crate::{
 };
 
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
+pub use directed::Direction;
 pub use plan::{Placing, plan};
 pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};

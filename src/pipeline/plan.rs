@@ -6,6 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Line, Project, Target, When},
+    directed,
+    integrations::Integrations,
     steps::{Next, Step},
 };
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
 };
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
-const MOST_DELIVERIES: usize = 1024;
+pub(super) const MOST_DELIVERIES: usize = 1024;
 /// The lane of a destination in which all deliveries wait for each other.
 const ONE_LANE: Lane = Lane(1);
 
@@ -32,10 +34,14 @@ pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
 
 pub(super) fn plan_counting(event: &Arc<Event>, compiled: &Compiled) -> Planned {
     let project = compiled.project(event.project);
+    if event.source == SourceId::SYSTEM {
+        return directed::plan(event, project);
+    }
     let mut planner = Planner {
         event,
         project,
         facts: None,
+        integrations: None,
         failures: 0,
         deliveries: Vec::new(),
         skipped: Vec::new(),
@@ -88,6 +94,8 @@ struct Planner<'a> {
     project: Option<&'a Project>,
     /// Made when the first expression needs them.
     facts: Option<Facts>,
+    /// Read when the first destination asks.
+    integrations: Option<Integrations>,
     failures: u32,
     deliveries: Vec<PlannedDelivery>,
     skipped: Vec<Skipped>,
@@ -164,6 +172,15 @@ impl Planner<'_> {
             }
             return;
         };
+        if let Some(name) = &target.integration
+            && !branches.is_empty()
+        {
+            let payload = &self.event.payload;
+            let integrations = self.integrations.get_or_insert_with(|| Integrations::of(payload));
+            if let Some(reason) = integrations.exclude(name) {
+                return self.skip(Some(at.pipeline), at.route, "integrations", reason);
+            }
+        }
         for facts in self.steps(&route.steps, branches, at) {
             if self.deliveries.len() >= MOST_DELIVERIES {
                 let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
@@ -274,7 +291,7 @@ pub(super) fn does_not_hold(source: &str) -> String {
 
 impl Line {
     /// The place, and whether the key had no value because it could not be evaluated.
-    fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
+    pub(super) fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
         let (lane, failed) = match self {
             Self::None => return (Place { lane: Lane::NONE, position: 0 }, false),
             Self::Fifo | Self::Broken => (ONE_LANE, false),

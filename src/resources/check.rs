@@ -8,9 +8,8 @@ use super::{
     diff::Shown as _,
 };
 use crate::{
-    model::{EventType, Pipeline, Project, RawJson, Route, Source},
+    model::{EventType, Pipeline, Project, RawJson, Route},
     pipeline,
-    redact::Redactor,
 };
 
 /// A shape in which people write one kind of resource.
@@ -56,43 +55,6 @@ impl Spec for ProjectSpec {
 
     fn of(model: &Project) -> Self {
         Self { name: model.name.clone(), retention: model.retention }
-    }
-}
-
-impl Spec for SourceSpec {
-    type Model = Source;
-
-    fn check(&self, scope: &Scope<'_>, old: Option<&Source>) -> Result<Source, Vec<Invalid>> {
-        let mut wrong = Vec::new();
-        let namesake = scope.catalog.source_named(scope.project, self.name.as_str());
-        if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
-            wrong.push(Invalid::new("name", TAKEN, "the name of another source"));
-        }
-        if let Some(redaction) = &self.never_store
-            && let Err(error) = Redactor::before_storing(redaction)
-        {
-            let error = Invalid::new(error.path, error.rule, error.found);
-            wrong.push(error.within("never_store"));
-        }
-        all_right(wrong)?;
-        Ok(Source {
-            id: old.map_or_else(|| scope.id(), |it| it.id),
-            project: scope.project,
-            name: self.name.clone(),
-            kind: self.kind,
-            enabled: self.enabled,
-            never_store: self.never_store.clone(),
-            created_at: old.map_or(scope.means.now, |it| it.created_at),
-        })
-    }
-
-    fn of(model: &Source) -> Self {
-        Self {
-            name: model.name.clone(),
-            kind: model.kind,
-            enabled: model.enabled,
-            never_store: model.never_store.clone(),
-        }
     }
 }
 

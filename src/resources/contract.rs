@@ -22,6 +22,7 @@ impl DestinationSpec {
             idempotency_key: self.idempotency_key.unwrap_or(usual.idempotency_key),
             https_only: self.https_only.unwrap_or(usual.https_only),
             verify: self.verify.unwrap_or(usual.verify),
+            whole_answer: self.whole_answer.unwrap_or(usual.whole_answer),
             integration: resolved(self.integration.clone(), || usual.integration.clone()),
         }
     }
@@ -115,7 +116,10 @@ fn check_signature(signature: &Signature, wrong: &mut Vec<Invalid>) {
             if let Err(error) = webhook::check_header(&signature.header, "") {
                 let found = match &error {
                     HeaderError::Reserved(_) | HeaderError::Authorization => "a reserved header",
-                    HeaderError::Name | HeaderError::Value | HeaderError::TooMany => "another text",
+                    HeaderError::Name
+                    | HeaderError::Value
+                    | HeaderError::Template { .. }
+                    | HeaderError::TooMany => "another text",
                 };
                 wrong.push(Invalid::new(path, error.to_string(), found));
             }

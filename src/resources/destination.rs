@@ -5,6 +5,7 @@ use super::{
     check::{TAKEN, all_right},
     contract, limits, policy,
     secrets::Safe,
+    state,
 };
 use crate::{
     destinations::{
@@ -12,9 +13,7 @@ use crate::{
         webhook,
     },
     expr::{Key, Template},
-    model::{
-        Connection, Contract, Destination, DestinationState, EndpointUrl, Ordering, Target, Webhook,
-    },
+    model::{Connection, Contract, Destination, Ordering, Target, Webhook},
     pipeline,
 };
 
@@ -49,14 +48,15 @@ impl Spec for DestinationSpec {
         all_right(wrong)?;
         // Without a connection something was wrong, and we are not here.
         let Some(connection) = connection else { return Err(Vec::new()) };
+        let connection = Connection::Webhook(connection);
         let destination = Destination {
             id,
             project: scope.project,
             name: self.name.clone(),
             version: old.map_or(1, |it| it.version),
-            state: state(scope, old, &connection),
+            state: state::after(old, &connection, scope.means.now),
             policy,
-            connection: Connection::Webhook(connection),
+            connection,
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         };
         limits::check(scope.catalog, scope.means.options, &destination, old)
@@ -71,25 +71,6 @@ impl Spec for DestinationSpec {
 
     fn of(model: &Destination) -> Self {
         super::show::destination(model)
-    }
-}
-
-/// A destination that must be verified gets nothing before that: neither when it is new, nor when
-/// its endpoint is another one.
-fn state(scope: &Scope<'_>, old: Option<&Destination>, new: &Webhook) -> DestinationState {
-    let unverified =
-        || DestinationState::Unverified { since: scope.means.now, reason: String::new() };
-    let Some(old) = old else {
-        return if new.contract.verify { unverified() } else { DestinationState::Active };
-    };
-    let Connection::Webhook(before) = &old.connection;
-    let is_proven = before.contract.verify && before.urls == new.urls;
-    match (&old.state, new.contract.verify) {
-        (DestinationState::Unverified { .. }, false) => DestinationState::Active,
-        (DestinationState::Active | DestinationState::Paused { .. }, true) if !is_proven => {
-            unverified()
-        }
-        (it, _) => it.clone(),
     }
 }
 
@@ -213,20 +194,10 @@ fn target(path: &str, text: &str, https_only: bool) -> Result<Target, Invalid> {
     if target.is_template() {
         Template::compile(target.as_text())
             .map_err(|error| pipeline::Invalid::expression(path, &error))?;
-        EndpointUrl::try_from(filled_in(target.as_text())).map_err(refused)?;
+        webhook::check_target(&target)
+            .map_err(|error| Invalid::new(path, error.to_string(), "another text"))?;
     }
     Ok(target)
-}
-
-/// The URL with a word in the place of each template, to see whether the rest of it holds.
-fn filled_in(template: &str) -> String {
-    let mut parts = template.split("{{");
-    let mut filled = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        filled.push('x');
-        filled.push_str(part.split_once("}}").map_or("", |(_, rest)| rest));
-    }
-    filled
 }
 
 /// The word by which people choose one of our own enums.

@@ -14,8 +14,10 @@ mod policy;
 mod limits;
 mod secrets;
 pub mod rotation;
+mod source;
 mod show;
 pub mod profiles;
+mod state;
 mod file;
 mod diff;
 mod plan;
@@ -40,9 +42,10 @@ pub use file::{File, FileError, Problem};
 pub use limits::{Full, Options, check as check_limits};
 pub use plan::{ApplyError, Planned, apply, plan};
 pub use setting::{Setting, Span};
+pub use source::{SourceSpec, VerifySpec};
 pub use spec::{
     AuthSpec, BasicSpec, DestinationKind, DestinationSpec, EventTypeSpec, PipelineSpec,
-    ProjectSpec, RouteSpec, SecretSpec, SignatureSpec, SourceSpec,
+    ProjectSpec, RouteSpec, SecretSpec, SignatureSpec,
 };
 pub use tree::Location;
 

@@ -9,7 +9,6 @@ use super::{AuthSpec, Invalid, Means, Scope, SecretSpec, rotation};
 use crate::{
     crypto::{Context, Field},
     destinations::webhook,
-    expr::{ExprError, Template},
     model::{Auth, DestinationId, Scheme, Sealed, Secret, SigningKey},
 };
 
@@ -27,7 +26,6 @@ impl Safe<'_> {
         Context::of_destination(self.scope.project, self.destination, field)
     }
 
-    /// The sealed secret: the old one where it is the same, so that nothing changes.
     fn sealed(
         &self,
         field: Field,
@@ -36,24 +34,7 @@ impl Safe<'_> {
         old: Option<&Sealed>,
         wrong: &mut Vec<Invalid>,
     ) -> Option<Sealed> {
-        let vault = self.scope.means.vault;
-        let context = self.context(field);
-        if given.is_placeholder() {
-            if old.is_none() {
-                let rule = "must be a secret: there is none yet that a placeholder could stand for";
-                wrong.push(Invalid::new(path, rule, "a placeholder"));
-            }
-            return old.cloned();
-        }
-        let secret = given.secret();
-        let is_text = |it: &Secret| !it.expose().is_empty() && it.expose().len() <= 4096;
-        if !is_text(secret) || secret.expose().chars().any(char::is_control) {
-            let rule = "must be 1 to 4096 bytes without control characters";
-            wrong.push(Invalid::new(path, rule, "another text"));
-            return None;
-        }
-        let same = old.filter(|it| vault.open(it, &context).is_ok_and(|it| it == *secret));
-        Some(same.cloned().unwrap_or_else(|| vault.seal(secret, &context)))
+        sealed(self.scope, &self.context(field), path, given, old, wrong)
     }
 
     pub fn auth(
@@ -102,15 +83,6 @@ impl Safe<'_> {
             let path = format!("headers.{name}");
             if let Err(error) = webhook::check_header(name, value.secret().expose()) {
                 wrong.push(Invalid::new(path, error.to_string(), "another text"));
-                continue;
-            }
-            if !value.is_placeholder()
-                && let Err(error) = Template::compile(value.secret().expose())
-            {
-                // What was found may be a part of a key.
-                let ExprError { expected, line, column, .. } = error;
-                let rule = format!("must have {expected} at line {line}, column {column}");
-                wrong.push(Invalid::new(path, rule, "another text"));
                 continue;
             }
             let old = old.and_then(|it| it.get(name));
@@ -194,4 +166,32 @@ impl Safe<'_> {
         let secret = self.scope.means.vault.open(&key.secret, &self.context(Field::SigningKey));
         secret.is_ok_and(|it| rotation::check_secret(scheme, &it).is_ok())
     }
+}
+
+/// The sealed secret: the old one where it is the same, so that nothing changes.
+pub(super) fn sealed(
+    scope: &Scope<'_>,
+    context: &Context,
+    path: &str,
+    given: &SecretSpec,
+    old: Option<&Sealed>,
+    wrong: &mut Vec<Invalid>,
+) -> Option<Sealed> {
+    let vault = scope.means.vault;
+    if given.is_placeholder() {
+        if old.is_none() {
+            let rule = "must be a secret: there is none yet that a placeholder could stand for";
+            wrong.push(Invalid::new(path, rule, "a placeholder"));
+        }
+        return old.cloned();
+    }
+    let secret = given.secret();
+    let is_text = |it: &Secret| !it.expose().is_empty() && it.expose().len() <= 4096;
+    if !is_text(secret) || secret.expose().chars().any(char::is_control) {
+        let rule = "must be 1 to 4096 bytes without control characters";
+        wrong.push(Invalid::new(path, rule, "another text"));
+        return None;
+    }
+    let same = old.filter(|it| vault.open(it, context).is_ok_and(|it| it == *secret));
+    Some(same.cloned().unwrap_or_else(|| vault.seal(secret, context)))
 }

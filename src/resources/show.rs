@@ -70,6 +70,7 @@ pub(super) fn values(
         idempotency_key: Some(contract.idempotency_key),
         https_only: Some(contract.https_only),
         verify: Some(contract.verify),
+        whole_answer: Some(contract.whole_answer),
         integration: Some(Setting::of(contract.integration)),
         ordering: Some(policy.ordering),
         retry: Some(policy.retry),
@@ -100,6 +101,7 @@ impl DestinationSpec {
         keep(&mut self.idempotency_key, &usual.idempotency_key);
         keep(&mut self.https_only, &usual.https_only);
         keep(&mut self.verify, &usual.verify);
+        keep(&mut self.whole_answer, &usual.whole_answer);
         keep(&mut self.integration, &usual.integration);
         keep(&mut self.ordering, &usual.ordering);
         keep(&mut self.retry, &usual.retry);

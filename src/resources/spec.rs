@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::setting::{Setting, Span};
 use crate::model::{
     Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, Ordering, Pattern, Profile,
-    RateLimit, Redaction, Retry, RetryOn, Scheme, Secret, Signed, SourceKind, StepSpec, TypeName,
+    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, StepSpec, TypeName,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -21,21 +21,6 @@ pub struct ProjectSpec {
     #[serde(default, with = "humantime_serde::option")]
     #[schema(value_type = Option<String>, example = "30d")]
     pub retention: Option<Duration>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SourceSpec {
-    #[schema(value_type = String, example = "app")]
-    pub name: Name,
-    pub kind: SourceKind,
-    /// A disabled source accepts nothing.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
-    pub enabled: bool,
-    /// What must never reach the disk: fields, and values by their form. It is taken out (`drop`, or
-    /// `mask`) before the event is kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub never_store: Option<Redaction>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -90,6 +75,9 @@ pub struct DestinationSpec {
     /// `true`: an endpoint gets nothing before it has answered a signed test event with 2xx.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<bool>,
+    /// `true`: a 2xx counts only when the body of the answer has ended within the timeout, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole_answer: Option<bool>,
     /// The name by which an event's `integrations` can exclude this destination, or `false`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>, example = "Webhooks")]
@@ -281,11 +269,11 @@ pub struct EventTypeSpec {
     pub example: Option<serde_json::Value>,
 }
 
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-fn is_yes(it: &bool) -> bool {
+pub(super) fn is_yes(it: &bool) -> bool {
     *it
 }

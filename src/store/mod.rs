@@ -1,8 +1,9 @@
 //! Stage 3 of 6: keeps events and what became of them, and is the only way from one stage to the next.
 //!
-//! Three traits, one for each kind of caller: [`Store`] for the stages, in batches; [`Records`] for
-//! people who ask what happened; [`Registry`] for resources. A database implements all three, and
-//! passes the suite in `tests/it/store`, which is their contract.
+//! Four traits, one for each kind of caller: [`Store`] for the stages, in batches; [`Records`] for
+//! people who ask what happened; [`Registry`] for resources; [`Eraser`] for people who want to be
+//! forgotten. A database implements all four, and passes the suite in `tests/it/store`, which is
+//! their contract.
 
 pub mod sqlite;
 
@@ -13,8 +14,8 @@ use jiff::Timestamp;
 
 use crate::model::{
     Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event,
-    EventId, EventSeq, IdempotencyKey, Message, NewEvent, Owed, Pattern, PipelineId, Place, Plan,
-    ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
+    EventId, EventSeq, IdempotencyKey, Message, NewEvent, Owed, Pattern, Person, PipelineId, Place,
+    Plan, ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
 };
 
 /// What the stages ask of a database.
@@ -42,6 +43,13 @@ pub trait Store: Send + Sync {
     /// has one already is ignored and returns nothing. A call that would pass over an event without
     /// a plan fails, so that a call that failed cannot be forgotten: read [`Self::unplanned`] then.
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>>;
+
+    // What Tidegate sends itself.
+
+    /// Keeps an event that was sent already, once, with what came of it: its delivery is the first that
+    /// the event has, and has ended. It comes to the pipelines like any other, whose plan for it must
+    /// have no deliveries. It counts in no [`Minute`].
+    async fn record(&self, recording: Recording) -> Result<Arc<Event>>;
 
     // Dispatch.
 
@@ -82,7 +90,8 @@ pub trait Records: Send + Sync {
         project: ProjectId,
         key: &IdempotencyKey,
     ) -> Result<Option<EventRecord>>;
-    /// Newest first.
+    /// Newest first. Large ones come fewer at a time than the page has rows: it ends behind the first
+    /// that does not fit into [`PAGE_BYTES`].
     async fn events(
         &self,
         project: ProjectId,
@@ -146,9 +155,46 @@ pub trait Registry: Send + Sync {
     async fn change(&self, changes: Vec<Change>) -> Result<()>;
 }
 
-/// A database that serves all three.
-pub trait Database: Store + Records + Registry {}
-impl<T: Store + Records + Registry> Database for T {}
+/// Forgetting what events say about a person, and not that they happened: their place, type and times
+/// stay, and so do their deliveries. It works beside the stages, a stretch of events at a time.
+#[async_trait]
+pub trait Eraser: Send + Sync {
+    /// The last event that was accepted; 0 when there is none.
+    async fn last_event(&self) -> Result<EventSeq>;
+
+    /// Looks for a person in the bodies of a project's events behind `after`, through as many as suit
+    /// the database, but none behind `until`. `None`: there are no more. What Tidegate sent itself is
+    /// passed over.
+    async fn find_person(
+        &self,
+        project: ProjectId,
+        person: &Person,
+        after: EventSeq,
+        until: EventSeq,
+    ) -> Result<Option<Stretch>>;
+
+    /// Erases the bodies of the events that were found, in one step that happens whole or not at all:
+    /// payload, metadata and key, the copies of their deliveries, and what endpoints answered; and of
+    /// the last two also what stands in this stretch about events that were erased before. Keys go on
+    /// counting. It waits until the events have a plan. From then on they are neither sent nor
+    /// replayed. It survives a power cut. Returns how many events were erased.
+    async fn erase(&self, stretch: &Stretch) -> Result<u64>;
+}
+
+/// Events that were looked at, and those of them that name somebody.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stretch {
+    /// The last event that was looked at.
+    pub through: EventSeq,
+    /// In order. Events that are erased already are not among them.
+    pub events: Vec<EventSeq>,
+    /// Their deliveries that may still be owed.
+    pub open: Vec<DeliverySeq>,
+}
+
+/// A database that serves all four.
+pub trait Database: Store + Records + Registry + Eraser {}
+impl<T: Store + Records + Registry + Eraser> Database for T {}
 
 /// What became of an event that was offered to the store.
 #[derive(Clone, Debug)]
@@ -160,6 +206,17 @@ pub enum Appended {
         id: EventId,
         same_body: Option<bool>,
     },
+}
+
+/// An event that was sent outside of every order.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// It has an id, since it was sent under one.
+    pub event: NewEvent,
+    pub destination: DestinationId,
+    /// What happened, of which the last entry is the end. The delivery and the numbers in them are
+    /// given by the store.
+    pub entries: Vec<Entry>,
 }
 
 /// What came of a delivery that was owed.
@@ -292,6 +349,9 @@ pub struct ActivityFilter {
     pub from: Option<Timestamp>,
     pub until: Option<Timestamp>,
 }
+
+/// The events of a page weigh so much at most, or the page has one event.
+pub const PAGE_BYTES: usize = 4 << 20;
 
 /// A page of a list that runs from new to old.
 #[derive(Clone, Copy, Debug)]

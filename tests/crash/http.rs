@@ -52,14 +52,21 @@ impl Connection {
 
     /// The status of a GET over a connection of its own.
     pub async fn get(address: SocketAddr, path: &str) -> Result<u16, Failure> {
+        Self::fetch(address, path).await.map(|(status, _)| status)
+    }
+
+    /// The status and the body of a GET over a connection of its own.
+    pub async fn fetch(address: SocketAddr, path: &str) -> Result<(u16, Bytes), Failure> {
         let mut connection = Self::open(address).await?;
         let request = Request::get(path).header("host", "localhost").body(Full::default()).unwrap();
-        connection.send(request).await.map(|(status, _)| status)
+        connection.send(request).await
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Failure> {
         const PATIENCE: Duration = Duration::from_secs(20);
         let answer = async {
+            // The answer before may be read, and its connection not yet be free again.
+            self.sender.ready().await?;
             let response = self.sender.send_request(request).await?;
             let status = response.status().as_u16();
             Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))

@@ -7,11 +7,12 @@ use tempfile::TempDir;
 use tidegate::{
     catalog::{Edit, Registrar, Resource},
     clock::{Clock, ManualClock},
-    destinations::Directory,
+    destinations::{Directory, Outlets},
     dispatch::{Handle, Lost, Options, Parts, Status, runner},
     hint,
     model::{
-        Destination, DestinationId, DestinationState, Lane, Message, Owed, Place, Policy, Retry,
+        Destination, DestinationId, DestinationState, Lane, Message, NewEvent, Owed, Place, Policy,
+        Retry,
     },
     store::StoreError,
     tail::Tail,
@@ -30,22 +31,33 @@ use crate::{
 type Hints = hint::Sender<Vec<(Owed, Message)>, Lost>;
 
 /// A running dispatcher and what it stands on.
-struct Bench {
+pub struct Bench {
     folder: TempDir,
-    open: Open,
-    registrar: Arc<Registrar>,
+    pub open: Open,
+    pub registrar: Arc<Registrar>,
     hints: Hints,
-    handle: Handle,
+    pub handle: Handle,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Bench {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::at(TempDir::new().unwrap()).await
     }
 
     async fn at(folder: TempDir) -> Self {
+        let options =
+            Options { retry_store_after: Duration::from_millis(10), ..Options::default() };
+        Self::with(folder, options, None).await
+    }
+
+    /// With destinations of the test's own, if there are some.
+    pub async fn with(
+        folder: TempDir,
+        options: Options,
+        outlets: Option<Arc<dyn Outlets>>,
+    ) -> Self {
         let open = home::open_sqlite(folder.path(), home::small()).unwrap();
         let registrar = Arc::new(Registrar::open(open.store.clone()).await.unwrap());
         let lab = Lab::new();
@@ -56,27 +68,27 @@ impl Bench {
             store: open.store.clone(),
             clock: open.clock.clone(),
             registrar: registrar.clone(),
-            outlets: Arc::new(directory),
+            outlets: outlets.unwrap_or_else(|| Arc::new(directory)),
             hints: receiver,
             tail: Tail::default(),
             stop: stopped,
-            options: Options { retry_store_after: Duration::from_millis(10), ..Options::default() },
+            options,
         });
         let task = tokio::spawn(runner.run());
         Self { folder, open, registrar, hints, handle, stop, task }
     }
 
-    fn clock(&self) -> &ManualClock {
+    pub fn clock(&self) -> &ManualClock {
         &self.open.clock
     }
 
-    async fn put(&self, destination: Destination) {
+    pub async fn put(&self, destination: Destination) {
         let edit = Edit::Put(Resource::Destination(destination));
         self.registrar.edit(|_| Ok::<_, StoreError>((vec![edit], ()))).await.unwrap();
     }
 
     /// Accepts events, plans them and hands them to the dispatcher, as the pipeline does.
-    async fn owe(&self, count: usize, place: impl Fn(usize) -> Place) -> Vec<Owed> {
+    pub async fn owe(&self, count: usize, place: impl Fn(usize) -> Place) -> Vec<Owed> {
         let owed = self.owe_silently(count, place).await;
         let seqs: Vec<_> = owed.iter().map(|it| it.seq).collect();
         let messages = self.open.store.messages(&seqs).await.unwrap();
@@ -84,7 +96,25 @@ impl Bench {
         owed
     }
 
-    async fn owe_silently(&self, count: usize, place: impl Fn(usize) -> Place) -> Vec<Owed> {
+    /// As [`Self::owe`], of these payloads, accepted now.
+    pub async fn owe_payloads(
+        &self,
+        payloads: impl IntoIterator<Item = String>,
+        place: impl Fn(usize) -> Place,
+    ) -> Vec<Owed> {
+        let (store, now) = (&self.open.store, self.clock().now());
+        let event = |it: String| NewEvent { received_at: now, ..home::event(&it) };
+        let events = payloads.into_iter().map(event).collect();
+        let events = home::new_events(&store.append(events).await.unwrap());
+        let plan = |(n, it)| home::plan_at(it, &[(1, place(n))]);
+        let owed = store.plan(events.iter().enumerate().map(plan).collect()).await.unwrap();
+        let seqs: Vec<_> = owed.iter().map(|it| it.seq).collect();
+        let messages = store.messages(&seqs).await.unwrap();
+        self.hints.send(owed.iter().copied().zip(messages).collect());
+        owed
+    }
+
+    pub async fn owe_silently(&self, count: usize, place: impl Fn(usize) -> Place) -> Vec<Owed> {
         let store = &self.open.store;
         let events = (0..count).map(|n| home::event(&format!(r#"{{"n":{n}}}"#))).collect();
         let events = home::new_events(&store.append(events).await.unwrap());
@@ -92,22 +122,22 @@ impl Bench {
         store.plan(events.iter().enumerate().map(plan).collect()).await.unwrap()
     }
 
-    async fn idle(&self) -> Status {
+    pub async fn idle(&self) -> Status {
         tokio::time::timeout(PATIENCE, self.handle.idle()).await.expect("it never becomes idle")
     }
 
     /// Moves the clock to when something is due, and waits until it is done.
-    async fn next(&self) -> Status {
+    pub async fn next(&self) -> Status {
         let due = self.idle().await.next_due.expect("nothing will be due");
         self.clock().set(due.max(self.clock().now()));
         self.idle().await
     }
 
-    async fn owed(&self) -> u64 {
+    pub async fn owed(&self) -> u64 {
         self.open.store.backlog().await.unwrap().iter().map(|it| it.owed).sum()
     }
 
-    async fn stop(self) -> TempDir {
+    pub async fn stop(self) -> TempDir {
         self.stop.send_replace(true);
         tokio::time::timeout(PATIENCE, self.task).await.expect("it never ends").unwrap();
         self.open.store.close().await;
@@ -115,15 +145,15 @@ impl Bench {
     }
 }
 
-fn anywhere(_: usize) -> Place {
+pub fn anywhere(_: usize) -> Place {
     Place { lane: Lane::NONE, position: 0 }
 }
 
-fn one_lane(_: usize) -> Place {
+pub fn one_lane(_: usize) -> Place {
     Place { lane: Lane(1), position: 0 }
 }
 
-fn destination(sink: &Sink, retry: &[u64]) -> Destination {
+pub fn destination(sink: &Sink, retry: &[u64]) -> Destination {
     let waits = retry.iter().map(|it| Duration::from_secs(*it).into()).collect();
     Destination {
         id: home::destinations(1),
@@ -207,7 +237,7 @@ async fn a_lane_is_delivered_in_its_order_around_a_failure() {
 }
 
 /// The number in the payload of a test event.
-fn number_of(received: &crate::harness::sink::Received) -> i64 {
+pub fn number_of(received: &crate::harness::sink::Received) -> i64 {
     received.json()["data"]["n"].as_i64().unwrap()
 }
 

@@ -1,17 +1,9 @@
 //! Where requests may go, over real sockets: addresses, names, certificates.
 
-use std::{
-    future::pending,
-    io::{self, Write as _},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::pending, io, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::{ServerConfig, crypto::ring};
-use rustls_pki_types::PrivateKeyDer;
+use rcgen::{CertificateParams, date_time_ymd};
 use tidegate::{
     destinations::{
         Destination as _,
@@ -22,6 +14,7 @@ use tidegate::{
 use tokio::net::TcpSocket;
 
 use crate::harness::{
+    authority::{Authority, self_signed},
     chaos::{Chaos, Step},
     outlet::{Lab, ScriptedResolver, destination, lab_options, message, now},
     sink::{Answer, Sink},
@@ -230,62 +223,14 @@ async fn a_resolver_that_does_not_answer_and_a_handshake_that_stalls_keep_the_de
     chaos.all_closed().await;
 }
 
-/// A certificate authority of the test's own.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "an authority of this test");
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    fn server(&self, change: impl FnOnce(&mut CertificateParams)) -> ServerConfig {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["hooks.example.com".to_owned()]).unwrap();
-        change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        server_config(certificate.der().clone(), &key)
-    }
-}
-
-fn server_config(
-    certificate: rustls_pki_types::CertificateDer<'static>,
-    key: &KeyPair,
-) -> ServerConfig {
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap()
-}
-
 #[tokio::test]
 async fn only_a_valid_certificate_for_the_host_gets_a_request() {
     let authority = Authority::new();
-    let mut roots = tempfile::NamedTempFile::new().unwrap();
-    roots.write_all(authority.pem.as_bytes()).unwrap();
-    let options = Options { extra_roots: Some(roots.path().to_owned()), ..lab_options() };
-    let lab = Lab::with(options, ScriptedResolver::answering(&["127.0.0.1"]));
+    let lab = authority.lab();
 
-    let key = KeyPair::generate().unwrap();
-    let self_signed = CertificateParams::new(vec!["hooks.example.com".to_owned()]).unwrap();
-    let self_signed = self_signed.self_signed(&key).unwrap();
     for (tls, class, reason) in [
         (authority.server(|_| ()), Class::Accepted, "200 OK"),
-        (
-            server_config(self_signed.der().clone(), &key),
-            Class::Tls,
-            "the certificate is self-signed or its issuer is not trusted",
-        ),
+        (self_signed(), Class::Tls, "the certificate is self-signed or its issuer is not trusted"),
         (
             authority.server(|it| it.not_after = date_time_ymd(2024, 1, 1)),
             Class::Tls,
@@ -328,10 +273,7 @@ async fn a_certificate_of_an_unknown_authority_is_refused_without_the_extra_file
 #[tokio::test]
 async fn tls_connections_are_kept_too() {
     let authority = Authority::new();
-    let mut roots = tempfile::NamedTempFile::new().unwrap();
-    roots.write_all(authority.pem.as_bytes()).unwrap();
-    let options = Options { extra_roots: Some(roots.path().to_owned()), ..lab_options() };
-    let lab = Lab::with(options, ScriptedResolver::answering(&["127.0.0.1"]));
+    let lab = authority.lab();
     let sink = Sink::over_tls(authority.server(|_| ())).await;
     let url = format!("https://hooks.example.com:{}/", sink.address().port());
     let outlet = lab.build(&destination(&url));

@@ -19,26 +19,29 @@ const LAYERS: &[(&str, &str)] = &[
     ("script", ""),
     ("store", "model clock hint crypto"),
     ("catalog", "model store"),
-    ("gate", "model store"),
+    ("gate", "model store catalog"),
     ("pipeline", "model clock hint crypto redact expr script store catalog"),
     ("replay", "model clock store catalog pipeline"),
-    ("destinations", "model clock crypto catalog"),
+    ("destinations", "model clock crypto expr catalog"),
+    ("probe", "model clock tail crypto store catalog destinations"),
     ("dispatch", "model clock hint tail store catalog destinations"),
+    ("deletions", "model clock store catalog pipeline dispatch"),
     ("resources", "model crypto redact expr store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),
-    ("ingest", "model clock tail crypto redact store catalog gate problem"),
+    ("ingest", "model clock tail crypto redact expr store catalog gate problem"),
     (
         "api",
-        "model clock tail crypto expr store catalog gate pipeline replay destinations dispatch \
-         resources problem ingest",
+        "model clock tail crypto expr store catalog gate pipeline replay destinations probe dispatch \
+         deletions resources problem ingest",
     ),
+    ("dashboard", "problem"),
     ("server", "problem"),
     ("telemetry", ""),
     ("config", "gate store pipeline destinations dispatch resources ingest api server telemetry"),
     (
         "app",
-        "model clock hint tail crypto store catalog gate pipeline replay destinations dispatch \
-         resources ingest api server telemetry config",
+        "model clock hint tail crypto store catalog gate pipeline replay destinations probe dispatch \
+         deletions resources ingest api dashboard server telemetry config",
     ),
     (
         "cli",

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use rusqlite::Connection;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -40,6 +41,8 @@ const EVENTS_PER_LANE: u64 = 60;
 /// when it starts is on the record too.
 const RUNS: u64 = 2;
 const CONCURRENCY: u64 = 8;
+/// How long the gateway only retries, at the end of a run: `owed.db` is given changes once a second.
+const WITHOUT_EVENTS: Duration = Duration::from_millis(2200);
 /// After so many cuts, a new recording is made.
 const POINTS_PER_RECORDING: usize = 250;
 
@@ -82,12 +85,17 @@ async fn cut_at_many_points(seed: u64, points: usize, random: &mut Random) {
     let mut at_risk = 0;
     let mut disk = Disk::default();
     let mut log = Log::read(&recording.record);
-    for (n, position) in recording.points(points, random).into_iter().enumerate() {
+    let mut points = recording.points(points, random);
+    // And at the end, when the gateway had only retried for a while.
+    points.push(log.len());
+    let last = points.len() - 1;
+    for (n, position) in points.into_iter().enumerate() {
         while let Some(entry) = log.next(position) {
             disk.apply(entry);
         }
         at_risk += disk.at_risk();
-        let cut = [Cut::Nothing, Cut::Some, Cut::Some, Cut::Everything][n % 4];
+        let cuts = [Cut::Nothing, Cut::Some, Cut::Only("owed"), Cut::Some, Cut::Everything];
+        let cut = if n == last { Cut::Only("owed") } else { cuts[n % cuts.len()] };
         let verdict = recording.cut_and_judge(&disk, cut, position, random).await;
 
         // Then a gateway starts on what is left, and everything arrives that was accepted
@@ -144,7 +152,7 @@ impl Recording {
         let mut setup = setup(&folder, &resources(&receiver), 100);
         let plain = setup.environment.clone();
         setup.environment.extend([
-            ("LD_PRELOAD", recorder(&folder).display().to_string()),
+            ("LD_PRELOAD", library("record", &folder).display().to_string()),
             ("RECORD_BELOW", setup.data.display().to_string()),
             ("RECORD_TO", record.display().to_string()),
         ]);
@@ -174,6 +182,8 @@ impl Recording {
             for lane in lanes.collect::<Vec<_>>() {
                 lane.await.unwrap();
             }
+            // Without events nothing is promised, and `owed.db` must wait for the syncs all the same.
+            tokio::time::sleep(WITHOUT_EVENTS).await;
             gateway.kill();
             receiver.quiet().await;
             kills.push((now_ns(), position()));
@@ -218,6 +228,7 @@ impl Recording {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
         disk.cut(cut, random, &folder.join("data"));
+        owed_is_not_ahead(&folder.join("data"), &folder.join("looked-at"));
         let setup = Setup {
             data: folder.join("data"),
             resources: self.setup.resources.clone(),
@@ -248,6 +259,7 @@ impl Recording {
         let after = folder.join("after.ndjson");
         self.receiver.begin(&after);
         let before = self.received.iter().filter(|it| it.position <= position);
+        let unsynced = unsynced(before.clone());
         let mut received = String::new();
         for Line { value, .. } in before {
             received.push_str(&format!("{value}\n"));
@@ -267,14 +279,61 @@ impl Recording {
         std::fs::write(folder.join("received.ndjson"), received).unwrap();
         let before = self.kills.iter().filter(|(_, at)| *at <= position);
         let kills: Vec<_> = before.map(|(time, _)| *time).chain([cut_at]).collect();
-        judge(&folder, &judged(), &kills, Duration::from_secs(3600))
+        judge(&folder, &judged(unsynced), &kills, Duration::from_secs(3600))
     }
 }
 
-fn judged() -> [Judged; 2] {
-    let judged =
-        |name| Judged { name, lanes: "", fifo: false, in_flight: CONCURRENCY + UNSETTLED_AT_MOST };
+/// `unsynced`: outcomes that the store may have had, but not on disk.
+fn judged(unsynced: u64) -> [Judged; 2] {
+    let in_flight = CONCURRENCY + UNSETTLED_AT_MOST + unsynced;
+    let judged = |name| Judged { name, lanes: "", fifo: false, in_flight };
     [judged("live"), judged("late")]
+}
+
+/// How many deliveries were taken so shortly before the cut that their outcomes need not have been
+/// on disk. The last arrival stands for the moment of the cut, and the machine may be busy.
+fn unsynced<'a>(before: impl Iterator<Item = &'a Line> + Clone) -> u64 {
+    /// Four times what the store allows itself.
+    const WINDOW: Duration = Duration::from_millis(200);
+    let time = |line: &Line| line.value["t"].as_u64().unwrap();
+    let last = before.clone().map(time).max().unwrap_or(0);
+    let window = WINDOW.as_nanos() as u64;
+    before.filter(|it| it.value["status"] == 200 && time(it) + window >= last).count() as u64
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = entry.map(|it| (it.path(), to.join(it.file_name()))).unwrap();
+        if path.is_dir() {
+            copy(&path, &to)
+        } else {
+            let _bytes = std::fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// What follows the segments must not know more than they do, or it would have to be made anew: the
+/// last change that `owed.db` has is one that a segment still tells of.
+fn owed_is_not_ahead(data: &Path, looked_at: &Path) {
+    if !data.join("owed.db").exists() {
+        return;
+    }
+    // SQLite changes files by looking at them.
+    copy(data, looked_at);
+    let ask = |path: &Path, sql: &str| -> Option<i64> {
+        let file = Connection::open(path).unwrap();
+        let version: i64 = file.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        // A file whose making was cut short has no tables yet.
+        if version == 0 { None } else { file.query_row(sql, [], |row| row.get(0)).unwrap() }
+    };
+    let sql = "SELECT max(value) FROM facts WHERE name = 'applied'";
+    let applied = ask(&looked_at.join("owed.db"), sql).unwrap_or(0);
+    let segments = std::fs::read_dir(looked_at.join("segments")).into_iter().flatten();
+    let segments = segments.map(|it| it.unwrap().path());
+    let segments = segments.filter(|it| it.extension().is_some_and(|it| it == "db"));
+    let told = segments.filter_map(|it| ask(&it, "SELECT max(number) FROM redo")).max();
+    assert!(applied <= told.unwrap_or(0), "owed.db has change {applied} of {told:?}");
 }
 
 fn resources(receiver: &Receiver) -> String {
@@ -295,10 +354,10 @@ fn resources(receiver: &Receiver) -> String {
     )
 }
 
-/// Compiles the recorder.
-fn recorder(folder: &Path) -> PathBuf {
-    let library = folder.join("record.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/powercut/record.c");
+/// Compiles a library of `tests/powercut` that stands between the gateway and its files.
+pub fn library(name: &str, folder: &Path) -> PathBuf {
+    let library = folder.join(format!("{name}.so"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/powercut/{name}.c"));
     let mut compile = Command::new("cc");
     compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
     let status = compile.arg(&library).arg(source).arg("-ldl").status();

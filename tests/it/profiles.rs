@@ -107,6 +107,7 @@ fn overrides() -> Vec<(&'static str, Value)> {
         ("idempotency_key", json!(["none", "message", "message_and_destination"])),
         ("https_only", json!([true, false])),
         ("verify", json!([true, false])),
+        ("whole_answer", json!([true, false])),
         ("integration", json!([false, "Webhooks", "My hooks"])),
         ("ordering", json!(["none", "fifo", {"key": "payload.user_id"}])),
         (
@@ -271,8 +272,13 @@ async fn what_cannot_be_meant_is_refused_by_field_and_rule() {
         ("standard", json!({"url": "https://a.example/{{ type }}#x"}), "url: an endpoint has no"),
         (
             "standard",
+            json!({"url": "https://a.example/{% if type %}{{ type }}{% endif %}"}),
+            "url: a URL holds `{{ … }}` and no other tags",
+        ),
+        (
+            "standard",
             json!({"headers": {"X-A": "{{ payload.canary"}}),
-            "headers.X-A: must have `}}`",
+            "headers.X-A: a header's template must have `}}`",
         ),
         ("standard", json!({"headers": {"x-a": "1", "X-A": "2"}}), "headers.x-a: must be a name"),
         (

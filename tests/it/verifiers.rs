@@ -3,9 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     io::Write as _,
-    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -16,9 +14,12 @@ use tidegate::{
     destinations::Destination as _,
 };
 
-use crate::harness::{
-    outlet::{Lab, SECRET, destination, message_with, webhook_of},
-    sink::{Received, Sink},
+use crate::{
+    contracts::judges::folder,
+    harness::{
+        outlet::{Lab, SECRET, destination, message_with, webhook_of},
+        sink::{Received, Sink},
+    },
 };
 
 const OTHER: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -72,25 +73,15 @@ async fn the_rust_library_verifies_what_arrives() {
 
 #[tokio::test]
 async fn the_javascript_library_verifies_what_arrives() {
-    let judges = judges();
+    let judges = folder();
     ask(Command::new("node").arg(judges.join("verify.mjs")), &cases().await);
 }
 
 #[tokio::test]
 async fn the_python_library_verifies_what_arrives() {
-    let judges = judges();
+    let judges = folder();
     let python = judges.join("python/bin/python");
     ask(Command::new(python).arg(judges.join("verify.py")), &cases().await);
-}
-
-fn judges() -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
-    let judges = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(target).join("judges");
-    assert!(
-        judges.join("installed").exists(),
-        "the outside judges are not installed: run `make test`, or tests/judges/install.sh"
-    );
-    judges
 }
 
 /// Gives a judge all cases, one per line, and expects `ok` or `refused` for each.

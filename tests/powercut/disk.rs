@@ -64,6 +64,9 @@ pub enum Cut {
     Everything,
     /// Each write or not, by chance; some of them in part; of the names, the first few.
     Some,
+    /// Everything of the files whose names begin so, and nothing of the others: what a disk does that
+    /// happened to write these first.
+    Only(&'static str),
 }
 
 #[derive(Debug, Default)]
@@ -245,8 +248,10 @@ impl Disk {
             Cut::Nothing => 0,
             Cut::Everything => self.unsafe_names.len(),
             Cut::Some => random.below(self.unsafe_names.len() as u64 + 1) as usize,
+            Cut::Only(_) => self.unsafe_names.len(),
         };
-        for (_, naming) in &self.unsafe_names[..count] {
+        let kept = self.unsafe_names[..count].iter().filter(|(_, it)| cut.keeps(it.path()));
+        for (_, naming) in kept {
             naming.apply(&mut names);
         }
         std::fs::create_dir_all(to).unwrap();
@@ -260,10 +265,25 @@ impl Disk {
             match node {
                 Node::Folder => std::fs::create_dir(to.join(path)).unwrap(),
                 Node::File(file) => {
-                    let content = self.files[*file].after(cut, random);
+                    let of_file = match cut {
+                        Cut::Only(_) if cut.keeps(path) => Cut::Everything,
+                        Cut::Only(_) => Cut::Nothing,
+                        Cut::Nothing | Cut::Everything | Cut::Some => cut,
+                    };
+                    let content = self.files[*file].after(of_file, random);
                     std::fs::write(to.join(path), content).unwrap();
                 }
             }
+        }
+    }
+}
+
+impl Cut {
+    /// Whether what happened to a file of this name may be kept at all.
+    fn keeps(self, path: &Path) -> bool {
+        match self {
+            Self::Only(start) => path.to_string_lossy().starts_with(start),
+            Self::Nothing | Self::Everything | Self::Some => true,
         }
     }
 }
@@ -292,7 +312,8 @@ impl File {
         let mut content = self.safe.clone();
         for (_, change) in &self.unsafe_changes {
             match cut {
-                Cut::Nothing => break,
+                // For a file, it is one of the others.
+                Cut::Nothing | Cut::Only(_) => break,
                 Cut::Everything => change.apply(&mut content),
                 Cut::Some => match random.below(4) {
                     0 | 1 => change.apply(&mut content),

@@ -8,7 +8,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{ResourcesQuery, Written, create, delete, find, list, replace, verify::settled};
 use crate::{
     api::{
         Api,
@@ -99,7 +99,11 @@ impl StateView {
                 Self { state: "paused", since: Some(*since), reason: None }
             }
             DestinationState::Unverified { since, reason } => {
-                Self { state: "unverified", since: Some(*since), reason: Some(reason.clone()) }
+                let reason = match reason.is_empty() {
+                    true => "it is being verified".to_owned(),
+                    false => reason.clone(),
+                };
+                Self { state: "unverified", since: Some(*since), reason: Some(reason) }
             }
             DestinationState::Disabled { since, reason } => {
                 Self { state: "disabled", since: Some(*since), reason: Some(reason.clone()) }
@@ -165,7 +169,9 @@ pub async fn list_destinations(
 
 /// Make a destination
 ///
-/// If it signs and the body gives no secret, one is made, and this answer alone shows it.
+/// If it signs and the body gives no secret, one is made, and this answer alone shows it. Where its
+/// contract asks for it, the answer waits until the endpoint is verified: then `state` is `active`, or
+/// `unverified` with the `reason`.
 #[utoipa::path(
     post,
     path = "/api/v1/destinations",
@@ -183,6 +189,7 @@ pub async fn create_destination(
 ) -> Result<(StatusCode, Json<NewDestinationView>), Problem> {
     let was_given = body.read::<DestinationSpec>()?.secret.is_some();
     let made: Destination = create(&api, access.project, &body).await?;
+    let made = settled(&api, made).await;
     let context = Context::of_destination(made.project, made.id, Field::SigningKey);
     let secret = signing_keys(&made).first().filter(|_| !was_given);
     let secret = secret.and_then(|key| api.vault.open(&key.secret, &context).ok());
@@ -216,7 +223,8 @@ pub async fn get_destination(
 
 /// Replace a destination
 ///
-/// What the body leaves out has the value of its profile again, but for secrets: those stay.
+/// What the body leaves out has the value of its profile again, but for secrets: those stay. One whose
+/// contract asks for it is verified again when its URLs change.
 #[utoipa::path(
     put,
     path = "/api/v1/destinations/{destination}",
@@ -235,6 +243,7 @@ pub async fn put_destination(
     body: Body,
 ) -> Result<Json<DestinationView>, Problem> {
     let changed = replace(&api, access.project, &destination, &body).await?;
+    let changed = settled(&api, changed).await;
     Ok(Json(DestinationView::of(&changed)))
 }
 
@@ -342,7 +351,7 @@ pub async fn resume_destination(
     Ok(Json(DestinationView::of(&now)))
 }
 
-fn is_disabled() -> Problem {
+pub(super) fn is_disabled() -> Problem {
     Problem::new(problem::Kind::Conflict).detail("the destination is disabled: enable it first")
 }
 
@@ -352,6 +361,8 @@ fn is_unverified() -> Problem {
 }
 
 /// Enable a destination that is disabled
+///
+/// One whose contract asks for it is verified first.
 #[utoipa::path(
     post,
     path = "/api/v1/destinations/{destination}/enable",
@@ -367,14 +378,19 @@ pub async fn enable_destination(
     access: Access<Operate>,
     Path(destination): Path<String>,
 ) -> Result<Json<DestinationView>, Problem> {
+    let since = api.clock.now();
     let rule = |it: &mut Destination| {
         if matches!(it.state, DestinationState::Disabled { .. }) {
-            it.state = DestinationState::Active;
+            let verifies = it.connection.webhook().is_some_and(|it| it.contract.verify);
+            it.state = match verifies {
+                true => DestinationState::Unverified { since, reason: String::new() },
+                false => DestinationState::Active,
+            };
         }
         Ok(())
     };
     let (now, ()) = change(&api, access.project, &destination, rule).await?;
-    Ok(Json(DestinationView::of(&now)))
+    Ok(Json(DestinationView::of(&settled(&api, now).await)))
 }
 
 /// Disable a destination

@@ -38,6 +38,7 @@ pub mod destinations;
 pub mod profiles;
 pub mod rotation;
 pub mod trial;
+pub mod verify;
 pub mod file;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -58,8 +59,9 @@ pub use self::{
     profiles::list_profiles,
     projects::{create_project, delete_project, get_project, list_projects, put_project},
     rotation::rotate_secret,
-    sources::{create_source, delete_source, get_source, list_sources, put_source},
+    sources::{create_source, delete_source, get_source, list_sources, put_source, source_traffic},
     trial::test_destination,
+    verify::verify_destination,
 };
 use super::{
     Api,

@@ -204,5 +204,6 @@ fn everything_of(catalog: &Catalog, project: ProjectId) -> Vec<Edit> {
     edits.extend(own(&catalog.destinations, |it| it.project == project, Edit::DeleteDestination));
     edits.extend(own(&catalog.event_types, |it| it.project == project, Edit::DeleteEventType));
     edits.extend(own(&catalog.replays, |it| it.project == project, Edit::DeleteReplay));
+    edits.extend(own(&catalog.deletions, |it| it.project == project, Edit::DeleteDeletion));
     edits
 }

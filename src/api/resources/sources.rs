@@ -16,6 +16,7 @@ use crate::{
         request::{Access, Administer, Body, Query, Read},
     },
     catalog::{Catalog, Edit, Resource},
+    ingest::traffic::Counts,
     model::{Source, SourceId},
     problem::Problem,
     resources::{SourceSpec, Spec as _},
@@ -162,4 +163,27 @@ pub async fn delete_source(
 ) -> Result<StatusCode, Problem> {
     delete::<Source>(&api, access.project, &source).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a source took and refused
+///
+/// Since the process started: events accepted and seen before, and what was refused by why, with the
+/// newest hundred one by one.
+#[utoipa::path(
+    get,
+    path = "/api/v1/sources/{source}/traffic",
+    tag = "sources",
+    params(("source" = String, Path, description = "Its name or id")),
+    responses(
+        (status = 200, description = "The counts", body = Counts),
+        (status = "4XX", response = Problem),
+    )
+)]
+pub async fn source_traffic(
+    State(api): State<Api>,
+    access: Access<Read>,
+    Path(source): Path<String>,
+) -> Result<Json<Counts>, Problem> {
+    let id = find::<Source>(&api.registrar.current(), access.project, &source)?.id;
+    Ok(Json(api.ingest.traffic(id)))
 }

@@ -1,13 +1,11 @@
-//! A test event: one attempt at a destination, outside of every order and kept nowhere.
-
-use std::sync::Arc;
+//! A test event: one attempt at a destination, outside of every order.
 
 use axum::{
     Json,
     extract::{Path, State},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::find;
 use crate::{
@@ -15,21 +13,16 @@ use crate::{
         Api,
         request::{Access, Body, Operate},
     },
-    model::{
-        Class, DeliverySeq, Destination, Event, EventId, EventSeq, Message, RawJson, SourceId,
-        TypeName,
-    },
+    model::{Class, DeliveryId, Destination, EventId, RawJson, TypeName},
+    probe::{ProbeError, greeting},
     problem::{Kind, Problem},
 };
-
-/// Test events under way at once, over all projects.
-pub const AT_ONCE: usize = 8;
 
 /// What to send. Every field may be left out, and so may the body.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trial {
-    /// Usually `tidegate.test`.
+    /// Usually `tidegate.test`; `webhook.configured` where the contract knows that.
     #[serde(rename = "type")]
     #[schema(value_type = Option<String>)]
     event_type: Option<TypeName>,
@@ -41,6 +34,12 @@ pub struct Trial {
 pub struct TrialOutcome {
     /// The id under which it was sent.
     pub message_id: String,
+    /// The event, and the delivery, whose activity log has this attempt. Null when they could not be
+    /// kept, e.g. because the disk is full.
+    #[schema(value_type = Option<String>)]
+    pub event_id: Option<EventId>,
+    #[schema(value_type = Option<String>)]
+    pub delivery_id: Option<DeliveryId>,
     /// Whether the destination took it.
     pub accepted: bool,
     pub class: Class,
@@ -55,7 +54,9 @@ pub struct TrialOutcome {
 
 /// Send a test event
 ///
-/// It is signed like any other, is sent at once, also to a destination that is paused, and is not kept.
+/// It is signed like any other, and sent at once and once, outside of every order, also to a destination
+/// that is paused, disabled or not verified. The activity log shows it. It counts in no statistics, and
+/// one that fails is no dead letter.
 #[utoipa::path(
     post,
     path = "/api/v1/destinations/{destination}/test",
@@ -74,39 +75,22 @@ pub async fn test_destination(
     body: Body,
 ) -> Result<Json<TrialOutcome>, Problem> {
     let trial: Trial = body.read_or_default()?;
-    let id = find::<Destination>(&api.registrar.current(), access.project, &destination)?.id;
-    let outlet = api.outlets.get(id).ok_or_else(|| Problem::not_found("destination"))?;
-    let Ok(_permit) = api.trials.try_acquire() else {
-        return Err(Problem::new(Kind::Overloaded)
+    let catalog = api.registrar.current();
+    let found = find::<Destination>(&catalog, access.project, &destination)?;
+    let (usual_type, usual_payload) = greeting(found);
+    let event_type = trial.event_type.unwrap_or(usual_type);
+    let payload = trial.payload.map_or(usual_payload, |it| RawJson::of(&it));
+    let probe = api.prober.test(found, event_type, payload).await.map_err(|error| match error {
+        ProbeError::Gone => Problem::not_found("destination"),
+        ProbeError::Busy => Problem::new(Kind::Overloaded)
             .retry_after(std::time::Duration::from_secs(1))
-            .detail("other test events are being sent"));
-    };
-    let now = api.clock.now();
-    let payload = trial.payload.unwrap_or_else(
-        || json!({ "test": true, "message": "This is a test event from Tidegate." }),
-    );
-    let event = Event {
-        seq: EventSeq(0),
-        id: EventId::new(now, 0, api.random.u64()),
-        project: access.project,
-        source: SourceId::from_bits(0),
-        event_type: trial.event_type.unwrap_or_else(|| TypeName::trusted("tidegate.test")),
-        timestamp: now,
-        received_at: now,
-        key: None,
-        metadata: RawJson::of(&json!({ "source": "test" })),
-        payload: RawJson::of(&payload),
-    };
-    let message = Message {
-        seq: DeliverySeq::first_of(EventSeq(0)),
-        event: Arc::new(event),
-        copy: None,
-        fresh_id: false,
-    };
-    let message_id = message.message_id();
-    let outcome = outlet.send(&[message], now).await;
+            .detail("other test events are being sent"),
+    })?;
+    let outcome = probe.outcome;
     Ok(Json(TrialOutcome {
-        message_id,
+        message_id: probe.message_id,
+        event_id: probe.kept.map(|it| it.0),
+        delivery_id: probe.kept.map(|it| it.1),
         accepted: outcome.class == Class::Accepted,
         class: outcome.class,
         status: outcome.status,

@@ -24,7 +24,7 @@ impl Key {
 }
 
 /// The header's value, with one `v1` for each key.
-pub fn sign(keys: &[Key], seconds: i64, body: &[u8]) -> String {
+pub fn sign<'k>(keys: impl IntoIterator<Item = &'k Key>, seconds: i64, body: &[u8]) -> String {
     let mut header = format!("t={seconds}");
     let start = format!("{seconds}.");
     for key in keys {

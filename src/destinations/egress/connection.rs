@@ -100,9 +100,11 @@ impl Connection {
         };
         let (head, mut body) = response.into_parts();
         let mut kept = Vec::new();
-        let is_whole = timeout_at(deadline, self.body(&mut body, &mut kept)).await.unwrap_or(false);
+        let read = timeout_at(deadline, self.body(&mut body, &mut kept)).await;
+        let (is_late, is_whole) = (read.is_err(), read.unwrap_or(false));
         drop(body);
-        let answer = Answer { status: head.status, headers: head.headers, body: kept.into() };
+        let answer =
+            Answer { status: head.status, headers: head.headers, body: kept.into(), is_late };
         let now = Instant::now();
         self.expires = now + promised(&answer.headers).map_or(idle_for, |it| it.min(idle_for));
         let is_reusable = is_whole && self.is_idle() && now < self.born + OLDEST;

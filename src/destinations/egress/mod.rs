@@ -28,7 +28,7 @@ use http_body_util::Full;
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use url::Position;
+use url::{Position, Url};
 
 use crate::model::{Class, EndpointUrl};
 use connection::{Connection, Exchanged};
@@ -126,11 +126,16 @@ impl Egress {
     pub fn endpoint(&self, url: &EndpointUrl) -> Result<Endpoint, BadUrl> {
         let url = url.as_url();
         let place = Place::of(url).ok_or(BadUrl)?;
-        let target = url[Position::BeforePath..Position::AfterQuery].parse().map_err(|_| BadUrl)?;
+        let target = target(url)?;
         let host = url[Position::BeforeHost..Position::AfterPort].parse().map_err(|_| BadUrl)?;
         let pool = Pool::new(self.shared.idle_per_destination, self.shared.idle.clone());
         Ok(Endpoint { shared: self.shared.clone(), place, target, host, pool })
     }
+}
+
+/// The path and query of a URL.
+fn target(url: &Url) -> Result<Uri, BadUrl> {
+    url[Position::BeforePath..Position::AfterQuery].parse().map_err(|_| BadUrl)
 }
 
 /// The URL has a host or a path that HTTP cannot carry.
@@ -163,9 +168,26 @@ impl Endpoint {
         body: Bytes,
         deadline: Instant,
     ) -> Result<Answer, Failure> {
+        self.send_to(self.target.clone(), method, headers, body, deadline).await
+    }
+
+    /// The path and query of another URL, for [`Self::send_to`]. Of its host nothing is taken.
+    pub fn target(&self, url: &EndpointUrl) -> Result<Uri, BadUrl> {
+        target(url.as_url())
+    }
+
+    /// The same as [`Self::send`], to another path of the same host.
+    pub async fn send_to(
+        &self,
+        target: Uri,
+        method: http::Method,
+        headers: HeaderMap,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        *request.uri_mut() = self.target.clone();
+        *request.uri_mut() = target;
         *request.headers_mut() = headers;
         request.headers_mut().insert(header::HOST, self.host.clone());
 
@@ -205,6 +227,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Its beginning, at most [`crate::model::Snippet::LIMIT`] bytes.
     pub body: Bytes,
+    /// The deadline passed before the body had ended.
+    pub is_late: bool,
 }
 
 /// Why there is no answer.

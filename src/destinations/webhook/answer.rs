@@ -16,10 +16,21 @@ const CONTROL: &str = "webhook-delivery";
 
 /// The outcome of an answer that came at `now`, after `duration`.
 ///
-/// 2xx accepts, whatever else is said: the message has arrived. 410 and the control header count
-/// on every other status.
-pub(super) fn outcome(answer: Answer, now: Timestamp, duration: Duration) -> Outcome {
+/// 2xx accepts, whatever else is said: the message has arrived. Only a contract for which nothing has
+/// arrived before the whole answer has (`whole`) waits for the end of its body. 410 and the control
+/// header count on every other status.
+pub(super) fn outcome(answer: Answer, whole: bool, now: Timestamp, duration: Duration) -> Outcome {
     let status = answer.status;
+    if whole && answer.is_late && status.is_success() {
+        return Outcome {
+            class: Class::Timeout,
+            status: None,
+            reason: format!("timed out reading the answer after its status {}", status.as_u16()),
+            retry_after: None,
+            duration,
+            response: Snippet::of(&answer.body),
+        };
+    }
     let control = || answer.headers.get(CONTROL).map(|it| it.as_bytes().trim_ascii());
     let class = if status.is_success() {
         Class::Accepted
@@ -87,8 +98,9 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             headers: headers.collect(),
             body: Bytes::from_static(b"try later"),
+            is_late: false,
         };
-        outcome(answer, NOW.parse().unwrap(), Duration::from_millis(7))
+        outcome(answer, true, NOW.parse().unwrap(), Duration::from_millis(7))
     }
 
     #[test]
@@ -116,6 +128,25 @@ mod tests {
             assert_eq!((outcome.class, outcome.reason.as_str()), (class, reason));
             assert_eq!(outcome.status, Some(status));
             assert_eq!(outcome.response.unwrap().to_text(), "try later");
+        }
+    }
+
+    #[test]
+    fn a_late_body_fails_a_success_only_where_the_whole_answer_counts() {
+        for (status, whole, class) in [
+            (200, false, Class::Accepted),
+            (200, true, Class::Timeout),
+            (503, false, Class::Status),
+            (503, true, Class::Status),
+        ] {
+            let answer = Answer {
+                status: StatusCode::from_u16(status).unwrap(),
+                headers: HeaderMap::new(),
+                body: Bytes::new(),
+                is_late: true,
+            };
+            let outcome = outcome(answer, whole, NOW.parse().unwrap(), Duration::from_secs(5));
+            assert_eq!(outcome.class, class, "{status} {whole}");
         }
     }
 

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::crypto::signature::standard;
+use crate::{
+    crypto::signature::standard,
+    expr::{ExprError, Facts, Template},
+};
 
 /// How many gateways an event has passed through, this one included.
 pub const HOPS: HeaderName = HeaderName::from_static("tidegate-hops");
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub const ID: HeaderName = HeaderName::from_static(standard::ID);
 pub const TIMESTAMP: HeaderName = HeaderName::from_static(standard::TIMESTAMP);
-pub const SIGNATURE: HeaderName = HeaderName::from_static(standard::SIGNATURE);
 
 /// Headers of one destination.
 pub const MOST_HEADERS: usize = 32;
@@ -31,29 +33,92 @@ pub enum HeaderError {
     Reserved(String),
     #[error("the header `authorization` is set by `auth`")]
     Authorization,
+    #[error("a header's template must have {expected} at line {line}, column {column}")]
+    Template { expected: String, line: usize, column: usize },
     #[error("a destination has at most {MOST_HEADERS} headers of its own")]
     TooMany,
 }
 
-/// Whether a user may set this header on a webhook.
+/// Whether a user may set this header on a webhook. A value with `{{ … }}` in it is a template over
+/// the event. The header that carries our signature is refused too, by [`OwnHeaders::new`].
 pub fn check_header(name: &str, value: &str) -> Result<(), HeaderError> {
-    parse(name, value).map(|_| ())
+    parse_name(name)?;
+    if is_template(value) { compile(value).map(|_| ()) } else { parse_value(value).map(|_| ()) }
 }
 
-/// All headers of a destination, ready to be sent.
-pub fn parse_headers(headers: &BTreeMap<String, String>) -> Result<HeaderMap, HeaderError> {
-    if headers.len() > MOST_HEADERS {
-        return Err(HeaderError::TooMany);
-    }
-    let mut parsed = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
-        let (name, value) = parse(name, value)?;
-        parsed.insert(name, value);
-    }
-    Ok(parsed)
+/// The headers that a destination's owner set.
+pub(super) struct OwnHeaders {
+    /// What is the same in every request.
+    pub fixed: HeaderMap,
+    templates: Vec<(HeaderName, Template)>,
 }
 
-fn parse(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
+/// A header has no usable value for an event. For people; holds nothing of the event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unrendered {
+    #[error("the template of the header `{0}` has no value for this event")]
+    Failed(HeaderName),
+    #[error(
+        "the header `{0}` would not be printable ASCII of at most {LONGEST_VALUE} bytes for this event"
+    )]
+    Value(HeaderName),
+}
+
+impl OwnHeaders {
+    /// `signature` is the header that carries our signature, if we sign.
+    pub fn new(
+        headers: &BTreeMap<String, String>,
+        signature: Option<&HeaderName>,
+    ) -> Result<Self, HeaderError> {
+        if headers.len() > MOST_HEADERS {
+            return Err(HeaderError::TooMany);
+        }
+        let mut fixed = HeaderMap::with_capacity(headers.len());
+        let mut templates = Vec::new();
+        for (name, value) in headers {
+            let name = parse_name(name)?;
+            if Some(&name) == signature {
+                return Err(HeaderError::Reserved(name.to_string()));
+            }
+            if is_template(value) {
+                templates.push((name, compile(value)?));
+            } else {
+                fixed.insert(name, parse_value(value)?);
+            }
+        }
+        Ok(Self { fixed, templates })
+    }
+
+    pub fn has_templates(&self) -> bool {
+        !self.templates.is_empty()
+    }
+
+    /// The values of the templates for one event.
+    pub fn render(&self, facts: &Facts) -> Result<Vec<(HeaderName, HeaderValue)>, Unrendered> {
+        let render = |(name, template): &(HeaderName, Template)| {
+            let text = template.render(facts).map_err(|_| Unrendered::Failed(name.clone()))?;
+            let value = parse_value(&text).map_err(|_| Unrendered::Value(name.clone()))?;
+            Ok((name.clone(), value))
+        };
+        self.templates.iter().map(render).collect()
+    }
+}
+
+fn is_template(value: &str) -> bool {
+    ["{{", "{%", "{#"].iter().any(|it| value.contains(it))
+}
+
+fn compile(value: &str) -> Result<Template, HeaderError> {
+    if value.len() > LONGEST_VALUE {
+        return Err(HeaderError::Value);
+    }
+    // What was found there is not said: it may be a part of a key.
+    Template::compile(value).map_err(|ExprError { expected, line, column, .. }| {
+        HeaderError::Template { expected, line, column }
+    })
+}
+
+fn parse_name(name: &str) -> Result<HeaderName, HeaderError> {
     if name.len() > LONGEST_NAME {
         return Err(HeaderError::Name);
     }
@@ -64,12 +129,18 @@ fn parse(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderErr
     if is_reserved(name.as_str()) {
         return Err(HeaderError::Reserved(name.to_string()));
     }
+    Ok(name)
+}
+
+/// What a user's header may say. Such values are often keys, so they are not shown in logs.
+fn parse_value(value: &str) -> Result<HeaderValue, HeaderError> {
     // Tabs and what is not ASCII would pass in HTTP, and mean different things to different servers.
     if value.len() > LONGEST_VALUE || !value.bytes().all(|it| (b' '..=b'~').contains(&it)) {
         return Err(HeaderError::Value);
     }
-    let value = HeaderValue::from_str(value).map_err(|_| HeaderError::Value)?;
-    Ok((name, value))
+    let mut value = HeaderValue::from_str(value).map_err(|_| HeaderError::Value)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// In lower case: what belongs to the connection, what frames the message, and what we promise to say.
@@ -100,6 +171,7 @@ fn is_reserved(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destinations::webhook::tests::message;
 
     #[test]
     fn headers_of_ours_and_headers_that_break_requests_are_refused() {
@@ -132,9 +204,40 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_has_a_bounded_number_of_headers() {
+    fn a_destination_has_a_bounded_number_of_headers_and_not_that_of_its_signature() {
+        let signature = HeaderName::from_static("x-signature");
+        let parsed = |headers: BTreeMap<String, String>| {
+            OwnHeaders::new(&headers, Some(&signature)).map(|it| it.fixed.len())
+        };
         let headers = |count| (0..count).map(|it| (format!("x-{it}"), "1".to_owned())).collect();
-        assert_eq!(parse_headers(&headers(32)).map(|it| it.len()), Ok(32));
-        assert_eq!(parse_headers(&headers(33)), Err(HeaderError::TooMany));
+        assert_eq!(parsed(headers(32)), Ok(32));
+        assert_eq!(parsed(headers(33)), Err(HeaderError::TooMany));
+        let own = BTreeMap::from([("X-Signature".to_owned(), "mine".to_owned())]);
+        assert_eq!(parsed(own), Err(HeaderError::Reserved("x-signature".to_owned())));
+    }
+
+    #[test]
+    fn a_template_is_checked_when_it_is_saved_and_its_value_when_it_is_rendered() {
+        assert_eq!(check_header("x-user", "{{ payload.id }}"), Ok(()));
+        let refused = check_header("x-user", "{{ nonsense }}");
+        assert!(matches!(refused, Err(HeaderError::Template { .. })), "{refused:?}");
+        assert!(matches!(check_header("x-user", "{{"), Err(HeaderError::Template { .. })));
+
+        let name = HeaderName::from_static("x-user");
+        let headers = [("x-user".to_owned(), "u={{ payload.id }}".to_owned())].into();
+        let headers = OwnHeaders::new(&headers, None).unwrap();
+        let wrong = || Err(Unrendered::Value(name.clone()));
+        for (payload, expected) in [
+            (r#"{"id":"a b"}"#, Ok("u=a b")),
+            (r#"{"id":null}"#, Ok("u=")),
+            (r#"{"id":"a\r\nx-b: 2"}"#, wrong()),
+            (r#"{"id":"grün"}"#, wrong()),
+            (r#"{"id":"a\u0000"}"#, wrong()),
+        ] {
+            let facts = Facts::new(message("{}", payload, None).event, None);
+            let found = headers.render(&facts);
+            let found = found.as_ref().map(|it| it[0].1.to_str().unwrap());
+            assert_eq!(found.map_err(Clone::clone), expected, "{payload}");
+        }
     }
 }

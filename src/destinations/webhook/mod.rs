@@ -1,20 +1,35 @@
-//! Webhooks, by the Standard Webhooks specification.
+//! Webhooks: one HTTP request, or one to each URL, that says what its [`Contract`] promises.
 //!
-//! The body is `{"type":…,"timestamp":…,"data":…}` with the payload's own bytes as data, the same
-//! on every attempt. What moves from attempt to attempt is `webhook-timestamp`, and with it
-//! `webhook-signature`, which every live key signs. The message's id is also the `Idempotency-Key`.
+//! The body is the same on every attempt, byte for byte. What moves from attempt to attempt is the
+//! time, and with it the signature of the schemes that sign it. What differs from message to message
+//! are the parts of URL and headers that are templates; messages share a request only where these
+//! agree.
+//!
+//! [`Contract`]: crate::model::Contract
 
-mod answer;
+mod scan;
+pub mod canonical;
 mod headers;
+mod target;
+mod body;
+mod signer;
+mod answer;
+mod several;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use jiff::Timestamp;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{
@@ -22,30 +37,66 @@ use super::{
     egress::{BadUrl, Egress, Endpoint},
 };
 use crate::{
-    crypto::{
-        Context, Field, Vault, VaultError,
-        signature::{SecretError, standard::Key},
+    crypto::{Context, Field, Vault, VaultError, signature::SecretError},
+    expr::Facts,
+    model::{
+        self, Auth, Class, Connection, DestinationId, EndpointUrl, IdempotencyHeader, Message,
+        Method, Name, Outcome, Scheme, Sealed, Target,
     },
-    model::{self, Auth, Class, Connection, EndpointUrl, Message, Method, Outcome, Sealed},
 };
+use body::{Body, Form};
+use headers::OwnHeaders;
+use signer::Signer;
+use target::TargetTemplate;
 
-pub use headers::{HOPS, HeaderError, LONGEST_VALUE, MOST_HEADERS, check_header, parse_headers};
+pub use headers::{HOPS, HeaderError, LONGEST_VALUE, MOST_HEADERS, check_header};
+pub use scan::first_element;
+pub use target::{TargetError, check_target};
 
 /// Gateways that an event may pass through before we take it for one that goes in circles.
 pub const MOST_HOPS: u64 = 8;
 
 pub struct Webhook {
-    endpoint: Endpoint,
+    id: DestinationId,
+    urls: Vec<Place>,
     method: http::Method,
     /// What every request has.
     headers: HeaderMap,
-    keys: Vec<LiveKey>,
+    own: OwnHeaders,
+    form: Form,
+    scheme: Scheme,
+    signer: Signer,
+    idempotency_key: IdempotencyHeader,
+    whole_answer: bool,
     timeout: Duration,
+    /// URL or headers differ from message to message.
+    varies: bool,
+    /// Keyed anew each time, so that nobody can make messages that collide.
+    hasher: RandomState,
 }
 
-struct LiveKey {
-    key: Key,
-    expires_at: Option<Timestamp>,
+/// One of the URLs, with connections of its own.
+struct Place {
+    /// For people: an URL's path may hold secrets.
+    origin: String,
+    endpoint: Endpoint,
+    /// `None` for one that is the same for every message.
+    template: Option<TargetTemplate>,
+}
+
+/// What of a request differs from message to message.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+struct Head {
+    /// For each URL, if it is a template. Empty when none is.
+    targets: Vec<Option<Uri>>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// All that is sent.
+struct Request {
+    targets: Vec<Option<Uri>>,
+    headers: HeaderMap,
+    body: Bytes,
 }
 
 /// Why a webhook cannot be sent as it is configured.
@@ -53,8 +104,16 @@ struct LiveKey {
 pub enum BuildError {
     #[error(transparent)]
     Url(#[from] BadUrl),
+    #[error("the contract allows `https` only")]
+    Plain,
+    #[error("a URL's template is wrong: {0}")]
+    Target(#[from] TargetError),
     #[error(transparent)]
     Header(#[from] HeaderError),
+    #[error("the name of the signature's header is no name that HTTP can carry")]
+    SignatureHeader,
+    #[error("the user agent has characters that HTTP cannot carry")]
+    UserAgent,
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error("a signing secret is unusable: {0}")]
@@ -71,93 +130,138 @@ impl Webhook {
         egress: &Egress,
     ) -> Result<Self, BuildError> {
         let Connection::Webhook(settings) = &destination.connection;
+        let contract = &settings.contract;
         let context = |field| Context::of_destination(destination.project, destination.id, field);
-        let mut headers = open_headers(&settings.headers, vault, context)?;
+        let mut keys = Vec::with_capacity(settings.signing_keys.len());
+        for key in &settings.signing_keys {
+            keys.push((key.clone(), vault.open(&key.secret, &context(Field::SigningKey))?));
+        }
+        let signer = Signer::new(&contract.signature, keys)?;
+        let signature = (!settings.signing_keys.is_empty()).then_some(&signer.header);
+        let own = open_headers(&settings.headers, signature, vault, context)?;
+        let mut headers = own.fixed.clone();
         if let Some(value) = authorization(&settings.auth, vault, context)? {
             headers.insert(header::AUTHORIZATION, value);
         }
-        let agent = concat!("Tidegate/", env!("CARGO_PKG_VERSION"));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
+        let agent = HeaderValue::from_str(&contract.user_agent);
+        headers.insert(header::USER_AGENT, agent.map_err(|_| BuildError::UserAgent)?);
         let content_type = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, content_type);
-        let mut keys = Vec::with_capacity(settings.signing_keys.len());
-        for key in &settings.signing_keys {
-            let secret = vault.open(&key.secret, &context(Field::SigningKey))?;
-            keys.push(LiveKey { key: Key::signing(&secret)?, expires_at: key.expires_at });
-        }
+        let urls = (settings.urls.iter())
+            .map(|url| Place::new(url, contract.https_only, egress))
+            .collect::<Result<Vec<_>, BuildError>>()?;
         Ok(Self {
-            endpoint: egress.endpoint(&fixed(settings)?)?,
-            method: match settings.contract.method {
+            id: destination.id,
+            varies: own.has_templates() || urls.iter().any(|it| it.template.is_some()),
+            urls,
+            method: match contract.method {
                 Method::Post => http::Method::POST,
                 Method::Put => http::Method::PUT,
                 Method::Patch => http::Method::PATCH,
                 Method::Delete => http::Method::DELETE,
             },
             headers,
-            keys,
+            own,
+            form: Form::new(contract, destination.policy.batch.is_some()),
+            scheme: contract.signature.scheme,
+            signer,
+            idempotency_key: contract.idempotency_key,
+            whole_answer: contract.whole_answer,
             timeout: destination.policy.timeout,
+            hasher: RandomState::new(),
         })
     }
 
-    /// The headers of one attempt. `None` would mean an id that HTTP cannot carry; ids of ours can.
-    fn headers(&self, id: String, hops: u64, body: &[u8], at: Timestamp) -> Option<HeaderMap> {
-        let mut headers = self.headers.clone();
-        let signature = self.sign(&id, body, at);
-        if !signature.is_empty() {
-            headers.insert(headers::SIGNATURE, text(signature)?);
+    /// What of the request is this message's own, or for people why it cannot be known.
+    fn head(&self, message: &Message) -> Result<Head, String> {
+        if !self.varies {
+            return Ok(Head::default());
         }
-        let id = text(id)?;
-        headers.insert(headers::ID, id.clone());
-        headers.insert(headers::IDEMPOTENCY_KEY, id);
-        headers.insert(headers::TIMESTAMP, HeaderValue::from(at.as_second()));
-        headers.insert(HOPS, HeaderValue::from(hops));
-        Some(headers)
+        let facts = facts(message);
+        let target = |place: &Place| match &place.template {
+            None => Ok(None),
+            Some(template) => {
+                let url = template.resolve(&facts).map_err(|it| it.to_string())?;
+                place.endpoint.target(&url).map(Some).map_err(|it| it.to_string())
+            }
+        };
+        Ok(Head {
+            targets: self.urls.iter().map(target).collect::<Result<_, String>>()?,
+            headers: self.own.render(&facts).map_err(|it| it.to_string())?,
+        })
     }
 
-    /// One signature for each key that is still alive at the moment of the attempt.
-    fn sign(&self, id: &str, body: &[u8], at: Timestamp) -> String {
-        let mut signatures = String::new();
-        for LiveKey { key, expires_at } in &self.keys {
-            if expires_at.is_none_or(|it| at < it) {
-                key.sign_into(&mut signatures, id, at.as_second(), body);
+    /// The request for these messages, or what came of the attempt to make it.
+    fn request(&self, messages: &[Message], at: Timestamp) -> Result<Request, Outcome> {
+        let misfit = |reason: String| refused(Class::Config, reason);
+        let Some(first) = messages.first() else {
+            return Err(misfit("there is nothing to send".to_owned()));
+        };
+        let hops = messages.iter().map(hops).max().unwrap_or_default() + 1;
+        if hops > MOST_HOPS {
+            let reason = "the event has passed through 8 gateways: it seems to go in circles";
+            return Err(refused(Class::Abort, reason));
+        }
+        let head = self.head(first).map_err(misfit)?;
+        for other in messages.iter().skip(1).filter(|_| self.varies) {
+            if self.head(other).map_err(misfit)? != head {
+                let reason = "messages with different URLs or headers cannot share a request";
+                return Err(misfit(reason.to_owned()));
             }
         }
-        signatures
-    }
-}
-
-#[async_trait]
-impl Destination for Webhook {
-    fn kind(&self) -> &'static str {
-        "webhook"
-    }
-
-    async fn send(&self, messages: &[Message], at: Timestamp) -> Outcome {
-        let [message] = messages else {
-            return refused(
-                Class::Config,
-                "a webhook of this profile carries one message a request",
-            );
-        };
-        let hops = hops(message) + 1;
-        if hops > MOST_HOPS {
-            return refused(
-                Class::Abort,
-                "the event has passed through 8 gateways: it seems to go in circles",
-            );
+        let body = self.form.body(messages).map_err(|it| misfit(it.to_string()))?;
+        let mut headers = self.headers.clone();
+        for (name, value) in head.headers {
+            headers.insert(name, value);
         }
-        let body = body(message);
-        let Some(headers) = self.headers(message.message_id(), hops, &body, at) else {
-            return refused(Class::Config, "the message's id cannot be sent in a header");
+        headers.insert(HOPS, HeaderValue::from(hops));
+        self.identify(&mut headers, &message_id(messages), &body, at)?;
+        Ok(Request { targets: head.targets, headers, body: body.bytes })
+    }
+
+    /// Adds the headers that say which message this is, and that it is ours.
+    fn identify(
+        &self,
+        headers: &mut HeaderMap,
+        id: &str,
+        body: &Body,
+        at: Timestamp,
+    ) -> Result<(), Outcome> {
+        let signature = self.signer.sign(id, body.signed(), at);
+        let signature =
+            signature.map_err(|_| refused(Class::Config, "no signing secret is alive"))?;
+        if let Some(signature) = signature {
+            headers.insert(self.signer.header.clone(), text(signature)?);
+        }
+        if self.scheme == Scheme::Standard {
+            headers.insert(headers::ID, text(id.to_owned())?);
+            headers.insert(headers::TIMESTAMP, HeaderValue::from(at.as_second()));
+        }
+        let key = match self.idempotency_key {
+            IdempotencyHeader::None => return Ok(()),
+            IdempotencyHeader::Message => id.to_owned(),
+            IdempotencyHeader::MessageAndDestination => format!("{id}.{}", self.id),
         };
+        headers.insert(headers::IDEMPOTENCY_KEY, text(key)?);
+        Ok(())
+    }
+
+    /// Sends the request to one of the URLs.
+    async fn send_to(&self, place: usize, request: &Request, at: Timestamp) -> Outcome {
+        let endpoint = &self.urls[place].endpoint;
         let start = Instant::now();
-        let answer =
-            self.endpoint.send(self.method.clone(), headers, body, start + self.timeout).await;
+        let deadline = start + self.timeout;
+        let (method, headers) = (self.method.clone(), request.headers.clone());
+        let body = request.body.clone();
+        let answer = match request.targets.get(place).cloned().flatten() {
+            None => endpoint.send(method, headers, body, deadline).await,
+            Some(target) => endpoint.send_to(target, method, headers, body, deadline).await,
+        };
         let duration = start.elapsed();
         match answer {
             Ok(answer) => {
                 let now = at.checked_add(duration).unwrap_or(at);
-                answer::outcome(answer, now, duration)
+                answer::outcome(answer, self.whole_answer, now, duration)
             }
             Err(failure) => Outcome {
                 class: failure.class(),
@@ -171,25 +275,103 @@ impl Destination for Webhook {
     }
 }
 
+impl Place {
+    fn new(url: &Target, https_only: bool, egress: &Egress) -> Result<Self, BuildError> {
+        let origin = url.origin();
+        if https_only && !origin.starts_with("https:") {
+            return Err(BuildError::Plain);
+        }
+        let template = url.is_template().then(|| TargetTemplate::compile(url)).transpose()?;
+        let fixed = if template.is_some() { &origin } else { url.as_text() };
+        let fixed = EndpointUrl::try_from(fixed.to_owned()).map_err(|_| BadUrl)?;
+        Ok(Self { endpoint: egress.endpoint(&fixed)?, origin, template })
+    }
+}
+
+#[async_trait]
+impl Destination for Webhook {
+    fn kind(&self) -> &'static str {
+        "webhook"
+    }
+
+    /// Where there are several URLs, the message goes to all of them at once, and each is heard out
+    /// until the deadline, since a receiver that is cut off may not have taken it.
+    async fn send(&self, messages: &[Message], at: Timestamp) -> Outcome {
+        let request = match self.request(messages, at) {
+            Ok(request) => request,
+            Err(outcome) => return outcome,
+        };
+        if let [_] = &self.urls[..] {
+            return self.send_to(0, &request, at).await;
+        }
+        let start = Instant::now();
+        let outcomes =
+            join_all((0..self.urls.len()).map(|it| self.send_to(it, &request, at))).await;
+        let origins = self.urls.iter().map(|it| it.origin.as_str());
+        several::joined(origins.zip(outcomes).collect(), start.elapsed())
+    }
+
+    /// A message that cannot be sent is in a group of its own, so that it takes none with it.
+    fn group(&self, message: &Message) -> u64 {
+        let head = self.head(message).ok();
+        let is_fit = self.form.check(message).is_ok() && hops(message) < MOST_HOPS;
+        let alone = (head.is_none() || !is_fit).then_some(message.seq);
+        self.hasher.hash_one((head, alone))
+    }
+}
+
+/// The id that a receiver tells repeats by: of several messages one that is the same whenever it is
+/// the same messages.
+fn message_id(messages: &[Message]) -> String {
+    if let [message] = messages {
+        return message.message_id();
+    }
+    let mut hash = Sha256::new();
+    for message in messages {
+        hash.update(message.message_id());
+        hash.update(b"\n");
+    }
+    format!("batch_{}", hex::encode(&hash.finalize()[..16]))
+}
+
+/// What the templates of URL and headers see: the message as this destination gets it.
+fn facts(message: &Message) -> Facts {
+    #[derive(Deserialize)]
+    struct Metadata {
+        #[serde(default)]
+        source: Option<Name>,
+    }
+
+    let source = serde_json::from_slice::<Metadata>(message.event.metadata.bytes());
+    let facts = Facts::new(message.event.clone(), source.ok().and_then(|it| it.source));
+    let Some(copy) = &message.copy else { return facts };
+    let facts = match &copy.event_type {
+        Some(event_type) => facts.with_type(event_type.clone()),
+        None => facts,
+    };
+    let facts = match &copy.metadata {
+        Some(metadata) => facts.with_metadata(metadata.clone()),
+        None => facts,
+    };
+    match &copy.payload {
+        Some(payload) => facts.with_payload(payload.clone()),
+        None => facts,
+    }
+}
+
 /// The headers of the destination's own, in clear.
 fn open_headers(
     sealed: &BTreeMap<String, Sealed>,
+    signature: Option<&HeaderName>,
     vault: &Vault,
     context: impl Fn(Field) -> Context,
-) -> Result<HeaderMap, BuildError> {
+) -> Result<OwnHeaders, BuildError> {
     let mut headers = BTreeMap::new();
     for (name, value) in sealed {
         let value = vault.open(value, &context(Field::Header))?;
         headers.insert(name.clone(), value.expose().to_owned());
     }
-    let mut headers = parse_headers(&headers)?;
-    headers.values_mut().for_each(|it| it.set_sensitive(true));
-    Ok(headers)
-}
-
-fn fixed(settings: &model::Webhook) -> Result<EndpointUrl, BadUrl> {
-    let target = settings.urls.first().ok_or(BadUrl)?;
-    EndpointUrl::try_from(target.as_text().to_owned()).map_err(|_| BadUrl)
+    Ok(OwnHeaders::new(&headers, signature)?)
 }
 
 /// An attempt that ended before anything was sent.
@@ -204,8 +386,10 @@ pub(super) fn refused(class: Class, reason: impl Into<String>) -> Outcome {
     }
 }
 
-fn text(text: String) -> Option<HeaderValue> {
-    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
+/// A header of ours. It would fail on an id that HTTP cannot carry; ids of ours can be carried.
+fn text(text: String) -> Result<HeaderValue, Outcome> {
+    HeaderValue::from_maybe_shared(Bytes::from(text))
+        .map_err(|_| refused(Class::Config, "the message's id cannot be sent in a header"))
 }
 
 fn authorization(
@@ -230,22 +414,6 @@ fn authorization(
     let mut value = HeaderValue::try_from(value).map_err(|_| BuildError::Auth)?;
     value.set_sensitive(true);
     Ok(Some(value))
-}
-
-/// The bytes that are sent and signed. An event type holds nothing that JSON escapes.
-fn body(message: &Message) -> Bytes {
-    let payload = message.payload().bytes();
-    let event_type = message.event_type().as_str();
-    let timestamp = message.event.timestamp;
-    let mut body = BytesMut::with_capacity(event_type.len() + payload.len() + 96);
-    body.put_slice(br#"{"type":""#);
-    body.put_slice(event_type.as_bytes());
-    body.put_slice(br#"","timestamp":""#);
-    body.put_slice(timestamp.to_string().as_bytes());
-    body.put_slice(br#"","data":"#);
-    body.put_slice(payload);
-    body.put_slice(b"}");
-    body.freeze()
 }
 
 /// Gateways that the event passed through before this one, by its metadata.

@@ -6,12 +6,15 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Line, State, Step, Turn};
-use crate::model::{DeliverySeq, Lane, Owed};
+use super::{Line, Row, State, Step, Turn};
+use crate::{
+    dispatch::retry,
+    model::{DeliverySeq, Lane, Owed},
+};
 
 /// The order within a lane.
 pub type Key = (i64, DeliverySeq);
-pub const FIRST: Key = (i64::MIN, DeliverySeq::from_bits(0));
+const FIRST: Key = (i64::MIN, DeliverySeq::from_bits(0));
 
 #[derive(Default)]
 pub struct Lanes {
@@ -21,11 +24,14 @@ pub struct Lanes {
     pub untrusted: Untrusted,
 }
 
+/// What is in memory of one lane.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// The head that was attempted or chosen, and has not ended. It keeps its place, whatever comes.
-    pub sent: Option<DeliverySeq>,
-    pub rest: VecDeque<Key>,
+    /// First those that were attempted or chosen and have not ended: they keep their place, whatever
+    /// comes. Then the others. Each part is in its order.
+    keys: VecDeque<Key>,
+    /// How many there are of the former.
+    sent: usize,
     /// From here on the lane is in the store only. `None`: all of it is in memory.
     pub until: Option<Key>,
     pub is_queued: bool,
@@ -88,12 +94,15 @@ impl Lanes {
 
     /// Forgets all but the heads that are still held.
     pub fn forget(&mut self, is_held: impl Fn(DeliverySeq) -> bool) {
-        self.queues.retain(|_, queue| queue.sent.is_some_and(&is_held));
+        self.queues.retain(|_, queue| {
+            let mut keys = std::mem::take(&mut queue.keys);
+            keys.truncate(queue.sent);
+            keys.retain(|(_, seq)| is_held(*seq));
+            let sent = keys.len();
+            *queue = Queue { keys, sent, until: Some(FIRST), ..Queue::default() };
+            sent > 0
+        });
         self.queues.shrink_to_fit();
-        for queue in self.queues.values_mut() {
-            let sent = queue.sent;
-            *queue = Queue { sent, until: Some(FIRST), ..Queue::default() };
-        }
         self.hungry.clear();
         self.untrusted = Untrusted::default();
     }
@@ -106,7 +115,7 @@ impl Line {
         let is_held = match self.lanes.queues.get(&lane) {
             Some(queue) => {
                 let is_spilled = queue.until.is_some_and(|until| key >= until);
-                let is_blocked = queue.sent.is_some_and(|it| self.is_blocked(it));
+                let is_blocked = queue.sent_head().is_some_and(|it| self.is_blocked(it));
                 if !is_spilled && (is_blocked || !has_room) {
                     self.truncate(lane, key, step);
                 }
@@ -140,8 +149,7 @@ impl Line {
         if let Some(reading) = &mut self.reading {
             reading.shortened.insert(lane);
         }
-        let kept = queue.rest.partition_point(|&it| it < key);
-        for (_, seq) in queue.rest.split_off(kept) {
+        for (_, seq) in queue.split_off(key) {
             if self.rows.get(&seq).is_some_and(|row| row.state == State::Ready) {
                 self.release(seq, step);
             }
@@ -152,7 +160,7 @@ impl Line {
     /// Leaves the rest of a lane to the store, since its head waits for long.
     pub(super) fn trim(&mut self, lane: Lane, step: &mut Step<'_>) {
         if let Some(queue) = self.lanes.queues.get(&lane)
-            && let Some(&first) = queue.rest.front()
+            && let Some(&first) = queue.keys.get(queue.sent)
         {
             self.truncate(lane, first, step);
         }
@@ -171,29 +179,97 @@ impl Line {
         }
     }
 
-    pub(super) fn choose_of_lane(&mut self, lane: Lane) -> Option<DeliverySeq> {
+    /// The head of a lane, if it can go.
+    pub(super) fn choose_of_lane(&mut self, lane: Lane, step: &mut Step<'_>) -> Option<Owed> {
         let queue = self.lanes.queues.get_mut(&lane)?;
         queue.is_queued = false;
-        let is_ready = |seq| self.rows.get(&seq).is_some_and(|row| row.state == State::Ready);
-        if let Some(sent) = queue.sent {
-            return is_ready(sent).then_some(sent);
-        }
-        let &(_, seq) = queue.rest.front()?;
-        if !is_ready(seq) {
+        let &(_, head) = queue.keys.front()?;
+        let Some(owed) = self.rows.get(&head).map(|row| row.owed) else {
+            self.advance(lane);
             return None;
+        };
+        if queue.sent > 1 || retry::too_late(&self.policy, &owed, step.now).is_some() {
+            let mut chosen = Vec::new();
+            self.choose_many_of_lane(lane, 1, &mut chosen, step);
+            return chosen.pop();
         }
-        queue.rest.pop_front();
-        queue.sent = Some(seq);
+        self.rows.get(&head).filter(|row| row.can_go())?;
+        queue.mark_sent(1);
         self.feed(lane);
-        Some(seq)
+        Some(owed)
+    }
+
+    /// The first of a lane that can go, up to `most` with those that were chosen before.
+    pub(super) fn choose_many_of_lane(
+        &mut self,
+        lane: Lane,
+        most: usize,
+        chosen: &mut Vec<Owed>,
+        step: &mut Step<'_>,
+    ) {
+        let Some(queue) = self.lanes.queues.get_mut(&lane) else { return };
+        queue.is_queued = false;
+        let is_under_way = |key: &Key| self.rows.get(&key.1).is_some_and(Row::is_under_way);
+        if queue.keys.range(..queue.sent).any(is_under_way) {
+            return;
+        }
+        let (mut count, mut late) = (0, Vec::new());
+        while chosen.len() < most
+            && let Some(&(_, seq)) = queue.keys.get(count)
+        {
+            match self.rows.get(&seq) {
+                // It was cancelled, and has left memory, but not the queue.
+                None if count >= queue.sent => drop(queue.keys.remove(count)),
+                Some(row) if row.can_go() => {
+                    match retry::too_late(&self.policy, &row.owed, step.now) {
+                        // The lane goes on when their end is on disk.
+                        Some(end) if count == late.len() => late.push((seq, end)),
+                        None if late.is_empty() => chosen.push(row.owed),
+                        Some(_) | None => break,
+                    }
+                    count += 1;
+                }
+                None | Some(_) => break,
+            }
+        }
+        queue.mark_sent(count);
+        for (seq, (ended, why)) in late {
+            self.end(seq, ended, why, step);
+        }
+        self.feed(lane);
+    }
+
+    /// Its turn has come, and it has nothing that can go.
+    pub(super) fn forget_turn(&mut self, lane: Lane) {
+        let Some(queue) = self.lanes.queues.get_mut(&lane) else { return };
+        queue.is_queued = false;
+        let head = queue.keys.front().map(|(_, seq)| *seq);
+        if head.is_some_and(|it| !self.rows.contains_key(&it)) {
+            self.advance(lane);
+        }
+    }
+
+    /// One that was chosen comes back without an attempt.
+    pub(super) fn put_back(&mut self, lane: Lane, owed: &Owed, step: &mut Step<'_>) {
+        let key = (owed.place.position, owed.seq);
+        if let Some(queue) = self.lanes.queues.get_mut(&lane)
+            && owed.standing.due.is_none()
+        {
+            queue.remove_sent(key);
+            if queue.until.is_some_and(|until| key >= until) {
+                self.release(owed.seq, step);
+            } else {
+                queue.insert(key);
+            }
+        }
+        self.advance(lane);
+        self.feed(lane);
     }
 
     /// A lane's head has ended.
-    pub(super) fn head_ended(&mut self, lane: Lane, seq: DeliverySeq) {
+    pub(super) fn head_ended(&mut self, lane: Lane, key: Key) {
         if let Some(queue) = self.lanes.queues.get_mut(&lane) {
-            if queue.sent == Some(seq) {
-                queue.sent = None;
-            }
+            queue.remove_sent(key);
             self.advance(lane);
         }
     }
@@ -201,22 +277,31 @@ impl Line {
     /// Lets the next of a lane take its turn, or forgets the lane when it is empty.
     pub(super) fn advance(&mut self, lane: Lane) {
         let Some(queue) = self.lanes.queues.get_mut(&lane) else { return };
-        if queue.sent.is_some() {
+        if let Some(head) = queue.sent_head() {
+            if self.rows.get(&head).is_some_and(|row| row.state == State::Ready) {
+                self.queue_lane(lane);
+            }
             return;
         }
         // What was cancelled has left memory, but not the queue.
-        while let Some((_, seq)) = queue.rest.front()
+        while let Some((_, seq)) = queue.keys.front()
             && !self.rows.contains_key(seq)
         {
-            queue.rest.pop_front();
+            queue.keys.pop_front();
         }
-        if queue.rest.is_empty() && queue.until.is_none() {
+        if queue.keys.is_empty() && queue.until.is_none() {
             self.lanes.queues.remove(&lane);
-        } else if queue.rest.is_empty() {
+        } else if queue.keys.is_empty() {
             self.feed(lane);
         } else {
             self.queue_lane(lane);
         }
+    }
+
+    /// The head of a lane, if it is ready.
+    pub(super) fn ready_head(&self, lane: Lane) -> Option<&Row> {
+        let (_, seq) = self.lanes.queues.get(&lane)?.keys.front()?;
+        self.rows.get(seq).filter(|row| row.state == State::Ready)
     }
 
     pub(super) fn queue_lane(&mut self, lane: Lane) {
@@ -232,7 +317,7 @@ impl Line {
     /// Asks for more of a lane when little of it is left in memory.
     pub(super) fn feed(&mut self, lane: Lane) {
         let Some(queue) = self.lanes.queues.get_mut(&lane) else { return };
-        let is_low = queue.rest.len() <= self.per_lane / 2;
+        let is_low = queue.keys.len() - queue.sent <= self.per_lane / 2;
         if queue.until.is_some() && is_low && !queue.is_hungry {
             queue.is_hungry = true;
             self.lanes.hungry.push_back(lane);
@@ -241,13 +326,72 @@ impl Line {
 }
 
 impl Queue {
+    /// All of it is in the store.
+    pub fn unread() -> Self {
+        Self { until: Some(FIRST), ..Self::default() }
+    }
+
+    /// The first that was attempted or chosen.
+    pub fn sent_head(&self) -> Option<DeliverySeq> {
+        self.keys.front().filter(|_| self.sent > 0).map(|(_, seq)| *seq)
+    }
+
+    pub fn is_sent(&self, key: Key) -> bool {
+        let place = self.place_among_sent(key);
+        place < self.sent && self.keys[place] == key
+    }
+
+    /// Adds one that was not attempted.
     pub fn insert(&mut self, key: Key) {
-        if self.rest.back().is_none_or(|&last| last < key) {
-            self.rest.push_back(key);
+        if self.keys.len() == self.sent || self.keys.back().is_none_or(|&last| last < key) {
+            self.keys.push_back(key);
         } else {
-            let place = self.rest.partition_point(|&it| it < key);
-            self.rest.insert(place, key);
+            let place = self.place_between(self.sent, self.keys.len(), key);
+            self.keys.insert(place, key);
         }
+    }
+
+    /// Adds one that was attempted before.
+    pub fn insert_sent(&mut self, key: Key) {
+        let place = self.place_among_sent(key);
+        self.keys.insert(place, key);
+        self.sent += 1;
+    }
+
+    /// The first `count` have been chosen.
+    fn mark_sent(&mut self, count: usize) {
+        if count > self.sent {
+            self.sent = count;
+            // Late ones stand between those from which they were late, from now on.
+            if !self.keys.range(..count).is_sorted() {
+                self.keys.make_contiguous()[..count].sort_unstable();
+            }
+        }
+    }
+
+    fn remove_sent(&mut self, key: Key) {
+        let place = self.place_among_sent(key);
+        if place < self.sent && self.keys[place] == key {
+            self.keys.remove(place);
+            self.sent -= 1;
+        }
+    }
+
+    /// Takes away those from `key` on that were not attempted.
+    fn split_off(&mut self, key: Key) -> VecDeque<Key> {
+        self.keys.split_off(self.place_between(self.sent, self.keys.len(), key))
+    }
+
+    fn place_among_sent(&self, key: Key) -> usize {
+        self.place_between(0, self.sent, key)
+    }
+
+    fn place_between(&self, mut from: usize, mut to: usize, key: Key) -> usize {
+        while from < to {
+            let middle = usize::midpoint(from, to);
+            if self.keys[middle] < key { from = middle + 1 } else { to = middle }
+        }
+        from
     }
 }
 

@@ -4,11 +4,15 @@
 //! with a long wait is *parked*: forgotten here, found again in the store by its due time.
 //! Deliveries with a lane wait behind the head of their lane; see [`lanes`].
 //!
+//! Where the policy has a batch, one attempt carries many of them; see [`batch`].
+//!
 //! What is not in memory is known by bounds only: see [`reading`].
 
 mod totals;
 mod lanes;
 mod reading;
+mod start;
+mod batch;
 mod outcome;
 
 use std::{
@@ -20,13 +24,17 @@ use std::{
 use jiff::Timestamp;
 
 pub use self::totals::{Step, Totals};
-use self::{lanes::Lanes, reading::Reading};
+use self::{
+    batch::{Batch, Size},
+    lanes::Lanes,
+    reading::Reading,
+};
 use super::{
-    breaker::{Allows, Breaker, State as BreakerState},
+    breaker::{Breaker, State as BreakerState},
     later,
+    lost::Missed,
+    pace::Pace,
     rate::Bucket,
-    retry,
-    scheduler::{Action, Missed},
     status::LineStatus,
 };
 use crate::model::{
@@ -37,8 +45,8 @@ use crate::model::{
 const LEAST_HELD: usize = 16;
 
 pub const DELETED: &str = "its destination was deleted";
+const NOT_KEPT: &str = "its event is no longer kept";
 const CANCELLED: &str = "cancelled";
-const EXPIRED: &str = "its time was over";
 
 pub struct Line {
     pub id: DestinationId,
@@ -68,7 +76,12 @@ pub struct Line {
     read_turn: u8,
     /// Where the cancelling of a deleted destination's deliveries has come to.
     removal: Removal,
+    /// Under way, in no order.
+    batches: Vec<Batch>,
+    batches_made: u32,
+    size: Size,
     breaker: Breaker,
+    pace: Pace,
     bucket: Option<Bucket>,
     /// The endpoint asked to be left alone.
     paused_until: Option<Timestamp>,
@@ -87,10 +100,22 @@ struct Row {
     is_doomed: bool,
 }
 
+impl Row {
+    fn is_under_way(&self) -> bool {
+        matches!(self.state, State::InFlight | State::Together)
+    }
+
+    fn can_go(&self) -> bool {
+        self.state == State::Ready && !self.is_unsettled
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Ready,
     InFlight,
+    /// In a batch that is under way.
+    Together,
     /// Failed, and due again soon.
     Waiting,
     /// The head of a lane that waits for long: the rest of its lane has left memory.
@@ -109,7 +134,9 @@ enum Turn {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
+    /// Attempts, each of one delivery or of a batch.
     in_flight: u32,
+    ready: usize,
     waiting_loose: usize,
     blocked: usize,
     /// Rows in memory that have a due time in the store, or soon will.
@@ -150,7 +177,11 @@ impl Line {
             read_not_before: None,
             read_turn: 0,
             removal: Removal::Done,
+            batches: Vec::new(),
+            batches_made: 0,
+            size: Size::default(),
             breaker: Breaker::new((id.bits() ^ id.bits() >> 64) as u64),
+            pace: Pace::FULL,
             bucket: None,
             paused_until: None,
             failing: outcome::Failing::default(),
@@ -158,10 +189,12 @@ impl Line {
         }
     }
 
-    /// The store holds deliveries for it of which nothing is known.
+    /// The store holds deliveries for it of which nothing is known. Nor is it known how the endpoint
+    /// does: it is approached as after a failure.
     pub fn mark_unread(&mut self) {
         self.unread = true;
         self.removal = Removal::From(None);
+        self.breaker.start_slowly();
     }
 
     /// New or changed settings. They also end what held the endpoint back: a person may have mended it.
@@ -173,6 +206,7 @@ impl Line {
         }
         if changed {
             self.unpause();
+            self.size = Size::default();
             self.bucket = destination.policy.rate_limit.as_ref().map(Bucket::new);
             self.policy = destination.policy.clone();
             // A single lane may fill the window; many share it.
@@ -182,6 +216,10 @@ impl Line {
             };
         }
         let is_active = destination.state == DestinationState::Active;
+        if changed && is_active && was_known && self.unread {
+            // It was held for a while, and much may wait for it.
+            self.breaker.start_slowly();
+        }
         self.settings = Some(destination);
         if !is_active && was_known {
             self.evict(step);
@@ -194,6 +232,7 @@ impl Line {
         self.paused_until = None;
         self.failing = outcome::Failing::default();
         self.breaker = Breaker::new((self.id.bits() ^ self.id.bits() >> 64) as u64);
+        self.pace = Pace::FULL;
     }
 
     /// The destination was deleted: everything that it is owed is cancelled, in chunks.
@@ -287,68 +326,7 @@ impl Line {
         if lane == Lane::NONE {
             self.turns.push_back(Turn::Loose(seq));
         } else {
-            self.queue_lane(lane);
-        }
-    }
-
-    pub fn gate(&mut self, now: Timestamp) -> Gate {
-        let is_active =
-            self.settings.as_ref().is_some_and(|it| it.state == DestinationState::Active);
-        if !is_active || self.disabled_at.is_some() || self.turns.is_empty() {
-            return Gate::Shut;
-        }
-        if let Some(until) = self.paused_until {
-            if now < until {
-                return Gate::ShutUntil(until);
-            }
-            self.paused_until = None;
-        }
-        let places = match self.breaker.allows(now) {
-            Allows::NothingBefore(until) => return Gate::ShutUntil(until),
-            Allows::UpTo(limit) => limit.min(self.policy.concurrency.get()),
-        };
-        if self.counts.in_flight >= places {
-            return Gate::Shut;
-        }
-        match self.bucket.as_mut().map(|it| it.next(now)) {
-            Some(next) if next > now => Gate::ShutUntil(next),
-            Some(_) | None => Gate::Open,
-        }
-    }
-
-    /// Starts an attempt of the first whose turn it is; `false` when there is none or a gate is shut.
-    pub fn start(&mut self, step: &mut Step<'_>) -> bool {
-        loop {
-            if !matches!(self.gate(step.now), Gate::Open)
-                || step.totals.unsettled >= step.options.unsettled_at_most
-            {
-                return false;
-            }
-            let Some(turn) = self.turns.pop_front() else { return false };
-            let Some(seq) = self.choose(turn) else { continue };
-            let Some(row) = self.rows.get(&seq) else { continue };
-            let owed = row.owed;
-            if retry::expires_at(&self.policy, owed.accepted_at).is_some_and(|it| step.now >= it) {
-                self.end(seq, Ended::Expired, EXPIRED, step);
-                continue;
-            }
-            self.turn_to(seq, State::InFlight);
-            step.totals.in_flight += 1;
-            self.breaker.started(seq);
-            if let Some(bucket) = &mut self.bucket {
-                bucket.take(step.now);
-            }
-            step.actions.push(Action::Attempt(owed));
-            return true;
-        }
-    }
-
-    fn choose(&mut self, turn: Turn) -> Option<DeliverySeq> {
-        match turn {
-            Turn::Loose(seq) => {
-                self.rows.get(&seq).is_some_and(|row| row.state == State::Ready).then_some(seq)
-            }
-            Turn::Lane(lane) => self.choose_of_lane(lane),
+            self.advance(lane);
         }
     }
 
@@ -403,6 +381,7 @@ impl Line {
     fn hold(&mut self, owed: Owed, state: State, step: &mut Step<'_>) {
         let row = Row { owed, state: State::Ready, is_unsettled: false, is_doomed: false };
         self.rows.insert(owed.seq, row);
+        self.counts.ready += 1;
         step.totals.held += 1;
         self.counts.retried += usize::from(owed.standing.due.is_some());
         self.turn_to(owed.seq, state);
@@ -422,17 +401,19 @@ impl Line {
         let is_loose = row.owed.place.lane == Lane::NONE;
         let counts = &mut self.counts;
         match row.state {
+            State::Ready => counts.ready -= 1,
             State::InFlight => counts.in_flight -= 1,
             State::Waiting => counts.waiting_loose -= usize::from(is_loose),
             State::Blocked => counts.blocked -= 1,
-            State::Ready | State::Parking | State::Ended => (),
+            State::Together | State::Parking | State::Ended => (),
         }
         row.state = state;
         match state {
+            State::Ready => counts.ready += 1,
             State::InFlight => counts.in_flight += 1,
             State::Waiting => counts.waiting_loose += usize::from(is_loose),
             State::Blocked => counts.blocked += 1,
-            State::Ready | State::Parking | State::Ended => (),
+            State::Together | State::Parking | State::Ended => (),
         }
     }
 
@@ -446,7 +427,7 @@ impl Line {
 
     /// Forgets what is neither in flight nor on its way to the disk: the store has it.
     fn evict(&mut self, step: &mut Step<'_>) {
-        let leaves = |row: &Row| row.state != State::InFlight && !row.is_unsettled;
+        let leaves = |row: &Row| !row.is_under_way() && !row.is_unsettled;
         let leaving: Vec<DeliverySeq> =
             self.rows.iter().filter(|(_, row)| leaves(row)).map(|(seq, _)| *seq).collect();
         for seq in leaving {

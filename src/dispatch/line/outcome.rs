@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{CANCELLED, DELETED, Line, State, Step};
+use super::{CANCELLED, DELETED, Line, NOT_KEPT, Row, State, Step, Turn};
 use crate::{
     dispatch::{
         later,
@@ -33,12 +33,13 @@ impl Failing {
     }
 
     /// Counts a failure, and says why the destination is to be disabled, if it is.
-    fn add(&mut self, now: Timestamp) -> Option<String> {
+    fn add(&mut self, now: Timestamp, expires: bool) -> Option<String> {
         let since = *self.since.get_or_insert(now);
         self.count = self.count.saturating_add(1);
         let days = now.duration_since(since).as_secs().max(0) as u64 / DAY;
         let is_too_long = days >= TOO_LONG_DAYS && self.count >= FEW;
-        let is_too_often = days >= 1 && self.count >= MANY;
+        // What expires by itself does not pile up, and a disabled destination would hold it instead.
+        let is_too_often = days >= 1 && self.count >= MANY && !expires;
         (is_too_long || is_too_often)
             .then(|| format!("{} attempts in a row have failed since {since:.0}", self.count))
     }
@@ -46,20 +47,30 @@ impl Failing {
 
 impl Line {
     /// An attempt has ended. `false` when there was none.
-    pub fn finished(
-        &mut self,
-        seq: DeliverySeq,
-        mut outcome: Outcome,
-        step: &mut Step<'_>,
-    ) -> bool {
+    pub fn finished(&mut self, seq: DeliverySeq, outcome: Outcome, step: &mut Step<'_>) -> bool {
         let Some(row) = self.rows.get(&seq).copied().filter(|it| it.state == State::InFlight)
         else {
             return false;
         };
         step.totals.in_flight -= 1;
         self.learn(seq, &outcome, step);
-        let owed = row.owed;
-        let mut verdict = retry::next(&self.policy, &owed, &outcome, step.now);
+        self.conclude(row, outcome, seq, None, step);
+        true
+    }
+
+    /// What follows for one delivery. When it is tried again, that is when; at latest `at_latest`.
+    /// Those for which `like` is the same wait for as long, if they were tried as often.
+    pub(super) fn conclude(
+        &mut self,
+        row: Row,
+        mut outcome: Outcome,
+        like: DeliverySeq,
+        at_latest: Option<Timestamp>,
+        step: &mut Step<'_>,
+    ) -> Option<Timestamp> {
+        let (owed, seq) = (row.owed, row.owed.seq);
+        let mut verdict =
+            retry::next(&self.policy, &Owed { seq: like, ..owed }, &outcome, step.now);
         if row.is_doomed && verdict != Verdict::Ended(Ended::Delivered, "") {
             let reason = if self.settings.is_none() { DELETED } else { CANCELLED };
             verdict = Verdict::Ended(Ended::Cancelled, reason);
@@ -69,6 +80,11 @@ impl Line {
             entries: owed.standing.entries.saturating_add(1),
             due: None,
         };
+        let due = match verdict {
+            Verdict::Ended(..) => None,
+            Verdict::Again(due) => Some(at_latest.map_or(due, |it| it.min(due))),
+            Verdict::Held => Some(step.now),
+        };
         let next = match verdict {
             Verdict::Ended(ended, why) => {
                 if !why.is_empty() {
@@ -76,8 +92,7 @@ impl Line {
                 }
                 Next::Ended(ended)
             }
-            Verdict::Again(due) => Next::Owed(Standing { due: Some(due), ..standing }),
-            Verdict::Held => Next::Owed(Standing { due: Some(step.now), ..standing }),
+            Verdict::Again(_) | Verdict::Held => Next::Owed(Standing { due, ..standing }),
         };
         let kind = EntryKind::Attempt { number: standing.attempts, outcome };
         match next {
@@ -85,7 +100,7 @@ impl Line {
             Next::Owed(standing) => self.wait(seq, standing, step),
         }
         self.settle(owed, kind, next, step);
-        true
+        due
     }
 
     /// It was to be attempted, and was not: it is as it was before.
@@ -96,11 +111,32 @@ impl Line {
         };
         step.totals.in_flight -= 1;
         self.breaker.ended_without_verdict(seq);
+        self.pace.ended_without_verdict();
         self.turn_to(seq, State::Waiting);
         if row.is_doomed {
             self.end(seq, Ended::Cancelled, CANCELLED, step);
         } else {
             self.make_ready(seq);
+        }
+        true
+    }
+
+    /// There is no memory for it beside what is under way.
+    pub fn too_much(&mut self, seq: DeliverySeq, step: &mut Step<'_>) -> bool {
+        let Some(row) = self.rows.get(&seq).copied().filter(|it| it.state == State::InFlight)
+        else {
+            return false;
+        };
+        step.totals.in_flight -= 1;
+        self.breaker.ended_without_verdict(seq);
+        self.turn_to(seq, State::Ready);
+        self.pace.fill(self.counts.in_flight);
+        if row.is_doomed {
+            self.end(seq, Ended::Cancelled, CANCELLED, step);
+        } else if row.owed.place.lane == Lane::NONE {
+            self.turns.push_front(Turn::Loose(seq));
+        } else {
+            self.put_back(row.owed.place.lane, &row.owed, step);
         }
         true
     }
@@ -112,13 +148,15 @@ impl Line {
         }
         step.totals.in_flight -= 1;
         self.breaker.ended_without_verdict(seq);
-        self.end(seq, Ended::Dead, "its event is no longer kept", step);
+        self.pace.ended_without_verdict();
+        self.end(seq, Ended::Dead, NOT_KEPT, step);
         true
     }
 
     /// What the outcome says about the endpoint.
-    fn learn(&mut self, seq: DeliverySeq, outcome: &Outcome, step: &mut Step<'_>) {
+    pub(super) fn learn(&mut self, seq: DeliverySeq, outcome: &Outcome, step: &mut Step<'_>) {
         let cap = self.policy.concurrency.get();
+        self.pace.ended(outcome, self.counts.in_flight.saturating_sub(1), cap);
         match outcome.class {
             Class::Accepted | Class::Abort => {
                 self.breaker.succeeded(seq, cap, step.now);
@@ -139,7 +177,8 @@ impl Line {
             | Class::Denied
             | Class::Unknown => {
                 self.breaker.failed(&self.policy.breaker, seq, step.now);
-                if let Some(why) = self.failing.add(step.now) {
+                let expires = retry::expires_at(&self.policy, step.now).is_some();
+                if let Some(why) = self.failing.add(step.now, expires) {
                     self.disable(why, step);
                 }
             }
@@ -161,7 +200,7 @@ impl Line {
     }
 
     /// It failed, and is tried again when it is due.
-    fn wait(&mut self, seq: DeliverySeq, standing: Standing, step: &mut Step<'_>) {
+    pub(super) fn wait(&mut self, seq: DeliverySeq, standing: Standing, step: &mut Step<'_>) {
         let Some(row) = self.rows.get_mut(&seq) else { return };
         self.counts.retried += usize::from(row.owed.standing.due.is_none());
         row.owed.standing = standing;
@@ -193,7 +232,7 @@ impl Line {
         match row.state {
             State::Ended => {
                 self.forget(seq, step);
-                self.head_ended(lane, seq);
+                self.head_ended(lane, (row.owed.place.position, seq));
             }
             State::Parking => {
                 self.forget(seq, step);
@@ -204,7 +243,7 @@ impl Line {
                     self.make_ready(seq);
                 }
             }
-            State::Ready | State::InFlight => (),
+            State::Ready | State::InFlight | State::Together => (),
         }
     }
 
@@ -222,7 +261,7 @@ impl Line {
             None if self.settled_meanwhile.contains(&owed.seq) => (),
             None => self.end_without_row(owed, Ended::Cancelled, CANCELLED, step),
             Some(row) if row.state == State::Ended => (),
-            Some(row) if row.state == State::InFlight || row.is_unsettled => row.is_doomed = true,
+            Some(row) if row.is_under_way() || row.is_unsettled => row.is_doomed = true,
             Some(_) => self.end(owed.seq, Ended::Cancelled, CANCELLED, step),
         }
     }
@@ -254,7 +293,7 @@ impl Line {
         }
     }
 
-    fn settle(&mut self, owed: Owed, kind: EntryKind, next: Next, step: &mut Step<'_>) {
+    pub(super) fn settle(&mut self, owed: Owed, kind: EntryKind, next: Next, step: &mut Step<'_>) {
         if let Some(row) = self.rows.get_mut(&owed.seq) {
             row.is_unsettled = true;
         }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     Line, Removal, State, Step, Turn,
-    lanes::{FIRST, Key, Queue, Untrusted},
+    lanes::{Key, Queue, Untrusted},
 };
 use crate::{
     dispatch::later,
@@ -171,7 +171,7 @@ impl Line {
         while let Some(lane) = self.lanes.hungry.pop_front() {
             let Some(queue) = self.lanes.queues.get_mut(&lane) else { continue };
             queue.is_hungry = false;
-            let (sent, until) = (queue.sent, queue.until);
+            let (sent, until) = (queue.sent_head(), queue.until);
             if sent.is_some_and(|it| self.is_blocked(it)) {
                 continue;
             }
@@ -289,15 +289,11 @@ impl Line {
         self.parked = Some(self.parked.map_or(due, |it| it.min(due)));
     }
 
-    /// The head of a lane, which failed before.
+    /// One of a lane that failed before: its head, or one that was in a batch with it.
     fn take_head(&mut self, owed: Owed, step: &mut Step<'_>) {
         let lane = owed.place.lane;
-        let fresh = || Queue { until: Some(FIRST), ..Queue::default() };
-        let queue = self.lanes.queues.entry(lane).or_insert_with(fresh);
-        if queue.sent.is_some() {
-            return;
-        }
-        queue.sent = Some(owed.seq);
+        let queue = self.lanes.queues.entry(lane).or_insert_with(Queue::unread);
+        queue.insert_sent(key(&owed));
         self.hold(owed, State::Waiting, step);
         match owed.standing.due {
             Some(due) if due > step.now => self.await_due(owed.seq, due, step),
@@ -405,22 +401,21 @@ impl Line {
         }
         for owed in group {
             let is_new = !self.rows.contains_key(&owed.seq) && !settled.contains(&owed.seq);
-            if is_new && owed.standing.attempts > 0 {
+            if is_new && owed.standing.due.is_some() {
                 self.take_head(*owed, step);
             }
         }
-        let fresh = || Queue { until: Some(FIRST), ..Queue::default() };
-        let queue = self.lanes.queues.entry(lane).or_insert_with(fresh);
+        let queue = self.lanes.queues.entry(lane).or_insert_with(Queue::unread);
         let Some(until) = queue.until else { return true };
-        let sent = queue.sent;
-        if sent.is_some_and(|it| self.is_blocked(it)) {
+        if queue.sent_head().is_some_and(|it| self.is_blocked(it)) {
             return true;
         }
         // A group that ends with its lane: all of the lane is in memory now.
         let mut new_until = is_cut.then(|| group.last().map_or(until, behind).max(until));
         let mut has_room = true;
-        for owed in group.iter().filter(|it| key(it) >= until && Some(it.seq) != sent) {
-            if settled.contains(&owed.seq) {
+        for owed in group.iter().filter(|it| key(it) >= until) {
+            let is_sent = |it: &Queue| it.is_sent(key(owed));
+            if settled.contains(&owed.seq) || self.lanes.queues.get(&lane).is_some_and(is_sent) {
                 continue;
             }
             // One that is in memory already waits for its cancelling to be on disk.

@@ -21,10 +21,13 @@ pub struct Step<'a> {
 #[derive(Debug, Default)]
 pub struct Totals {
     pub held: usize,
+    /// Attempts, each of one delivery or of a batch.
     pub in_flight: usize,
     pub unsettled: usize,
     pub reads: usize,
     pub early: Early,
+    /// Nothing new is to be attempted.
+    pub is_stopping: bool,
 }
 
 /// What was read from the store and left memory again before its hint came in: a hint that comes

@@ -199,6 +199,11 @@ impl Blocks {
         found
     }
 
+    /// Lets go of all of them.
+    pub fn clear(&self) {
+        *lock(&self.state) = Recent::default();
+    }
+
     pub fn keep(&self, block: Arc<Block>) {
         if block.weight() > self.limit / 4 {
             return;

@@ -27,6 +27,8 @@ pub(super) enum Kind {
 pub(super) enum Sync {
     /// It does: the file holds what is kept nowhere else.
     Full,
+    /// It does not: whoever commits syncs the log, when there is a promise to keep.
+    ByHand,
     /// It does not: the file follows another, and catches up when it is opened.
     Derived,
 }
@@ -157,7 +159,7 @@ pub(super) fn open_writer(
     connection.pragma_update(None, "journal_mode", "WAL")?;
     match sync {
         Sync::Full => (),
-        Sync::Derived => connection.pragma_update(None, "synchronous", "NORMAL")?,
+        Sync::ByHand | Sync::Derived => connection.pragma_update(None, "synchronous", "NORMAL")?,
     }
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "cache_size", -i64::from(cache_bytes / 1024))?;

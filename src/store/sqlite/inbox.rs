@@ -9,13 +9,14 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{keys::KeyHash, lock, replay::Prepared};
+use super::{keys::KeyHash, lock, record::Recorded, replay::Prepared};
 use crate::{
     model::{NewEvent, Owed, Plan},
     store::{Appended, Result, Settlement, StoreError},
 };
 
 /// An event on its way, with what was worked out about it beside the writer.
+#[derive(Clone)]
 pub(super) struct Offered {
     pub event: NewEvent,
     /// Of the payload.
@@ -36,6 +37,8 @@ pub(super) enum Task {
     Plan(Vec<Plan>),
     Settle(Vec<Settlement>),
     Replay(Prepared),
+    /// Accepts an event, and so is answered once it is on disk.
+    Record(Box<Recorded>),
 }
 
 pub(super) struct Work {
@@ -280,6 +283,24 @@ impl Task {
             Self::Plan(plans) => plans.iter().map(|it| 1 + it.deliveries.len()).sum(),
             Self::Settle(settlements) => settlements.len(),
             Self::Replay(prepared) => prepared.items.len(),
+            Self::Record(recorded) => 1 + recorded.entries.len(),
+        }
+    }
+
+    /// Outcomes of deliveries that it writes down.
+    pub fn outcomes(&self) -> usize {
+        match self {
+            Self::Settle(settlements) => settlements.len(),
+            Self::Plan(_) | Self::Replay(_) | Self::Record(_) => 0,
+        }
+    }
+
+    /// Whether whoever asked hears that it is done only when no power cut can undo it. Plans and
+    /// outcomes are made again.
+    pub fn is_promised(&self) -> bool {
+        match self {
+            Self::Replay(_) | Self::Record(_) => true,
+            Self::Plan(_) | Self::Settle(_) => false,
         }
     }
 
@@ -298,6 +319,7 @@ impl Task {
             Self::Replay(prepared) => {
                 prepared.items.iter().filter_map(|it| it.row.copy.as_ref()).map(Vec::len).sum()
             }
+            Self::Record(recorded) => recorded.offered.event.weight(),
         };
         FIXED * (1 + self.items()) + copies
     }

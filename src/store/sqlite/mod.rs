@@ -21,9 +21,11 @@ mod turn;
 mod plan;
 mod settle;
 mod replay;
+mod record;
 mod room;
 mod status;
 mod seal;
+mod journal;
 mod upkeep;
 mod writer;
 mod recover;
@@ -59,8 +61,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Appended, Backlog, Change, Document, Health, OwedQuery, Registry, ReplayStep, Result,
-    Settlement, Store, StoreError,
+    Appended, Backlog, Change, Document, Health, OwedQuery, Recording, Registry, ReplayStep,
+    Result, Settlement, Store, StoreError,
 };
 use crate::{
     clock::Clock,
@@ -183,6 +185,13 @@ impl SqliteStore {
         })
     }
 
+    /// `digest` is that of the payload.
+    fn offer(&self, event: NewEvent, digest: u64) -> Offered {
+        let key = gate_key(&self.keys, event.project, event.key.as_ref(), event.id);
+        let random = lock(&self.random)();
+        Offered { key, digest, random, event }
+    }
+
     /// Reads on a thread that may block.
     async fn read<T: Send + 'static>(
         &self,
@@ -224,16 +233,8 @@ impl Store for SqliteStore {
         // What would be needed to look at duplicates afterwards.
         let asked: Vec<(ProjectId, u64)> =
             events.iter().map(|it| (it.project, xxh3_64(it.payload.bytes()))).collect();
-        let offered = {
-            let mut random = lock(&self.random);
-            let offer = |(event, &(_, digest)): (NewEvent, &(ProjectId, u64))| Offered {
-                key: gate_key(&self.keys, event.project, event.key.as_ref(), event.id),
-                digest,
-                random: random(),
-                event,
-            };
-            events.into_iter().zip(&asked).map(offer).collect()
-        };
+        let offered =
+            events.into_iter().zip(&asked).map(|(event, it)| self.offer(event, it.1)).collect();
         let mut appended = self.inbox.append(offered).await?;
         let has_duplicates = appended.iter().any(|it| matches!(it, Appended::Duplicate { .. }));
         if has_duplicates {
@@ -253,6 +254,10 @@ impl Store for SqliteStore {
 
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>> {
         self.inbox.work(Task::Plan(plans)).await
+    }
+
+    async fn record(&self, recording: Recording) -> Result<Arc<Event>> {
+        self.keep(recording).await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<()> {
@@ -356,7 +361,7 @@ fn compare(
         match answer {
             Appended::New(_) => (),
             Appended::Duplicate { id, same_body } => match readers.digest(project, *id) {
-                Ok(found) => *same_body = found.map(|it| it == digest),
+                Ok(found) => *same_body = found.map(|it| it == digest.max(1)),
                 // The others of the call are kept, so that it must not fail any more.
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;

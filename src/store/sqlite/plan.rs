@@ -97,9 +97,10 @@ impl Turn<'_> {
 pub(super) fn planned_through(segment: &rusqlite::Connection) -> Result<Option<EventSeq>> {
     let skipped: Option<i64> =
         segment.query_row("SELECT max(event) FROM skipped", [], |row| row.get(0))?;
-    // Replays come later than the plan of their event, and so say nothing about it.
+    // Replays come later than the plan of their event, and what was recorded earlier: so they say
+    // nothing about it.
     let sql = "SELECT max(seq) FROM (SELECT seq FROM deliveries WHERE replay IS NULL \
-               ORDER BY seq DESC LIMIT 1)";
+               AND pipeline IS NOT NULL ORDER BY seq DESC LIMIT 1)";
     let delivery: Option<i64> = segment.query_row(sql, [], |row| row.get(0))?;
     let delivery = delivery.map(|it| rows::event_of(it).0);
     Ok(delivery.max(skipped.map(|it| it as u64)).map(EventSeq))

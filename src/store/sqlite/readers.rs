@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{
     blocks::{Block, Blocks},
     control::Control,
+    prune::ERASED_METADATA,
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments},
 };
@@ -160,7 +161,8 @@ impl Readers {
             })?;
             match row {
                 Some(it) if Some(it.0) == project && it.1 == id.bits().to_be_bytes() => {
-                    return Ok(Some(it.2 as u64));
+                    // That of an event whose body is erased is erased with it.
+                    return Ok(Some(it.2 as u64).filter(|it| *it != 0));
                 }
                 Some(_) | None => (),
             }
@@ -196,6 +198,7 @@ impl Readers {
             let event = match messages.last() {
                 Some(last) if last.seq.event() == seq.event() => last.event.clone(),
                 Some(_) | None => match self.event(seq.event())? {
+                    Some(event) if event.metadata.bytes() == ERASED_METADATA => continue,
                     Some(event) => Arc::new(event),
                     None => continue,
                 },

@@ -74,10 +74,12 @@ pub(super) fn prepare(readers: &Readers, step: ReplayStep) -> Result<Prepared> {
     Ok(Prepared { items, replay, at: step.at, cursor: step.cursor, progress, unseen })
 }
 
+/// `None`: the event is gone, or its body is erased.
 fn project_of(readers: &Readers, event: EventSeq) -> Result<Option<i64>> {
     let Some(segment) = readers.segments.of_event(event) else { return Ok(None) };
     segment.read(|it| {
-        let mut statement = it.prepare_cached("SELECT project FROM events WHERE seq = ?")?;
+        let sql = "SELECT project FROM events WHERE seq = ? AND digest <> 0";
+        let mut statement = it.prepare_cached(sql)?;
         Ok(statement.query_row([event.0 as i64], |row| row.get(0)).optional()?)
     })
 }

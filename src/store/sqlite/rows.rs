@@ -146,6 +146,11 @@ pub(super) struct DeliveryRow {
 pub(super) const DELIVERY_COLUMNS: &str = "seq, project, destination, pipeline, version, lane, \
      position, accepted_at, replay, fresh_id, copy";
 
+/// The same for lists, which leave out the copy: it may be large.
+pub fn without_copy() -> String {
+    DELIVERY_COLUMNS.replace(", copy", ", NULL")
+}
+
 /// A delivery, from [`DELIVERY_COLUMNS`] at the start of the row.
 pub(super) fn delivery(row: &Row<'_>) -> Result<DeliveryRow> {
     Ok(DeliveryRow {

@@ -22,7 +22,9 @@ impl Turn<'_> {
             };
             // Two callers may have acted on the same standing: both entries are kept.
             let number = entry.number.max(current.entries.saturating_add(1));
-            self.insert_entry(entry, number, &current)?;
+            self.memory.minutes.entry(current.destination, entry);
+            let project = self.project_of(&current)?;
+            self.insert_entry(entry, number, &current, project)?;
             match next {
                 Next::Owed(standing) => self.memory.ledger.update(OwedRow {
                     attempts: standing.attempts,
@@ -36,10 +38,15 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn insert_entry(&mut self, entry: &Entry, number: u16, owed: &OwedRow) -> Result<()> {
+    /// Writes a line of the activity log. Of `owed`, seq and destination count.
+    pub fn insert_entry(
+        &mut self,
+        entry: &Entry,
+        number: u16,
+        owed: &OwedRow,
+        project: i64,
+    ) -> Result<()> {
         self.note(owed.seq.event());
-        self.memory.minutes.entry(owed.destination, entry);
-        let project = self.project_of(owed)?;
         let (attempt, outcome, note) = match &entry.kind {
             EntryKind::Attempt { number, outcome } => (*number, Some(outcome), None),
             EntryKind::Note { reason } => (0, None, Some(reason)),

@@ -153,7 +153,7 @@ impl<'a> Turn<'a> {
         Ok(answers)
     }
 
-    fn accept(&mut self, offered: Offered) -> Result<Arc<Event>> {
+    pub fn accept(&mut self, offered: Offered) -> Result<Arc<Event>> {
         let Offered { event, digest, key, random } = offered;
         let seq = self.memory.marks.next_event;
         let ours: EventId = self.memory.ids.next(self.now, random);
@@ -169,7 +169,8 @@ impl<'a> Turn<'a> {
             rows::micros(event.timestamp),
             rows::micros(event.received_at),
             event.key.as_ref().map(|it| it.as_str()),
-            digest as i64,
+            // 0 stands for a body that is erased.
+            digest.max(1) as i64,
         ))?;
         if given.is_some() {
             self.connection
@@ -205,11 +206,18 @@ impl<'a> Turn<'a> {
             Task::Plan(plans) => self.plan(plans),
             Task::Settle(settlements) => self.settle(settlements).map(|()| Ok(Vec::new())),
             Task::Replay(prepared) => self.replay(prepared),
+            Task::Record(recorded) => self.record(recorded),
         }
     }
 
     /// Writes a delivery, which is owed from now on.
     pub fn insert_delivery(&mut self, row: &DeliveryRow, copy: Option<&[u8]>) -> Result<()> {
+        self.memory.minutes.planned(row.destination, self.now);
+        self.insert_uncounted(row, copy)
+    }
+
+    /// Writes a delivery.
+    pub fn insert_uncounted(&mut self, row: &DeliveryRow, copy: Option<&[u8]>) -> Result<()> {
         self.insert_delivery.execute((
             row.seq.bits() as i64,
             row.project,
@@ -223,7 +231,6 @@ impl<'a> Turn<'a> {
             row.fresh_id,
             copy,
         ))?;
-        self.memory.minutes.planned(row.destination, self.now);
         self.memory.learn_project(row.destination, row.project);
         self.memory.marks.written += 60 + copy.map_or(0, <[u8]>::len);
         self.note(row.seq.event());

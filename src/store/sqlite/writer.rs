@@ -1,6 +1,7 @@
 //! The writer: one thread that takes whatever waits, commits it as one transaction, and answers.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,6 +13,7 @@ use super::{
     error::{is_broken, unavailable},
     files::{self, Folder, Kind, Sync},
     inbox::{Append, Batch, End, Inbox, Offered, Request, Work},
+    journal::{Journal, Synced},
     room::Room,
     segments::{Segment, Segments},
     status::Status,
@@ -41,6 +43,7 @@ pub(super) struct Writer {
 pub(super) struct Newest {
     pub segment: Arc<Segment>,
     pub connection: Connection,
+    pub journal: Journal,
     /// It is asked to roll when it has grown too large, or holds too many events.
     pub is_large: bool,
     /// Somebody asked to go on in another one.
@@ -61,16 +64,24 @@ const CACHE_BYTES: u32 = 32 << 20;
 
 impl Newest {
     pub fn open(segment: Arc<Segment>) -> Result<Self> {
-        let connection =
-            files::open_writer(segment.path(), Kind::Segment, Sync::Full, CACHE_BYTES)?;
+        let (connection, journal) = open(segment.path())?;
         Ok(Self {
             segment,
             connection,
+            journal,
             is_large: false,
             is_unwanted: false,
             not_before: Instant::now(),
         })
     }
+}
+
+fn open(path: &Path) -> Result<(Connection, Journal)> {
+    let connection = files::open_writer(path, Kind::Segment, Sync::ByHand, CACHE_BYTES)?;
+    // The log is there from the first look into the file on.
+    connection.pragma_query_value(None, "schema_version", |_| Ok(()))?;
+    let journal = Journal::open(path)?;
+    Ok((connection, journal))
 }
 
 impl Writer {
@@ -97,21 +108,21 @@ impl Writer {
         self.inbox.writer_gone();
         // Ends the threads, and with them the connections, before the folder is let go.
         drop(self.upkeep);
-        match end {
-            End::Close => self.memory.ledger.close(),
-            End::Abandon => drop(self.memory),
+        let synced = match end {
+            End::Close => self.newest.journal.sync().ok(),
+            End::Abandon => None,
+        };
+        match synced {
+            Some(synced) => self.memory.ledger.close(synced),
+            None => drop(self.memory),
         }
     }
 
     /// How long to sleep when nothing comes; `None`: until something does.
     fn patience(&self) -> Option<Duration> {
-        if self.status.is_full() {
-            Some(Room::PATIENCE)
-        } else if self.memory.ledger.is_restless() {
-            Some(Duration::from_millis(250))
-        } else {
-            None
-        }
+        let full = self.status.is_full().then_some(Room::PATIENCE);
+        let restless = self.memory.ledger.is_restless().then_some(Duration::from_millis(250));
+        [full, restless, self.newest.journal.patience()].into_iter().flatten().min()
     }
 
     fn turn(&mut self, appends: Vec<Append>, works: Vec<Work>) {
@@ -181,15 +192,9 @@ impl Writer {
         }
         let begun = Instant::now();
         let marks = self.memory.marks;
-        let result = self.transact(events, works);
-        match &result {
-            Ok(committed) => {
-                self.memory.ledger.commit();
-                metrics::histogram!("tidegate_store_commit_seconds").record(begun.elapsed());
-                metrics::histogram!("tidegate_store_commit_events")
-                    .record(committed.accepted.events.len() as f64);
-            }
-            Err(_) => {
+        let committed = match self.transact(events, works) {
+            Ok(committed) => committed,
+            Err(error) => {
                 self.memory.roll_back(marks);
                 let connection = &self.newest.connection;
                 if !connection.is_autocommit()
@@ -198,9 +203,28 @@ impl Writer {
                     self.judge(error.into());
                     self.status.break_down();
                 }
+                return Err(error);
             }
+        };
+        self.memory.ledger.commit();
+        self.newest.journal.note_commit(works.iter().map(|it| it.task.outcomes()).sum());
+        let is_promised =
+            !committed.accepted.events.is_empty() || works.iter().any(|it| it.task.is_promised());
+        if is_promised {
+            self.sync()?;
         }
-        result
+        metrics::histogram!("tidegate_store_commit_seconds").record(begun.elapsed());
+        metrics::histogram!("tidegate_store_commit_events")
+            .record(committed.accepted.events.len() as f64);
+        Ok(committed)
+    }
+
+    /// Brings to the disk what was committed. When that fails, nothing can be promised any more.
+    fn sync(&mut self) -> Result<Synced> {
+        self.newest.journal.sync().inspect_err(|error| {
+            self.status.break_down();
+            tracing::error!(error = error as &dyn std::error::Error, "a sync failed");
+        })
     }
 
     fn transact(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Committed> {
@@ -248,7 +272,7 @@ impl Writer {
     }
 
     fn between_turns(&mut self) {
-        self.memory.ledger.settle_down();
+        self.hand_on();
         metrics::gauge!("tidegate_store_owed_changes_in_memory")
             .set(self.memory.ledger.len() as f64);
         if self.memory.ledger.is_stuck() {
@@ -264,6 +288,20 @@ impl Writer {
             || self.newest.is_unwanted;
         if is_due && events > 0 && self.newest.not_before <= Instant::now() {
             self.roll();
+        }
+    }
+
+    /// Syncs what has waited for long enough, and hands on to `owed.db` what it should have by now.
+    fn hand_on(&mut self) {
+        if self.newest.journal.patience() == Some(Duration::ZERO) {
+            // A failure has been told, and the store is broken.
+            let _ = self.sync();
+        }
+        if self.memory.ledger.is_due() {
+            match self.sync() {
+                Ok(synced) => self.memory.ledger.hand_on(synced),
+                Err(_) => self.memory.ledger.refuse(),
+            }
         }
     }
 
@@ -293,17 +331,19 @@ impl Writer {
     /// Goes on in a new segment. When that is not possible, the old one grows for a while longer.
     fn roll(&mut self) {
         let first = self.memory.marks.next_event;
-        let next = self.folder.make_segment(first).and_then(|path| {
-            let connection = files::open_writer(&path, Kind::Segment, Sync::Full, CACHE_BYTES)?;
-            Ok((path, connection))
+        // First the old one: a commit must not last that follows one which does not.
+        let next = self.sync().and_then(|_| self.folder.make_segment(first)).and_then(|path| {
+            let (connection, journal) = open(&path)?;
+            Ok((path, connection, journal))
         });
         match next {
-            Ok((path, connection)) => {
+            Ok((path, connection, journal)) => {
                 let segment = self.segments.add(first, path);
                 segment.note_oldest(first);
                 let fresh = Newest {
                     segment,
                     connection,
+                    journal,
                     is_large: false,
                     is_unwanted: false,
                     not_before: self.newest.not_before,

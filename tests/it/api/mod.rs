@@ -4,6 +4,8 @@ mod resources;
 mod profiles;
 mod records;
 mod operations;
+mod probes;
+mod deletions;
 
 use serde_json::Value;
 use tidegate::model::EventId;

@@ -4,7 +4,7 @@ use http::Method;
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::{NOWHERE, column, delivered, rows};
+use super::{NOWHERE, column, delivered, empty, rows};
 use crate::harness::{
     PATIENCE,
     caller::Caller,
@@ -176,30 +176,6 @@ async fn a_destination_is_disabled_and_enabled() {
 }
 
 #[tokio::test]
-async fn a_test_event_is_signed_sent_at_once_and_kept_nowhere() {
-    let sink = Sink::with(|_| SinkAnswer::status(418).body("short and stout")).await;
-    let gateway = Gateway::delivering_to(&sink.url("/"), "").await;
-    let operator = Caller::with_scopes(&gateway, "acme", &["operate", "read"]).await;
-    operator.post("/api/v1/destinations/sink/pause", &json!({})).await.expect(200);
-    let outcome = operator.send(Method::POST, "/api/v1/destinations/sink/test", &[], "").await;
-    let outcome = outcome.expect(200).json();
-    assert_eq!((&outcome["accepted"], &outcome["status"]), (&json!(false), &json!(418)));
-    assert_eq!(outcome["response"], "short and stout");
-
-    let body = json!({"type": "order.paid", "payload": [1]});
-    operator.post("/api/v1/destinations/sink/test", &body).await.expect(200);
-    let received = sink.received();
-    assert_eq!(received[0].header("webhook-id"), outcome["message_id"].as_str().unwrap());
-    assert_eq!(
-        (&received[1].json()["type"], &received[1].json()["data"]),
-        (&json!("order.paid"), &json!([1]))
-    );
-    assert!(received[1].header("webhook-signature").starts_with("v1,"));
-    assert!(rows(&operator.get("/api/v1/events").await).is_empty());
-    operator.post("/api/v1/destinations/nobody/test", &json!({})).await.expect(404);
-}
-
-#[tokio::test]
 async fn a_rotated_secret_signs_beside_the_old_one_until_the_overlap_ends() {
     let sink = Sink::new().await;
     let gateway = Gateway::delivering_to(&sink.url("/"), "").await;
@@ -245,4 +221,29 @@ fn standard_signature(secret: &str, bytes: &[u8]) -> String {
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&key).unwrap();
     mac.update(bytes);
     STANDARD.encode(mac.finalize().into_bytes())
+}
+
+#[tokio::test]
+async fn a_browser_finds_a_page_that_says_what_works_and_loads_nothing() {
+    let (gateway, _admin) = empty().await;
+    let stranger = Caller::new(&gateway, None);
+
+    let page = stranger.get("/").await.expect(200);
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    assert_eq!(page.headers["x-content-type-options"], "nosniff");
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+    assert!(page.text.contains("The dashboard is not in this build."));
+    assert!(page.text.contains(&format!("curl http://{}/api/v1/events", gateway.app.address)));
+    // Each link leads somewhere.
+    let links: Vec<_> = page.text.split("href=\"/").skip(1).collect();
+    assert_eq!(links.len(), 4);
+    for link in links {
+        let (path, _) = link.split_once('"').unwrap();
+        stranger.get(&format!("/{path}")).await.expect(200);
+    }
+
+    let refused = stranger.send(Method::POST, "/", &[], "").await.expect(405);
+    assert_eq!(refused.problem(), "method-not-allowed");
+    assert_eq!(stranger.get("/index.html").await.expect(404).problem(), "not-found");
 }

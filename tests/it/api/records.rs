@@ -43,6 +43,36 @@ async fn lists_come_in_pages() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_events_is_bounded_by_its_bytes_and_the_next_goes_on() {
+    /// What a page weighs at most, and what is written around it.
+    const MOST: usize = (4 << 20) + 10_000;
+    let (_gateway, admin) = empty().await;
+    admin.post("/api/v1/sources", &json!({"name": "app", "kind": "api"})).await.expect(201);
+    for number in 0..9 {
+        let large = json!({"number": number, "text": "x".repeat(1_000_000)});
+        let event = json!({"type": format!("t.{number}"), "payload": large});
+        admin.post("/api/v1/events", &event).await.expect(202);
+    }
+    let (mut seen, mut sizes, mut cursor) = (Vec::new(), Vec::new(), String::new());
+    loop {
+        let path = format!("/api/v1/events?limit=100&payload=true&cursor={cursor}");
+        let page = admin.get(&path).await.expect(200);
+        assert!(page.text.len() <= MOST, "{} bytes", page.text.len());
+        sizes.push(rows(&page).len());
+        seen.extend(rows(&page).iter().map(|it| it["payload"]["number"].as_u64().unwrap()));
+        match page.json()["next"].as_str() {
+            Some(next) => next.clone_into(&mut cursor),
+            None => break,
+        }
+    }
+    assert_eq!(seen, (0..9).rev().collect::<Vec<_>>());
+    assert_eq!(sizes, [4, 4, 1]);
+    // Nine and no more: the last page says so by itself.
+    let page = admin.get("/api/v1/events?limit=4&payload=true").await.expect(200);
+    assert_eq!(rows(&page).len(), 4);
+}
+
+#[tokio::test]
 async fn events_are_filtered_and_exported() {
     let resources = "version: 1\nproject: acme\nsources: [{ name: app, kind: api }, { name: web, kind: api }]\n";
     let gateway = Gateway::start(resources, NOWHERE).await;

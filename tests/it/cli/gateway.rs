@@ -291,3 +291,66 @@ fn a_destination_is_tested_paused_and_resumed() {
         stderr(&failing)
     );
 }
+
+#[test]
+fn a_destination_is_shown_disabled_and_enabled_and_each_command_says_what_is_next() {
+    let (destination, address) = sink(&["127.0.0.1:0"]);
+    let serving = Serving::delivering_to(address);
+    let next = |words: &[&str], expected: &str| {
+        let output = serving.run(words);
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{words:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+
+    let listed = next(&["destinations", "list"], "next: tidegate destinations show <name>");
+    assert!(listed.starts_with("crm  webhook  http://127.0.0.1:"), "{listed}");
+    let deliveries = "next: tidegate deliveries list --destination crm";
+    let shown = next(&["destinations", "show", "crm"], deliveries);
+    assert!(shown.starts_with("crm  webhook  active\n"), "{shown}");
+    assert!(shown.contains(&format!("  url      http://{address}/hooks\n")), "{shown}");
+    assert!(shown.contains("  owed     0 deliveries\n"), "{shown}");
+    let whole = serving.output(&["destinations", "show", "crm", "--json"]);
+    let whole: Value = serde_json::from_str(&whole).unwrap();
+    assert_eq!(whole["retry"]["preset"], "never", "{whole}");
+    assert!(!whole.to_string().contains(SECRET), "a secret is shown");
+
+    let disabled = next(&["destinations", "disable", "crm"], "tidegate destinations enable crm");
+    assert!(disabled.starts_with("crm is disabled now"), "{disabled}");
+    // A test event reaches also one that gets no others.
+    next(&["destinations", "test", "crm"], "next: tidegate destinations show crm");
+    serving.output(&["emit", "user.signed_up"]);
+    let resumed = serving.run(&["destinations", "resume", "crm"]);
+    assert!(stderr(&resumed).contains("409"), "{}", stderr(&resumed));
+    next(&["destinations", "enable", "crm"], deliveries);
+    assert!(destination.line("user.signed_up").contains("✔ signature verified"));
+}
+
+#[test]
+fn after_a_rotation_both_secrets_sign_and_the_receiver_may_have_either() {
+    let (old, address) = sink(&["127.0.0.1:0"]);
+    let serving = Serving::delivering_to(address);
+    let rotate = ["destinations", "rotate-secret", "crm", "--overlap", "1h"];
+    let unasked = serving.run(&rotate);
+    assert_eq!(unasked.status.code(), Some(2), "{}", stderr(&unasked));
+
+    let rotated = serving.run(&[&rotate[..], &["--yes", "--quiet"]].concat());
+    assert_eq!(rotated.status.code(), Some(0), "{}", stderr(&rotated));
+    let new_secret = stdout(&rotated).trim().to_owned();
+    assert!(new_secret.starts_with("whsec_") && new_secret != SECRET, "{new_secret}");
+    let shown = serving.output(&["destinations", "show", "crm"]);
+    assert_eq!(shown.matches("  secret   made ").count(), 2, "{shown}");
+    assert!(shown.contains(", signs, ends in "), "{shown}");
+
+    // The one who has the old secret still believes it, and so does the one who has the new.
+    let body = ["emit", "user.signed_up"];
+    serving.output(&body);
+    assert!(old.line("user.signed_up").contains("✔ signature verified"));
+    assert_eq!(old.interrupt(), Some(0));
+    let listen = address.to_string();
+    let new =
+        Running::start(&mut tidegate(&["sink", "--secret", &new_secret, "--listen", &listen]));
+    new.note("sink on ");
+    serving.output(&body);
+    assert!(new.line("user.signed_up").contains("✔ signature verified"));
+}

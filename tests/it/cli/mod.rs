@@ -12,11 +12,26 @@ use std::{
 use self::program::{Running, SECRET, run, stderr, stdout, tidegate};
 
 #[test]
+fn of_a_batch_the_first_element_can_be_what_is_signed() {
+    let sign = |flags: &[&str], body: &[u8]| {
+        let command = ["sign", "--secret", "shared", "--scheme", "segment"];
+        let output = run(&mut tidegate(&[&command[..], flags].concat()), body);
+        assert_eq!(output.status.code(), Some(0));
+        output.stdout
+    };
+    let element = sign(&[], br#"{"a":1}"#);
+    assert_eq!(sign(&["--first-element"], br#"[{"a":1},{"b":2}]"#), element);
+    assert_eq!(sign(&["--first-element"], br#"{"a":1}"#), element);
+    assert_ne!(sign(&[], br#"[{"a":1},{"b":2}]"#), element);
+}
+
+#[test]
 fn what_is_signed_verifies_and_what_was_changed_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let headers = folder.path().join("headers.txt");
     let headers_path = headers.to_str().unwrap();
-    for scheme in ["standard", "stripe", "github", "segment"] {
+    for scheme in ["standard", "stripe", "github", "segment", "ingestlayer", "admin", "customerio"]
+    {
         let signed =
             run(&mut tidegate(&["sign", "--secret", SECRET, "--scheme", scheme]), b"{\"a\":1}");
         assert_eq!(signed.status.code(), Some(0), "{}", stderr(&signed));

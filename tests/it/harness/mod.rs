@@ -5,6 +5,7 @@
 pub mod sink;
 pub mod chaos;
 pub mod outlet;
+pub mod authority;
 pub mod gateway;
 pub mod caller;
 

@@ -18,7 +18,7 @@ use tidegate::{
     },
     model::{
         Auth, Connection, DeliverySeq, Destination, DestinationId, DestinationState, Event,
-        EventId, EventSeq, Message, Outcome, Policy, Profile, ProjectId, RawJson, Secret,
+        EventId, EventSeq, Message, Outcome, Policy, Profile, ProjectId, RawJson, Sealed, Secret,
         SigningKey, SourceId, Webhook,
     },
 };
@@ -43,6 +43,19 @@ impl Lab {
 
     pub fn build(&self, destination: &Destination) -> webhook::Webhook {
         webhook::Webhook::new(destination, &self.vault, &self.egress).unwrap()
+    }
+
+    /// The destination with this key and no other.
+    pub fn signed(&self, mut destination: Destination, secret: &str) -> Destination {
+        let key = self.signing_key(&destination, secret);
+        webhook_of(&mut destination).signing_keys = vec![key];
+        destination
+    }
+
+    /// The value of a header as it is kept.
+    pub fn header(&self, destination: &Destination, value: &str) -> Sealed {
+        let context = Context::of_destination(destination.project, destination.id, Field::Header);
+        self.vault.seal(&Secret::new(value), &context)
     }
 
     /// One attempt at this URL with nothing special, within this time.
@@ -92,6 +105,17 @@ pub fn destination(url: &str) -> Destination {
         }),
         created_at: now(),
     }
+}
+
+/// A destination with all values of a profile, unsigned, to these URLs.
+pub fn destination_of(profile: Profile, urls: &[&str]) -> Destination {
+    let values = profiles::values(profile);
+    let mut destination = destination(urls[0]);
+    destination.policy = values.policy;
+    let webhook = webhook_of(&mut destination);
+    (webhook.profile, webhook.contract) = (profile, values.contract);
+    webhook.urls = urls.iter().map(|it| it.to_string().try_into().unwrap()).collect();
+    destination
 }
 
 pub fn webhook_of(destination: &mut Destination) -> &mut Webhook {

@@ -37,7 +37,9 @@ pub fn catalog(text: &str) -> Catalog {
             Resource::Destination(it) => drop(catalog.destinations.insert(it.id, Arc::new(it))),
             Resource::Pipeline(it) => drop(catalog.pipelines.insert(it.id, Arc::new(it))),
             Resource::EventType(it) => drop(catalog.event_types.insert(it.id, Arc::new(it))),
-            Resource::Key(_) | Resource::Replay(_) => panic!("a file holds no such thing"),
+            Resource::Key(_) | Resource::Replay(_) | Resource::Deletion(_) => {
+                panic!("a file holds no such thing")
+            }
         }
     }
     catalog

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::json;
 use tidegate::{
     catalog::Catalog,
-    model::{Event, EventId, EventSeq, Lane, Plan, RawJson},
-    pipeline::{self, Compiled},
+    model::{Connection, Event, EventId, EventSeq, Lane, PipelineId, Plan, RawJson, SourceId},
+    pipeline::{self, Compiled, Direction},
 };
 
 use super::{catalog, project_of, source_of, tools};
@@ -267,4 +267,82 @@ proptest! {
         prop_assert_eq!(format!("{:?}", first.deliveries), format!("{:?}", second.deliveries));
         prop_assert_eq!(first.skipped, second.skipped);
     }
+}
+
+/// An event in Tidegate's own name, for these destinations.
+fn own(catalog: &Catalog, to: &[&str]) -> Arc<Event> {
+    let project = project_of(catalog);
+    let id = |name: &&str| catalog.destination_named(project, name).unwrap().id;
+    let to: Vec<_> = to.iter().map(id).collect();
+    let mut event = Event::clone(&event(catalog, "app", "delete", json!({"userId": "u-1"})));
+    (event.source, event.metadata) = (SourceId::SYSTEM, Direction::metadata(&to));
+    Arc::new(event)
+}
+
+#[test]
+fn an_event_of_the_systems_own_goes_to_those_it_names_and_in_their_order() {
+    let catalog = catalog(FILE);
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
+    let named = own(&catalog, &["warehouse", "slack", "warehouse"]);
+
+    let plan = pipeline::plan(&named, &compiled);
+
+    let names: Vec<_> = plan
+        .deliveries
+        .iter()
+        .map(|it| catalog.destinations[&it.destination].name.as_str())
+        .collect();
+    assert_eq!((names.as_slice(), plan.skipped.len()), (&["warehouse", "slack"][..], 0));
+    assert!(plan.deliveries.iter().all(|it| it.pipeline == PipelineId::DIRECTED));
+    assert_eq!(plan.deliveries[0].place.lane, Lane::NONE);
+    assert_eq!(plan.deliveries[1].place.position, 1_700_000_000_000);
+    // One that is gone is told, and one that names nobody went out already.
+    let mut without = catalog.clone();
+    without.destinations.retain(|_, it| it.name.as_str() != "slack");
+    let plan = pipeline::plan(&named, &Compiled::of(&without, &compiled, &tools()));
+    assert_eq!((plan.deliveries.len(), plan.skipped[0].by.as_str()), (1, "system"));
+    let mut sent = Event::clone(&named);
+    sent.metadata = RawJson::of(&json!({"source": "system"}));
+    let plan = pipeline::plan(&Arc::new(sent), &compiled);
+    assert_eq!((plan.deliveries.len(), plan.skipped[0].by.as_str()), (0, "system"));
+}
+
+#[test]
+fn metadata_alone_directs_no_event() {
+    let catalog = catalog(FILE);
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
+    let mut forged = Event::clone(&own(&catalog, &["warehouse"]));
+    forged.source = source_of(&catalog, "app");
+
+    let plan = pipeline::plan(&Arc::new(forged), &compiled);
+
+    assert_eq!((plan.deliveries.len(), plan.skipped[0].by.as_str()), (0, "trigger"));
+}
+
+#[test]
+fn an_event_excludes_a_destination_by_its_integrations() {
+    let mut catalog = catalog(FILE);
+    for destination in catalog.destinations.values_mut() {
+        let destination = Arc::make_mut(destination);
+        let Connection::Webhook(webhook) = &mut destination.connection;
+        if destination.name.as_str() == "warehouse" {
+            webhook.contract.integration = Some("Webhooks".to_owned());
+        }
+    }
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
+    let payload =
+        |integrations| json!({"plan": "scale", "feature": "api", "integrations": integrations});
+    let planned = |integrations| {
+        let event = event(&catalog, "app", "user.signed_up", payload(integrations));
+        told(&pipeline::plan(&event, &compiled), &catalog)
+    };
+
+    let (to, skipped) = planned(json!({"All": false}));
+
+    // Those without a name of that kind get it all the same.
+    assert_eq!(to, ["signups → crm", "signups → slack"]);
+    let reason = "`integrations` says `\"All\": false`, and nothing of `Webhooks`";
+    assert_eq!(skipped, [format!("signups → warehouse by integrations: {reason}")]);
+    assert_eq!(planned(json!({"All": false, "Webhooks": {"x": 1}})).0.len(), 3);
+    assert_eq!(planned(json!({"Webhooks": false})).0.len(), 2);
 }

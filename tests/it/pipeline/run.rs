@@ -15,8 +15,8 @@ use tidegate::{
     model::{DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId, RawJson},
     pipeline::{self, Options, Parts},
     store::{
-        Appended, Backlog, Database, Health, OwedQuery, ReplayStep, Result, Settlement, Store,
-        StoreError,
+        Appended, Backlog, Database, Health, OwedQuery, Recording, ReplayStep, Result, Settlement,
+        Store, StoreError,
     },
 };
 use tokio::sync::watch;
@@ -61,6 +61,10 @@ impl Store for Stumbling {
         }
         let owed = self.inner.plan(plans).await?;
         if fate == Fate::Works { Ok(owed) } else { Err(unavailable()) }
+    }
+
+    async fn record(&self, recording: Recording) -> Result<Arc<Event>> {
+        self.inner.record(recording).await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<()> {

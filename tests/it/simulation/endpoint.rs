@@ -25,6 +25,8 @@ pub enum Mode {
     Leaving,
     /// Its certificate is wrong.
     Untrusted,
+    /// Refuses requests that carry more than so many.
+    Small(usize),
 }
 
 pub struct Endpoint {
@@ -37,7 +39,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Endpoint {
     pub fn random_mode(chance: &mut Chance) -> Mode {
-        match chance.between(0, 9) {
+        match chance.between(0, 11) {
             0 | 1 => Mode::Healthy,
             2 | 3 => Mode::Dead,
             4 => Mode::Flapping { period: chance.seconds(2, 3_600) },
@@ -46,6 +48,7 @@ impl Endpoint {
             7 => Mode::Busy,
             8 if chance.happens(30) => Mode::Leaving,
             8 => Mode::Untrusted,
+            9 => Mode::Small(chance.size(0, 4)),
             _ => Mode::Healthy,
         }
     }
@@ -56,13 +59,18 @@ impl Endpoint {
                 < (1 << 28) / self.poison_in
     }
 
-    pub fn answer(&self, delivery: DeliverySeq, now: Timestamp, chance: &mut Chance) -> Outcome {
+    /// The answer to a request that carries these.
+    pub fn answer(
+        &self,
+        deliveries: &[DeliverySeq],
+        now: Timestamp,
+        chance: &mut Chance,
+    ) -> Outcome {
+        let is_poison = deliveries.iter().any(|it| self.is_poison(*it));
         let quick = chance.millis(1, 80);
         let (class, status, retry_after, duration) = match self.mode {
-            _ if self.is_poison(delivery) && chance.happens(3) => {
-                (Class::Abort, Some(400), None, quick)
-            }
-            Mode::Healthy | Mode::Leaving | Mode::Slow if self.is_poison(delivery) => {
+            _ if is_poison && chance.happens(3) => (Class::Abort, Some(400), None, quick),
+            Mode::Healthy | Mode::Leaving | Mode::Slow if is_poison => {
                 (Class::Status, Some(422), None, quick)
             }
             Mode::Healthy => (Class::Accepted, Some(200), None, quick),
@@ -102,6 +110,8 @@ impl Endpoint {
             }
             Mode::Leaving if chance.happens(10) => (Class::Gone, Some(410), None, quick),
             Mode::Leaving => (Class::Accepted, Some(200), None, quick),
+            Mode::Small(most) if deliveries.len() > most => (Class::Status, Some(413), None, quick),
+            Mode::Small(_) => (Class::Accepted, Some(200), None, quick),
             Mode::Untrusted => (Class::Tls, None, None, quick),
         };
         let reason = format!("{class:?} {status:?}");

@@ -3,11 +3,12 @@
 //! Each seed is one story of some virtual days, after which the faults stop and everything that can
 //! be delivered must be. `SEED=42` runs one story; `SIMULATION_SEEDS=100000` runs so many.
 
-mod chance;
+pub mod chance;
 mod store;
 mod endpoint;
 mod rules;
 mod world;
+mod batches;
 mod story;
 mod neighbours;
 
@@ -36,6 +37,9 @@ fn whatever_fails_nothing_is_lost_overtaken_or_stuck() {
     // A world in which nothing goes wrong proves nothing.
     if seeds >= 100 {
         assert!(sum.delivered > 0 && sum.dead > 0 && sum.expired > 0 && sum.cancelled > 0);
-        assert!(sum.crashes > 0 && sum.attempts > sum.delivered);
+        assert!(sum.crashes > 0 && sum.attempts > sum.delivered / 2);
+        let counts = &sum.counts;
+        assert!(counts.batches > 0 && counts.further_requests > 0 && counts.cut > 0);
+        assert!(counts.halved > 0 && counts.too_much > 0 && counts.not_retried > 0);
     }
 }

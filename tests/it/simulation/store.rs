@@ -82,7 +82,13 @@ impl ModelStore {
                 assert_eq!(entry.ended, None);
                 let Standing { attempts, entries, due } = standing;
                 assert_eq!(entries, owed.standing.entries + 1);
-                assert!(due.is_some() && attempts == owed.standing.attempts + 1);
+                let used = match &entry.kind {
+                    EntryKind::Attempt { .. } => 1,
+                    EntryKind::Note { .. } => 0,
+                };
+                assert!(due.is_some() && attempts == owed.standing.attempts + used);
+                // Halving comes to an end.
+                assert!(entries <= attempts + 30, "{settlement:?}");
                 stored.standing = standing;
             }
         }

@@ -7,13 +7,14 @@ use tidegate::{
     destinations::profiles,
     dispatch::{Input, Options},
     model::{
-        Auth, Breaker, Connection, DeliverySeq, Destination, DestinationId, DestinationState,
-        Ended, EventSeq, Exponential, Lane, Ordering, Owed, Place, Policy, Profile, ProjectId,
-        RateLimit, Retry, RetryPreset, Standing, Webhook,
+        Auth, Batch, Breaker, Connection, DeliverySeq, Destination, DestinationId,
+        DestinationState, Ended, EventSeq, Exponential, Lane, Ordering, Owed, Place, Policy,
+        Profile, ProjectId, RateLimit, Retry, RetryOn, RetryPreset, Standing, Webhook,
     },
 };
 
 use super::{
+    batches::Counts,
     chance::Chance,
     endpoint::{Endpoint, Mode},
     world::{Happening, World, start_of_time},
@@ -29,6 +30,7 @@ pub struct Summary {
     pub dead: u64,
     pub expired: u64,
     pub cancelled: u64,
+    pub counts: Counts,
 }
 
 impl Summary {
@@ -41,6 +43,13 @@ impl Summary {
         self.dead += other.dead;
         self.expired += other.expired;
         self.cancelled += other.cancelled;
+        let (counts, others) = (&mut self.counts, &other.counts);
+        counts.batches += others.batches;
+        counts.further_requests += others.further_requests;
+        counts.cut += others.cut;
+        counts.halved += others.halved;
+        counts.too_much += others.too_much;
+        counts.not_retried += others.not_retried;
     }
 }
 
@@ -66,7 +75,9 @@ struct Story {
 pub fn tell(seed: u64) -> Summary {
     let mut chance = Chance::new(seed.wrapping_mul(7_919).wrapping_add(1));
     let options = random_options(&mut chance);
-    let world = World::new(seed, options);
+    let mut world = World::new(seed, options);
+    world.groups = *chance.of(&[1, 1, 2, 5]);
+    world.line_bytes = *chance.of(&[usize::MAX, usize::MAX, 300, 3_000]);
     let days = chance.seconds(6 * 3_600, 4 * 24 * 3_600);
     let mut story = Story {
         world,
@@ -123,6 +134,11 @@ impl Story {
             STORE_UP => self.world.store_is_down = false,
             _ if is_over => return,
             EVENTS => self.events(),
+            PEOPLE if self.world.chance.happens(2) => {
+                // Retention takes events of which something is still owed.
+                let forgotten: Vec<_> = self.world.store.all().map(|it| it.seq).take(3).collect();
+                self.world.rules.forgotten.extend(forgotten);
+            }
             FAULT => {
                 let id = *self.world.chance.of(&self.ids);
                 let mode = Endpoint::random_mode(&mut self.world.chance);
@@ -259,7 +275,8 @@ impl Story {
         }
     }
 
-    fn summary(&self) -> Summary {
+    fn summary(&mut self) -> Summary {
+        let counts = std::mem::take(&mut self.world.counts);
         let count =
             |ended| self.world.store.ended.values().filter(|it| it.0 == ended).count() as u64;
         Summary {
@@ -271,6 +288,7 @@ impl Story {
             dead: count(Ended::Dead),
             expired: count(Ended::Expired),
             cancelled: count(Ended::Cancelled),
+            counts,
         }
     }
 }
@@ -308,7 +326,19 @@ pub fn random_policy(chance: &mut Chance) -> Policy {
         }),
         _ => Retry::Waits(waits(chance)),
     };
+    let batch = chance.happens(50).then(|| Batch {
+        events: nonzero(*chance.of(&[1, 2, 3, 10, 50])),
+        bytes: nonzero(*chance.of(&[100, 2_000, 100_000])),
+        linger: *chance.of(&[Duration::ZERO, Duration::from_millis(50), Duration::from_secs(5)]),
+    });
     Policy {
+        batch,
+        retry_on: *chance.of(&[
+            RetryOn::All,
+            RetryOn::All,
+            RetryOn::Temporary,
+            RetryOn::ServerErrors,
+        ]),
         ordering: chance.of(&[Ordering::None, Ordering::Fifo, Ordering::Key("x".into())]).clone(),
         retry,
         expires_after: chance.happens(30).then(|| chance.seconds(600, 72_000)),

@@ -13,7 +13,13 @@ use tidegate::{
     store::{OwedQuery, Settlement},
 };
 
-use super::{chance::Chance, endpoint::Endpoint, rules::Rules, store::ModelStore};
+use super::{
+    batches::{Batch, Counts, weight},
+    chance::Chance,
+    endpoint::Endpoint,
+    rules::Rules,
+    store::ModelStore,
+};
 
 /// Something that happens at its time. What carries a life belongs to one run of the process, and
 /// ends with it.
@@ -35,6 +41,29 @@ pub enum Happening {
         life: u32,
         owed: Owed,
         outcome: Outcome,
+    },
+    TooMuch {
+        life: u32,
+        owed: Owed,
+    },
+    Cut {
+        life: u32,
+        destination: DestinationId,
+        batch: u32,
+        left: Vec<DeliverySeq>,
+        missing: Vec<DeliverySeq>,
+    },
+    PartEnds {
+        life: u32,
+        destination: DestinationId,
+        batch: u32,
+        part: Vec<Owed>,
+        outcome: Outcome,
+    },
+    BreaksOff {
+        life: u32,
+        destination: DestinationId,
+        batch: u32,
     },
     Commit {
         life: u32,
@@ -87,6 +116,15 @@ pub struct World {
     pub store_is_down: bool,
     pub steps: u64,
     pub most_held: usize,
+    /// Batches under way: what names each, and the requests that it has not made.
+    pub batches: BTreeMap<(DestinationId, u32), Batch>,
+    /// What endpoints tell apart: deliveries are of one of so many groups.
+    pub groups: u64,
+    /// The most that may be under way to one destination, in the same unit as a policy's batch.
+    pub line_bytes: usize,
+    pub bytes: HashMap<DestinationId, usize>,
+    pub told: BTreeMap<DestinationId, Arc<Destination>>,
+    pub counts: Counts,
     actions: Vec<Action>,
 }
 
@@ -118,6 +156,12 @@ impl World {
             store_is_down: false,
             steps: 0,
             most_held: 0,
+            batches: BTreeMap::new(),
+            groups: 1,
+            line_bytes: usize::MAX,
+            bytes: HashMap::new(),
+            told: BTreeMap::new(),
+            counts: Counts::default(),
             actions: Vec::new(),
         }
     }
@@ -135,6 +179,11 @@ impl World {
         let destination = Arc::new(destination);
         self.endpoints.insert(destination.id, endpoint);
         self.destinations.insert(destination.id, destination.clone());
+        self.tell(destination);
+    }
+
+    fn tell(&mut self, destination: Arc<Destination>) {
+        self.told.insert(destination.id, destination.clone());
         self.step(Input::Settings(destination));
     }
 
@@ -187,13 +236,16 @@ impl World {
     pub fn crash(&mut self) {
         self.life += 1;
         self.wake = None;
+        self.batches.clear();
+        self.bytes.clear();
         self.scheduler = Scheduler::new(self.options.clone());
         self.rules.restart(&self.store);
         for destination in self.destinations.values().cloned().collect::<Vec<_>>() {
-            self.step(Input::Settings(destination));
+            self.tell(destination);
         }
         let mut backlog: Vec<DestinationId> = self.store.all().map(|it| it.destination).collect();
         backlog.dedup();
+        backlog.iter().for_each(|it| self.rules.start_slowly(*it));
         self.step(Input::Backlog(backlog));
     }
 
@@ -208,15 +260,31 @@ impl World {
                 self.step(Input::Tick);
             }
             Happening::Hints { life, owed } if life == self.life => {
-                self.rules.told.extend(owed.iter().map(|it| it.seq));
+                self.rules.tell(owed.iter().map(|it| it.seq));
                 self.step(Input::Planned(owed));
             }
             Happening::Lost { life, lost, seqs } if life == self.life => {
-                self.rules.told.extend(seqs);
+                self.rules.tell(seqs.into_iter());
                 self.step(Input::Spilled(lost));
             }
             Happening::AttemptEnds { life, owed, outcome } => {
                 self.attempt_ends(life, owed, outcome);
+            }
+            Happening::TooMuch { life, owed } if life == self.life => {
+                self.counts.too_much += 1;
+                self.rules.note_over(&owed, true, true);
+                let (destination, delivery) = (owed.destination, owed.seq);
+                self.step(Input::TooMuch { destination, delivery });
+            }
+            Happening::Cut { life, destination, batch, left, missing } if life == self.life => {
+                self.cut(destination, batch, left, missing);
+            }
+            Happening::PartEnds { life, destination, batch, part, outcome } => {
+                self.part_ends(life, destination, batch, part, outcome);
+            }
+            Happening::BreaksOff { life, destination, batch } if life == self.life => {
+                self.batch_over(destination, batch, false);
+                self.step(Input::BrokenOff { destination, batch });
             }
             Happening::Commit { life, settlements } if life == self.life => {
                 self.commit(life, settlements);
@@ -231,13 +299,16 @@ impl World {
             Happening::Change { destination } => {
                 if self.destinations.get(&destination.id) == Some(&destination) {
                     self.rules.reset(destination.id);
-                    self.step(Input::Settings(destination));
+                    self.tell(destination);
                 }
             }
             Happening::Plot(number) => return Some(Some(number)),
             Happening::Wake { .. }
             | Happening::Hints { .. }
             | Happening::Lost { .. }
+            | Happening::TooMuch { .. }
+            | Happening::Cut { .. }
+            | Happening::BreaksOff { .. }
             | Happening::Commit { .. }
             | Happening::Confirm { .. }
             | Happening::Snapshot { .. }
@@ -247,23 +318,35 @@ impl World {
     }
 
     fn attempt_ends(&mut self, life: u32, owed: Owed, outcome: Outcome) {
-        // The endpoint has done its part, whether we live to hear of it or not.
-        if outcome.class == tidegate::model::Class::Accepted {
-            self.accepted.insert(owed.seq);
-            let now = self.now;
-            self.arrivals.entry(owed.seq).or_insert(now);
-        }
+        self.arrive(&[owed], &outcome);
         if life == self.life {
+            self.give_back(owed.destination, weight(owed.seq));
             let destination = self.destinations.get(&owed.destination);
-            self.rules.note_end(&owed, &outcome, destination, self.now);
+            self.rules.note_end(&owed, &[owed], &outcome, destination, self.now);
+            self.rules.note_over(&owed, true, false);
             let (destination, delivery) = (owed.destination, owed.seq);
             self.step(Input::Finished { destination, delivery, outcome });
-            if self.cancels_at_once
-                && self.chance.happens(1)
-                && let Some(stored) = self.store.get(&owed).copied()
-            {
-                self.cancel(vec![stored]);
+            self.cancel_at_once(&owed);
+        }
+    }
+
+    /// The endpoint has done its part, whether we live to hear of it or not.
+    pub fn arrive(&mut self, carried: &[Owed], outcome: &Outcome) {
+        if outcome.class == tidegate::model::Class::Accepted {
+            let now = self.now;
+            for owed in carried {
+                self.accepted.insert(owed.seq);
+                self.arrivals.entry(owed.seq).or_insert(now);
             }
+        }
+    }
+
+    pub fn cancel_at_once(&mut self, owed: &Owed) {
+        if self.cancels_at_once
+            && self.chance.happens(1)
+            && let Some(stored) = self.store.get(owed).copied()
+        {
+            self.cancel(vec![stored]);
         }
     }
 
@@ -297,11 +380,19 @@ impl World {
         let mut actions = std::mem::take(&mut self.actions);
         self.scheduler.step(self.now, input, &mut actions);
         let mut settlements = Vec::new();
+        let mut news = Vec::new();
         let life = self.life;
         for action in actions.drain(..) {
             match action {
-                Action::Attempt(owed) => self.attempt(owed),
-                Action::Settle(settlement) => settlements.push(settlement),
+                // What is made of them comes later, as everything that the scheduler has decided.
+                Action::Attempt(_)
+                | Action::Batch { .. }
+                | Action::GoOn { .. }
+                | Action::Leave { .. } => news.push(action),
+                Action::Settle(settlement) => {
+                    self.check_verdict(&settlement);
+                    settlements.push(settlement);
+                }
                 Action::Refill(query) => {
                     let wait = self.chance.millis(0, 3);
                     self.after(wait, Happening::Snapshot { life, query });
@@ -324,6 +415,19 @@ impl World {
             }
         }
         self.actions = actions;
+        for action in news {
+            match action {
+                Action::Attempt(owed) => self.attempt(owed),
+                Action::Batch { destination, number, deliveries, bytes } => {
+                    self.batch(destination, number, deliveries, bytes);
+                }
+                Action::GoOn { destination, number } => self.go_on(destination, number),
+                Action::Leave { destination, number } => {
+                    self.batch_over(destination, number, false);
+                }
+                _ => (),
+            }
+        }
         if !settlements.is_empty() {
             let wait = self.chance.millis(0, 5);
             self.after(wait, Happening::Commit { life, settlements });
@@ -333,15 +437,17 @@ impl World {
 
     fn attempt(&mut self, owed: Owed) {
         let destination = self.destinations.get(&owed.destination);
-        self.rules.check_start(&owed, destination, &self.store, self.now);
-        let endpoint = &self.endpoints[&owed.destination];
-        let outcome = endpoint.answer(owed.seq, self.now, &mut self.chance);
+        self.rules.check_start(&owed, destination, self.now);
+        let decided = self.rules.tellings;
+        self.rules.check_carried(decided, &[owed], destination, &self.store, self.now);
         let life = self.life;
+        if !self.take(owed.destination, weight(owed.seq)) {
+            let now = self.now;
+            return self.at(now, Happening::TooMuch { life, owed });
+        }
+        let endpoint = &self.endpoints[&owed.destination];
+        let outcome = endpoint.answer(&[owed.seq], self.now, &mut self.chance);
         self.after(outcome.duration, Happening::AttemptEnds { life, owed, outcome });
-    }
-
-    pub fn is_inactive(&self, id: DestinationId) -> bool {
-        self.destinations.get(&id).is_some_and(|it| it.state != DestinationState::Active)
     }
 
     fn check_bounds(&mut self) {
@@ -349,6 +455,10 @@ impl World {
         assert!(totals.in_flight <= self.options.in_flight, "more in flight than allowed");
         assert_eq!(totals.in_flight, self.rules.in_flight());
         self.most_held = self.most_held.max(totals.held);
+    }
+
+    pub fn is_inactive(&self, id: DestinationId) -> bool {
+        self.destinations.get(&id).is_some_and(|it| it.state != DestinationState::Active)
     }
 
     /// Every delivery that ended did so rightly.

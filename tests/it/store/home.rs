@@ -9,12 +9,12 @@ use tidegate::{
     clock::ManualClock,
     hint,
     model::{
-        Class, DestinationId, Ended, Entry, EntryKind, Event, EventId, Lane, NewEvent, Outcome,
-        Owed, PipelineId, Place, Plan, PlannedDelivery, ProjectId, RawJson, SourceId, Standing,
-        TypeName,
+        Class, DeliverySeq, DestinationId, Ended, Entry, EntryKind, Event, EventId, Lane, NewEvent,
+        Outcome, Owed, PipelineId, Place, Plan, PlannedDelivery, ProjectId, RawJson, SourceId,
+        Standing, TypeName,
     },
     store::{
-        Appended, Database, Next, Settlement,
+        Appended, Database, Next, Recording, Settlement,
         sqlite::{Options, SqliteStore},
     },
 };
@@ -150,6 +150,37 @@ pub fn attempt(owed: &Owed, class: Class, next: Next) -> Settlement {
         response: None,
     };
     settlement(owed, EntryKind::Attempt { number, outcome }, next)
+}
+
+/// A test of a destination that was sent and accepted.
+pub fn recording(number: u64, to: u128) -> Recording {
+    let attempt = EntryKind::Attempt {
+        number: 1,
+        outcome: Outcome {
+            class: Class::Accepted,
+            status: Some(204),
+            reason: "204 No Content".to_owned(),
+            retry_after: None,
+            duration: std::time::Duration::from_millis(7),
+            response: None,
+        },
+    };
+    Recording {
+        event: NewEvent {
+            id: Some(EventId::new(now(), 0, u64::MAX - (number << 2))),
+            source: SourceId::SYSTEM,
+            event_type: TypeName::trusted("tidegate.test"),
+            ..event("{}")
+        },
+        destination: destinations(to),
+        entries: vec![Entry {
+            delivery: DeliverySeq::from_bits(0),
+            number: 1,
+            at: now(),
+            kind: attempt,
+            ended: Some(Ended::Delivered),
+        }],
+    }
 }
 
 /// An end or a move without an attempt.

@@ -6,6 +6,8 @@
 pub mod home;
 mod owed;
 mod replay;
+mod record;
+mod erase;
 mod random;
 mod sqlite;
 
@@ -57,6 +59,11 @@ contract! {
         replay::a_replay_makes_new_deliveries_and_keeps_its_progress
         replay::a_replay_repeats_the_copy_of_a_delivery
         replay::an_event_has_room_for_so_many_deliveries_and_no_more
+        record::what_was_sent_already_is_kept_with_what_came_of_it
+        record::a_recording_says_nothing_about_the_plans_before_it
+        record::what_was_recorded_can_be_replayed
+        erase::what_events_say_about_a_person_is_erased_and_nothing_else
+        erase::an_erasure_that_is_asked_for_again_finds_the_rest
         random::work_of_any_kind_agrees_with_a_model
         ;
 }

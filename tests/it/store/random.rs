@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::SignedDuration;
 use tidegate::{
-    model::{DeliverySeq, Event, EventId, EventSeq, Lane, Owed, Place},
+    model::{DeliverySeq, Event, EventId, EventSeq, Lane, Owed, Place, SourceId},
     store::{Appended, OwedQuery},
 };
 
 use super::home::{
-    Home, Open, destinations, ended, event, keyed, note, now, plan_at, projects, retry,
+    Home, Open, destinations, ended, event, keyed, note, now, plan_at, projects, recording, retry,
 };
 
 #[derive(Default)]
@@ -40,7 +40,8 @@ pub async fn work_of_any_kind_agrees_with_a_model(home: &dyn Home) {
     let (mut dice, mut model) = (Dice(seed), Model::default());
     let mut open = home.open().await;
     for _ in 0..400 {
-        match dice.below(12) {
+        match dice.below(13) {
+            12 => model.record(&open, &mut dice).await,
             0..3 => model.append(&open, &mut dice).await,
             3..6 => model.plan(&open, &mut dice).await,
             6..9 => model.settle(&open, &mut dice).await,
@@ -81,6 +82,15 @@ impl Model {
         }
     }
 
+    /// What was sent already is never owed, and waits for its plan like the others.
+    async fn record(&mut self, open: &Open, dice: &mut Dice) {
+        self.last += 1;
+        let recording = recording(self.last, 1 + u128::from(dice.below(2)));
+        let event = open.store.record(recording).await.unwrap();
+        assert_eq!(event.seq.0, self.last);
+        self.unplanned.push(event);
+    }
+
     async fn plan(&mut self, open: &Open, dice: &mut Dice) {
         let count = dice.below(30).min(self.unplanned.len() as u64) as usize;
         let plans = self.unplanned.drain(..count).map(|event| {
@@ -88,8 +98,10 @@ impl Model {
                 0 => Place { lane: Lane::NONE, position: 0 },
                 _ => Place { lane: Lane(dice.below(3) << 62), position: dice.below(5) as i64 },
             };
-            let to: Vec<_> =
-                (0..dice.below(4)).map(|_| (1 + u128::from(dice.below(2)), place(dice))).collect();
+            let most = if event.source == SourceId::SYSTEM { 1 } else { 4 };
+            let to: Vec<_> = (0..dice.below(most))
+                .map(|_| (1 + u128::from(dice.below(2)), place(dice)))
+                .collect();
             plan_at(&event, &to)
         });
         let plans: Vec<_> = plans.collect();

@@ -13,7 +13,7 @@ CREATE TABLE events (
     timestamp   INTEGER NOT NULL,     -- microseconds since 1970
     received_at INTEGER NOT NULL,     -- microseconds since 1970
     key         TEXT,                 -- the idempotency key
-    digest      INTEGER NOT NULL      -- xxh3 of the payload: tells whether a duplicate is the same
+    digest      INTEGER NOT NULL      -- xxh3 of the payload: tells whether a duplicate is the same; 0: its body is erased
 );
 
 -- Up to 64 events in one zstd frame: for each, two lengths (u32, little-endian), metadata, payload.
@@ -47,7 +47,8 @@ CREATE TABLE deliveries (
 );
 
 -- Why events, or routes of them, went no further. An event with a plan has a row here or a delivery
--- that is no replay's: that is how the last planned event is found when the store is opened.
+-- with a pipeline that is no replay's: that is how the last planned event is found when the store is
+-- opened. A delivery with neither was made outside of every order and recorded afterwards: a test.
 CREATE TABLE skipped (
     event   INTEGER PRIMARY KEY,
     reasons TEXT NOT NULL             -- JSON

@@ -24,6 +24,8 @@ use self::{applier::Applier, redo::Change};
 pub(super) use self::{file::OwedFile, rebuild::open};
 use super::{
     control::Control,
+    error::unavailable,
+    journal::Synced,
     rows::{self, DeliveryRow},
     status::Status,
 };
@@ -229,13 +231,13 @@ impl Ledger {
         self.waiting.push(done);
     }
 
-    /// Whether [`Self::settle_down`] would have something to do soon.
+    /// Whether [`Self::is_due`] says so soon.
     pub fn is_restless(&self) -> bool {
         self.number > self.handed_through || !self.handed.is_empty() || !self.waiting.is_empty()
     }
 
-    /// Hands on what should be handed on by now. Called between turns.
-    pub fn settle_down(&mut self) {
+    /// Whether changes should be handed on by now. Called between turns.
+    pub fn is_due(&mut self) -> bool {
         let mut is_idle = self.applier.applied() >= self.handed_through;
         if !is_idle && self.active.len() >= Self::MOST {
             metrics::counter!("tidegate_store_owed_waits_total").increment(1);
@@ -243,20 +245,19 @@ impl Ledger {
             is_idle = self.applier.applied() >= self.handed_through;
         }
         if !is_idle {
-            return;
+            return false;
         }
         if !self.handed.is_empty() {
             self.handed = Arc::default();
         }
-        let is_due = !self.waiting.is_empty()
+        !self.waiting.is_empty()
             || self.active.len() >= Self::MANY
-            || (self.number > self.handed_through && self.handed_at.elapsed() >= Self::PATIENCE);
-        if is_due {
-            self.hand_on();
-        }
+            || (self.number > self.handed_through && self.handed_at.elapsed() >= Self::PATIENCE)
     }
 
-    fn hand_on(&mut self) {
+    /// Hands the changes to the applier, which has no others. Their redo rows are on disk: `owed.db`
+    /// must not know, after a power cut, what the segments do not.
+    pub fn hand_on(&mut self, _: Synced) {
         if self.number == self.handed_through {
             for done in self.waiting.drain(..) {
                 // Whoever asked may have gone.
@@ -267,6 +268,13 @@ impl Ledger {
         self.handed = Arc::new(std::mem::take(&mut self.active));
         (self.handed_through, self.handed_at) = (self.number, Instant::now());
         self.applier.apply(self.handed.clone(), self.number, std::mem::take(&mut self.waiting));
+    }
+
+    /// The disk failed: whoever waits is told so.
+    pub fn refuse(&mut self) {
+        for done in self.waiting.drain(..) {
+            let _ = done.send(Err(unavailable("the disk failed; the log says how")));
+        }
     }
 
     /// Changes that are not in `owed.db` yet.
@@ -285,9 +293,9 @@ impl Ledger {
     }
 
     /// Brings everything into `owed.db`, and that to the disk.
-    pub fn close(mut self) {
+    pub fn close(mut self, synced: Synced) {
         self.applier.wait(self.handed_through);
-        self.hand_on();
+        self.hand_on(synced);
         self.applier.wait(self.handed_through);
         self.applier.close();
     }

@@ -5,7 +5,10 @@
 //! Two things hold at every moment, also after a crash: a row about an event stays as long as the
 //! event does, and an event of which something is owed, or that has no plan yet, stays.
 
+mod erase;
 mod rewrite;
+
+pub(super) use rewrite::ERASED_METADATA;
 
 use std::{
     sync::Arc,
@@ -48,9 +51,19 @@ impl SqliteStore {
                 Some((control.known_number(*project)?, rows::micros(*time)))
             })
             .collect();
+        self.rewriting(horizons, |it| it.run()).await
+    }
+
+    /// Does some work on sealed segments.
+    async fn rewriting<T: Send + 'static>(
+        &self,
+        horizons: Vec<(i64, i64)>,
+        work: impl FnOnce(&Forgetting) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.status.check_open()?;
         // One at a time. It is held until the work ends, also when nobody waits for it any more.
         let turn = self.forgetting.clone().lock_owned().await;
-        let work = Forgetting {
+        let forgetting = Forgetting {
             folder: self.folder.upgrade().ok_or(StoreError::Closed)?,
             readers: self.readers.clone(),
             owed: self.owed.clone(),
@@ -61,7 +74,7 @@ impl SqliteStore {
         };
         blocking(move || {
             let _turn = turn;
-            work.run()
+            work(&forgetting)
         })
         .await
     }
@@ -121,10 +134,14 @@ impl Forgetting {
         let first = newest.first();
         drop(newest);
         self.inbox.roll()?;
-        segments.wait_for(PATIENCE, |all| {
+        self.wait_until_sealed(first);
+        Ok(())
+    }
+
+    fn wait_until_sealed(&self, first: EventSeq) {
+        self.readers.segments.wait_for(PATIENCE, |all| {
             self.status.is_closed() || all.iter().any(|it| it.first() == first && it.is_sealed())
         });
-        Ok(())
     }
 
     /// Forgets what may go of one segment, if that is worth the work. Says how many events went.
@@ -157,10 +174,12 @@ impl Forgetting {
         } else {
             Verdict::Leave
         };
+        // What was found in later segments must be there after a power cut, too.
+        self.inbox.flush_blocking()?;
         match verdict {
             Verdict::Leave => return Ok(0),
             Verdict::Delete => self.delete(segment)?,
-            Verdict::Rewrite => self.rewrite(&segment, &gone)?,
+            Verdict::Rewrite => self.rewrite(&segment, &gone, &[])?,
         }
         Ok(gone.len() as u64)
     }
@@ -169,11 +188,7 @@ impl Forgetting {
         // A key outlives its event.
         self.keys.flush()?;
         self.readers.segments.remove(&segment);
-        // Who still reads it may finish. A list holds it for a moment only.
-        let until = Instant::now() + PATIENCE;
-        while Arc::strong_count(&segment) > 1 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_for_readers(&segment);
         remove_files(segment.path())?;
         files::sync_folder(&self.folder.path().join("segments"))?;
         tracing::info!(first = segment.first().0, "a segment of old events is deleted");
@@ -283,6 +298,14 @@ impl Forgetting {
             let mut statement = it.prepare_cached("SELECT 1 FROM events WHERE seq = ?")?;
             Ok(statement.exists([event.0 as i64])?)
         })
+    }
+}
+
+/// Who still reads it may finish. A list holds it for a moment only.
+fn wait_for_readers(segment: &Arc<Segment>) {
+    let until = Instant::now() + PATIENCE;
+    while Arc::strong_count(segment) > 1 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

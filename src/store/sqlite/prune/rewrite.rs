@@ -1,4 +1,5 @@
-//! Writing a segment anew, without some of its events and without what was about them.
+//! Writing a segment anew, without some of its events and without what was about them, or with the
+//! bodies of some of them erased.
 //!
 //! The new file is complete and on disk before it takes the old one's name. A crash before that
 //! leaves the old one and a file that is deleted when the store is opened.
@@ -23,12 +24,18 @@ use crate::{
 };
 
 impl Forgetting {
-    pub(super) fn rewrite(&self, segment: &Segment, gone: &[EventSeq]) -> Result<()> {
+    /// `gone` are events of this segment; `erased` may also be older ones.
+    pub(super) fn rewrite(
+        &self,
+        segment: &Segment,
+        gone: &[EventSeq],
+        erased: &[EventSeq],
+    ) -> Result<()> {
         // A key outlives its event.
         self.keys.flush()?;
         let fresh = self.folder.unfinished();
         remove_files(&fresh)?;
-        let result = self.write(segment, gone, &fresh);
+        let result = self.write(segment, gone, erased, &fresh);
         if let Err(error) = result {
             // What cannot be removed now is when the store is opened.
             let _ = remove_files(&fresh);
@@ -40,23 +47,38 @@ impl Forgetting {
         self.readers.segments.replace(segment);
         tracing::info!(
             first = segment.first().0,
-            events = gone.len(),
-            "old events of a segment are forgotten"
+            forgotten = gone.len(),
+            erased = erased.len(),
+            "a segment is written anew"
         );
         Ok(())
     }
 
-    fn write(&self, segment: &Segment, gone: &[EventSeq], fresh: &Path) -> Result<()> {
+    fn write(
+        &self,
+        segment: &Segment,
+        gone: &[EventSeq],
+        erased: &[EventSeq],
+        fresh: &Path,
+    ) -> Result<()> {
         let connection = files::open_unfinished(fresh)?;
+        // What is overwritten leaves no trace in the file.
+        connection.pragma_update(None, "secure_delete", "ON")?;
         connection.execute("ATTACH DATABASE ? AS old", [files::uri(segment.path(), true)])?;
-        connection.execute_batch("CREATE TEMP TABLE gone (event INTEGER PRIMARY KEY)")?;
-        self.mark(&connection, segment.first(), gone)?;
+        connection.execute_batch(
+            "CREATE TEMP TABLE gone (event INTEGER PRIMARY KEY); \
+             CREATE TEMP TABLE erased (event INTEGER PRIMARY KEY)",
+        )?;
+        self.mark(&connection, segment.first(), gone, erased)?;
         let file = File::open(fresh).map_err(of_file)?;
         for sql in COPIES {
             self.status.check_open()?;
             connection.execute_batch(sql)?;
             // A part at a time, so that no commit of the writer waits behind one long sync.
             file.sync_data().map_err(of_file)?;
+        }
+        if !erased.is_empty() {
+            connection.execute_batch(ERASURES)?;
         }
         self.copy_blocks(&connection, &file)?;
         self.status.check_open()?;
@@ -72,8 +94,15 @@ impl Forgetting {
         file.sync_all().map_err(of_file)
     }
 
-    /// Fills `gone`: the events that go, and those that went before from older segments.
-    fn mark(&self, connection: &Connection, first: EventSeq, gone: &[EventSeq]) -> Result<()> {
+    /// Fills `gone`, with the events that go and those that went before from older segments, and
+    /// `erased`.
+    fn mark(
+        &self,
+        connection: &Connection,
+        first: EventSeq,
+        gone: &[EventSeq],
+        erased: &[EventSeq],
+    ) -> Result<()> {
         let segment = self.readers.segments.of_event(first);
         let strangers = match segment {
             Some(it) => it.read(|it| foreign(it, first))?,
@@ -90,16 +119,22 @@ impl Forgetting {
             }
         }
         drop(insert);
+        let mut insert = connection.prepare("INSERT OR IGNORE INTO erased VALUES (?)")?;
+        for event in erased {
+            insert.execute([event.0 as i64])?;
+        }
+        drop(insert);
         Ok(connection.execute_batch("COMMIT")?)
     }
 
-    /// Copies the blocks: whole where all of their events stay, and otherwise with empty bodies in the
-    /// place of those that go.
+    /// Copies the blocks: whole where all of their events stay as they are, and otherwise with empty
+    /// bodies in the place of those that go.
     fn copy_blocks(&self, connection: &Connection, file: &File) -> Result<()> {
         const SYNC_EVERY: usize = 8 << 20;
 
         let mut packer = Packer::new()?;
         let mut stays = connection.prepare("SELECT 1 FROM main.events WHERE seq = ?")?;
+        let mut erased = connection.prepare("SELECT 1 FROM erased WHERE event = ?")?;
         let mut insert = connection.prepare("INSERT INTO main.blocks VALUES (?, ?, ?)")?;
         let mut blocks = connection.prepare("SELECT first_seq, count, body FROM old.blocks")?;
         let mut rows = blocks.query([])?;
@@ -111,14 +146,21 @@ impl Forgetting {
             let seqs = first..first + i64::from(count);
             let staying =
                 seqs.clone().map(|seq| stays.exists([seq])).collect::<Result<Vec<bool>, _>>()?;
+            let mut is_erased = |seq: EventSeq| erased.exists([seq.0 as i64]);
+            let mut has_erased = false;
+            for seq in seqs.clone() {
+                has_erased |= is_erased(EventSeq(seq as u64))?;
+            }
             unsynced += body.len();
-            if staying.iter().all(|it| *it) {
+            if !has_erased && staying.iter().all(|it| *it) {
                 insert.execute(params![first, count, body])?;
             } else if staying.iter().any(|it| *it) {
                 let block = Block::open(EventSeq(first as u64), count, body)?;
                 for (seq, stays) in seqs.zip(&staying) {
                     let seq = EventSeq(seq as u64);
-                    if *stays {
+                    if is_erased(seq)? {
+                        packer.add_body(seq, ERASED_METADATA, b"null");
+                    } else if *stays {
                         let (metadata, payload) = block.body(seq)?;
                         packer.add_body(seq, metadata.bytes(), payload.bytes());
                     } else {
@@ -139,6 +181,19 @@ impl Forgetting {
         Ok(connection.execute_batch("COMMIT")?)
     }
 }
+
+/// What stands where the body of an event was. No sender can write such metadata: ours always names a
+/// source.
+pub(in crate::store::sqlite) const ERASED_METADATA: &[u8] = br#"{"erased":true}"#;
+
+/// What else is erased. The digest 0 stands for an event whose body is.
+const ERASURES: &str = "
+    UPDATE main.events SET key = NULL, digest = 0 WHERE seq IN (SELECT event FROM erased);
+    UPDATE main.deliveries SET copy = NULL
+        WHERE copy IS NOT NULL AND seq >> 11 IN (SELECT event FROM erased);
+    UPDATE main.activity SET response = NULL
+        WHERE response IS NOT NULL AND delivery >> 11 IN (SELECT event FROM erased);
+";
 
 /// Everything but blocks and redo rows, which are not copied row by row.
 const COPIES: &[&str] = &[

@@ -18,7 +18,7 @@ use crate::{
     store::{
         DeliveryRecord, Page, Result,
         sqlite::{
-            rows::{DELIVERY_COLUMNS, DeliveryRow, delivery, ended_code},
+            rows::{DeliveryRow, delivery, ended_code, without_copy},
             segments::Segment,
         },
     },
@@ -232,10 +232,9 @@ fn fetch(
         Way::Planned(_) | Way::Owed { .. } => {
             condition.and("seq >= ?", window.low as i64);
             condition.and("seq < ?", window.before.0 as i64);
-            // A copy may be large, and lists leave it out.
-            let columns = DELIVERY_COLUMNS.replace(", copy", ", NULL");
             let sql = format!(
-                "SELECT {columns} FROM deliveries WHERE {} ORDER BY seq DESC LIMIT {}",
+                "SELECT {} FROM deliveries WHERE {} ORDER BY seq DESC LIMIT {}",
+                without_copy(),
                 condition.sql(),
                 window.limit
             );

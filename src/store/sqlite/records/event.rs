@@ -14,7 +14,7 @@ use crate::{
         DeliveryRecord, EventRecord, Result, StoreError,
         sqlite::{
             owed::OwedRow,
-            rows::{self, DELIVERY_COLUMNS, DeliveryRow, ENTRY_COLUMNS},
+            rows::{self, DeliveryRow, ENTRY_COLUMNS, without_copy},
             segments::Segment,
         },
     },
@@ -78,7 +78,8 @@ impl Archive {
             })?;
         }
         rows.sort_unstable_by_key(|it| it.seq);
-        let planned = skipped.is_some() || rows.iter().any(|it| it.replay.is_none());
+        let is_planned = |it: &DeliveryRow| it.replay.is_none() && it.pipeline.is_some();
+        let planned = skipped.is_some() || rows.iter().any(is_planned);
         let deliveries = rows
             .into_iter()
             .map(|row| {
@@ -223,8 +224,8 @@ pub fn head_in(connection: &Connection, seq: EventSeq) -> Result<Option<Head>> {
 }
 
 fn deliveries_in(connection: &Connection, event: EventSeq) -> Result<Vec<DeliveryRow>> {
-    let sql =
-        format!("SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE seq BETWEEN ? AND ? ORDER BY seq");
+    let columns = without_copy();
+    let sql = format!("SELECT {columns} FROM deliveries WHERE seq BETWEEN ? AND ? ORDER BY seq");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(rows::deliveries_of(event))?;
     let mut found = Vec::new();

@@ -6,7 +6,7 @@ use super::{Archive, LARGEST_PAGE, filter::Condition};
 use crate::{
     model::{Event, EventSeq, ProjectId},
     store::{
-        EventFilter, Page, Result, StoreError,
+        EventFilter, PAGE_BYTES, Page, Result, StoreError,
         sqlite::{contents::contents_of, segments::Segment},
     },
 };
@@ -23,9 +23,11 @@ impl Archive {
         };
         let limit = page.limit.min(LARGEST_PAGE);
         let before = page.before.map_or(i64::MAX, |it| it.0 as i64);
-        let mut events = Vec::new();
+        let (mut events, mut bytes) = (Vec::<Event>::new(), 0);
+        // The one that is too much is given, too: it says that there are more.
+        let is_enough = |count, bytes| count >= limit || (count > 1 && bytes > PAGE_BYTES);
         for segment in self.readers.segments.all().iter().rev() {
-            if events.len() >= limit {
+            if is_enough(events.len(), bytes) {
                 break;
             }
             if segment.first().0 as i64 >= before {
@@ -37,7 +39,12 @@ impl Archive {
                 }
                 for seq in newest(connection, segment, &condition, before, limit - events.len())? {
                     let event = self.readers.event_in(connection, seq)?;
-                    events.push(event.ok_or(StoreError::Damaged { what: "index of events" })?);
+                    let event = event.ok_or(StoreError::Damaged { what: "index of events" })?;
+                    bytes += event.weight();
+                    events.push(event);
+                    if is_enough(events.len(), bytes) {
+                        break;
+                    }
                 }
                 Ok(())
             })?;
@@ -52,8 +59,6 @@ impl Archive {
         after: EventSeq,
         limit: usize,
     ) -> Result<Vec<Event>> {
-        const BYTES: usize = 4 << 20;
-
         let Some((project, mut condition)) = self.condition(project, filter) else {
             return Ok(Vec::new());
         };
@@ -74,7 +79,7 @@ impl Archive {
                 let mut statement = connection.prepare_cached(&sql)?;
                 let mut rows = statement.query(condition.values())?;
                 while events.len() < limit
-                    && bytes < BYTES
+                    && bytes < PAGE_BYTES
                     && let Some(row) = rows.next()?
                 {
                     let seq = EventSeq(row.get::<_, i64>(0)? as u64);
@@ -85,7 +90,7 @@ impl Archive {
                 }
                 Ok(())
             })?;
-            if events.len() >= limit || bytes >= BYTES {
+            if events.len() >= limit || bytes >= PAGE_BYTES {
                 break;
             }
         }

@@ -1,5 +1,7 @@
 //! `tidegate destinations`: where events go to, and what an operator does about them at night.
 
+mod show;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,6 +23,7 @@ use crate::model::{Name, Scheme, TypeName};
 #[command(after_help = "\
 Examples:
   tidegate destinations list
+  tidegate destinations show crm                        where it goes, how it is, what it is owed
   tidegate destinations test crm                        one signed test event, and what it answered
   tidegate destinations pause crm                       deliveries wait, in their order
   tidegate destinations rotate-secret crm --overlap 7d  both secrets sign for a week")]
@@ -31,7 +34,10 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    Show(ShowArgs),
     Test(TestArgs),
+    /// Ask an endpoint once more to show that it is there, before it gets anything
+    Verify(One),
     /// Attempt no deliveries until it is resumed; they wait in their order
     Pause(One),
     /// Go on after a pause
@@ -51,7 +57,18 @@ pub struct One {
     name: Name,
 }
 
-/// Send one signed test event, and show what came of it; nothing of it is kept
+/// Where one goes, how it is, and what it is owed; as JSON, with every value of its contract
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// The name of the destination
+    #[arg(value_name = "NAME")]
+    name: Name,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Send one signed test event, outside of every order, and show what came of it
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// The name of the destination
@@ -162,7 +179,9 @@ struct Outcome {
 pub async fn run(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::List { json } => list(context, json).await,
+        Command::Show(args) => show::run(context, &args.name, args.json).await,
         Command::Test(args) => test(context, args).await,
+        Command::Verify(one) => change(context, &one.name, "verify").await,
         Command::Pause(one) => change(context, &one.name, "pause").await,
         Command::Resume(one) => change(context, &one.name, "resume").await,
         Command::Enable(one) => change(context, &one.name, "enable").await,
@@ -182,11 +201,17 @@ async fn list(context: &Context, is_json: bool) -> Result<()> {
         Ok(())
     })
     .await?;
-    if rows.is_empty() && !is_json {
+    if is_json {
+        return Ok(());
+    }
+    if rows.is_empty() {
         output::note("no destinations");
         context.out.next("tidegate apply resources.yaml");
+        return Ok(());
     }
-    context.out.text(&table(&rows))
+    context.out.text(&table(&rows))?;
+    context.out.next("tidegate destinations show <name>");
+    Ok(())
 }
 
 fn row(it: &Destination, now: Timestamp, paint: Paint) -> Vec<String> {
@@ -219,12 +244,26 @@ async fn change(context: &Context, name: &Name, verb: &str) -> Result<()> {
     let changed: Destination = context.client.post(&path, &json!({})).await?.read()?;
     let state = sentence(&changed.state, context.clock.now(), context.out.paint);
     context.out.line(format_args!("{} is {state}", context.out.paint.bold(name)))?;
-    match verb {
-        "pause" => context.out.next(format_args!("tidegate destinations resume {name}")),
-        "disable" => context.out.next(format_args!("tidegate destinations enable {name}")),
-        _ => context.out.next("tidegate status"),
+    if changed.state.state == "unverified" {
+        return Err(CliError::failed(format!(
+            "{name} did not answer with 2xx; what it is owed is held"
+        ))
+        .then(format!("correct the endpoint, then: tidegate destinations verify {name}")));
     }
+    context.out.next(what_next(name, &changed.state));
     Ok(())
+}
+
+/// What a person does next with a destination that stands so.
+fn what_next(name: &Name, it: &State) -> String {
+    match it.state.as_str() {
+        "paused" => format!("tidegate destinations resume {name}"),
+        "disabled" => format!(
+            "tidegate destinations test {name}; when it is well: tidegate destinations enable {name}"
+        ),
+        "unverified" => format!("tidegate destinations verify {name}"),
+        _ => format!("tidegate deliveries list --destination {name}"),
+    }
 }
 
 async fn test(context: &Context, args: TestArgs) -> Result<()> {
@@ -243,6 +282,9 @@ async fn test(context: &Context, args: TestArgs) -> Result<()> {
         context.out.text(&story(&args.name, &outcome, context.out.paint))?;
     }
     if outcome.accepted {
+        if !args.json {
+            context.out.next(format_args!("tidegate destinations show {}", args.name));
+        }
         return Ok(());
     }
     Err(CliError::failed(format!("{} did not take the test event", args.name)).then(

@@ -1,0 +1,270 @@
+//! `tidegate deletions`: people who want to be forgotten.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, json};
+
+use super::{
+    Context,
+    client::pages,
+    deliveries::id_part,
+    emit::progress_bar,
+    error::{CliError, Result},
+    output::{self, Paint, clip, confirm, distance, plural, table},
+};
+use crate::model::{DeletionState, Then};
+
+/// Tell destinations to forget a user, and erase what is stored of them
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  tidegate deletions create u-42                            tell every webhook that gets events
+  tidegate deletions create u-42 --erase --watch            and erase what is stored, with progress
+  tidegate deletions create 42 --field user.id --suppress   and turn their events away from now on
+  tidegate deletions lift del_01ka…                         let them in again")]
+pub enum Command {
+    Create(CreateArgs),
+    /// Every request of the project
+    List {
+        /// One JSON object for each line
+        #[arg(long)]
+        json: bool,
+    },
+    /// How far a request has come
+    Show {
+        /// The request's id, del_…
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Stay until it is done
+        #[arg(long, short)]
+        watch: bool,
+        /// As JSON
+        #[arg(long, conflicts_with = "watch")]
+        json: bool,
+    },
+    /// Erase nothing, if that has not begun
+    Cancel {
+        /// The request's id, del_…
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Delete a request that is done; a user who was turned away is let in again
+    Lift {
+        /// The request's id, del_…
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+/// Tell every webhook that gets events to forget a user
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    /// The user's id, as it stands in events
+    #[arg(value_name = "USER")]
+    user_id: String,
+    /// Where it stands in the payload; without it, userId or user_id
+    #[arg(long, value_name = "PATH")]
+    field: Option<String>,
+    /// Erase the bodies of the user's stored events
+    #[arg(long)]
+    erase: bool,
+    /// Turn events of the user away from now on
+    #[arg(long)]
+    suppress: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Stay until it is done
+    #[arg(long, short)]
+    watch: bool,
+    /// As JSON
+    #[arg(long, conflicts_with = "watch")]
+    json: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Deletion {
+    id: String,
+    user_id: String,
+    state: DeletionState,
+    #[serde(default)]
+    suppressing: bool,
+    #[serde(default)]
+    notified: u64,
+    #[serde(default)]
+    erased_events: u64,
+    #[serde(default)]
+    cancelled_deliveries: u64,
+    #[serde(default)]
+    progress: Option<f64>,
+    created_at: Timestamp,
+}
+
+const PATH: &str = "/api/v1/deletions";
+
+pub async fn run(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::Create(args) => create(context, args).await,
+        Command::List { json } => list(context, json).await,
+        Command::Show { id, json: true, .. } => {
+            let answer = context.client.get(&path(&id)?, &[]).await?;
+            context.out.json(&answer)
+        }
+        Command::Show { id, watch: true, json: false } => watch(context, &id).await,
+        Command::Show { id, watch: false, json: false } => {
+            let found = fetch(context, &id).await?;
+            context.out.line(sentence(&found, context.out.paint))
+        }
+        Command::Cancel { id } => {
+            let path = format!("{}/cancel", path(&id)?);
+            let found: Deletion = context.client.post(&path, &json!({})).await?.read()?;
+            context.out.line(sentence(&found, context.out.paint))
+        }
+        Command::Lift { id } => {
+            context.client.delete(&path(&id)?).await?;
+            context.out.line(format_args!("{id} is gone, and its user is not turned away any more"))
+        }
+    }
+}
+
+fn path(id: &str) -> Result<String> {
+    Ok(format!("{PATH}/{}", id_part("del", id)?))
+}
+
+async fn create(context: &Context, args: CreateArgs) -> Result<()> {
+    if args.erase && !args.yes {
+        let question = "Erase the bodies of all stored events of this user? It cannot be undone.";
+        if !confirm(question)? {
+            output::note("nothing was done");
+            return Ok(());
+        }
+    }
+    let then = match (args.suppress, args.erase) {
+        (false, false) => Then::Keep,
+        (false, true) => Then::Erase,
+        (true, false) => Then::Suppress,
+        (true, true) => Then::SuppressAndErase,
+    };
+    let mut body = Map::new();
+    body.insert("user_id".to_owned(), args.user_id.into());
+    body.insert("then".to_owned(), json!(then));
+    body.extend(args.field.map(|it| ("field".to_owned(), it.into())));
+    let answer = context.client.post(PATH, &body.into()).await?;
+    if args.json {
+        return context.out.json(&answer);
+    }
+    let begun: Deletion = answer.read()?;
+    if args.watch {
+        return watch(context, &begun.id).await;
+    }
+    context.out.line(sentence(&begun, context.out.paint))?;
+    context.out.next(format_args!("tidegate deletions show {} --watch", begun.id));
+    Ok(())
+}
+
+async fn list(context: &Context, is_json: bool) -> Result<()> {
+    let (now, paint) = (context.clock.now(), context.out.paint);
+    let mut rows = Vec::new();
+    pages(&context.client, PATH, Vec::new(), usize::MAX, |row| {
+        if is_json {
+            return context.out.json_line(&row);
+        }
+        let it: Deletion = row.read()?;
+        let when = distance(it.created_at, now);
+        rows.push(vec![paint.cyan(&it.id), clip(&it.user_id, 40), when, story(&it, paint)]);
+        Ok(())
+    })
+    .await?;
+    if rows.is_empty() && !is_json {
+        output::note("nobody asked to be forgotten");
+    }
+    context.out.text(&table(&rows))
+}
+
+async fn fetch(context: &Context, id: &str) -> Result<Deletion> {
+    context.client.get(&path(id)?, &[]).await?.read()
+}
+
+/// Shows progress until it is done. Leaving does not stop it.
+async fn watch(context: &Context, id: &str) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(250);
+    const STEPS: f64 = 1000.0;
+    let bar = progress_bar(STEPS as u64);
+    let watching = async {
+        loop {
+            let it = fetch(context, id).await?;
+            bar.set_position((it.progress.unwrap_or(0.0) * STEPS) as u64);
+            match it.state {
+                DeletionState::Done | DeletionState::Cancelled => return Ok::<_, CliError>(it),
+                DeletionState::Notifying | DeletionState::Waiting | DeletionState::Erasing => (),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let watched = tokio::select! {
+        watched = watching => watched,
+        _ = tokio::signal::ctrl_c() => {
+            bar.finish_and_clear();
+            output::note("it goes on without you");
+            context.out.next(format_args!("tidegate deletions show {id} --watch"));
+            return Ok(());
+        }
+    };
+    bar.finish_and_clear();
+    context.out.line(sentence(&watched?, context.out.paint))
+}
+
+fn sentence(it: &Deletion, paint: Paint) -> String {
+    format!("{} {}", paint.cyan(&it.id), story(it, paint))
+}
+
+/// `is done: told 2 destinations, erased 17 events, cancelled 1 delivery`
+fn story(it: &Deletion, paint: Paint) -> String {
+    let mut text = match it.state {
+        DeletionState::Notifying => paint.cyan("tells the destinations"),
+        DeletionState::Waiting => paint.yellow("waits to erase"),
+        DeletionState::Erasing => {
+            paint.cyan(format_args!("erases, {:.0} %", it.progress.unwrap_or(0.0) * 100.0))
+        }
+        DeletionState::Done => paint.green("is done"),
+        DeletionState::Cancelled => paint.yellow("was cancelled"),
+    };
+    text.push_str(&format!(": told {}", plural(it.notified, "destination")));
+    if it.progress.is_some() {
+        text.push_str(&format!(", erased {}", plural(it.erased_events, "event")));
+        text.push_str(&format!(", cancelled {}", plural(it.cancelled_deliveries, "delivery")));
+    }
+    if it.suppressing {
+        text.push_str(", and turns the user's events away");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deletion_says_how_far_it_is() {
+        for (answer, expected) in [
+            (json!({"state": "notifying"}), "tells the destinations: told 0 destinations"),
+            (
+                json!({"state": "erasing", "progress": 0.4, "notified": 1, "erased_events": 2}),
+                "erases, 40 %: told 1 destination, erased 2 events, cancelled 0 deliveries",
+            ),
+            (
+                json!({"state": "done", "notified": 2, "suppressing": true}),
+                "is done: told 2 destinations, and turns the user's events away",
+            ),
+        ] {
+            let mut answer = answer;
+            answer["id"] = json!("del_1");
+            answer["user_id"] = json!("u-1");
+            answer["created_at"] = json!("2026-07-31T14:05:00Z");
+            let it: Deletion = serde_json::from_value(answer).unwrap();
+            assert_eq!(story(&it, Paint::PLAIN), expected);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! People who want to be forgotten: telling destinations, and erasing what is stored.
+//!
+//! Each request is a document of the catalogue, carried out here in the background, one step at a time,
+//! and each step is noted when it is done. So a crash repeats one step at most: telling twice is one
+//! event all the same, since its id follows from the request's, and what is erased is not found again.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::{
+    catalog::{Catalog, Edit, Registrar, Resource},
+    clock::Clock,
+    dispatch,
+    model::{
+        Deletion, DeletionId, DeletionState, DestinationId, EventId, EventSeq, NewEvent, ProjectId,
+        RawJson, SourceId, TypeName,
+    },
+    pipeline::Direction,
+    store::{Database, OwedQuery, StoreError, Stretch},
+};
+
+/// Requests of a project that may wait or be under way at once.
+pub const OPEN_AT_MOST: usize = 1000;
+/// How long the list keeps those that have ended, by number. Those that suppress stay.
+pub const ENDED_KEPT: usize = 1000;
+/// Users of a project that may be suppressed.
+pub const SUPPRESSED_AT_MOST: usize = 10_000;
+
+/// What the background work is given.
+pub struct Parts {
+    pub database: Arc<dyn Database>,
+    pub registrar: Arc<Registrar>,
+    pub clock: Arc<dyn Clock>,
+    pub dispatch: dispatch::Handle,
+    /// Becomes true when the work is to end.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Carries out the catalogue's deletions until it is told to stop.
+pub async fn run(mut parts: Parts) {
+    let mut catalog = parts.registrar.watch();
+    while !*parts.stop.borrow() {
+        let now = catalog.borrow_and_update().clone();
+        let Some(deletion) = next(&now).cloned() else {
+            tokio::select! {
+                changed = catalog.changed() => if changed.is_err() { return },
+                _ = parts.stop.changed() => return,
+            }
+            continue;
+        };
+        let mut stop = parts.stop.clone();
+        let done = tokio::select! {
+            done = parts.turn(&deletion, &now) => done,
+            _ = stop.wait_for(|it| *it) => return,
+        };
+        if let Err(error) = done {
+            // It goes on from what was noted, however far that is.
+            tracing::warn!(deletion = %deletion.id, %error, "a deletion waits for the store");
+            parts.rest().await;
+        }
+    }
+}
+
+/// What to do now: tell first, since that is quick; then erase, one request after the other.
+fn next(catalog: &Catalog) -> Option<&Arc<Deletion>> {
+    let first = |state| catalog.deletions.values().find(|it| it.state == state);
+    first(DeletionState::Notifying)
+        .or_else(|| first(DeletionState::Erasing))
+        .or_else(|| first(DeletionState::Waiting))
+}
+
+/// The webhook destinations to which pipelines route what comes from the project's sources. Every enabled
+/// source counts as affected: what a receiver got may be forgotten here already.
+fn affected(catalog: &Catalog, project: ProjectId) -> Vec<DestinationId> {
+    let has_source = |names: &[crate::model::Name]| {
+        let mut sources = catalog.sources.values().filter(|it| it.project == project && it.enabled);
+        sources.any(|it| names.is_empty() || names.contains(&it.name))
+    };
+    let pipelines = catalog.pipelines.values().filter(|it| it.project == project && it.enabled);
+    let routes = pipelines.filter(|it| has_source(&it.sources)).flat_map(|it| &it.routes);
+    let found: BTreeSet<DestinationId> = routes
+        .filter_map(|it| catalog.destination_named(project, it.to.as_str()))
+        .filter(|it| it.connection.webhook().is_some())
+        .map(|it| it.id)
+        .collect();
+    found.into_iter().collect()
+}
+
+/// The id of an event that tells of a deletion; more than one are needed only where there are very many
+/// destinations.
+pub fn event_id(deletion: DeletionId, part: usize) -> EventId {
+    EventId::from_bits(deletion.bits() ^ part as u128)
+}
+
+impl Parts {
+    async fn turn(&self, deletion: &Deletion, catalog: &Catalog) -> Result<(), StoreError> {
+        match deletion.state {
+            DeletionState::Notifying => self.notify(deletion, catalog).await,
+            DeletionState::Waiting => self.begin(deletion).await,
+            DeletionState::Erasing => self.erase(deletion).await,
+            DeletionState::Done | DeletionState::Cancelled => Ok(()),
+        }
+    }
+
+    async fn notify(&self, deletion: &Deletion, catalog: &Catalog) -> Result<(), StoreError> {
+        let to = affected(catalog, deletion.project);
+        let now = self.clock.now();
+        let payload = RawJson::of(&json!({
+            "type": "delete",
+            "userId": deletion.person.user_id,
+            "timestamp": format!("{:.3}", deletion.created_at),
+        }));
+        let event = |(part, to): (usize, &[DestinationId])| NewEvent {
+            id: Some(event_id(deletion.id, part)),
+            project: deletion.project,
+            source: SourceId::SYSTEM,
+            event_type: TypeName::trusted("delete"),
+            timestamp: Some(deletion.created_at),
+            received_at: now,
+            key: None,
+            metadata: Direction::metadata(to),
+            payload: payload.clone(),
+        };
+        let events: Vec<NewEvent> = to.chunks(Direction::MOST).enumerate().map(event).collect();
+        if !events.is_empty() {
+            self.database.append(events).await?;
+        }
+        let ended_at = (!deletion.erases()).then_some(now);
+        self.note(deletion, |it| {
+            it.notified = to.len() as u64;
+            it.state = match it.erases() {
+                true => DeletionState::Waiting,
+                false => DeletionState::Done,
+            };
+            it.ended_at = ended_at;
+        })
+        .await
+    }
+
+    async fn begin(&self, deletion: &Deletion) -> Result<(), StoreError> {
+        let last = self.database.last_event().await?;
+        self.note(deletion, |it| {
+            it.state = DeletionState::Erasing;
+            it.until = last.0;
+        })
+        .await
+    }
+
+    /// One stretch.
+    async fn erase(&self, deletion: &Deletion) -> Result<(), StoreError> {
+        let Deletion { project, person, cursor, until, .. } = deletion;
+        let (after, until) = (EventSeq(*cursor), EventSeq(*until));
+        let Some(stretch) = self.database.find_person(*project, person, after, until).await? else {
+            let now = self.clock.now();
+            return self
+                .note(deletion, |it| {
+                    it.state = DeletionState::Done;
+                    it.cursor = it.until;
+                    it.ended_at = Some(now);
+                })
+                .await;
+        };
+        let cancelled = self.cancel(&stretch).await?;
+        let erased = self.database.erase(&stretch).await?;
+        self.note(deletion, |it| {
+            it.cursor = stretch.through.0;
+            it.erased += erased;
+            it.cancelled += cancelled;
+        })
+        .await
+    }
+
+    /// Cancels what is still owed of these events, and waits until no attempt is under way. An attempt that
+    /// hangs for longer has what its endpoint answers erased by no one, so it is waited for.
+    async fn cancel(&self, stretch: &Stretch) -> Result<u64, StoreError> {
+        const POLL: Duration = Duration::from_millis(20);
+        let owed = self.database.owed(OwedQuery::These(stretch.open.clone())).await?;
+        let count = owed.len() as u64;
+        let mut left = owed;
+        while !left.is_empty() {
+            self.dispatch.cancel(left).await;
+            tokio::time::sleep(POLL).await;
+            left = self.database.owed(OwedQuery::These(stretch.open.clone())).await?;
+        }
+        Ok(count)
+    }
+
+    /// Changes a request, unless somebody else has changed it meanwhile.
+    async fn note(
+        &self,
+        deletion: &Deletion,
+        change: impl FnOnce(&mut Deletion),
+    ) -> Result<(), StoreError> {
+        let decide = |catalog: &Catalog| {
+            let found = catalog.deletions.get(&deletion.id).filter(|it| ***it == *deletion);
+            let edit = found.map(|it| {
+                let mut next = Deletion::clone(it);
+                change(&mut next);
+                Edit::Put(Resource::Deletion(next))
+            });
+            Ok::<_, StoreError>((edit.into_iter().collect(), ()))
+        };
+        self.registrar.edit(decide).await
+    }
+
+    async fn rest(&mut self) {
+        const PAUSE: SignedDuration = SignedDuration::from_secs(1);
+        let until = self.clock.now().saturating_add(PAUSE).unwrap_or(Timestamp::MAX);
+        tokio::select! {
+            () = self.clock.sleep_until(until) => (),
+            _ = self.stop.changed() => (),
+        }
+    }
+}

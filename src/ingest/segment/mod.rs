@@ -1,0 +1,254 @@
+//! The surface that Segment's clients and those of its kin speak to: `/v1/…`, with a write key.
+//!
+//! What they send and what they need back was observed with the real clients; docs/segment.md says
+//! what follows. In short: success is exactly 200, an error is JSON with `code` and `message`, a wait is
+//! whole seconds in `Retry-After`, and the fault of one message never fails the others of its batch.
+
+mod key;
+mod fields;
+mod times;
+mod message;
+mod cors;
+mod settings;
+mod answer;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Path, Request, State},
+    http::{Method, StatusCode, header, request::Parts},
+    middleware,
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use self::{
+    answer::{Fault, Taken, answered},
+    fields::Fields,
+    message::{Around, Call},
+};
+use super::{Ingest, OpenSource, body, metadata::Circumstances};
+use crate::{
+    model::{IdempotencyKey, NewEvent, TypeName},
+    problem::{Kind, Problem},
+};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Bytes of one message. A larger one is rejected; the others of its batch are not.
+    pub message_bytes: usize,
+    /// Bytes of a request, inflated.
+    pub batch_bytes: usize,
+    /// Messages of a batch. Those behind are rejected.
+    pub messages: usize,
+}
+
+impl Default for Options {
+    /// What Segment documents.
+    fn default() -> Self {
+        Self { message_bytes: 32 * 1024, batch_bytes: 500 * 1024, messages: 2500 }
+    }
+}
+
+/// Every route that clients of this kind use.
+pub fn router(ingest: Arc<Ingest>) -> Router {
+    let batch_paths =
+        ["/v1/batch", "/v1/b", "/v1/batch/b", "/v1/import", "/batch", "/b", "/beacon/v1/batch"];
+    let mut router = Router::new()
+        .route("/v1/{call}", post(call))
+        // Clients report about themselves here. We do not ask how they are.
+        .route("/v1/m", post(|| async { answered(Ok(Taken::default())) }))
+        .route("/v1/pixel/{call}", get(pixel))
+        .route("/v1/projects/{write_key}/settings", get(settings::settings))
+        .route("/projects/{write_key}/settings", get(settings::settings))
+        .route("/v1/projects/projects/{write_key}/settings", get(settings::settings))
+        .route("/sourceConfig", get(settings::source_config))
+        .route("/sourceConfig/", get(settings::source_config));
+    for path in batch_paths {
+        router = router.route(path, post(batch));
+    }
+    router
+        .method_not_allowed_fallback(|| async {
+            answered(Err(Problem::new(Kind::MethodNotAllowed)))
+        })
+        .layer(middleware::from_fn(cors::cors))
+        .with_state(ingest)
+}
+
+async fn call(
+    State(ingest): State<Arc<Ingest>>,
+    Path(call): Path<String>,
+    request: Request,
+) -> Response {
+    let Some(call) = Call::named(&call) else {
+        return answered(Err(Problem::new(Kind::NotFound).detail("there is no such call")));
+    };
+    answered(ingest.segment(Some(call), request).await)
+}
+
+async fn batch(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    answered(ingest.segment(None, request).await)
+}
+
+/// A picture of one pixel, whatever happened: it stands in somebody's e-mail.
+async fn pixel(
+    State(ingest): State<Arc<Ingest>>,
+    Path(call): Path<String>,
+    request: Request,
+) -> Response {
+    const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x01D\0;";
+    if let Some(call) = Call::named(&call) {
+        let (mut parts, _) = request.into_parts();
+        let body = pixel_body(parts.uri.query().unwrap_or_default());
+        parts.method = Method::POST;
+        let taken = ingest.segment_body(Some(call), &parts, body).await;
+        if let Err(problem) = taken {
+            tracing::debug!(kind = ?problem.kind(), "a pixel was not taken");
+        }
+    }
+    let headers = [(header::CONTENT_TYPE, "image/gif"), (header::CACHE_CONTROL, "no-store")];
+    (StatusCode::OK, headers, GIF).into_response()
+}
+
+/// `?data=<base64 of a message>`, or the message's fields one by one.
+fn pixel_body(query: &str) -> Bytes {
+    let pairs = || url::form_urlencoded::parse(query.as_bytes());
+    let data = pairs().find(|(name, _)| name == "data").and_then(|(_, data)| {
+        let data = data.trim_end_matches('=').replace('-', "+").replace('_', "/");
+        let padded = data.clone() + &"===="[..(4 - data.len() % 4) % 4];
+        STANDARD.decode(padded).ok()
+    });
+    if let Some(data) = data {
+        return data.into();
+    }
+    let mut message = serde_json::Map::new();
+    for (name, value) in pairs() {
+        put(&mut message, &name, value.into_owned());
+    }
+    serde_json::Value::Object(message).to_string().into()
+}
+
+/// `properties.plan=pro` and the like. What is a text already, is not an object as well.
+fn put(object: &mut serde_json::Map<String, serde_json::Value>, path: &str, value: String) {
+    let Some((outer, inner)) = path.split_once('.') else {
+        object.insert(path.to_owned(), value.into());
+        return;
+    };
+    let entry = object.entry(outer).or_insert_with(|| serde_json::json!({}));
+    if let Some(object) = entry.as_object_mut() {
+        put(object, inner, value);
+    }
+}
+
+impl Ingest {
+    async fn segment(&self, call: Option<Call>, request: Request) -> Result<Taken, Problem> {
+        let (parts, body) = request.into_parts();
+        let limit = self.options.segment.batch_bytes;
+        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+        self.segment_body(call, &parts, body).await
+    }
+
+    /// Takes a request apart, and keeps what is right of it. `call` is what the path says, if it does.
+    async fn segment_body(
+        &self,
+        call: Option<Call>,
+        parts: &Parts,
+        body: Bytes,
+    ) -> Result<Taken, Problem> {
+        let fields = Fields::parse(&body).map_err(|error| {
+            Problem::new(Kind::InvalidJson).detail(super::event::syntax(&error))
+        })?;
+        let key = key::find(&parts.headers, &parts.uri, &fields)
+            .ok_or_else(|| Problem::new(Kind::UnknownWriteKey).detail("there is no write key"))?;
+        let source = self.keyring.by_write_key(&key).ok_or_else(|| {
+            Problem::new(Kind::UnknownWriteKey).detail("no enabled source has this write key")
+        })?;
+        let messages = fields.messages(call.is_none())?;
+        let around = self.around(call, parts, &fields)?;
+        let mut taken = Taken::default();
+        let mut events = Vec::with_capacity(messages.len());
+        for (place, message) in messages.iter().enumerate() {
+            let event = self.segment_message(place, message, &around);
+            match event {
+                Ok(event) => events.push(event.into_new(&source, &around)),
+                Err(fault) => {
+                    self.traffic.rejected(source.id, around.rejection(&fault));
+                    taken.reject(place, fault);
+                }
+            }
+        }
+        if call.is_some()
+            && let Some(fault) = taken.only_fault()
+        {
+            return Err(fault.into_problem());
+        }
+        if !events.is_empty() {
+            let appended = self.gate.admit(events).await?;
+            self.traffic.taken(source.id, &appended, around.received_at);
+            appended.iter().for_each(|it| self.show(it));
+        }
+        Ok(taken)
+    }
+
+    fn around<'a>(
+        &'a self,
+        call: Option<Call>,
+        parts: &Parts,
+        fields: &Fields<'a>,
+    ) -> Result<Around<'a>, Problem> {
+        let ip = self.caller_ip(parts);
+        Ok(Around {
+            call,
+            received_at: self.clock.now(),
+            circumstances: Circumstances::of(&parts.headers, ip)?,
+            ip: ip.to_canonical(),
+            random: self.random.as_ref(),
+            is_browser: parts.headers.contains_key(header::ORIGIN),
+            // Of a single call, these are the message's own.
+            sent_at: fields.get("sentAt").filter(|_| call.is_none()),
+            context: fields.get("context").filter(|_| call.is_none()),
+            integrations: fields.get("integrations").filter(|_| call.is_none()),
+        })
+    }
+
+    fn segment_message(
+        &self,
+        place: usize,
+        message: &serde_json::value::RawValue,
+        around: &Around<'_>,
+    ) -> Result<message::Message, Fault> {
+        let options = &self.options.segment;
+        if place >= options.messages {
+            return Err(Fault::new("too_many_messages", "the batch has more messages than it may"));
+        }
+        if message.get().len() > options.message_bytes {
+            return Err(Fault::new("message_too_large", "the message has more bytes than it may"));
+        }
+        message::parse(message, around)
+    }
+}
+
+impl message::Message {
+    fn into_new(self, source: &OpenSource, around: &Around<'_>) -> NewEvent {
+        // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
+        let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
+        let key = Some(key).filter(|_| self.is_known);
+        let event = NewEvent {
+            id: None,
+            project: source.project,
+            source: source.id,
+            event_type: TypeName::trusted(self.call.name()),
+            timestamp: Some(self.timestamp),
+            received_at: around.received_at,
+            key,
+            metadata: around.circumstances.alone(&source.name),
+            payload: self.payload,
+        };
+        source.finish(event, true)
+    }
+}

@@ -1,0 +1,143 @@
+//! Where other services post their webhooks: `POST /in/{source}`.
+//!
+//! A request is verified over its raw bytes before anything of it is parsed. One that is not believed
+//! gets a plain 401; why, stands in the source's list of rejected requests, for those who may see it.
+
+mod door;
+mod content;
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Request, State},
+    http::{HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+
+pub use door::Doors;
+
+use self::{
+    content::{Content, Unreadable},
+    door::Door,
+};
+use super::{Ingest, body, metadata::Circumstances, traffic::Rejection};
+use crate::{
+    crypto::inbound::Received,
+    problem::{Kind, Problem},
+};
+
+/// What became of a request that was believed.
+enum Outcome {
+    /// What the sender asked to hear, and no event.
+    Challenge(String),
+    Taken,
+}
+
+/// Post a webhook of another service
+///
+/// For sources of kind `webhook`; the source's id, or its name where only one project has it. The
+/// request is verified as the source says, and is an event once it is on disk.
+#[utoipa::path(
+    post,
+    path = "/in/{source}",
+    tag = "events",
+    operation_id = "post_webhook",
+    params(("source" = String, Path, description = "The source's id or name")),
+    request_body(content = String, description = "Whatever the service sends", content_type = "*/*"),
+    responses(
+        (status = 200, description = "Kept, or a duplicate; what the service wants to hear"),
+        (status = "4XX", response = Problem),
+        (status = "5XX", response = Problem),
+    )
+)]
+pub async fn post_webhook(
+    State(ingest): State<Arc<Ingest>>,
+    Path(source): Path<String>,
+    request: Request,
+) -> Response {
+    let Some(door) = ingest.doors.find(&source) else {
+        return super::respond::<StatusCode>(Err(
+            Problem::new(Kind::NotFound).detail("there is no such source of kind `webhook`")
+        ));
+    };
+    match ingest.webhook(&door, request).await {
+        Ok(Outcome::Taken) => acknowledged(&door),
+        Ok(Outcome::Challenge(text)) => {
+            ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+        }
+        Err(problem) => super::respond::<StatusCode>(Err(problem)),
+    }
+}
+
+fn acknowledged(door: &Door) -> Response {
+    let mut response = (
+        StatusCode::from_u16(door.answer.status).unwrap_or(StatusCode::OK),
+        door.answer.body.clone(),
+    )
+        .into_response();
+    // It was checked when it was saved.
+    if let Ok(content_type) = HeaderValue::try_from(&door.answer.content_type) {
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    response
+}
+
+impl Ingest {
+    async fn webhook(&self, door: &Door, request: Request) -> Result<Outcome, Problem> {
+        let (parts, body) = request.into_parts();
+        let limit = self.options.event_bytes;
+        let read = body::read(body, &parts.headers, limit, &self.room).await;
+        let (body, _lease) = read.inspect_err(|problem| {
+            self.reject(door, &parts, Rejection::NOT_READ, problem.kind().parts().2);
+        })?;
+        let now = self.clock.now();
+        let url = door.url.clone().unwrap_or_else(|| url_of(&parts));
+        let received = Received { headers: &parts.headers, url: &url, body: &body };
+        if let Err(doubt) = door.scheme.verify(&door.keys, &received, now) {
+            self.reject(door, &parts, door::code(doubt), &doubt.to_string());
+            return Err(Problem::new(Kind::NotVerified));
+        }
+        self.believed(door, &parts, &body).await
+    }
+
+    async fn believed(&self, door: &Door, parts: &Parts, body: &Bytes) -> Result<Outcome, Problem> {
+        let content = Content::of(&parts.headers, body).map_err(|error| {
+            self.reject(door, parts, Rejection::NOT_READ, &error.to_string());
+            unreadable(&error)
+        })?;
+        if let Some(challenge) = door.challenge(&content) {
+            return Ok(Outcome::Challenge(challenge));
+        }
+        let ip = self.caller_ip(parts);
+        let circumstances = Circumstances::of(&parts.headers, ip)?;
+        let events = door.events(content, &parts.headers, &circumstances, self.clock.now());
+        let appended = self.gate.admit(events).await?;
+        appended.iter().for_each(|it| self.show(it));
+        self.traffic.taken(door.source, &appended, self.clock.now());
+        Ok(Outcome::Taken)
+    }
+
+    fn reject(&self, door: &Door, parts: &Parts, code: &'static str, reason: &str) {
+        let rejection = Rejection {
+            at: self.clock.now(),
+            code,
+            reason: reason.to_owned(),
+            ip: self.caller_ip(parts).to_canonical(),
+        };
+        self.traffic.rejected(door.source, rejection);
+    }
+}
+
+fn unreadable(error: &Unreadable) -> Problem {
+    Problem::new(Kind::InvalidBody).detail(error.to_string())
+}
+
+/// The URL as the sender wrote it, as far as we and the proxies before us can tell.
+fn url_of(parts: &Parts) -> String {
+    let text = |name: &str| parts.headers.get(name).and_then(|it| it.to_str().ok());
+    let protocol = text("x-forwarded-proto").unwrap_or("http");
+    let host = text("x-forwarded-host").or_else(|| text("host")).unwrap_or_default();
+    let path = parts.uri.path_and_query().map_or("/", |it| it.as_str());
+    format!("{protocol}://{host}{path}")
+}
