@@ -9,7 +9,9 @@ pub mod clock;
 pub mod hint;
 pub mod tail;
 pub mod crypto;
+pub mod redact;
 pub mod expr;
+pub mod script;
 
 // The stages. Ingest, pipeline and dispatch meet only in the store.
 pub mod ingest;

@@ -9,6 +9,7 @@ mod load;
 mod sink;
 mod relay;
 mod run;
+mod steps;
 
 use clap::{Parser, Subcommand};
 
@@ -32,6 +33,8 @@ enum Command {
     Relay(relay::Options),
     /// Runs relay and Tidegate in turn, and writes a table of what both did.
     Run(run::Options),
+    /// Measures what each step of a pipeline costs for an event, without a gateway. Prints a table.
+    Steps(steps::Options),
 }
 
 fn main() -> Result<()> {
@@ -39,7 +42,9 @@ fn main() -> Result<()> {
     // Load and sink share two cores with what they measure: one thread each is the cheapest.
     let mut runtime = match command {
         Command::Load(_) | Command::Sink(_) => tokio::runtime::Builder::new_current_thread(),
-        Command::Relay(_) | Command::Run(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Relay(_) | Command::Run(_) | Command::Steps(_) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
     };
     runtime.enable_all().build()?.block_on(async {
         match command {
@@ -51,6 +56,7 @@ fn main() -> Result<()> {
             Command::Sink(options) => sink::run(options).await,
             Command::Relay(options) => relay::run(options).await,
             Command::Run(options) => run::run(options).await,
+            Command::Steps(options) => steps::run(&options),
         }
     })
 }

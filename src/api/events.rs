@@ -122,7 +122,7 @@ pub async fn get_event(
     let mut record = find_event(&api, access.project, &event).await?;
     for delivery in record.deliveries.iter_mut().rev().take(LOGS) {
         if let Some(whole) = api.database.delivery(access.project, delivery.seq).await? {
-            bytes += whole.copy.as_ref().map_or(0, |it| it.bytes().len());
+            bytes += whole.copy.as_ref().map_or(0, |it| it.weight());
             *delivery = whole;
         }
         if bytes > PAGE_BYTES {

@@ -6,8 +6,8 @@ use serde::Serialize;
 use crate::{
     catalog::Catalog,
     model::{
-        Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Entry, EntryKind, Event,
-        EventId, PipelineId, RawJson, ReplayId, Skipped, SourceId,
+        Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Entry, EntryKind,
+        Event, EventId, PipelineId, RawJson, ReplayId, Skipped, SourceId,
     },
     store::{ActivityRecord, DeliveryRecord, EventRecord},
     tail::Activity,
@@ -109,10 +109,9 @@ pub struct DeliveryView {
     /// Not before this time, after a failed attempt.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub due: Option<Timestamp>,
-    /// What this destination gets instead of the event's payload, when a step changed it.
+    /// What this destination gets instead of the event's own, when a step changed it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Value>)]
-    pub copy: Option<RawJson>,
+    pub copy: Option<CopyView>,
     /// What happened to it, oldest first. Lists leave it out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -136,8 +135,37 @@ impl DeliveryView {
             state: record.state,
             attempts: record.attempts,
             due: record.due,
-            copy: record.copy.clone(),
+            copy: record.copy.as_deref().map(CopyView::of),
             log: record.entries.iter().map(EntryView::of).collect(),
+        }
+    }
+}
+
+/// What one delivery carries instead of its event's own: each part that a step changed.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Copy)]
+pub struct CopyView {
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub payload: Option<RawJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<RawJson>,
+    /// Which of several messages it is that a step made of the event, from 1. It stands behind the
+    /// event's id in the message id: `evt_…_2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<u16>,
+}
+
+impl CopyView {
+    fn of(altered: &Altered) -> Self {
+        Self {
+            event_type: altered.event_type.as_ref().map(ToString::to_string),
+            payload: altered.payload.clone(),
+            metadata: altered.metadata.clone(),
+            part: altered.part,
         }
     }
 }

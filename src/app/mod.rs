@@ -146,6 +146,7 @@ impl App {
             outlets,
             lookups,
             tail: tail.clone(),
+            tools: pipeline::Tools::new(&vault),
         };
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.gate, config.ingest);
         let started = stages.clone().start(events, config.pipeline, config.dispatch, &stops);
@@ -315,6 +316,7 @@ struct Stages {
     outlets: Arc<dyn Outlets>,
     lookups: Arc<dyn pipeline::Lookups>,
     tail: Tail,
+    tools: pipeline::Tools,
 }
 
 /// The stages behind the store, under way.
@@ -392,6 +394,7 @@ impl Stages {
             lookups: self.lookups,
             deliveries: hinted,
             stop: stops.pipeline.subscribe(),
+            tools: self.tools,
             options: pipeline,
         });
         Started {

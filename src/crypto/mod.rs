@@ -7,8 +7,10 @@ mod mac;
 pub mod vault;
 pub mod api_key;
 pub mod signature;
+mod pseudonym;
 pub mod inbound;
 
 pub use api_key::{AdminKey, KeyHasher, PlainKey};
+pub use pseudonym::{Pseudonym, Pseudonyms};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use vault::{Context, Field, Vault, VaultError};

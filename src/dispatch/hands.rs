@@ -260,7 +260,7 @@ impl Hands {
             self.tail.activity(|| Activity {
                 project: message.event.project,
                 event: message.event.id,
-                event_type: message.event.event_type.clone(),
+                event_type: message.event_type().clone(),
                 delivery: settlement.owed.seq,
                 destination: settlement.owed.destination,
                 entry: settlement.entry.clone(),

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use minijinja::value::{Enumerator, Object, Value};
 
 use super::json;
-use crate::model::{Event, EventId, EventSeq, Name, ProjectId, RawJson, SourceId, TypeName};
+use crate::model::{
+    Altered, Event, EventId, EventSeq, Name, ProjectId, RawJson, SourceId, TypeName,
+};
 
 /// The names that every expression may use.
 pub(super) const NAMES: [&str; 8] =
@@ -24,7 +26,11 @@ pub struct Facts(Arc<Inner>);
 struct Inner {
     event: Arc<Event>,
     source: Option<Name>,
+    event_type: TypeName,
     payload: RawJson,
+    metadata: RawJson,
+    /// Which of several that a step made of one, from 1.
+    part: Option<u16>,
     payload_value: OnceLock<Value>,
     metadata_value: OnceLock<Value>,
     /// What steps have added, such as `person`.
@@ -35,11 +41,15 @@ struct Inner {
 
 impl Facts {
     pub fn new(event: Arc<Event>, source: Option<Name>) -> Self {
-        let payload = event.payload.clone();
+        let event_type = event.event_type.clone();
+        let (payload, metadata) = (event.payload.clone(), event.metadata.clone());
         Self(Arc::new(Inner {
             event,
             source,
+            event_type,
             payload,
+            metadata,
+            part: None,
             payload_value: OnceLock::new(),
             metadata_value: OnceLock::new(),
             results: Vec::new(),
@@ -59,6 +69,22 @@ impl Facts {
         next.payload_value = OnceLock::new();
         next.payload = payload;
         Self(Arc::new(next))
+    }
+
+    pub fn with_metadata(&self, metadata: RawJson) -> Self {
+        let mut next = self.copy();
+        next.metadata_value = OnceLock::new();
+        next.metadata = metadata;
+        Self(Arc::new(next))
+    }
+
+    pub fn with_type(&self, event_type: TypeName) -> Self {
+        Self(Arc::new(Inner { event_type, ..self.copy() }))
+    }
+
+    /// The same as one of several.
+    pub fn as_part(&self, part: u16) -> Self {
+        Self(Arc::new(Inner { part: Some(part), ..self.copy() }))
     }
 
     /// The same with what a step found out, under a name of its own.
@@ -97,12 +123,43 @@ impl Facts {
         &self.0.payload
     }
 
+    pub fn metadata(&self) -> &RawJson {
+        &self.0.metadata
+    }
+
+    pub fn event_type(&self) -> &TypeName {
+        &self.0.event_type
+    }
+
+    pub fn source(&self) -> Option<&Name> {
+        self.0.source.as_ref()
+    }
+
+    pub fn part(&self) -> Option<u16> {
+        self.0.part
+    }
+
+    /// What differs from the event; `None` where nothing does.
+    pub fn altered(&self) -> Option<Arc<Altered>> {
+        let Inner { event, event_type, payload, metadata, part, .. } = &*self.0;
+        let altered = Altered {
+            event_type: (*event_type != event.event_type).then(|| event_type.clone()),
+            payload: (*payload != event.payload).then(|| payload.clone()),
+            metadata: (*metadata != event.metadata).then(|| metadata.clone()),
+            part: *part,
+        };
+        (altered != Altered::default()).then(|| Arc::new(altered))
+    }
+
     fn copy(&self) -> Inner {
         let it = &self.0;
         Inner {
             event: it.event.clone(),
             source: it.source.clone(),
+            event_type: it.event_type.clone(),
             payload: it.payload.clone(),
+            metadata: it.metadata.clone(),
+            part: it.part,
             payload_value: it.payload_value.clone(),
             metadata_value: it.metadata_value.clone(),
             results: it.results.clone(),
@@ -144,8 +201,8 @@ impl Inner {
         let event = &self.event;
         Some(match name {
             "payload" => part(&self.payload_value, self.payload.bytes()),
-            "type" => Value::from(event.event_type.as_str()),
-            "metadata" => part(&self.metadata_value, event.metadata.bytes()),
+            "type" => Value::from(self.event_type.as_str()),
+            "metadata" => part(&self.metadata_value, self.metadata.bytes()),
             "id" => Value::from(event.id.to_string()),
             "timestamp" => Value::from(event.timestamp.to_string()),
             "received_at" => Value::from(event.received_at.to_string()),

@@ -24,6 +24,7 @@ use crate::{
         Source, SourceId, SourceKind, WriteKey,
     },
     problem::{Kind, Problem},
+    redact::Redactor,
 };
 
 /// The header by which a key for all projects names the one it means.
@@ -60,13 +61,13 @@ pub struct ApiSources {
 }
 
 /// A source that takes events.
-#[derive(Debug)]
 pub struct OpenSource {
     pub project: ProjectId,
     pub id: SourceId,
     pub name: Name,
     /// Gives an event its idempotency key, where the sender gave none.
     pub key: Option<SourceKey>,
+    never_store: Option<Redactor>,
 }
 
 /// The expression by which a source derives idempotency keys.
@@ -192,7 +193,7 @@ impl Ring {
             let Some(sources) = projects.get_mut(&source.project).filter(|_| is_open) else {
                 continue;
             };
-            let open = Arc::new(OpenSource::of(source));
+            let Some(open) = OpenSource::of(source).map(Arc::new) else { continue };
             sources.default.get_or_insert_with(|| open.clone());
             sources.by_name.insert(source.name.clone(), open);
         }
@@ -202,23 +203,45 @@ impl Ring {
 
 fn by_write_key(catalog: &Catalog) -> HashMap<WriteKey, Arc<OpenSource>> {
     let is_open = |it: &&Arc<Source>| it.enabled && catalog.projects.contains_key(&it.project);
-    let written = |it: &Arc<Source>| Some((it.write_key.clone()?, Arc::new(OpenSource::of(it))));
+    let written = |it: &Arc<Source>| Some((it.write_key.clone()?, Arc::new(OpenSource::of(it)?)));
     catalog.sources.values().filter(is_open).filter_map(written).collect()
 }
 
 impl OpenSource {
-    fn of(source: &Source) -> Self {
+    /// `None` where nobody can say what it must not keep: then it accepts nothing.
+    fn of(source: &Source) -> Option<Self> {
         let compiled = |key: &String| {
             let template = Template::compile(&format!("{{{{ {key} }}}}"));
             // It was compiled before it was saved.
             template.ok().map(SourceKey)
         };
-        Self {
+        let never_store = match source.never_store.as_ref().map(Redactor::before_storing) {
+            Some(Err(error)) => {
+                tracing::error!(source = %source.name, %error, "a stored never-store list makes no sense; the source accepts nothing");
+                return None;
+            }
+            Some(Ok(redactor)) => Some(redactor),
+            None => None,
+        };
+        Some(Self {
             project: source.project,
             id: source.id,
             name: source.name.clone(),
             key: source.key.as_ref().and_then(compiled),
+            never_store,
+        })
+    }
+
+    /// The event without what must not be kept of it, and with the key that the source derives.
+    pub fn finish(&self, mut event: NewEvent, is_key_derived: bool) -> NewEvent {
+        if let Some(never) = &self.never_store {
+            event.payload = never.payload(&event.payload).unwrap_or(event.payload);
+            event.metadata = never.metadata(&event.metadata).unwrap_or(event.metadata);
         }
+        if is_key_derived && let Some(key) = &self.key {
+            event.key = key.of(&event, &self.name).or(event.key);
+        }
+        event
     }
 }
 
@@ -243,9 +266,9 @@ impl SourceKey {
     }
 }
 
-impl fmt::Debug for SourceKey {
+impl fmt::Debug for OpenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SourceKey")
+        write!(f, "the source {}", self.name)
     }
 }
 

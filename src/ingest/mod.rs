@@ -240,7 +240,7 @@ impl Sender {
             Some(given) => self.circumstances.with(&source.name, given),
             None => self.circumstances.alone(&source.name),
         };
-        let mut event = NewEvent {
+        let event = NewEvent {
             id: draft.id,
             project: self.project,
             source: source.id,
@@ -251,10 +251,8 @@ impl Sender {
             metadata,
             payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
         };
-        if let (None, Some(key)) = (&event.key, &source.key) {
-            event.key = key.of(&event, &source.name);
-        }
-        Ok(event)
+        let is_key_derived = event.key.is_none();
+        Ok(source.finish(event, is_key_derived))
     }
 
     fn events(&self, body: &Bytes, format: Format) -> Result<Parsed, Problem> {
@@ -399,6 +397,7 @@ mod tests {
             name: name.clone(),
             kind,
             enabled: true,
+            never_store: None,
             write_key: None,
             intake: None,
             key: None,

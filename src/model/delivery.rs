@@ -5,7 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{DeliveryId, DestinationId, Event, EventId, EventSeq, Name, PipelineId, RawJson};
+use super::{
+    Altered, DeliveryId, DestinationId, Event, EventId, EventSeq, Name, PipelineId, RawJson,
+    TypeName,
+};
 
 /// The place of a delivery: its event's place, and which of the event's deliveries it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,8 +72,8 @@ pub struct PlannedDelivery {
     pub pipeline: PipelineId,
     pub pipeline_version: u32,
     pub place: Place,
-    /// What this destination gets instead of the event's payload, when a step changed it.
-    pub copy: Option<RawJson>,
+    /// What this destination gets instead of the event's own, when a step changed it.
+    pub copy: Option<Arc<Altered>>,
     /// Why it is dead before its first attempt. `None` is the usual: it is owed.
     pub dead: Option<String>,
 }
@@ -159,8 +162,8 @@ impl Standing {
 pub struct Message {
     pub seq: DeliverySeq,
     pub event: Arc<Event>,
-    /// The destination's own copy of the payload, when a step changed it.
-    pub copy: Option<RawJson>,
+    /// What the destination gets instead of the event's own, when a step changed it.
+    pub copy: Option<Arc<Altered>>,
     /// Replays may ask for a message id of their own; otherwise it is the event's.
     pub fresh_id: bool,
 }
@@ -170,18 +173,36 @@ impl Message {
         DeliveryId::of(self.event.id, self.seq.ordinal())
     }
 
-    /// The same on every attempt: it is how a receiver sees a duplicate.
+    /// The same on every attempt: it is how a receiver sees a duplicate. It is the event's id, with
+    /// the number of the part behind it (`evt_…_2`) where a step made several messages of the event.
     pub fn message_id(&self) -> String {
-        if self.fresh_id { self.delivery_id().to_string() } else { self.event.id.to_string() }
+        if self.fresh_id {
+            return self.delivery_id().to_string();
+        }
+        match self.copy.as_ref().and_then(|it| it.part) {
+            Some(part) => format!("{}_{part}", self.event.id),
+            None => self.event.id.to_string(),
+        }
     }
 
     /// What it weighs in memory, roughly. The event counts fully, though other messages may share it.
     pub fn weight(&self) -> usize {
-        self.event.weight() + self.copy.as_ref().map_or(0, |it| it.bytes().len())
+        self.event.weight() + self.copy.as_ref().map_or(0, |it| it.weight())
+    }
+
+    pub fn event_type(&self) -> &TypeName {
+        let altered = self.copy.as_ref().and_then(|it| it.event_type.as_ref());
+        altered.unwrap_or(&self.event.event_type)
     }
 
     pub fn payload(&self) -> &RawJson {
-        self.copy.as_ref().unwrap_or(&self.event.payload)
+        let altered = self.copy.as_ref().and_then(|it| it.payload.as_ref());
+        altered.unwrap_or(&self.event.payload)
+    }
+
+    pub fn metadata(&self) -> &RawJson {
+        let altered = self.copy.as_ref().and_then(|it| it.metadata.as_ref());
+        altered.unwrap_or(&self.event.metadata)
     }
 }
 

@@ -5,6 +5,7 @@ mod text;
 mod json;
 mod secret;
 mod project;
+mod redaction;
 mod source;
 mod intake;
 mod event;
@@ -13,6 +14,7 @@ mod pipeline;
 mod policy;
 mod destination;
 mod webhook;
+mod altered;
 mod delivery;
 mod activity;
 mod replay;
@@ -20,6 +22,7 @@ mod lookup;
 mod deletion;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
+pub use altered::Altered;
 pub use deletion::{Deletion, DeletionState, Person, Suppressed, Then};
 pub use delivery::{
     DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
@@ -43,6 +46,7 @@ pub use policy::{
     Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,
 };
 pub use project::{ApiKey, Project, Scope};
+pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};

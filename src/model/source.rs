@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Intake, Name, ProjectId, SourceId, WriteKey};
+use super::{Intake, Name, ProjectId, Redaction, SourceId, WriteKey};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
@@ -12,6 +12,9 @@ pub struct Source {
     pub name: Name,
     pub kind: SourceKind,
     pub enabled: bool,
+    /// What is taken out of its events before anything of them is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never_store: Option<Redaction>,
     /// How its clients name it, for [`SourceKind::Segment`]: unique over all projects.
     #[serde(default)]
     pub write_key: Option<WriteKey>,

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
+    Tools,
     plan::does_not_hold,
     steps::{self, Step},
 };
@@ -66,11 +67,12 @@ pub(super) struct When {
 const MOST_STEPS: usize = 50;
 
 /// Compiles a pipeline, or says everything that is wrong with it.
-pub fn compile(pipeline: &Pipeline) -> Result<CompiledPipeline, Vec<Invalid>> {
+pub fn compile(pipeline: &Pipeline, tools: &Tools) -> Result<CompiledPipeline, Vec<Invalid>> {
     let mut wrong = Vec::new();
     let when = compile_when(pipeline.when.as_deref(), "when", &[], &mut wrong);
     let mut results = Vec::new();
-    let steps = compile_steps(&pipeline.steps, "steps", &mut results, &mut wrong);
+    let at = Making { project: pipeline.project, tools };
+    let steps = compile_steps(at, &pipeline.steps, "steps", &mut results, &mut wrong);
     let mut routes = Vec::with_capacity(pipeline.routes.len());
     for (place, route) in pipeline.routes.iter().enumerate() {
         let Route { to, when, steps } = route;
@@ -78,7 +80,7 @@ pub fn compile(pipeline: &Pipeline) -> Result<CompiledPipeline, Vec<Invalid>> {
         // What a route's steps find out is known in that route only.
         let mut results = results.clone();
         let when = compile_when(when.as_deref(), &path("when"), &results, &mut wrong);
-        let steps = compile_steps(steps, &path("steps"), &mut results, &mut wrong);
+        let steps = compile_steps(at, steps, &path("steps"), &mut results, &mut wrong);
         routes.push(CompiledRoute { to: to.clone(), when, steps });
     }
     if !wrong.is_empty() {
@@ -104,7 +106,15 @@ fn compile_when(
     }
 }
 
+/// For what steps are made, and with what.
+#[derive(Clone, Copy)]
+struct Making<'a> {
+    project: ProjectId,
+    tools: &'a Tools,
+}
+
 fn compile_steps(
+    at: Making<'_>,
     specs: &[StepSpec],
     path: &str,
     results: &mut Vec<String>,
@@ -116,7 +126,7 @@ fn compile_steps(
     }
     let mut compiled = Vec::with_capacity(specs.len());
     for (place, spec) in specs.iter().enumerate() {
-        match steps::build(spec, results) {
+        match steps::build(spec, results, at.project, at.tools) {
             Ok(step) => {
                 for name in step.adds() {
                     if !results.iter().any(|it| it == name) {
@@ -186,7 +196,7 @@ pub(super) enum Line {
 
 impl Compiled {
     /// Compiles what has changed since `before`, and takes over the rest.
-    pub fn of(catalog: &Catalog, before: &Self) -> Self {
+    pub fn of(catalog: &Catalog, before: &Self, tools: &Tools) -> Self {
         let mut next = Self::default();
         for source in catalog.sources.values() {
             let project = next.projects.entry(source.project).or_default();
@@ -203,7 +213,7 @@ impl Compiled {
             }
             let compiled = match before.cache.get(id) {
                 Some((old, compiled)) if Arc::ptr_eq(old, document) => compiled.clone(),
-                Some(_) | None => compile(document).map(Arc::new).map_err(|wrong| {
+                Some(_) | None => compile(document, tools).map(Arc::new).map_err(|wrong| {
                     let reason = wrong.first().map(Invalid::to_string).unwrap_or_default();
                     tracing::error!(pipeline = %document.name, %reason, "a stored pipeline does not compile; it plans nothing");
                     reason

@@ -8,13 +8,13 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Invalid,
+    Invalid, Tools,
     ask::{Answer, Entity, Person, Question, Status},
     steps::{Next, Step, kind_of},
 };
 use crate::{
     expr::{EvalError, Expression, Facts, Names},
-    model::{Name, RawJson},
+    model::{Name, ProjectId, RawJson},
 };
 
 pub struct Enrich {
@@ -54,7 +54,12 @@ impl Enrich {
     pub const PERSON: &str = "enrich.person";
     pub const ENTITY: &str = "enrich.entity";
 
-    pub fn person(settings: &Value, names: &Names<'_>) -> Result<Box<dyn Step>, Invalid> {
+    pub fn person(
+        settings: &Value,
+        names: &Names<'_>,
+        _: ProjectId,
+        _: &Tools,
+    ) -> Result<Box<dyn Step>, Invalid> {
         let fields = Fields::of(Self::PERSON, settings, &["email", "ip", "from"])?;
         let asks = Asks::Person {
             email: fields.expression("email", None, names)?,
@@ -64,7 +69,12 @@ impl Enrich {
         Self::build(Self::PERSON, &fields, asks, "person", names)
     }
 
-    pub fn entity(settings: &Value, names: &Names<'_>) -> Result<Box<dyn Step>, Invalid> {
+    pub fn entity(
+        settings: &Value,
+        names: &Names<'_>,
+        _: ProjectId,
+        _: &Tools,
+    ) -> Result<Box<dyn Step>, Invalid> {
         let fields = Fields::of(Self::ENTITY, settings, &["table", "key", "follow"])?;
         let table = fields.text("table")?.ok_or_else(|| fields.missing("table"))?;
         let rule = "must be the name of a table";

@@ -3,10 +3,13 @@
 use serde_json::Value;
 
 use super::{
-    Invalid,
+    Invalid, Tools,
     steps::{Next, Step, kind_of},
 };
-use crate::expr::{Condition, EvalError, Facts, Names};
+use crate::{
+    expr::{Condition, EvalError, Facts, Names},
+    model::ProjectId,
+};
 
 pub(super) struct Filter {
     condition: Condition,
@@ -16,7 +19,12 @@ pub(super) struct Filter {
 impl Filter {
     pub const KIND: &str = "filter.match";
 
-    pub fn build(settings: &Value, names: &Names<'_>) -> Result<Box<dyn Step>, Invalid> {
+    pub fn build(
+        settings: &Value,
+        names: &Names<'_>,
+        _: ProjectId,
+        _: &Tools,
+    ) -> Result<Box<dyn Step>, Invalid> {
         let Value::String(source) = settings else {
             return Err(Invalid::new(Self::KIND, "must be a condition", kind_of(settings)));
         };

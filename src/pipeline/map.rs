@@ -3,10 +3,13 @@
 use serde_json::Value;
 
 use super::{
-    Invalid,
+    Invalid, Tools,
     steps::{Next, Step, kind_of},
 };
-use crate::expr::{EvalError, Facts, Mapping, Names};
+use crate::{
+    expr::{EvalError, Facts, Mapping, Names},
+    model::ProjectId,
+};
 
 pub(super) struct Map {
     mapping: Mapping,
@@ -15,7 +18,12 @@ pub(super) struct Map {
 impl Map {
     pub const KIND: &str = "map";
 
-    pub fn build(settings: &Value, names: &Names<'_>) -> Result<Box<dyn Step>, Invalid> {
+    pub fn build(
+        settings: &Value,
+        names: &Names<'_>,
+        _: ProjectId,
+        _: &Tools,
+    ) -> Result<Box<dyn Step>, Invalid> {
         if matches!(settings, Value::Null | Value::Bool(_) | Value::Number(_)) {
             let rule = "must be an object, a list or a text of templates";
             return Err(Invalid::new(Self::KIND, rule, kind_of(settings)));

@@ -9,6 +9,8 @@
 mod steps;
 mod filter;
 mod map;
+mod redact;
+mod transform;
 mod ask;
 mod enrich;
 mod compile;
@@ -20,7 +22,14 @@ mod outside;
 mod sent;
 mod run;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    crypto::{Pseudonyms, Vault},
+    script::Pool,
+};
 
 pub use ask::{Answer, Asked, Entity, Lookups, NoLookups, Person, Question, Status};
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
@@ -32,6 +41,20 @@ pub use steps::{Next, Step};
 /// The kinds of steps that name look-ups.
 pub const ENRICH_PERSON: &str = enrich::Enrich::PERSON;
 pub const ENRICH_ENTITY: &str = enrich::Enrich::ENTITY;
+
+/// What steps are made with, besides their settings.
+#[derive(Clone)]
+pub struct Tools {
+    pub pseudonyms: Pseudonyms,
+    /// The threads that run scripts. None is started before the first script.
+    pub scripts: Arc<Pool>,
+}
+
+impl Tools {
+    pub fn new(vault: &Vault) -> Self {
+        Self { pseudonyms: Pseudonyms::of(vault), scripts: Arc::default() }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

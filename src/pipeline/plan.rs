@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     aside::Spot,
     ask::{Answer, Question, Status},
-    compile::{Active, Compiled, CompiledPipeline, Line, Project, Target, When},
+    compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Line, Project, Target, When},
     directed,
     enrich::Enrich,
     integrations::Integrations,
@@ -17,9 +17,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     expr::{EvalError, Facts, Key},
-    model::{
-        Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, RawJson, Skipped, SourceId,
-    },
+    model::{Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, Skipped, SourceId},
 };
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
@@ -55,6 +53,8 @@ pub(super) struct Slot {
     version: u32,
     route: Option<u16>,
     step: u16,
+    /// Of those that a step before made of the event.
+    branch: u16,
 }
 
 /// Where the planner gets answers from.
@@ -131,10 +131,28 @@ pub(super) struct Planner<'a> {
     waits: bool,
 }
 
-/// An event does not go on: by what, and why.
-struct Stop {
-    by: &'static str,
-    reason: String,
+/// What goes on of an event: itself, or the several that a step made of it. `None` where nothing
+/// had to look at it yet.
+type Branches = Vec<Option<Facts>>;
+
+/// Where in a pipeline.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    pipeline: &'a CompiledPipeline,
+    route: Option<u16>,
+}
+
+impl<'a> At<'a> {
+    fn route(self) -> Option<&'a CompiledRoute> {
+        self.pipeline.routes.get(usize::from(self.route?))
+    }
+}
+
+/// How many branches did not go on, and why the first of them did not.
+struct Stopped {
+    count: usize,
+    of: usize,
+    first: Option<String>,
 }
 
 impl<'a> Planner<'a> {
@@ -229,112 +247,142 @@ impl Planner<'_> {
                 return self.skip(Some(&active.name), None, "pipeline", reason);
             }
         };
+        let at = At { pipeline, route: None };
         // `None` for as long as nothing had to look at the event.
-        let mut facts = None;
-        let passed = self
-            .when(pipeline.when.as_ref(), &mut facts)
-            .and_then(|()| self.steps(&pipeline.steps, (pipeline, None), &mut facts, answers));
-        if let Err(Stop { by, reason }) = passed {
-            return self.skip(Some(&pipeline.name), None, by, reason);
+        let branches = self.when(pipeline.when.as_ref(), vec![None], at);
+        let branches = self.steps(&pipeline.steps, branches, at, answers);
+        if branches.is_empty() {
+            return;
         }
-        for (place, target) in active.targets.iter().enumerate() {
-            let route = &pipeline.routes[place];
+        for (place, target) in (0..).zip(&active.targets) {
             // Each route has its own copy; what is in it is shared until a step changes it.
-            let mut facts = facts.clone();
-            let routed = self.route(pipeline, place as u16, target, &mut facts, answers);
-            if let Err(Stop { by, reason }) = routed {
-                self.skip(Some(&pipeline.name), Some(&route.to), by, reason);
-            }
+            let at = At { pipeline, route: Some(place) };
+            self.route(at, target, branches.clone(), answers);
         }
     }
 
     fn route(
         &mut self,
-        pipeline: &CompiledPipeline,
-        place: u16,
+        at: At<'_>,
         target: &Option<Arc<Target>>,
-        facts: &mut Option<Facts>,
+        branches: Branches,
         answers: &mut dyn Answers,
-    ) -> Result<(), Stop> {
-        let route = &pipeline.routes[usize::from(place)];
-        self.when(route.when.as_ref(), facts)?;
+    ) {
+        let Some(route) = at.route() else { return };
+        let branches = self.when(route.when.as_ref(), branches, at);
         let Some(target) = target else {
-            let reason = format!("there is no destination `{}`", route.to);
-            return Err(Stop { by: "route", reason });
+            if !branches.is_empty() {
+                let reason = format!("there is no destination `{}`", route.to);
+                self.skip(Some(&at.pipeline.name), at.route().map(|it| &it.to), "route", reason);
+            }
+            return;
         };
-        if let Some(name) = &target.integration {
+        if let Some(name) = &target.integration
+            && !branches.is_empty()
+        {
             let payload = &self.event.payload;
             let integrations = self.integrations.get_or_insert_with(|| Integrations::of(payload));
             if let Some(reason) = integrations.exclude(name) {
-                return Err(Stop { by: "integrations", reason });
+                return self.skip(
+                    Some(&at.pipeline.name),
+                    at.route().map(|it| &it.to),
+                    "integrations",
+                    reason,
+                );
             }
         }
-        self.steps(&route.steps, (pipeline, Some(place)), facts, answers)?;
-        if self.before + self.made.deliveries.len() >= MOST_DELIVERIES {
-            let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
-            return Err(Stop { by: "route", reason });
-        }
-        let copy = facts.as_ref().and_then(|it| changed(self.event, it.payload()));
-        // The key is that of the event: what a route did to its copy moves it to no other lane.
-        let (place, failed) = target.line.place(self.event, || self.facts());
-        self.made.failures += u32::from(failed);
-        self.made.deliveries.push(PlannedDelivery {
-            destination: target.id,
-            pipeline: pipeline.id,
-            pipeline_version: pipeline.version,
-            place,
-            copy,
-            dead: facts.as_ref().and_then(Facts::doom).map(str::to_owned),
-        });
-        Ok(())
-    }
-
-    fn when(&mut self, when: Option<&When>, facts: &mut Option<Facts>) -> Result<(), Stop> {
-        let Some(when) = when else { return Ok(()) };
-        let facts = facts.get_or_insert_with(|| self.facts());
-        match when.condition.holds(facts) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Stop { by: "when", reason: when.reason.clone() }),
-            Err(error) => Err(self.failed("when", &error)),
+        for facts in self.steps(&route.steps, branches, at, answers) {
+            if self.before + self.made.deliveries.len() >= MOST_DELIVERIES {
+                let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
+                return self.skip(
+                    Some(&at.pipeline.name),
+                    at.route().map(|it| &it.to),
+                    "route",
+                    reason,
+                );
+            }
+            let copy = facts.as_ref().and_then(Facts::altered);
+            // The key is that of the event: what a route did to its copy moves it to no other lane.
+            let (place, failed) = target.line.place(self.event, || self.facts());
+            self.made.failures += u32::from(failed);
+            self.made.deliveries.push(PlannedDelivery {
+                destination: target.id,
+                pipeline: at.pipeline.id,
+                pipeline_version: at.pipeline.version,
+                place,
+                copy,
+                dead: facts.as_ref().and_then(Facts::doom).map(str::to_owned),
+            });
         }
     }
 
+    /// The branches for which the condition holds.
+    fn when(&mut self, when: Option<&When>, branches: Branches, at: At<'_>) -> Branches {
+        let Some(when) = when else { return branches };
+        let (mut next, mut stopped) = (Branches::new(), Stopped::of(branches.len()));
+        for branch in branches {
+            let facts = branch.unwrap_or_else(|| self.facts());
+            match when.condition.holds(&facts) {
+                Ok(true) => next.push(Some(facts)),
+                Ok(false) => stopped.add(|| when.reason.clone()),
+                Err(error) => stopped.add(|| self.failed(&error)),
+            }
+        }
+        self.say(stopped, "when", at);
+        next
+    }
+
+    /// What the steps leave. Where a step makes several of one event, each goes its own way from there.
     fn steps(
         &mut self,
         steps: &[Box<dyn Step>],
-        (pipeline, route): (&CompiledPipeline, Option<u16>),
-        facts: &mut Option<Facts>,
+        mut branches: Branches,
+        at: At<'_>,
         answers: &mut dyn Answers,
-    ) -> Result<(), Stop> {
+    ) -> Branches {
         for (step, place) in steps.iter().zip(0..) {
-            let before = facts.get_or_insert_with(|| self.facts());
-            let next = match step.enrich() {
-                None => step.apply(before),
-                Some(enrich) => {
-                    let slot = Slot { version: pipeline.version, route, step: place };
-                    self.enrich(enrich, slot, before, answers)
+            let mut next = Branches::with_capacity(branches.len());
+            let (mut has_parts, mut stopped) = (false, Stopped::of(branches.len()));
+            for (branch, number) in branches.into_iter().zip(0..) {
+                let before = branch.unwrap_or_else(|| self.facts());
+                let version = at.pipeline.version;
+                let slot = Slot { version, route: at.route, step: place, branch: number };
+                match self.apply(step.as_ref(), slot, &before, answers) {
+                    Ok(Next::Same) => next.push(Some(before)),
+                    Ok(Next::Changed(after)) => next.push(Some(after)),
+                    Ok(Next::Several(parts)) => {
+                        has_parts = true;
+                        next.extend(parts.into_iter().map(Some));
+                    }
+                    Ok(Next::Stop(reason)) => stopped.add(|| reason),
+                    Err(error) => stopped.add(|| self.failed(&error)),
                 }
-            };
-            match next {
-                Ok(Next::Same) => (),
-                Ok(Next::Changed(after)) => *facts = Some(after),
-                Ok(Next::Stop(reason)) => return Err(Stop { by: step.kind(), reason }),
-                Err(error) => return Err(self.failed(step.kind(), &error)),
+                if next.len() > MOST_DELIVERIES {
+                    next.truncate(MOST_DELIVERIES);
+                    stopped.add(|| format!("an event becomes at most {MOST_DELIVERIES}"));
+                    break;
+                }
             }
+            if has_parts {
+                number(&mut next);
+            }
+            self.say(stopped, step.kind(), at);
+            branches = next;
         }
-        Ok(())
+        branches
     }
 
-    fn enrich(
+    fn apply(
         &mut self,
-        step: &Enrich,
+        step: &dyn Step,
         slot: Slot,
         facts: &Facts,
         answers: &mut dyn Answers,
     ) -> Result<Next, EvalError> {
-        let answer = match step.question(facts)? {
+        let Some(enrich) = step.enrich() else { return step.apply(facts) };
+        let answer = match enrich.question(facts)? {
             None => Answer::of(Status::NoKey),
-            Some(question) => match answers.answer(slot, step, question) {
+            Some(question) => match answers.answer(slot, enrich, question) {
                 Some(answer) => answer,
                 None => {
                     // Other routes may have more to ask, at the same time.
@@ -343,18 +391,38 @@ impl Planner<'_> {
                 }
             },
         };
-        Ok(step.answered(facts, &answer))
+        Ok(enrich.answered(facts, &answer))
     }
 
-    fn failed(&mut self, by: &'static str, error: &EvalError) -> Stop {
+    fn say(&mut self, stopped: Stopped, by: &str, at: At<'_>) {
+        let Stopped { count, of, first: Some(first) } = stopped else { return };
+        let reason = if of == 1 { first } else { format!("{count} of {of}, the first: {first}") };
+        self.skip(Some(&at.pipeline.name), at.route().map(|it| &it.to), by, reason);
+    }
+
+    fn failed(&mut self, error: &EvalError) -> String {
         self.made.failures += 1;
-        Stop { by, reason: format!("could not be evaluated: {error}") }
+        format!("could not be evaluated: {error}")
     }
 }
 
-/// The payload, if it is another than the event's.
-fn changed(event: &Event, payload: &RawJson) -> Option<RawJson> {
-    (*payload != event.payload).then(|| payload.clone())
+/// Numbers the parts of an event, in their order: it becomes part of the message id of each.
+fn number(branches: &mut Branches) {
+    for (branch, part) in branches.iter_mut().zip(1..) {
+        *branch = branch.as_ref().map(|it| it.as_part(part));
+    }
+}
+
+impl Stopped {
+    fn of(branches: usize) -> Self {
+        Self { count: 0, of: branches, first: None }
+    }
+
+    fn add(&mut self, reason: impl FnOnce() -> String) {
+        self.count += 1;
+        let reason = reason();
+        self.first.get_or_insert(reason);
+    }
 }
 
 /// What people read when a condition does not hold.

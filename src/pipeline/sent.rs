@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::aside::Ticket;
-use crate::model::{DeliverySeq, Event, Message, Owed, Plan, RawJson};
+use crate::model::{Altered, DeliverySeq, Event, Message, Owed, Plan};
 
 /// What is remembered of a plan while it is on its way.
 pub(super) struct Sent {
@@ -13,7 +13,7 @@ pub(super) struct Sent {
     /// Those that are not dead from the start.
     owed: u16,
     /// The copies in the order of the deliveries; empty when there are none.
-    copies: Vec<Option<RawJson>>,
+    copies: Vec<Option<Arc<Altered>>>,
 }
 
 /// Which plan of its event it is.
@@ -37,7 +37,7 @@ impl Sent {
     }
 
     pub fn weight(&self) -> usize {
-        let copies = self.copies.iter().flatten().map(|it| it.bytes().len());
+        let copies = self.copies.iter().flatten().map(|it| it.weight());
         self.event.payload.bytes().len() + self.event.metadata.bytes().len() + copies.sum::<usize>()
     }
 

@@ -2,10 +2,12 @@
 
 use serde_json::Value;
 
-use super::{Invalid, enrich::Enrich, filter::Filter, map::Map};
+use super::{
+    Invalid, Tools, enrich::Enrich, filter::Filter, map::Map, redact::Redact, transform::Transform,
+};
 use crate::{
     expr::{EvalError, Facts, Names},
-    model::StepSpec,
+    model::{ProjectId, StepSpec},
 };
 
 /// One thing that is done to an event on its way to its destinations.
@@ -33,24 +35,36 @@ pub trait Step: Send + Sync {
 /// How an event goes on.
 pub enum Next {
     Same,
-    /// With another payload, or with what a step found out.
+    /// With another type, payload or metadata, or with what a step found out.
     Changed(Facts),
+    /// As several, more than one, in this order.
+    Several(Vec<Facts>),
     /// Not at all, and why.
     Stop(String),
 }
 
-/// A kind of step: its word, and how one is made of its settings, after steps that added `Names`.
-type Kind = (&'static str, fn(&Value, &Names<'_>) -> Result<Box<dyn Step>, Invalid>);
+/// A kind of step: its word, and how one is made.
+type Kind = (&'static str, Build);
+
+/// Makes a step of its settings, after steps that added `Names`, for a pipeline of this project.
+type Build = fn(&Value, &Names<'_>, ProjectId, &Tools) -> Result<Box<dyn Step>, Invalid>;
 
 const KINDS: &[Kind] = &[
     (Filter::KIND, Filter::build),
     (Map::KIND, Map::build),
+    (Redact::KIND, Redact::build),
+    (Transform::KIND, Transform::build),
     (Enrich::PERSON, Enrich::person),
     (Enrich::ENTITY, Enrich::entity),
 ];
 
 /// The step that was written. The path of an error is inside of it.
-pub(super) fn build(spec: &StepSpec, results: &[String]) -> Result<Box<dyn Step>, Invalid> {
+pub(super) fn build(
+    spec: &StepSpec,
+    results: &[String],
+    project: ProjectId,
+    tools: &Tools,
+) -> Result<Box<dyn Step>, Invalid> {
     let mut entries = spec.0.iter();
     let (Some((kind, settings)), None) = (entries.next(), entries.next()) else {
         let found = if spec.0.is_empty() { "none" } else { "more" };
@@ -61,7 +75,7 @@ pub(super) fn build(spec: &StepSpec, results: &[String]) -> Result<Box<dyn Step>
         let rule = format!("must be a step: there are {}", names.join(", "));
         return Err(Invalid::new("", rule, "another kind of step"));
     };
-    build(settings, &Names { results, bare: false })
+    build(settings, &Names { results, bare: false }, project, tools)
 }
 
 /// What stands there, for errors.

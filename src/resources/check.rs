@@ -143,7 +143,7 @@ impl Spec for PipelineSpec {
                 .collect(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         };
-        if let Err(more) = pipeline::compile(&pipeline) {
+        if let Err(more) = pipeline::compile(&pipeline, &pipeline::Tools::new(scope.means.vault)) {
             wrong.extend(more.into_iter().map(Invalid::from));
         }
         all_right(wrong)?;

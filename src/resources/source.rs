@@ -14,10 +14,11 @@ use crate::{
     crypto::{Context, Field, Random, inbound},
     expr::{Names, Template},
     model::{
-        Acknowledgement, HmacScheme, InboundScheme, Intake, Name, Provider, Source, SourceId,
-        SourceKind, Verify, WriteKey,
+        Acknowledgement, HmacScheme, InboundScheme, Intake, Name, Provider, Redaction, Source,
+        SourceId, SourceKind, Verify, WriteKey,
     },
     pipeline,
+    redact::Redactor,
 };
 
 /// Names, beside those of every event, that the expressions of a source may use.
@@ -59,6 +60,10 @@ pub struct SourceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "payload.user_id")]
     pub key: Option<String>,
+    /// What must never reach the disk: fields, and values by their form. It is taken out (`drop`, or
+    /// `mask`) before the event is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never_store: Option<Redaction>,
     /// For the kind `webhook`: this source's URL as the sender knows it, where the sender signs that
     /// (Twilio) and a proxy hides it from us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,6 +170,12 @@ impl Spec for SourceSpec {
         let write_key = self.write_key(scope, old, &mut wrong);
         let intake = self.intake(scope, id, old, &mut wrong);
         self.check_expressions(&mut wrong);
+        if let Some(redaction) = &self.never_store
+            && let Err(error) = Redactor::before_storing(redaction)
+        {
+            let error = Invalid::new(error.path, error.rule, error.found);
+            wrong.push(error.within("never_store"));
+        }
         all_right(wrong)?;
         Ok(Source {
             id,
@@ -175,6 +186,7 @@ impl Spec for SourceSpec {
             write_key,
             intake,
             key: self.key.clone(),
+            never_store: self.never_store.clone(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
     }
@@ -198,6 +210,7 @@ impl Spec for SourceSpec {
             secret,
             event_type: intake.and_then(|it| it.event_type.clone()),
             key: model.key.clone(),
+            never_store: model.never_store.clone(),
             url: intake.and_then(|it| it.url.clone()),
             answer: intake.and_then(|it| it.answer.clone()),
         }

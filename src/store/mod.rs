@@ -13,9 +13,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::model::{
-    Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event, EventId,
-    EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person, PipelineId, Place,
-    Plan, ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
+    Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event,
+    EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person, PipelineId,
+    Place, Plan, ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
 };
 
 /// What the stages ask of a database.
@@ -374,7 +374,7 @@ pub struct DeliveryRecord {
     pub state: DeliveryState,
     pub attempts: u16,
     pub due: Option<Timestamp>,
-    pub copy: Option<RawJson>,
+    pub copy: Option<Arc<Altered>>,
     pub entries: Vec<Entry>,
 }
 

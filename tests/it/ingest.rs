@@ -400,3 +400,35 @@ async fn events_that_wait_for_the_disk_are_bounded() {
     assert!(accepted > 0);
     assert_eq!(count(&sender).await, accepted);
 }
+
+#[tokio::test]
+async fn what_a_source_must_never_store_is_gone_before_it_is_kept_and_duplicates_are_still_seen() {
+    // Given a source with fields and values that must not be kept,
+    let resources = "version: 1\nproject: acme\nsources:\n  - name: app\n    kind: api\n    \
+         never_store: { fields: [payload.password, metadata.ip], detect: [card] }\n";
+    let gateway = Gateway::start(resources, "http://127.0.0.1:9/").await;
+    let sender = Caller::with_scopes(&gateway, "acme", &["ingest", "read"]).await;
+    let event = r#"{"type":"a","idempotency_key":"k","payload":{"password":"hunter2","n":1.50,
+        "note":"card \u0034242 4242 4242 4242","card":4242424242424242}}"#;
+
+    // when an event with them is posted, alone and in a batch,
+    let answer = post_text(&sender, &[], event).await.expect(202);
+    let batch = format!("[{}]", event.replace("\"k\"", "\"other\""));
+    post_batch(&sender, "application/json", batch).await.expect(202);
+
+    // then they are gone, and the same body is the same body.
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    let found = sender.get(&format!("/api/v1/events/{id}")).await.expect(200);
+    assert!(
+        found.text.contains(
+            r#"{"n":1.50,
+        "note":"card [card]"}"#
+        ),
+        "{}",
+        found.text
+    );
+    assert!(found.json()["metadata"].get("ip").is_none());
+    let again = post_text(&sender, &[], event).await.expect(200).json();
+    assert_eq!((&again["duplicate"], &again["same_body"]), (&json!(true), &json!(true)));
+    assert_eq!(count(&sender).await, 2);
+}

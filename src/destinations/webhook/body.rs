@@ -61,7 +61,7 @@ impl Form {
         }
         // The envelope and the list are at most two levels more.
         if self.is_canonical
-            && scan::depth(payload).max(scan::depth(message.event.metadata.bytes())) > DEEPEST - 2
+            && scan::depth(payload).max(scan::depth(message.metadata().bytes())) > DEEPEST - 2
         {
             return Err(CanonicalError::TooDeep.into());
         }

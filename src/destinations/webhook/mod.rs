@@ -344,9 +344,18 @@ fn facts(message: &Message) -> Facts {
 
     let source = serde_json::from_slice::<Metadata>(message.event.metadata.bytes());
     let facts = Facts::new(message.event.clone(), source.ok().and_then(|it| it.source));
-    match &message.copy {
+    let Some(copy) = &message.copy else { return facts };
+    let facts = match &copy.event_type {
+        Some(event_type) => facts.with_type(event_type.clone()),
         None => facts,
-        Some(copy) => facts.with_payload(copy.clone()),
+    };
+    let facts = match &copy.metadata {
+        Some(metadata) => facts.with_metadata(metadata.clone()),
+        None => facts,
+    };
+    match &copy.payload {
+        Some(payload) => facts.with_payload(payload.clone()),
+        None => facts,
     }
 }
 
@@ -415,6 +424,7 @@ fn hops(message: &Message) -> u64 {
         hops: Option<u64>,
     }
 
+    // The event's own: a step that drops metadata must not make an endless circle of it.
     let metadata = message.event.metadata.as_str();
     // Nearly all events have none, and a search costs less than parsing.
     if !metadata.contains(r#""hops""#) {

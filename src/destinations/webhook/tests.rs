@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::model::{DeliverySeq, Event, EventId, EventSeq, ProjectId, RawJson, SourceId, TypeName};
+use crate::model::{
+    Altered, DeliverySeq, Event, EventId, EventSeq, ProjectId, RawJson, SourceId, TypeName,
+};
 
 /// An event of the type `user.signed_up`.
 pub(super) fn message(metadata: &str, payload: &str, copy: Option<&str>) -> Message {
@@ -20,7 +22,7 @@ pub(super) fn message(metadata: &str, payload: &str, copy: Option<&str>) -> Mess
         metadata: RawJson::parse(metadata.to_owned()).unwrap(),
         payload: RawJson::parse(payload.to_owned()).unwrap(),
     };
-    let copy = copy.map(|it| RawJson::parse(it.to_owned()).unwrap());
+    let copy = copy.map(|it| Arc::new(Altered::payload(RawJson::parse(it.to_owned()).unwrap())));
     Message { seq: DeliverySeq::new(EventSeq(1), 0), event: Arc::new(event), copy, fresh_id: false }
 }
 

@@ -238,7 +238,7 @@ impl message::Message {
         // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
         let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
         let key = Some(key).filter(|_| self.is_known);
-        let mut event = NewEvent {
+        let event = NewEvent {
             id: None,
             project: source.project,
             source: source.id,
@@ -249,9 +249,6 @@ impl message::Message {
             metadata: around.circumstances.alone(&source.name),
             payload: self.payload,
         };
-        if let Some(key) = source.key.as_ref().and_then(|it| it.of(&event, &source.name)) {
-            event.key = Some(key);
-        }
-        event
+        source.finish(event, true)
     }
 }

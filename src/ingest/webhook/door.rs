@@ -22,6 +22,7 @@ use crate::{
         Acknowledgement, Event, EventId, EventSeq, IdempotencyKey, InboundScheme, Intake, Name,
         NewEvent, ProjectId, Provider, RawJson, Source, SourceId, TypeName, Verify,
     },
+    redact::Redactor,
 };
 
 /// The type of an event whose own cannot be found out.
@@ -50,6 +51,7 @@ pub struct Door {
     is_list: bool,
     event_type: Option<Template>,
     key: Option<Template>,
+    never_store: Option<Redactor>,
 }
 
 impl Doors {
@@ -79,14 +81,17 @@ impl Doors {
             return Some(door.clone());
         }
         built.retain(|id, _| catalog.sources.contains_key(id));
-        let door = Arc::new(Door::new(source, intake, &self.vault));
+        let door = Arc::new(Door::new(source, intake, &self.vault)?);
         built.insert(source.id, (source.clone(), door.clone()));
         Some(door)
     }
 }
 
 impl Door {
-    fn new(source: &Source, intake: &Intake, vault: &Vault) -> Self {
+    /// `None` where nobody can say what it must not keep: then it accepts nothing.
+    fn new(source: &Source, intake: &Intake, vault: &Vault) -> Option<Self> {
+        let never_store = source.never_store.as_ref().map(Redactor::before_storing);
+        let never_store = never_store.transpose().ok()?;
         let preset = match &intake.verify {
             Verify::Preset(provider) => Some((*provider, inbound::preset(*provider))),
             Verify::Scheme(_) => None,
@@ -113,7 +118,7 @@ impl Door {
         let event_type = intake.event_type.as_deref().or(rows.map(|it| it.event_type));
         let key = source.key.as_deref().or(rows.map(|it| it.key));
         let answer = rows.map_or(("application/json", r#"{"received":true}"#), |it| it.answer);
-        Self {
+        Some(Self {
             source: source.id,
             keys,
             url: intake.url.clone(),
@@ -128,8 +133,9 @@ impl Door {
             is_list: rows.is_some_and(|it| it.is_list),
             event_type: event_type.and_then(compiled),
             key: key.and_then(compiled),
+            never_store,
             scheme,
-        }
+        })
     }
 
     /// What Slack asks when it is told of this URL: it wants to hear its own words.
@@ -166,6 +172,9 @@ impl Door {
         metadata: RawJson,
         now: Timestamp,
     ) -> NewEvent {
+        let never = self.never_store.as_ref();
+        let payload = never.and_then(|it| it.payload(&payload)).unwrap_or(payload);
+        let metadata = never.and_then(|it| it.metadata(&metadata)).unwrap_or(metadata);
         let facts = Facts::new(
             Arc::new(Event {
                 seq: EventSeq(0),

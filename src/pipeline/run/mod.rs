@@ -16,7 +16,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use tokio::sync::watch;
 
 use super::{
-    Options,
+    Options, Tools,
     aside::Aside,
     ask::Lookups,
     compile::Compiled,
@@ -44,6 +44,7 @@ pub struct Parts<L> {
     pub deliveries: hint::Sender<Vec<(Owed, Message)>, L>,
     /// Becomes true when the loop is to end.
     pub stop: watch::Receiver<bool>,
+    pub tools: Tools,
     pub options: Options,
 }
 
@@ -120,7 +121,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     /// to the disk. What has no plan by then is planned after the next start.
     pub async fn run(mut self) {
         let initial = self.parts.catalog.borrow_and_update().clone();
-        self.compiled = Compiled::of(&initial, &self.compiled);
+        self.compiled = Compiled::of(&initial, &self.compiled, &self.parts.tools);
         while !*self.parts.stop.borrow() {
             if !self.doubtful.is_empty() && self.in_flight.is_empty() {
                 self.resolve().await;
@@ -237,7 +238,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     fn look_at_catalog(&mut self) {
         if self.parts.catalog.has_changed().unwrap_or(false) {
             let catalog = self.parts.catalog.borrow_and_update().clone();
-            self.compiled = Compiled::of(&catalog, &self.compiled);
+            self.compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
         }
     }
 

@@ -312,7 +312,7 @@ impl Task {
                 .iter()
                 .flat_map(|it| &it.deliveries)
                 .filter_map(|it| it.copy.as_ref())
-                .map(|it| it.bytes().len())
+                .map(|it| it.weight())
                 .sum(),
             // Texts of an outcome are short.
             Self::Settle(_) => 0,

@@ -121,7 +121,7 @@ impl Turn<'_> {
                 copy: None,
             };
             let copy = match &delivery.copy {
-                Some(copy) => Some(self.memory.packer.pack(copy.bytes())?.to_vec()),
+                Some(copy) => Some(self.memory.packer.pack(&copy.to_bytes())?.to_vec()),
                 None => None,
             };
             self.insert_delivery(&row, copy.as_deref())?;

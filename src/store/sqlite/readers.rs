@@ -6,17 +6,14 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{
-    blocks::{Block, Blocks, unpack},
+    blocks::{Block, Blocks},
     control::Control,
     prune::ERASED_METADATA,
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments},
 };
 use crate::{
-    model::{
-        DeliverySeq, Event, EventId, EventSeq, IdempotencyKey, Message, ProjectId, RawJson,
-        TypeName,
-    },
+    model::{DeliverySeq, Event, EventId, EventSeq, IdempotencyKey, Message, ProjectId, TypeName},
     store::{Result, StoreError},
 };
 
@@ -206,7 +203,7 @@ impl Readers {
                     None => continue,
                 },
             };
-            let copy = row.copy.as_deref().map(unpack).transpose()?.map(RawJson::trusted);
+            let copy = row.copy.as_deref().map(rows::copy).transpose()?;
             messages.push(Message { seq, event, copy, fresh_id: row.fresh_id });
         }
         Ok(messages)

@@ -1,14 +1,14 @@
 //! What the values in rows mean: the codes that stand for our enums, times, and whole rows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rusqlite::Row;
 
 use crate::{
     model::{
-        Class, DeliverySeq, Ended, Entry, EntryKind, EventId, EventSeq, Lane, Outcome, Place,
-        Snippet,
+        Altered, Class, DeliverySeq, Ended, Entry, EntryKind, EventId, EventSeq, Lane, Outcome,
+        Place, Snippet,
     },
     store::{Result, StoreError},
 };
@@ -24,6 +24,12 @@ pub(super) fn time(micros: i64) -> Result<Timestamp> {
 /// As precise as rows are, so that an event that was just accepted equals the one that is read back.
 pub(super) fn rounded(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
+/// A delivery's copy, from its compressed form.
+pub(super) fn copy(packed: &[u8]) -> Result<Arc<Altered>> {
+    let altered = Altered::from_bytes(super::blocks::unpack(packed)?);
+    altered.map(Arc::new).ok_or(StoreError::Damaged { what: "copy" })
 }
 
 pub(super) fn ended_code(ended: Ended) -> i64 {

@@ -1,7 +1,8 @@
-//! Pipelines: what they plan for an event, and that the loop plans each event once, in order.
+//! Pipelines: what they plan for an event, what steps make of it, and that the loop plans each event once, in order.
 
 mod plan;
 mod run;
+mod shapes;
 mod waiting;
 
 use std::sync::Arc;
@@ -11,8 +12,14 @@ use tidegate::{
     catalog::{Catalog, Edit, Resource},
     crypto::{SeededRandom, Vault},
     model::{ProjectId, SourceId},
+    pipeline,
     resources::{self, File, Means},
 };
+
+/// What steps are made with.
+pub fn tools() -> pipeline::Tools {
+    pipeline::Tools::new(&Vault::ephemeral(Arc::new(SeededRandom::new(1))))
+}
 
 /// The catalogue of a file.
 pub fn catalog(text: &str) -> Catalog {

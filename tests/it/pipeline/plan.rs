@@ -11,7 +11,7 @@ use tidegate::{
     pipeline::{self, Compiled, Direction},
 };
 
-use super::{catalog, project_of, source_of};
+use super::{catalog, project_of, source_of, tools};
 
 const FILE: &str = r#"
 version: 1
@@ -83,7 +83,7 @@ fn told(plan: &Plan, catalog: &Catalog) -> (Vec<String>, Vec<String>) {
 #[allow(clippy::too_many_lines, reason = "one story, told in a table")]
 fn every_route_whose_condition_holds_gets_a_delivery_and_the_rest_a_reason() {
     let catalog = catalog(FILE);
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let check =
         |source: &str, event_type: &str, payload: serde_json::Value, to: &[&str], not: &[&str]| {
             let plan = pipeline::plan(&event(&catalog, source, event_type, payload), &compiled);
@@ -163,13 +163,16 @@ fn every_route_whose_condition_holds_gets_a_delivery_and_the_rest_a_reason() {
 #[test]
 fn a_step_of_a_route_changes_the_copy_of_that_route_only() {
     let catalog = catalog(FILE);
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let payload = json!({"plan": "scale", "feature": "api", "email": "a@b.co"});
     let event = event(&catalog, "app", "user.signed_up", payload);
     let before = event.payload.clone();
     let plan = pipeline::plan(&event, &compiled);
-    let copies: Vec<_> =
-        plan.deliveries.iter().map(|it| it.copy.as_ref().map(RawJson::as_str)).collect();
+    let copies: Vec<_> = plan
+        .deliveries
+        .iter()
+        .map(|it| it.copy.as_ref()?.payload.as_ref().map(RawJson::as_str))
+        .collect();
     assert_eq!(copies, [Some(r#"{"email":"a@b.co","plan":"scale"}"#), None, None]);
     assert_eq!(event.payload, before);
 }
@@ -177,7 +180,7 @@ fn a_step_of_a_route_changes_the_copy_of_that_route_only() {
 #[test]
 fn a_delivery_stands_where_its_destinations_ordering_says() {
     let catalog = catalog(FILE);
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let places = |user: serde_json::Value| {
         let payload = json!({"plan": "scale", "feature": "api", "user_id": user});
         let event = event(&catalog, "app", "user.signed_up", payload);
@@ -208,7 +211,7 @@ fn a_destination_that_is_gone_is_a_reason_and_stops_nothing_else() {
     let mut catalog = catalog(FILE);
     let slack = catalog.destination_named(project_of(&catalog), "slack").unwrap().id;
     catalog.destinations.remove(&slack);
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let event =
         event(&catalog, "app", "user.signed_up", json!({"plan": "scale", "feature": "api"}));
     let (deliveries, skipped) = told(&pipeline::plan(&event, &compiled), &catalog);
@@ -223,7 +226,7 @@ fn a_damaged_pipeline_says_so_and_stops_no_other() {
     let mut damaged = (*catalog.pipelines[&id]).clone();
     damaged.when = Some("payload.plan ==".to_owned());
     catalog.pipelines.insert(id, Arc::new(damaged));
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let event = event(&catalog, "web", "user.signed_up", json!({"total": 20}));
     let (deliveries, skipped) = told(&pipeline::plan(&event, &compiled), &catalog);
     assert_eq!(deliveries, ["everything → warehouse"]);
@@ -238,7 +241,7 @@ fn a_damaged_pipeline_says_so_and_stops_no_other() {
 fn a_disabled_pipeline_wants_nothing() {
     let catalog =
         catalog(&FILE.replace("  - name: signups\n", "  - name: signups\n    enabled: false\n"));
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let event =
         event(&catalog, "app", "user.signed_up", json!({"plan": "scale", "feature": "api"}));
     let plan = pipeline::plan(&event, &compiled);
@@ -257,10 +260,10 @@ proptest! {
         let catalog = catalog(FILE);
         let payload = json!({"plan": plan, "feature": feature, "user_id": user, "total": total});
         let event = event(&catalog, source, "user.signed_up", payload);
-        let first = pipeline::plan(&event, &Compiled::of(&catalog, &Compiled::default()));
+        let first = pipeline::plan(&event, &Compiled::of(&catalog, &Compiled::default(), &tools()));
         // Also after a restart, and with what was compiled before.
-        let once = Compiled::of(&catalog, &Compiled::default());
-        let second = pipeline::plan(&event, &Compiled::of(&catalog, &once));
+        let once = Compiled::of(&catalog, &Compiled::default(), &tools());
+        let second = pipeline::plan(&event, &Compiled::of(&catalog, &once, &tools()));
         prop_assert_eq!(format!("{:?}", first.deliveries), format!("{:?}", second.deliveries));
         prop_assert_eq!(first.skipped, second.skipped);
     }
@@ -279,7 +282,7 @@ fn own(catalog: &Catalog, to: &[&str]) -> Arc<Event> {
 #[test]
 fn an_event_of_the_systems_own_goes_to_those_it_names_and_in_their_order() {
     let catalog = catalog(FILE);
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let named = own(&catalog, &["warehouse", "slack", "warehouse"]);
 
     let plan = pipeline::plan(&named, &compiled);
@@ -296,7 +299,7 @@ fn an_event_of_the_systems_own_goes_to_those_it_names_and_in_their_order() {
     // One that is gone is told, and one that names nobody went out already.
     let mut without = catalog.clone();
     without.destinations.retain(|_, it| it.name.as_str() != "slack");
-    let plan = pipeline::plan(&named, &Compiled::of(&without, &compiled));
+    let plan = pipeline::plan(&named, &Compiled::of(&without, &compiled, &tools()));
     assert_eq!((plan.deliveries.len(), plan.skipped[0].by.as_str()), (1, "system"));
     let mut sent = Event::clone(&named);
     sent.metadata = RawJson::of(&json!({"source": "system"}));
@@ -307,7 +310,7 @@ fn an_event_of_the_systems_own_goes_to_those_it_names_and_in_their_order() {
 #[test]
 fn metadata_alone_directs_no_event() {
     let catalog = catalog(FILE);
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let mut forged = Event::clone(&own(&catalog, &["warehouse"]));
     forged.source = source_of(&catalog, "app");
 
@@ -326,7 +329,7 @@ fn an_event_excludes_a_destination_by_its_integrations() {
             webhook.contract.integration = Some("Webhooks".to_owned());
         }
     }
-    let compiled = Compiled::of(&catalog, &Compiled::default());
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &tools());
     let payload =
         |integrations| json!({"plan": "scale", "feature": "api", "integrations": integrations});
     let planned = |integrations| {

@@ -147,6 +147,7 @@ impl Line {
             lookups: Arc::new(pipeline::NoLookups),
             deliveries,
             stop: stopped,
+            tools: super::tools(),
             options,
         });
         let running = tokio::spawn(runner.run());

@@ -113,6 +113,7 @@ impl Line {
             catalog: watched,
             events: opened.accepted,
             lookups: Arc::new(Shared(oracle.clone())),
+            tools: super::tools(),
             deliveries,
             stop: stopped,
             options,

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tidegate::{
     model::{
-        Class, DeliverySeq, DeliveryState, Ended, Entry, EntryKind, Event, EventSeq, Lane,
+        Altered, Class, DeliverySeq, DeliveryState, Ended, Entry, EntryKind, Event, EventSeq, Lane,
         NewEvent, Outcome, Owed, PipelineId, Place, Plan, PlannedDelivery, ProjectId, RawJson,
         ReplayId, Skipped, Snippet, SourceId, Standing, TypeName,
     },
@@ -35,7 +35,7 @@ pub struct Due {
     pub owed: Owed,
     pub entries: Vec<Entry>,
     pub replay: Option<ReplayId>,
-    pub copy: Option<RawJson>,
+    pub copy: Option<Arc<Altered>>,
 }
 
 impl Due {
@@ -145,7 +145,10 @@ impl World {
             let event = told.event.clone();
             let mut plan = Plan::of(&event);
             for place in 0..self.below(4) {
-                let copy = self.below(3).eq(&0).then(|| RawJson::trusted(format!("[{place}]")));
+                let copy = self
+                    .below(3)
+                    .eq(&0)
+                    .then(|| Arc::new(Altered::payload(RawJson::trusted(format!("[{place}]")))));
                 plan.deliveries.push(PlannedDelivery {
                     destination: destination_of(&event, u128::from(self.below(2))),
                     pipeline: PipelineId::from_bits(0x400),

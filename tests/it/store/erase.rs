@@ -1,7 +1,9 @@
 //! Forgetting what events say about a person.
 
+use std::sync::Arc;
+
 use tidegate::{
-    model::{EventSeq, Lane, NewEvent, Person, Place, RawJson, ReplayId, SourceId},
+    model::{Altered, EventSeq, Lane, NewEvent, Person, Place, RawJson, ReplayId, SourceId},
     store::{Appended, EventFilter, OwedQuery, Page, ReplayItem, ReplayStep, Stretch},
 };
 
@@ -38,7 +40,8 @@ pub async fn what_events_say_about_a_person_is_erased_and_nothing_else(home: &dy
     let events = new_events(&appended);
     let mut plans: Vec<_> = events.iter().map(|it| plan_for(it, &[1])).collect();
     for plan in &mut plans {
-        plan.deliveries[0].copy = Some(RawJson::trusted(format!("[\"{SECRET}\"]")));
+        plan.deliveries[0].copy =
+            Some(Arc::new(Altered::payload(RawJson::trusted(format!("[\"{SECRET}\"]")))));
     }
     plans.extend([plan_for(&kept, &[]), plan_for(&directed[0], &[1])]);
     let owed = open.store.plan(plans).await.unwrap();

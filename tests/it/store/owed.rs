@@ -1,8 +1,10 @@
 //! What is owed, in what order, and until when.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use tidegate::{
-    model::{Class, DeliverySeq, Lane, Owed, Place, RawJson},
+    model::{Altered, Class, DeliverySeq, Lane, Owed, Place, RawJson},
     store::{Backlog, OwedQuery},
 };
 
@@ -203,7 +205,8 @@ pub async fn a_message_has_the_copy_of_its_destination(home: &dyn Home) {
     let events = new_events(&open.store.append(offered).await.unwrap());
     let plans = events.iter().map(|event| {
         let mut plan = plan_for(event, &[1, 2]);
-        plan.deliveries[1].copy = Some(RawJson::trusted(format!("[{}.50]", event.seq.0)));
+        plan.deliveries[1].copy =
+            Some(Arc::new(Altered::payload(RawJson::trusted(format!("[{}.50]", event.seq.0)))));
         plan
     });
     let owed = open.store.plan(plans.collect()).await.unwrap();

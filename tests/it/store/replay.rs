@@ -1,8 +1,10 @@
 //! New deliveries of old events.
 
+use std::sync::Arc;
+
 use jiff::SignedDuration;
 use tidegate::{
-    model::{DeliverySeq, EventSeq, Lane, Owed, Place, RawJson, ReplayId},
+    model::{Altered, DeliverySeq, EventSeq, Lane, Message, Owed, Place, RawJson, ReplayId},
     store::{OwedQuery, ReplayItem, ReplayProgress, ReplayStep, StoreError},
 };
 
@@ -58,7 +60,11 @@ pub async fn a_replay_repeats_the_copy_of_a_delivery(home: &dyn Home) {
     let open = home.open().await;
     let events = new_events(&open.store.append(vec![event("1")]).await.unwrap());
     let mut plan = plan_for(&events[0], &[1]);
-    plan.deliveries[0].copy = Some(RawJson::trusted("[\"redacted\"]"));
+    plan.deliveries[0].copy = Some(Arc::new(Altered {
+        metadata: Some(RawJson::trusted("{}")),
+        part: Some(2),
+        ..Altered::payload(RawJson::trusted("[\"redacted\"]"))
+    }));
     let owed = open.store.plan(vec![plan]).await.unwrap();
 
     let like = ReplayItem { like: Some(owed[0].seq), ..item(1, 1) };
@@ -68,6 +74,10 @@ pub async fn a_replay_repeats_the_copy_of_a_delivery(home: &dyn Home) {
     let messages = open.store.messages(&seqs).await.unwrap();
     let payloads: Vec<&str> = messages.iter().map(|it| it.payload().as_str()).collect();
     assert_eq!(payloads, ["[\"redacted\"]", "1"]);
+    assert_eq!(messages[0].metadata().as_str(), "{}");
+    let id = events[0].id;
+    let ids: Vec<String> = messages.iter().map(Message::message_id).collect();
+    assert_eq!(ids, [format!("{id}_2"), id.to_string()]);
 }
 
 pub async fn an_event_has_room_for_so_many_deliveries_and_no_more(home: &dyn Home) {

@@ -7,13 +7,12 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{Archive, walk::Cursor};
 use crate::{
     model::{
-        DeliveryId, DeliverySeq, DeliveryState, Entry, EventId, EventSeq, ProjectId, RawJson,
-        Skipped, TypeName,
+        DeliveryId, DeliverySeq, DeliveryState, Entry, EventId, EventSeq, ProjectId, Skipped,
+        TypeName,
     },
     store::{
         DeliveryRecord, EventRecord, Result, StoreError,
         sqlite::{
-            blocks::unpack,
             owed::OwedRow,
             rows::{self, DeliveryRow, ENTRY_COLUMNS, without_copy},
             segments::Segment,
@@ -104,7 +103,7 @@ impl Archive {
         }
         entries.sort_unstable_by_key(|it| it.number);
         let progress = Progress::of(&entries);
-        let copy = row.copy.as_deref().map(unpack).transpose()?.map(RawJson::trusted);
+        let copy = row.copy.as_deref().map(rows::copy).transpose()?;
         let record = self.delivery_record(row, &head, progress)?;
         Ok(Some(DeliveryRecord { copy, entries, ..record }))
     }

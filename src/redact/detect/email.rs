@@ -1,0 +1,77 @@
+//! E-mail addresses, also where the `@` is written `%40`.
+
+use std::ops::Range;
+
+use super::{Found, Kind};
+
+pub fn find(bytes: &[u8], found: &mut Vec<Found>) {
+    let mut at = 0;
+    while at < bytes.len() {
+        let sign = match bytes[at] {
+            b'@' => at..at + 1,
+            b'%' if bytes[at..].starts_with(b"%40") => at..at + 3,
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        at = sign.end;
+        if let Some(range) = around(bytes, &sign) {
+            at = range.end;
+            found.push(Found { range, kind: Kind::Email });
+        }
+    }
+}
+
+/// Longer than any mail system takes, and a bound on how far each sign looks back.
+const LONGEST_LOCAL: usize = 320;
+
+fn around(bytes: &[u8], sign: &Range<usize>) -> Option<Range<usize>> {
+    let start = local(bytes, sign.start)?;
+    let domain = &bytes[sign.end..];
+    let length = domain.iter().take_while(|it| is_domain(**it)).count();
+    let mut domain = &domain[..length];
+    while let [rest @ .., b'.' | b'-'] = domain {
+        domain = rest;
+    }
+    let dot = domain.iter().rposition(|it| *it == b'.')?;
+    let (name, top) = (&domain[..dot], &domain[dot + 1..]);
+    let is_name = top.len() >= 2
+        && (top.iter().all(|it| it.is_ascii_alphabetic() || !it.is_ascii())
+            || top.to_ascii_lowercase().starts_with(b"xn--"));
+    (is_name && name.iter().any(|it| *it != b'.')).then(|| start..sign.end + domain.len())
+}
+
+/// Where the part before the sign begins.
+fn local(bytes: &[u8], sign: usize) -> Option<usize> {
+    if sign > 0 && bytes[sign - 1] == b'"' {
+        let quoted = &bytes[..sign - 1];
+        let open = quoted.iter().rposition(|it| *it == b'"')?;
+        return Some(open);
+    }
+    let length =
+        bytes[..sign].iter().rev().take(LONGEST_LOCAL).take_while(|it| is_local(**it)).count();
+    let start = sign - length;
+    let outside = bytes[start..sign].iter().take_while(|it| b".'-%".contains(it)).count();
+    (outside < length).then(|| start + outside)
+}
+
+fn is_local(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"._%+-'".contains(&byte)
+}
+
+fn is_domain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || !byte.is_ascii() || byte == b'.' || byte == b'-'
+}
+
+pub fn normal(text: &str) -> String {
+    text.to_lowercase().replacen("%40", "@", 1)
+}
+
+/// `a***@acme.com`.
+pub fn mask(text: &str) -> String {
+    let text = if text.contains('@') { text.to_owned() } else { text.replacen("%40", "@", 1) };
+    let (local, domain) = text.rsplit_once('@').unwrap_or((&text, ""));
+    let first = local.chars().find(|it| it.is_alphanumeric()).map(String::from).unwrap_or_default();
+    format!("{first}***@{domain}")
+}
