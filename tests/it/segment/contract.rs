@@ -242,3 +242,26 @@ async fn a_pixel_is_a_picture_whatever_happens() {
     assert_eq!(kept.len(), 2);
     assert_eq!(kept[1].1["properties"]["mail"], "7");
 }
+
+#[tokio::test]
+async fn what_a_source_must_never_store_reaches_no_disk_by_any_door() {
+    let resources = "version: 1\nproject: acme\nsources:\n  \
+        - { name: web, kind: segment, write_key: wk_demo, never_store: { fields: [payload.traits.ssn] } }\n  \
+        - { name: form, kind: webhook, verify: none, never_store: { detect: [card] } }\n";
+    let gateway = Gateway::start(resources, "http://127.0.0.1:9/").await;
+    let client = Caller::new(&gateway, None);
+    let message = json!({ "writeKey": "wk_demo", "userId": "u", "traits": { "ssn": "never-this", "plan": "pro" } });
+    client.post("/v1/identify", &message).await.expect(200);
+    client.post("/in/form", &json!({ "note": "card 4242 4242 4242 4242 ok" })).await.expect(200);
+
+    let reader = Caller::with_scopes(&gateway, "acme", &["read"]).await;
+    let list = reader.get("/api/v1/events").await.expect(200).json();
+    let mut kept = String::new();
+    for it in list["data"].as_array().unwrap() {
+        let path = format!("/api/v1/events/{}", it["id"].as_str().unwrap());
+        kept.push_str(&reader.get(&path).await.expect(200).text);
+    }
+    assert_eq!(list["data"].as_array().unwrap().len(), 2);
+    assert!(!kept.contains("never-this") && !kept.contains("4242 4242"), "{kept}");
+    assert!(kept.contains(r#""plan":"pro""#));
+}
