@@ -109,7 +109,7 @@ fn catalog(steps: &str, vault: &Vault) -> Result<Catalog> {
             Resource::Source(it) => drop(catalog.sources.insert(it.id, Arc::new(it))),
             Resource::Destination(it) => drop(catalog.destinations.insert(it.id, Arc::new(it))),
             Resource::Pipeline(it) => drop(catalog.pipelines.insert(it.id, Arc::new(it))),
-            Resource::EventType(_) | Resource::Key(_) => (),
+            Resource::EventType(_) | Resource::Key(_) | Resource::Lookup(_) => (),
             Resource::Replay(_) | Resource::Deletion(_) => (),
         }
     }
