@@ -284,7 +284,7 @@ impl From<StoreError> for Problem {
                      with the same idempotency key",
                 )
             }
-            StoreError::Closed => {
+            StoreError::Closed | StoreError::Fenced => {
                 log(&error);
                 Self::new(Kind::Unavailable).retry_after(LATER).detail(
                     "nothing of the request was kept; send it again when the gateway has restarted",

@@ -214,6 +214,7 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
         refuses: api.database.health().refuses.map(|it| match it {
             Refusal::DiskFull => "disk_full",
             Refusal::Broken => "broken",
+            Refusal::Unreachable => "unreachable",
         }),
         destinations,
     }))

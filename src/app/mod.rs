@@ -1,6 +1,7 @@
 //! Puts the stages together and takes them apart again.
 
 mod ground;
+mod planned;
 mod upkeep;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -8,7 +9,9 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use ground::Ground;
+use ground::{Ground, Log};
+
+pub use planned::Planned;
 
 use crate::{
     api::{self, Api},
@@ -26,13 +29,13 @@ use crate::{
     gate::{self, Gate},
     hint,
     ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
-    model::{Event, EventSeq, Message, Owed, Secret},
+    model::{Event, Message, Owed, Secret},
     pipeline,
     probe::{self, Prober},
     replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
-    store::{Database, StoreError},
+    store::{Database, StoreError, postgres::Address},
     tail::Tail,
     telemetry::TelemetryError,
 };
@@ -71,8 +74,8 @@ pub struct App {
     pub vault: Arc<Vault>,
     pub tail: Tail,
     pub dispatch: dispatch::Handle,
-    /// Every event up to here has its plan on disk.
-    pub planned: watch::Receiver<EventSeq>,
+    /// Which events have their plan on disk.
+    pub planned: Planned,
     parts: Parts,
     limits: resources::Options,
     stops: Stops,
@@ -90,7 +93,7 @@ struct Stops {
 
 struct Tasks {
     server: JoinHandle<()>,
-    pipeline: JoinHandle<()>,
+    pipelines: Vec<JoinHandle<()>>,
     replays: JoinHandle<()>,
     errands: Vec<JoinHandle<()>>,
     dispatch: JoinHandle<()>,
@@ -108,6 +111,8 @@ pub enum StartError {
     AdminKey,
     #[error("the store in `{}` cannot be opened", .path.display())]
     Store { path: PathBuf, source: StoreError },
+    #[error("the database {address} cannot be used")]
+    Database { address: Address, source: StoreError },
     #[error("the resources cannot be applied")]
     Resources(#[source] ApplyError),
     #[error("TLS cannot be set up")]
@@ -136,7 +141,7 @@ impl App {
         let (listener, address) = listen(config.listen).await?;
         egress.protect(address);
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
-        let Ground { metrics, vault, database, registrar, events } = ground;
+        let Ground { metrics, vault, database, registrar, logs } = ground;
         let outlets: Arc<dyn Outlets> =
             Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
@@ -149,7 +154,7 @@ impl App {
             tools: pipeline::Tools::new(&vault),
         };
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.gate, config.ingest);
-        let started = stages.clone().start(events, config.pipeline, config.dispatch, &stops);
+        let started = stages.clone().start(logs, config.pipeline, config.dispatch, &stops);
         let errands = errands(&stages, &parts, &started.handle, &stops);
 
         let router = api::router(Api::new(api::Context {
@@ -174,7 +179,7 @@ impl App {
         let tasks = Tasks {
             upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
             dispatch: started.dispatch,
-            pipeline: started.pipeline,
+            pipelines: started.pipelines,
             replays: started.replays,
             errands: errands.tasks,
             server: tokio::spawn(server::serve(
@@ -212,7 +217,9 @@ impl App {
         let _ = self.stops.server.send(true);
         ended("server", self.tasks.server).await;
         let _ = self.stops.pipeline.send(true);
-        ended("pipeline", self.tasks.pipeline).await;
+        for task in self.tasks.pipelines {
+            ended("pipeline", task).await;
+        }
         ended("replays", self.tasks.replays).await;
         for task in self.tasks.errands {
             ended("errands", task).await;
@@ -321,12 +328,12 @@ struct Stages {
 
 /// The stages behind the store, under way.
 struct Started {
-    pipeline: JoinHandle<()>,
+    pipelines: Vec<JoinHandle<()>>,
     replays: JoinHandle<()>,
     dispatch: JoinHandle<()>,
     handle: dispatch::Handle,
     replayed: Replayed,
-    planned: watch::Receiver<EventSeq>,
+    planned: Planned,
 }
 
 impl Stages {
@@ -362,7 +369,7 @@ impl Stages {
 
     fn start(
         self,
-        events: hint::Receiver<Vec<Arc<Event>>, bool>,
+        logs: Vec<Log>,
         pipeline: pipeline::Options,
         dispatch: dispatch::Options,
         stops: &Stops,
@@ -386,24 +393,30 @@ impl Stages {
             replayed: replayed.clone(),
             stop: stops.pipeline.subscribe(),
         });
-        let (runner, planned) = pipeline::runner(pipeline::Parts {
-            store: self.database,
-            clock: self.clock,
-            catalog: self.registrar.watch(),
-            events,
-            lookups: self.lookups,
-            deliveries: hinted,
-            stop: stops.pipeline.subscribe(),
-            tools: self.tools,
-            options: pipeline,
-        });
+        // Each log is planned in its own order, beside the others.
+        let (mut pipelines, mut planned) = (Vec::new(), Vec::new());
+        for log in logs {
+            let (runner, through) = pipeline::runner(pipeline::Parts {
+                store: log.store,
+                clock: self.clock.clone(),
+                catalog: self.registrar.watch(),
+                events: log.events,
+                lookups: self.lookups.clone(),
+                deliveries: hinted.clone(),
+                stop: stops.pipeline.subscribe(),
+                tools: self.tools.clone(),
+                options: pipeline.clone(),
+            });
+            pipelines.push(tokio::spawn(runner.run()));
+            planned.push(through);
+        }
         Started {
-            pipeline: tokio::spawn(runner.run()),
+            pipelines,
             replays: tokio::spawn(replays),
             dispatch: tokio::spawn(dispatcher.run()),
             handle,
             replayed,
-            planned,
+            planned: Planned::new(planned),
         }
     }
 }

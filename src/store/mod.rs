@@ -5,12 +5,18 @@
 //! up; [`Eraser`] for people who want to be forgotten. A database implements all of them, and passes
 //! the suite in `tests/it/store`, which is their contract.
 
+mod error;
+mod codes;
+mod fields;
 pub mod sqlite;
+pub mod postgres;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+
+pub use self::error::{Result, StoreError};
 
 use crate::model::{
     Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event,
@@ -350,6 +356,8 @@ pub enum Refusal {
     DiskFull,
     /// The disk failed to write or sync. What was acknowledged is safe; the process must be restarted.
     Broken,
+    /// The database cannot be reached. It is tried again all the time.
+    Unreachable,
 }
 
 #[derive(Clone, Debug)]
@@ -464,30 +472,4 @@ pub struct Document {
 pub enum Change {
     Put(Document),
     Delete { kind: String, id: u128 },
-}
-
-pub type Result<T, E = StoreError> = std::result::Result<T, E>;
-
-/// What can go wrong between us and a database.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database cannot be reached or is too busy. The same call may succeed later.
-    #[error("the store is unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No room on the disk. Nothing of the call was kept; it succeeds when there is room again.
-    #[error("the disk is full")]
-    Full,
-    /// A row does not mean what we wrote there.
-    #[error("the store holds a damaged {what}")]
-    Damaged { what: &'static str },
-    /// The files were written by a newer version, which this one must not touch.
-    #[error(
-        "the store has schema version {found}, and this program knows versions up to {known}: run a newer tidegate"
-    )]
-    Newer { found: u32, known: u32 },
-    /// An event has as many deliveries as it can have.
-    #[error("the event has {} deliveries, and there is room for no more", DeliverySeq::PER_EVENT)]
-    TooManyDeliveries,
-    #[error("the store is closed")]
-    Closed,
 }

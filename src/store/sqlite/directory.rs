@@ -3,7 +3,6 @@
 use std::{path::Path, sync::Mutex};
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::{Map, Value};
 
 use super::{
     files::{self, Kind, Sync},
@@ -11,7 +10,7 @@ use super::{
 };
 use crate::{
     model::{Name, ProjectId, RawJson},
-    store::{Entity, EntityKey, Result, Upsert},
+    store::{Entity, EntityKey, Result, Upsert, fields::merged},
 };
 
 pub(super) struct DirectoryFile {
@@ -163,18 +162,4 @@ fn row(
         .query_row(params![project.bits().to_be_bytes(), table, key], |row| row.get(0))
         .optional()?;
     Ok(found.map(RawJson::trusted))
-}
-
-/// New fields over old ones. A field that is null goes.
-fn merged(before: Option<&RawJson>, fields: &RawJson) -> RawJson {
-    let read = |it: &RawJson| serde_json::from_slice::<Map<String, Value>>(it.bytes()).ok();
-    let mut all = before.and_then(read).unwrap_or_default();
-    for (name, value) in read(fields).unwrap_or_default() {
-        if value.is_null() {
-            all.shift_remove(&name);
-        } else {
-            all.insert(name, value);
-        }
-    }
-    RawJson::of(&all)
 }

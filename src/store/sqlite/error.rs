@@ -58,6 +58,7 @@ pub(super) fn is_broken(error: &StoreError) -> bool {
         StoreError::Full
         | StoreError::Newer { .. }
         | StoreError::TooManyDeliveries
+        | StoreError::Fenced
         | StoreError::Closed => false,
     }
 }

@@ -359,6 +359,7 @@ fn similar(failure: &StoreError) -> StoreError {
         StoreError::Damaged { what } => StoreError::Damaged { what },
         StoreError::Newer { found, known } => StoreError::Newer { found: *found, known: *known },
         StoreError::TooManyDeliveries => StoreError::TooManyDeliveries,
+        StoreError::Fenced => StoreError::Fenced,
         StoreError::Closed => StoreError::Closed,
         StoreError::Unavailable(source) => StoreError::Unavailable(source.to_string().into()),
     }

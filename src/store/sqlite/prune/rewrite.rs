@@ -13,6 +13,7 @@ use crate::{
     model::{DeliverySeq, EventSeq},
     store::{
         Result,
+        codes::ERASED_METADATA,
         sqlite::{
             blocks::{Block, Packer},
             error::of_file,
@@ -181,10 +182,6 @@ impl Forgetting {
         Ok(connection.execute_batch("COMMIT")?)
     }
 }
-
-/// What stands where the body of an event was. No sender can write such metadata: ours always names a
-/// source.
-pub(in crate::store::sqlite) const ERASED_METADATA: &[u8] = br#"{"erased":true}"#;
 
 /// What else is erased. The digest 0 stands for an event whose body is.
 const ERASURES: &str = "
