@@ -79,9 +79,7 @@ async fn what_an_event_costs_on_a_database_with_fsync() {
 async fn append(store: Arc<PostgresStore>, caller: usize) {
     let payload = format!("{{\"text\":\"{}\"}}", "some words of a payload ".repeat(23));
     for batch in 0..EVENTS / BATCH / CALLERS {
-        let new = |place| {
-            keyed(projects(1), &format!("{caller}-{batch}-{place}"), &payload)
-        };
+        let new = |place| keyed(projects(1), &format!("{caller}-{batch}-{place}"), &payload);
         let events = (0..BATCH).map(new).collect();
         assert_eq!(new_events(&store.append(events).await.unwrap()).len(), BATCH);
     }
