@@ -7,7 +7,7 @@ use tokio_postgres::config::{Config, SslMode};
 /// `postgres://user:password@host:port/database?…`. What it says of the password and other
 /// parameters never reaches a log.
 #[derive(Clone, PartialEq)]
-pub struct Address(Config);
+pub struct Address(Box<Config>);
 
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
@@ -51,7 +51,7 @@ impl FromStr for Address {
         if config.get_hosts().is_empty() || config.get_user().is_none() {
             return Err(NoAddress);
         }
-        Ok(Self(config))
+        Ok(Self(Box::new(config)))
     }
 }
 

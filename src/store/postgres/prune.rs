@@ -73,6 +73,14 @@ pub(super) async fn prune(core: &Core, horizons: &[(ProjectId, Timestamp)]) -> R
     };
     let mut loan = core.session().await?;
     let session = loan.session()?;
+    // Here whole partitions are read, and compared with a list of projects.
+    session.client.batch_execute("SET enable_hashjoin = on").await?;
+    let count = prune_in(core, session, &horizons).await;
+    session.client.batch_execute("SET enable_hashjoin = off").await?;
+    count
+}
+
+async fn prune_in(core: &Core, session: &mut Connection, horizons: &Horizons) -> Result<u64> {
     let now = core.clock.now();
     minutes::fold(session, now.as_second().div_euclid(60) - 1).await?;
     let mut count = 0;
@@ -82,7 +90,7 @@ pub(super) async fn prune(core: &Core, horizons: &[(ProjectId, Timestamp)]) -> R
         if rest.is_some_and(|it| now < it) {
             continue;
         }
-        let gone = forget(core, session, &partition, &horizons).await;
+        let gone = forget(core, session, &partition, horizons).await;
         if gone.is_err() {
             session.roll_back().await;
         }

@@ -38,17 +38,17 @@ const SETTLE: &str = "WITH w AS (SELECT * FROM unnest($1::bigint[], $2::int[], $
      entries, due)), \
      gone AS (DELETE FROM open o USING w WHERE w.ends AND o.destination = w.destination \
      AND o.lane = w.lane AND o.position = w.position AND o.seq = w.seq \
-     RETURNING o.seq, o.project, greatest(w.number, o.entries + 1) AS number), \
+     RETURNING w.*, o.project AS of_project, greatest(w.number, o.entries + 1) AS of_number), \
      moved AS (UPDATE open o SET attempts = w.attempts, due = w.due, \
      entries = greatest(w.entries, w.number, o.entries + 1) \
      FROM w WHERE NOT w.ends AND o.destination = w.destination \
      AND o.lane = w.lane AND o.position = w.position AND o.seq = w.seq \
-     RETURNING o.seq, o.project, o.entries AS number), \
+     RETURNING w.*, o.project AS of_project, o.entries AS of_number), \
      done AS (SELECT * FROM gone UNION ALL SELECT * FROM moved), \
      noted AS (INSERT INTO activity (delivery, number, at, project, destination, attempt, class, \
      status, duration, ended, reason, retry_after, response) \
-     SELECT w.seq, done.number, w.at, done.project, w.destination, w.attempt, w.class, w.status, \
-     w.duration, w.ended, w.reason, w.retry_after, w.response FROM done JOIN w ON w.seq = done.seq) \
+     SELECT seq, of_number, at, of_project, destination, attempt, class, status, duration, ended, \
+     reason, retry_after, response FROM done) \
      SELECT seq FROM done";
 
 /// A writer, until its lane is closed.
