@@ -142,6 +142,7 @@ impl Cluster {
     }
 
     /// Leaves a process behind that waits for the end of this one.
+    #[allow(clippy::zombie_processes, reason = "it outlives us: that is what it is for")]
     fn stop_after_us(&self) {
         let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.2; done; \
                       kill -QUIT \"$(head -1 \"$2/data/postmaster.pid\")\" 2>/dev/null; sleep 0.5; \
