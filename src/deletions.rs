@@ -121,6 +121,7 @@ impl Parts {
             timestamp: Some(deletion.created_at),
             received_at: now,
             key: None,
+            key_counts_for: None,
             metadata: Direction::metadata(to),
             payload: payload.clone(),
         };

@@ -248,6 +248,7 @@ impl Sender {
             timestamp: draft.timestamp,
             received_at: self.received_at,
             key: draft.key,
+            key_counts_for: None,
             metadata,
             payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
         };
@@ -401,6 +402,7 @@ mod tests {
             write_key: None,
             intake: None,
             key: None,
+            key_window: None,
             created_at,
         };
         catalog.sources.insert(id, Arc::new(it));

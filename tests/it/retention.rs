@@ -288,6 +288,7 @@ async fn check_keys(world: &World, of: impl Iterator<Item = &Told>) {
             timestamp: None,
             received_at: now(),
             key: event.key.clone(),
+            key_counts_for: None,
             metadata: RawJson::NULL,
             payload: RawJson::NULL,
         };
@@ -378,6 +379,7 @@ async fn retention_speed() {
         project: projects(1 + (number % 2) as u128),
         received_at: after(0) + SignedDuration::from_secs(number as i64),
         key: Some(format!("key {number}").parse().unwrap()),
+        key_counts_for: None,
         ..event(&format!("{{\"number\": {number}, \"text\": \"{}\"}}", "x".repeat(500)))
     };
     let mut next = 0;

@@ -246,6 +246,7 @@ impl message::Message {
             timestamp: Some(self.timestamp),
             received_at: around.received_at,
             key,
+            key_counts_for: None,
             metadata: around.circumstances.alone(&source.name),
             payload: self.payload,
         };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::http::HeaderMap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::content::{self, Content};
@@ -51,6 +51,7 @@ pub struct Door {
     is_list: bool,
     event_type: Option<Template>,
     key: Option<Template>,
+    key_window: Option<SignedDuration>,
     never_store: Option<Redactor>,
 }
 
@@ -133,6 +134,7 @@ impl Door {
             is_list: rows.is_some_and(|it| it.is_list),
             event_type: event_type.and_then(compiled),
             key: key.and_then(compiled),
+            key_window: source.key_window.and_then(|it| it.try_into().ok()),
             never_store,
             scheme,
         })
@@ -203,6 +205,7 @@ impl Door {
             timestamp: None,
             received_at: now,
             key: value(&self.key).map(|it| key_of(&self.name, &it)),
+            key_counts_for: self.key_window,
             metadata,
             payload,
         }

@@ -148,7 +148,7 @@ impl<'a> Turn<'a> {
                     Some(first) => Some(*first),
                     None => self.memory.keys.find(&hash)?,
                 };
-                if let Some(id) = first {
+                if let Some(id) = first.filter(|id| self.counts(*id, &offered.event)) {
                     answers.push(Appended::Duplicate { id, same_body: None });
                     continue;
                 }
@@ -156,6 +156,13 @@ impl<'a> Turn<'a> {
             answers.push(Appended::New(self.accept(offered)?));
         }
         Ok(answers)
+    }
+
+    /// Whether the key of the event that has this id counts for a new one.
+    fn counts(&self, first: EventId, new: &NewEvent) -> bool {
+        let Some(window) = new.key_counts_for else { return true };
+        let accepted = Timestamp::from_millisecond(first.millis()).unwrap_or(Timestamp::MAX);
+        self.now.duration_since(accepted) <= window
     }
 
     pub fn accept(&mut self, offered: Offered) -> Result<Arc<Event>> {

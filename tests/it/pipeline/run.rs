@@ -199,6 +199,7 @@ pub fn new_event(catalog: &Catalog, payload: &str) -> NewEvent {
         timestamp: None,
         received_at: Timestamp::UNIX_EPOCH,
         key: None,
+        key_counts_for: None,
         metadata: RawJson::of(&json!({})),
         payload: RawJson::parse(payload.to_owned()).unwrap(),
     }

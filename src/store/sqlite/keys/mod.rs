@@ -172,13 +172,14 @@ impl Keys {
     }
 
     /// Adds the key of an event that is committed, in the order of events; an event may have several.
+    /// A key that was added before means the newest event from now on.
     ///
     /// It waits only while more tables than `Limits::waiting_tables` wait for a disk that does not keep up.
     pub fn add(&mut self, hash: KeyHash, id: EventId, seq: EventSeq) {
         let shared = &self.reader.shared;
         let mut state = shared.room(seq.0);
         if seq.0 > state.covered {
-            state.recent.entries.entry(hash.bits()).or_insert(id);
+            state.recent.entries.insert(hash.bits(), id);
             state.seen = state.seen.max(seq.0);
         }
     }
@@ -304,8 +305,8 @@ impl Shared {
 impl State {
     fn in_memory(&self, hash: &KeyHash) -> Option<EventId> {
         let bits = hash.bits();
-        let full = self.full.iter().find_map(|it| it.entries.get(&bits));
-        full.or_else(|| self.recent.entries.get(&bits)).copied()
+        let full = || self.full.iter().rev().find_map(|it| it.entries.get(&bits));
+        self.recent.entries.get(&bits).or_else(full).copied()
     }
 
     /// The last event whose keys are in a run or in a table that is on its way there.

@@ -125,13 +125,20 @@ fn keys_of_other_projects_and_namespaces_are_other_keys() {
 }
 
 #[test]
-fn an_event_that_is_added_twice_keeps_its_first_id() {
+fn a_key_that_is_taken_again_means_the_newest_event_through_merges_and_restarts() {
     let folder = tempfile::tempdir().unwrap();
-    let mut keys = open(folder.path());
-    let hash = keys.reader.hash(0, project(), "a");
-    keys.add(hash, id(1), EventSeq(1));
-    keys.add(hash, id(2), EventSeq(2));
-    assert_eq!(keys.find(&hash).unwrap(), Some(id(1)));
+    let limits = Limits { recent_keys: 2, ..SMALL };
+    let mut keys = Keys::open_with(folder.path(), SECRET, limits).unwrap();
+    let hash = keys.reader.hash(0, project(), "again");
+    for seq in 1..=200 {
+        let key = if seq % 10 == 0 { "again".to_owned() } else { seq.to_string() };
+        keys.add(keys.reader.hash(0, project(), &key), id(seq), EventSeq(seq));
+        assert_eq!(keys.find(&hash).unwrap(), (seq >= 10).then(|| id(seq / 10 * 10)), "{seq}");
+    }
+    keys.reader.flush().unwrap();
+    drop(keys);
+    let keys = Keys::open_with(folder.path(), SECRET, limits).unwrap();
+    assert_eq!(keys.find(&hash).unwrap(), Some(id(200)));
 }
 
 #[test]
