@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     files::{self, Kind, Sync},
     lock, rows,
+    upkeep::checkpoint_if_possible,
 };
 use crate::{
     model::{Name, ProjectId, RawJson},
@@ -66,8 +67,7 @@ impl DirectoryFile {
             }
         }
         transaction.commit()?;
-        writer.note(written);
-        Ok(())
+        writer.note(written)
     }
 
     pub fn remove(&self, project: ProjectId, table: &Name, keys: &[String]) -> Result<u64> {
@@ -83,7 +83,7 @@ impl DirectoryFile {
             }
         }
         transaction.commit()?;
-        writer.note(keys.len() * 64);
+        writer.note(keys.len() * 64)?;
         Ok(count)
     }
 
@@ -130,16 +130,14 @@ impl DirectoryFile {
 
 impl Writer {
     /// Nobody else empties the log.
-    fn note(&mut self, written: usize) {
+    fn note(&mut self, written: usize) -> Result<()> {
         const BYTES: usize = 4 << 20;
         self.written += written;
         if self.written >= BYTES {
             self.written = 0;
-            let done = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-            if let Err(error) = done {
-                tracing::warn!(%error, "directory.db keeps its log for now");
-            }
+            checkpoint_if_possible(&self.connection, "directory.db")?;
         }
+        Ok(())
     }
 }
 
