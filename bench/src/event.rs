@@ -75,7 +75,7 @@ pub fn sent_ns(body: &[u8]) -> Option<u64> {
 }
 
 /// splitmix64: turns a counter into bits that do not compress.
-fn mix(seed: u64) -> u64 {
+pub fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
