@@ -33,7 +33,11 @@ const PEOPLE: u64 = 10_000;
 const STEPS: [(&str, &str, &str); 20] = [
     ("none", "", ONE),
     ("filter.match, equal", "filter.match: payload.plan == 'scale'", ONE),
-    ("filter.match, in", "filter.match: 'payload.feature in [\"export\", \"api\", \"webhook\"]'", ONE),
+    (
+        "filter.match, in",
+        "filter.match: 'payload.feature in [\"export\", \"api\", \"webhook\"]'",
+        ONE,
+    ),
     (
         "filter.match, five tests",
         "filter.match: 'payload.plan != \"free\" and payload.amount > 100 and payload.items[0].sku is startingwith(\"A\") and \"@\" in payload.email and type == \"user.signed_up\"'",
@@ -45,9 +49,21 @@ const STEPS: [(&str, &str, &str); 20] = [
         ONE,
     ),
     ("map, a text", "map: { text: \"{{ payload.email }} uses {{ payload.feature|title }}\" }", ONE),
-    ("redact.pii, two fields, mask", "redact.pii: { fields: [payload.email, metadata.ip], mode: mask }", ONE),
-    ("redact.pii, two fields, drop", "redact.pii: { fields: [payload.email, metadata.ip], mode: drop }", ONE),
-    ("redact.pii, two fields, hash", "redact.pii: { fields: [payload.email, metadata.ip], mode: hash }", ONE),
+    (
+        "redact.pii, two fields, mask",
+        "redact.pii: { fields: [payload.email, metadata.ip], mode: mask }",
+        ONE,
+    ),
+    (
+        "redact.pii, two fields, drop",
+        "redact.pii: { fields: [payload.email, metadata.ip], mode: drop }",
+        ONE,
+    ),
+    (
+        "redact.pii, two fields, hash",
+        "redact.pii: { fields: [payload.email, metadata.ip], mode: hash }",
+        ONE,
+    ),
     ("redact.pii, detect ip, truncate", "redact.pii: { detect: [ip], mode: truncate }", ONE),
     ("redact.pii, detect all, mask", "redact.pii: { detect: all, mode: mask }", ONE),
     ("redact.pii, detect all, hash", "redact.pii: { detect: all, mode: hash }", ONE),
@@ -168,11 +184,17 @@ fn payload(person: u64) -> String {
 
 async fn fill(store: &dyn Directory, project: ProjectId) -> Result<()> {
     let mut tables: Vec<(&str, Vec<(String, String)>)> = vec![
-        ("companies", vec![("acme.com".to_owned(), r#"{"name":"Acme Inc.","employees":250}"#.to_owned())]),
+        (
+            "companies",
+            vec![("acme.com".to_owned(), r#"{"name":"Acme Inc.","employees":250}"#.to_owned())],
+        ),
         ("plans", vec![("scale".to_owned(), r#"{"seats":50,"price":499}"#.to_owned())]),
     ];
     let people = (0..PEOPLE).map(|it| {
-        (format!("user{it}@acme.com"), format!(r#"{{"name":"Person {it}","role":"CTO","country":"DE"}}"#))
+        (
+            format!("user{it}@acme.com"),
+            format!(r#"{{"name":"Person {it}","role":"CTO","country":"DE"}}"#),
+        )
     });
     tables.push(("people", people.collect()));
     let users = (0..PEOPLE).map(|it| {

@@ -12,8 +12,8 @@ use tidegate::{
     clock::SystemClock,
     hint,
     model::{
-        DestinationId, Ended, Entry, EntryKind, Lane, NewEvent, Owed, Pattern, PipelineId, Place, Plan, PlannedDelivery,
-        ProjectId, RawJson, Selection, SourceId,
+        DestinationId, Ended, Entry, EntryKind, Lane, NewEvent, Owed, Pattern, PipelineId, Place,
+        Plan, PlannedDelivery, ProjectId, RawJson, Selection, SourceId,
     },
     store::{
         Appended, EventFilter, Next, Page, Records as _, Settlement, Store as _,
@@ -159,7 +159,9 @@ impl Bench {
     }
 
     async fn list(&self) -> Result<()> {
-        println!("\n| newest 50 | found | listed in | of so many | counted in |\n|---|---|---|---|---|");
+        println!(
+            "\n| newest 50 | found | listed in | of so many | counted in |\n|---|---|---|---|---|"
+        );
         for event_type in ["bench.sent", "bench.*", "nothing.here"] {
             let pattern = Some(Pattern::try_from(event_type.to_owned())?);
             let filter = EventFilter { event_type: pattern.clone(), ..EventFilter::default() };

@@ -18,12 +18,22 @@ use crate::{
     script::Input,
 };
 
+/// Bytes of events for which this is done at once: what comes of them is in memory until they are
+/// planned, and a script that is not met after all keeps it until it is run the next time.
+const BYTES: usize = 1024 * 1024;
+
 /// Runs the scripts that these events will meet first, each over all of its events.
 pub(super) fn run_scripts(events: &[Arc<Event>], compiled: &Compiled) {
+    let mut bytes = 0;
+    let fits = |event: &&Arc<Event>| {
+        bytes += event.weight();
+        bytes <= BYTES
+    };
     // Of each script, what it is given, in the order in which planning will give it.
     let mut given: Vec<(&Transform, Vec<Input>)> = Vec::new();
     // What Tidegate sends itself meets no pipeline.
-    for event in events.iter().filter(|it| it.source != SourceId::SYSTEM) {
+    let ours = |event: &&Arc<Event>| event.source != SourceId::SYSTEM;
+    for event in events.iter().take_while(fits).filter(ours) {
         let Some(project) = compiled.project(event.project) else { continue };
         let all = project.pipelines.iter().filter(|it| it.wants(event));
         let with_scripts = all.filter_map(|it| it.compiled.as_ref().ok().filter(has_script));

@@ -23,8 +23,7 @@ use crate::{
     catalog::Catalog,
     expr::{EvalError, Facts, Key},
     model::{
-        Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, ProjectId, Skipped,
-        SourceId,
+        Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, ProjectId, Skipped, SourceId,
     },
 };
 

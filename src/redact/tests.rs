@@ -178,8 +178,11 @@ fn document() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(5, 40, 5, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-            prop::collection::vec((prop_oneof![3 => "[a-c]{1,2}".boxed(), 1 => text().boxed()], inner), 0..5)
-                .prop_map(|it| Value::Object(it.into_iter().collect())),
+            prop::collection::vec(
+                (prop_oneof![3 => "[a-c]{1,2}".boxed(), 1 => text().boxed()], inner),
+                0..5
+            )
+            .prop_map(|it| Value::Object(it.into_iter().collect())),
         ]
     })
 }

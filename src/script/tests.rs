@@ -249,7 +249,8 @@ fn many_events_leave_nothing_in_the_engine_and_take_no_longer() {
 #[test]
 fn what_is_run_ahead_is_what_would_have_come_of_it_alone() {
     // Given a script that fails for one event, and returns nothing for another,
-    let source = "export default (e) => e.n === 3 ? null : { payload: [e.n, e.n.x(), Math.random()] }";
+    let source =
+        "export default (e) => e.n === 3 ? null : { payload: [e.n, e.n.x(), Math.random()] }";
     let source = source.replace("e.n.x()", "(e.n === 5 ? e.no.where : 1)");
     let numbered = |n: u64| {
         let (event, seed) = (format!(r#"{{"n":{n},"payload":null}}"#), n);

@@ -72,7 +72,8 @@ struct Worker {
 impl Pool {
     /// Runs a script over events, in their order, and waits for each no longer than its patience.
     pub(super) fn run(&self, script: &Arc<Shared>, tasks: Vec<Task>) -> Vec<(Task, Outcome)> {
-        const AGAIN: &str = "it was stuck in one call before, and is not run again until it is changed";
+        const AGAIN: &str =
+            "it was stuck in one call before, and is not run again until it is changed";
         let job = Arc::new(Job { script: script.clone(), tasks, done: Mutex::default() });
         if script.is_stuck.load(Ordering::Relaxed) {
             return job.outcomes(AGAIN);

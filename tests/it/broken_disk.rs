@@ -84,7 +84,11 @@ async fn after_a_sync_of_the_keys_failed_no_event_is_acknowledged() {
     let folder = folder("broken-keys", Random::seed("BROKEN_SEED"));
     let receiver = Receiver::start(&folder.join("received.ndjson"), 1, || 0).await;
     let (setup, _) = breaking(&folder, &receiver, "keys", "");
-    std::fs::write(&setup.resources, "version: 1\nproject: crash\nsources: [{ name: app, kind: api }]\n").unwrap();
+    std::fs::write(
+        &setup.resources,
+        "version: 1\nproject: crash\nsources: [{ name: app, kind: api }]\n",
+    )
+    .unwrap();
     let gateway = Gateway::start(&setup).await;
     let mut connection = Connection::open(gateway.address).await.unwrap();
     let batch = |number: u32| {

@@ -249,7 +249,9 @@ fn a_flipped_bit_is_found_before_it_is_believed() {
         flipped[place] ^= 1;
         fs::write(path, &flipped).unwrap();
         // Either it does not open, or no find gives a wrong answer, or the bit is in unused space.
-        let Ok(keys) = Keys::open_with(folder.path(), SECRET, SMALL, Arc::default()) else { continue };
+        let Ok(keys) = Keys::open_with(folder.path(), SECRET, SMALL, Arc::default()) else {
+            continue;
+        };
         for key in 1..=190 {
             let hash = keys.reader.hash(0, project(), &key.to_string());
             match keys.find(&hash) {
