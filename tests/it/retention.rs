@@ -4,11 +4,8 @@ use std::{collections::BTreeSet, fs, ops::RangeInclusive, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use tidegate::{
-    model::{DeliverySeq, EventSeq, NewEvent, Pattern, ProjectId, RawJson, Selection},
-    store::{
-        Appended, EventFilter, OwedQuery, Page, Records, Store, StoreError,
-        sqlite::{Options, SqliteStore},
-    },
+    model::{DeliverySeq, EventSeq, NewEvent, ProjectId, RawJson},
+    store::{Appended, OwedQuery, Page, Records, Store, StoreError, sqlite::SqliteStore},
 };
 
 use crate::{
@@ -17,7 +14,7 @@ use crate::{
         reader, segment_files,
         world::{PROJECTS, Told, World, step_for},
     },
-    store::home::{ended, event, new_events, note, now, plan_for, projects, small, sqlite},
+    store::home::{now, projects},
 };
 
 /// The events that the store still lists.
