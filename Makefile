@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check setup fmt bench crash powercut simulation map clean
+.PHONY: help run test check setup fmt bench bench-steps crash powercut simulation map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -30,6 +30,9 @@ fmt: ## Format the code
 bench: ## Tidegate beside a bare relay, in one run; writes bench/RESULTS.md
 	$(CARGO) build --release --workspace
 	target/release/tidegate-bench run
+
+bench-steps: ## What each step of a pipeline costs for an event
+	$(CARGO) bench -p tidegate-bench
 
 crash: ## 1,000 times kill -9 under load, judged by the checker
 	$(CARGO) build --workspace

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     Invalid, Tools,
@@ -140,21 +140,18 @@ impl Enrich {
         if let (OnError::Drop, Some(failure)) = (self.on_error, &failure) {
             return Next::Stop(failure.clone());
         }
-        let status = answer.status.as_str();
-        let result = with_field(answer.fields.as_ref(), "status", &RawJson::of(status));
-        let mut mark = Map::from_iter([("status".to_owned(), json!(status))]);
-        mark.extend(answer.from.as_ref().map(|it| ("from".to_owned(), json!(it))));
-        mark.extend(answer.reason.as_ref().map(|it| ("reason".to_owned(), json!(it))));
-        let mut marks = match facts.result(MARKS).map(|it| it.to_value()) {
-            Some(Value::Object(marks)) => marks,
-            Some(_) | None => Map::new(),
-        };
-        marks.insert(self.into.clone(), Value::Object(mark));
-        let mut next = facts.with_result(&self.into, &result);
-        next = next.with_result(MARKS, &RawJson::of(&marks));
-        if self.in_payload && facts.payload().bytes().first() == Some(&b'{') {
-            next = next.with_payload(with_field(Some(facts.payload()), &self.into, &result));
+        let status = RawJson::of(answer.status.as_str());
+        let result = with_field(answer.fields.as_ref(), "status", &status);
+        let mut mark = with_field(None, "status", &status);
+        for (name, text) in [("from", &answer.from), ("reason", &answer.reason)] {
+            if let Some(text) = text {
+                mark = with_field(Some(&mark), name, &RawJson::of(text));
+            }
         }
+        let marks = with_field(facts.result(MARKS).as_ref(), &self.into, &mark);
+        let payload = (self.in_payload && facts.payload().bytes().first() == Some(&b'{'))
+            .then(|| with_field(Some(facts.payload()), &self.into, &result));
+        let mut next = facts.with_results([(&self.into, &result), (MARKS, &marks)], payload);
         if let (OnError::DeadLetter, Some(failure)) = (self.on_error, &failure) {
             next = next.doomed(failure);
         }

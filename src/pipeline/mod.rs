@@ -17,6 +17,7 @@ mod compile;
 mod integrations;
 mod directed;
 mod plan;
+mod ahead;
 mod aside;
 mod outside;
 mod sent;
@@ -34,7 +35,7 @@ use crate::{
 pub use ask::{Answer, Asked, Entity, Lookups, NoLookups, Person, Question, Status};
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
 pub use directed::Direction;
-pub use plan::{Placing, plan};
+pub use plan::{Placing, plan, plan_all};
 pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};
 

@@ -3,11 +3,16 @@
 //!
 //! Planning twice gives the same plan. Everything that does not go on leaves its reason.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use super::{
+    ahead,
     aside::Spot,
-    ask::{Answer, Question, Status},
+    ask::{Answer, Lookups, Question, Status},
     compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Line, Project, Target, When},
     directed,
     enrich::Enrich,
@@ -17,7 +22,9 @@ use super::{
 use crate::{
     catalog::Catalog,
     expr::{EvalError, Facts, Key},
-    model::{Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, Skipped, SourceId},
+    model::{
+        Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, ProjectId, Skipped, SourceId,
+    },
 };
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
@@ -72,15 +79,44 @@ impl Answers for Nobody {
     }
 }
 
+/// Knows what the world outside knows at once.
+struct AtOnce<'a> {
+    lookups: &'a dyn Lookups,
+    project: ProjectId,
+}
+
+impl Answers for AtOnce<'_> {
+    fn answer(&mut self, _: Slot, _: &Enrich, question: Question) -> Option<Answer> {
+        let mut asked = self.lookups.ask(self.project, Arc::new(question));
+        match asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => Some(Answer::of(Status::Overloaded)),
+        }
+    }
+}
+
 /// Plans an event, as if nothing were known of it but what it says.
 pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
+    plan_by(event, compiled, &mut Nobody)
+}
+
+/// Plans events as the loop does, some at a time, but waits for no answer.
+pub fn plan_all(events: &[Arc<Event>], compiled: &Compiled, lookups: &dyn Lookups) -> Vec<Plan> {
+    ahead::run_scripts(events, compiled);
+    let plan = |event: &Arc<Event>| {
+        plan_by(event, compiled, &mut AtOnce { lookups, project: event.project })
+    };
+    events.iter().map(plan).collect()
+}
+
+fn plan_by(event: &Arc<Event>, compiled: &Compiled, answers: &mut dyn Answers) -> Plan {
     let mut planner = Planner::new(event, compiled);
     if let Some(planned) = planner.directed() {
         return planned.plan;
     }
     let mut plan = Plan::of(event);
     for active in planner.wanted() {
-        if let Part::Made(made) = planner.part(active, plan.deliveries.len(), &mut Nobody) {
+        if let Part::Made(made) = planner.part(active, plan.deliveries.len(), answers) {
             plan.deliveries.extend(made.deliveries);
             plan.skipped.extend(made.skipped);
         }
@@ -111,7 +147,7 @@ impl Placing {
 }
 
 impl Active {
-    fn wants(&self, event: &Event) -> bool {
+    pub(super) fn wants(&self, event: &Event) -> bool {
         (self.on.is_empty() || self.on.iter().any(|it| it.matches(&event.event_type)))
             && self.sources.as_ref().is_none_or(|it| it.contains(&event.source))
     }

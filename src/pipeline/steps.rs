@@ -30,6 +30,11 @@ pub trait Step: Send + Sync {
     fn enrich(&self) -> Option<&Enrich> {
         None
     }
+
+    /// Of a step that runs a script, which is better run over many events at once.
+    fn transform(&self) -> Option<&Transform> {
+        None
+    }
 }
 
 /// How an event goes on.

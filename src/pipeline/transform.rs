@@ -14,7 +14,7 @@ use crate::{
     script::{Input, Limits, Returned, Script},
 };
 
-pub(super) struct Transform {
+pub struct Transform {
     script: Script,
 }
 
@@ -37,6 +37,16 @@ impl Transform {
             Invalid::new(&path, format!("must be a script that compiles{place}"), error.message)
         })?;
         Ok(Box::new(Self { script }))
+    }
+
+    /// What the script is given for an event.
+    pub(super) fn input(&self, facts: &Facts) -> Input {
+        input(facts)
+    }
+
+    /// Runs the script over what it will be applied to next, in this order.
+    pub(super) fn run_ahead(&self, inputs: Vec<Input>) {
+        self.script.run_ahead(inputs);
     }
 }
 
@@ -86,6 +96,10 @@ fn timeout(value: &Value) -> Result<Duration, Invalid> {
 impl Step for Transform {
     fn kind(&self) -> &'static str {
         Self::KIND
+    }
+
+    fn transform(&self) -> Option<&Transform> {
+        Some(self)
     }
 
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError> {

@@ -16,7 +16,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use tokio::sync::watch;
 
 use super::{
-    Options, Tools,
+    Options, Tools, ahead,
     aside::Aside,
     ask::Lookups,
     compile::Compiled,
@@ -266,6 +266,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             let mut plans = Vec::with_capacity(batch.len());
             let mut failures = 0;
             for events in batch.chunks(BREATH) {
+                ahead::run_scripts(events, &self.compiled);
                 for event in events {
                     self.parts.lookups.tell(event);
                     let plan = self.first_part(event, &mut failures);

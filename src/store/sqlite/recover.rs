@@ -51,7 +51,7 @@ pub(super) fn recover(
         trimmed: trimmed(&newest.connection)?,
         written: 0,
     };
-    let mut keys = Keys::open(&folder.keys(), secret)?;
+    let mut keys = Keys::open(&folder.keys(), secret, status.clone())?;
     catch_up(&mut keys, &control, &segments)?;
     let (owed, number) = owed::open(&folder.owed(), &segments)?;
     let ledger = Ledger::new(owed.clone(), number, status)?;

@@ -1,8 +1,10 @@
 //! Pipelines: what they plan for an event, what steps make of it, and that the loop plans each event once, in order.
 
 mod plan;
+mod hostile;
 mod run;
 mod shapes;
+mod twice;
 mod waiting;
 
 use std::sync::Arc;

@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use self::run::Run;
+use super::status::Status;
 use crate::{
     model::{EventId, EventSeq, ProjectId},
     store::{Result, StoreError},
@@ -88,6 +89,8 @@ struct Shared {
     /// Something moved: a table is full, a run is there, the end is near.
     moved: Condvar,
     stop: AtomicBool,
+    /// Hears of a disk that broke.
+    status: Arc<Status>,
 }
 
 struct State {
@@ -130,11 +133,18 @@ impl Keys {
     ///
     /// What a crash left unfinished is deleted: events still have those keys. A run that is damaged
     /// or missing is an error, since its events may be gone, and their keys would be accepted anew.
-    pub fn open(folder: &Path, secret: [u8; 32]) -> Result<Self> {
-        Self::open_with(folder, secret, Limits::default())
+    ///
+    /// `status` hears of a disk that broke.
+    pub fn open(folder: &Path, secret: [u8; 32], status: Arc<Status>) -> Result<Self> {
+        Self::open_with(folder, secret, Limits::default(), status)
     }
 
-    pub fn open_with(folder: &Path, secret: [u8; 32], limits: Limits) -> Result<Self> {
+    pub fn open_with(
+        folder: &Path,
+        secret: [u8; 32],
+        limits: Limits,
+        status: Arc<Status>,
+    ) -> Result<Self> {
         let secret = Zeroizing::new(secret);
         fs::create_dir_all(folder).map_err(run::failure)?;
         let runs = background::open_runs(folder, secret_check(&secret), &limits)?;
@@ -154,6 +164,7 @@ impl Keys {
             state: Mutex::new(state),
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
+            status,
         });
         let background = background::start(&shared)?;
         Ok(Self { reader: KeyReader { shared }, background })
