@@ -176,7 +176,6 @@ impl Door {
     ) -> NewEvent {
         let never = self.never_store.as_ref();
         let payload = never.and_then(|it| it.payload(&payload)).unwrap_or(payload);
-        let key_counts_for: None,
         let metadata = never.and_then(|it| it.metadata(&metadata)).unwrap_or(metadata);
         let facts = Facts::new(
             Arc::new(Event {

@@ -128,7 +128,7 @@ fn keys_of_other_projects_and_namespaces_are_other_keys() {
 fn a_key_that_is_taken_again_means_the_newest_event_through_merges_and_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { recent_keys: 2, ..SMALL };
-    let mut keys = Keys::open_with(folder.path(), SECRET, limits).unwrap();
+    let mut keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
     let hash = keys.reader.hash(0, project(), "again");
     for seq in 1..=200 {
         let key = if seq % 10 == 0 { "again".to_owned() } else { seq.to_string() };
@@ -137,7 +137,7 @@ fn a_key_that_is_taken_again_means_the_newest_event_through_merges_and_restarts(
     }
     keys.reader.flush().unwrap();
     drop(keys);
-    let keys = Keys::open_with(folder.path(), SECRET, limits).unwrap();
+    let keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
     assert_eq!(keys.find(&hash).unwrap(), Some(id(200)));
 }
 
