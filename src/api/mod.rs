@@ -18,7 +18,7 @@ mod document;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, extract::FromRef, http::Method, response::IntoResponse as _};
+use axum::{Router, extract::FromRef, http::Method, middleware, response::IntoResponse as _};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
@@ -240,6 +240,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(Kind::MethodNotAllowed).into_response()
         })
+        .layer(middleware::from_fn(ingest::cors::events))
         .with_state(api.clone())
         .merge(ingest::segment::router(api.ingest.clone()))
 }

@@ -8,6 +8,7 @@ mod batch;
 mod metadata;
 mod rate;
 mod answer;
+pub mod cors;
 pub mod traffic;
 pub mod segment;
 pub mod webhook;

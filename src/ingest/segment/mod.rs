@@ -8,7 +8,6 @@ mod key;
 mod fields;
 mod times;
 mod message;
-mod cors;
 mod settings;
 mod answer;
 
@@ -31,7 +30,7 @@ use self::{
     fields::Fields,
     message::{Around, Call},
 };
-use super::{Ingest, OpenSource, body, metadata::Circumstances};
+use super::{Ingest, OpenSource, body, cors, metadata::Circumstances};
 use crate::{
     model::{IdempotencyKey, NewEvent, TypeName},
     problem::{Kind, Problem},
@@ -76,7 +75,7 @@ pub fn router(ingest: Arc<Ingest>) -> Router {
         .method_not_allowed_fallback(|| async {
             answered(Err(Problem::new(Kind::MethodNotAllowed)))
         })
-        .layer(middleware::from_fn(cors::cors))
+        .layer(middleware::from_fn(cors::segment))
         .with_state(ingest)
 }
 
