@@ -11,6 +11,7 @@ pub mod tail;
 pub mod crypto;
 pub mod redact;
 pub mod expr;
+pub mod schema;
 pub mod script;
 
 // The stages. Ingest, pipeline and dispatch meet only in the store.

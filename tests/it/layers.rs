@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("crypto", "model"),
     ("redact", "model crypto"),
     ("expr", "model"),
+    ("schema", "model"),
     ("script", ""),
     ("store", "model clock hint crypto"),
     ("catalog", "model store"),
@@ -27,7 +28,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("probe", "model clock tail crypto store catalog destinations"),
     ("dispatch", "model clock hint tail store catalog destinations"),
     ("deletions", "model clock store catalog pipeline dispatch"),
-    ("resources", "model crypto redact expr store catalog pipeline destinations dispatch"),
+    ("resources", "model crypto redact expr schema store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),
     ("ingest", "model clock tail crypto redact expr store catalog gate problem"),
     (

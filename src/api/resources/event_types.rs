@@ -29,13 +29,15 @@ pub struct EventTypeView {
     pub id: EventTypeId,
     #[serde(flatten)]
     pub spec: EventTypeSpec,
+    /// `false`: nobody described it, and it is known from traffic alone.
+    pub registered: bool,
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
 impl EventTypeView {
     fn of(it: &EventType) -> Self {
-        Self { id: it.id, spec: EventTypeSpec::of(it), created_at: it.created_at }
+        Self { id: it.id, spec: EventTypeSpec::of(it), registered: true, created_at: it.created_at }
     }
 }
 
