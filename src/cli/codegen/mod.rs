@@ -13,7 +13,7 @@ use super::{
     Context,
     client::pages,
     error::{CliError, Result},
-    output::{self, count, plural},
+    output::{self, plural},
 };
 
 /// Write code from the project's event types
@@ -78,14 +78,12 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
             source,
         })?;
     }
-    let number = types.len();
-    output::note(format_args!(
-        "{shown} has {} event {}",
-        count(number as u64),
-        plural(number as u64, "type", "types")
-    ));
+    output::note(format_args!("{shown} has {}", plural(types.len() as u64, "event type")));
     if types.iter().all(|it| it.schema.is_none()) {
         context.out.next("give an event type a `schema`: without one its payload is `unknown`");
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,3 @@ fn free_name(taken: &mut BTreeSet<String>, wanted: &str) -> String {
     }
     name
 }
-
-#[cfg(test)]
-mod tests;
