@@ -33,6 +33,7 @@ mod hostile;
 mod verifiers;
 mod contracts;
 mod cli;
+mod sdk;
 mod crash;
 mod powercut;
 mod broken_disk;

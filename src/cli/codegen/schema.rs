@@ -24,7 +24,11 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(root: &'a Value, name: &'a str, free_name: &'a mut dyn FnMut(&str) -> String) -> Self {
+    pub fn new(
+        root: &'a Value,
+        name: &'a str,
+        free_name: &'a mut dyn FnMut(&str) -> String,
+    ) -> Self {
         Self { root, name, free_name, names: BTreeMap::new(), unread: Vec::new() }
     }
 

@@ -64,7 +64,10 @@ impl Type {
                     optional: false,
                     comment: Vec::new(),
                 };
-                Self::Object(Object { properties: fields.iter().map(property).collect(), rest: None })
+                Self::Object(Object {
+                    properties: fields.iter().map(property).collect(),
+                    rest: None,
+                })
             }
         }
     }
@@ -175,8 +178,8 @@ fn add(members: &mut Vec<Type>, member: Type) {
 /// A property's name, in quotes where it is no identifier.
 fn key(name: &str) -> String {
     let is_start = |it: char| it.is_ascii_alphabetic() || it == '_' || it == '$';
-    let is_plain = name.starts_with(is_start)
-        && name.chars().all(|it| is_start(it) || it.is_ascii_digit());
+    let is_plain =
+        name.starts_with(is_start) && name.chars().all(|it| is_start(it) || it.is_ascii_digit());
     if is_plain { name.to_owned() } else { quoted(name) }
 }
 

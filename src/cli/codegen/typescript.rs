@@ -33,7 +33,9 @@ pub fn file(types: &[EventType]) -> String {
         map.push_str(&format!("    {}: {name};\n", quoted(&event_type.name)));
         payloads.push_str(&payload(event_type, name, &mut taken));
     }
-    format!("{HEAD}\ndeclare module \"@tidegate/sdk\" {{\n  interface EventMap {{\n{map}  }}\n}}\n{payloads}")
+    format!(
+        "{HEAD}\ndeclare module \"@tidegate/sdk\" {{\n  interface EventMap {{\n{map}  }}\n}}\n{payloads}"
+    )
 }
 
 /// The types of one event's payload.

@@ -1,4 +1,4 @@
-// Emits {n} for n from 0 to COUNT - 1, 100 at a time, and prints what each promise said.
+// Emits {n} for n from 0 to COUNT - 1, 250 at a time, and prints what each promise said.
 import { Tidegate } from "@tidegate/sdk";
 
 const count = Number(process.argv[2]);
@@ -15,5 +15,5 @@ async function work() {
   }
 }
 
-await Promise.all(Array.from({ length: 100 }, work));
+await Promise.all(Array.from({ length: 250 }, work));
 console.log(JSON.stringify(said));
