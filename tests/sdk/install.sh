@@ -31,7 +31,7 @@ if [ "$(cat "$there/built" 2>/dev/null)" != "$wanted" ]; then
     echo "sdk: building"
     rm -f "$there/built" "$there"/package/*.tgz
     rm -rf "$there/package/src" "$there/package/test"
-    cp -r "$source"/{src,test,build.mjs,tsconfig.json,package.json,README.md} "$there/package"
+    cp -r "$source"/{src,test,build.mjs,tsconfig.json,package.json,README.md,LICENSE} "$there/package"
     (cd "$there/package" && node build.mjs && npm pack --silent --ignore-scripts >/dev/null)
     mv "$there"/package/*.tgz "$there/tidegate-sdk.tgz"
     rm -rf "$there/consumer/node_modules/@tidegate/sdk"

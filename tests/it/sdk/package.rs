@@ -52,7 +52,7 @@ fn it_needs_no_other_package_and_holds_nothing_that_is_not_for_users() {
         .map(|it| it.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["README.md", "dist", "package.json"]);
+    assert_eq!(names, ["LICENSE", "README.md", "dist", "package.json"]);
     let version = manifest["version"].as_str().unwrap();
     let transport = std::fs::read_to_string(installed.join("dist/esm/transport.js")).unwrap();
     assert!(transport.contains(&format!("VERSION = \"{version}\"")), "the two versions differ");
