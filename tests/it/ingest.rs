@@ -454,7 +454,7 @@ async fn a_page_of_another_origin_may_post_events_and_nothing_else() {
         assert_eq!(ask(path, "POST").await.as_deref(), Some("https://shop.example"));
         assert_eq!(ask(path, "GET").await, None);
         // The page can read what was refused, and when to come back.
-        let refused = sender.send(Method::POST, path, &[("origin", "null")], "{").await.expect(400);
+        let refused = sender.send(Method::POST, path, &[("origin", "null")], "[").await.expect(400);
         assert_eq!(refused.headers["access-control-allow-origin"], "null");
         assert!(
             refused.headers["access-control-expose-headers"]

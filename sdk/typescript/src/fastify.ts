@@ -24,7 +24,9 @@ export function webhook(secret: string | readonly string[] | undefined, options?
     async preParsing(request: FastifyRequestLike, _reply: unknown, payload: AsyncIterable<unknown>) {
       const body = await collect(payload);
       deliveries.set(request, await verify(body, request.headers, secrets, options));
-      return Object.assign(Readable.from([body]), { receivedEncodedLength: body.length });
+      // Fastify sets an encoding on it, which only streams of bytes understand.
+      const read = Readable.from([Buffer.from(body)], { objectMode: false });
+      return Object.assign(read, { receivedEncodedLength: body.length });
     },
   };
 }

@@ -13,6 +13,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 
 use crate::crash::{
@@ -82,9 +86,14 @@ impl World {
 
     /// Every event that is kept, in the order in which they were.
     async fn events(&self) -> Vec<Value> {
-        let path = "/api/v1/events/export";
-        let (status, body) = Connection::fetch(self.address(), path).await.unwrap();
-        assert_eq!(status, 200);
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let request = Request::get(format!("{}/api/v1/events/export", self.url()))
+            .header("authorization", format!("Bearer {KEY}"))
+            .header("tidegate-project", PROJECT)
+            .body(Full::<Bytes>::default());
+        let answer = client.request(request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
         let lines = std::str::from_utf8(&body).unwrap().lines();
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
     }

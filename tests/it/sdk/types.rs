@@ -113,7 +113,12 @@ async fn a_payload_of_another_type_does_not_compile() {
             "count: 1, cuont: 1,",
             "'cuont' does not exist in type 'FeatureUsed'",
         ),
-        (SIGNUP, "plan: user.plan", "plan: \"gold\"", "error TS2820: Type '\"gold\"'"),
+        (
+            SIGNUP,
+            "plan: user.plan",
+            "plan: \"gold\"",
+            "error TS2322: Type '\"gold\"' is not assignable to type '\"free\" | \"pro\" | \"scale\"'",
+        ),
         (
             SIGNUP,
             "user.signed_up\", {",
