@@ -8,6 +8,7 @@ pub mod model;
 pub mod clock;
 pub mod hint;
 pub mod tail;
+pub mod derived;
 pub mod crypto;
 pub mod redact;
 pub mod expr;

@@ -3,6 +3,8 @@
 
 mod bounds;
 mod fields;
+mod shape;
+pub mod learned;
 
 use std::{borrow::Cow, fmt};
 
@@ -12,7 +14,11 @@ use jsonschema::{
 };
 use serde_json::Value;
 
-pub use self::fields::{Field, Kinds, SchemaField, fields};
+pub use self::{
+    fields::{Field, Kinds, SchemaField, fields},
+    learned::Learned,
+    shape::{SeenField, Shape},
+};
 
 /// A JSON Schema, ready to be asked. A check takes time in proportion to the payload.
 pub struct Schema {

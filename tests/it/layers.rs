@@ -16,7 +16,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("crypto", "model"),
     ("redact", "model crypto"),
     ("expr", "model"),
-    ("schema", "model"),
+    ("derived", ""),
+    ("schema", "model derived"),
     ("script", ""),
     ("store", "model clock hint crypto"),
     ("catalog", "model store"),
@@ -30,7 +31,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("deletions", "model clock store catalog pipeline dispatch"),
     ("resources", "model crypto redact expr schema store catalog pipeline destinations dispatch"),
     ("problem", "model store gate resources"),
-    ("ingest", "model clock tail crypto redact expr store catalog gate problem"),
+    ("ingest", "model clock tail derived crypto redact expr schema store catalog gate problem"),
     (
         "api",
         "model clock tail crypto expr store catalog gate pipeline replay destinations enrich probe \
