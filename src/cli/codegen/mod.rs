@@ -49,13 +49,18 @@ pub struct EventType {
     group: Option<String>,
     example: Option<Value>,
     schema: Option<Value>,
+    /// Not so: it is known from traffic alone, and nobody has said that it may be sent.
+    registered: Option<bool>,
 }
 
 pub async fn run(context: &Context, command: Command) -> Result<()> {
     let Command::Typescript(args) = command;
     let mut types: Vec<EventType> = Vec::new();
     let take = |row: super::json::Json| {
-        types.push(row.read()?);
+        let event_type: EventType = row.read()?;
+        if event_type.registered != Some(false) {
+            types.push(event_type);
+        }
         Ok(())
     };
     pages(&context.client, "/api/v1/event-types", Vec::new(), usize::MAX, take).await?;

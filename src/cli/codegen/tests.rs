@@ -129,6 +129,7 @@ fn no_text_of_a_schema_gets_out_of_its_place() {
             "description": end,
             "properties": { end: { "const": end, "format": end, "pattern": end, "default": end } },
         })),
+        registered: None,
     }];
     let text = typescript::file(&types);
     // In a string it is what it is, and stays in it.
