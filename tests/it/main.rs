@@ -30,6 +30,8 @@ mod webhook;
 mod enrich;
 mod egress;
 mod hostile;
+mod fuzzing;
+mod event_types;
 mod verifiers;
 mod contracts;
 mod cli;

@@ -11,6 +11,7 @@ mod message;
 mod cors;
 mod settings;
 mod answer;
+pub(super) mod parsers;
 
 use std::sync::Arc;
 
