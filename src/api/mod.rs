@@ -164,6 +164,8 @@ fn resource_routes(routes: Routes) -> Routes {
         .get("/api/v1/event-types/{event_type}", resources::get_event_type)
         .put("/api/v1/event-types/{event_type}", resources::put_event_type)
         .delete("/api/v1/event-types/{event_type}", resources::delete_event_type)
+        .get("/api/v1/event-types/{event_type}/fields", resources::event_type_fields)
+        .post("/api/v1/event-types/{event_type}/adopt", resources::adopt_event_type)
         .get("/api/v1/pipelines", resources::list_pipelines)
         .post("/api/v1/pipelines", resources::create_pipeline)
         .get("/api/v1/pipelines/{pipeline}", resources::get_pipeline)

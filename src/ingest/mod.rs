@@ -13,6 +13,7 @@ mod types;
 mod sender;
 pub mod traffic;
 pub mod memory;
+pub mod parsers;
 pub mod segment;
 pub mod webhook;
 

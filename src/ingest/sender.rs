@@ -96,9 +96,7 @@ impl Sender {
                     "it is the name of an enabled source of kind `api` in this project",
                     "another name",
                 ),
-                None => {
-                    ("the project has an enabled source of kind `api`: make one first", "none")
-                }
+                None => ("the project has an enabled source of kind `api`: make one first", "none"),
             };
             return Err(Unfit::Fields(vec![FieldError::new(field, rule, found)]));
         };

@@ -198,17 +198,13 @@ impl Traffic {
 
     /// All of it for a file, if anything changed since it was last asked for. Sources that are gone are
     /// forgotten.
-    pub fn to_keep(
-        &self,
-        is_there: &dyn Fn(SourceId) -> bool,
-    ) -> Option<Vec<(SourceId, Counts)>> {
+    pub fn to_keep(&self, is_there: &dyn Fn(SourceId) -> bool) -> Option<Vec<(SourceId, Counts)>> {
         let mut counted = self.lock();
         let before = counted.sources.len();
         counted.sources.retain(|source, _| is_there(*source));
         let is_changed = std::mem::take(&mut counted.is_changed) || counted.sources.len() < before;
-        is_changed.then(|| {
-            counted.sources.iter().map(|(id, it)| (*id, it.clone())).collect::<Vec<_>>()
-        })
+        is_changed
+            .then(|| counted.sources.iter().map(|(id, it)| (*id, it.clone())).collect::<Vec<_>>())
     }
 
     /// After a writing that failed.

@@ -167,6 +167,9 @@ mod tests {
         let faults = [Fault { path: ".plan".into(), rule: "it is \"so\"".into() }];
         let flagged = flagged(&metadata, &faults).to_value();
         assert_eq!(flagged["schema_errors"][0], "payload.plan: it is \"so\"");
-        assert_eq!((&flagged["source"], &flagged["a"]["b"]), (&"app".into(), &serde_json::json!({})));
+        assert_eq!(
+            (&flagged["source"], &flagged["a"]["b"]),
+            (&"app".into(), &serde_json::json!({}))
+        );
     }
 }

@@ -8,7 +8,7 @@ use super::{
     diff::Shown as _, lookup,
 };
 use crate::{
-    model::{EventType, Pipeline, Project, RawJson, Route, Validate},
+    model::{EventType, Pipeline, Project, RawJson, Route, TypeName, Validate},
     pipeline,
     schema::{InvalidSchema, Schema},
 };
@@ -107,6 +107,18 @@ impl Spec for EventTypeSpec {
 }
 
 impl EventTypeSpec {
+    /// A type of which nothing is said.
+    pub fn named(name: TypeName) -> Self {
+        Self {
+            name,
+            description: String::new(),
+            group: None,
+            example: None,
+            schema: None,
+            validate: Validate::Off,
+        }
+    }
+
     /// Notes what is wrong with the schema, and with the example by the schema.
     fn check_schema(&self, wrong: &mut Vec<Invalid>) {
         const LARGEST_EXAMPLE: usize = 64 * 1024;

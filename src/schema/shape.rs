@@ -82,7 +82,10 @@ impl Shape {
                     *room -= 1;
                 }
                 let element = self.element.get_or_insert_default();
-                elements.iter().take(ELEMENTS).for_each(|it| element.note(it, now, depth + 1, room));
+                elements
+                    .iter()
+                    .take(ELEMENTS)
+                    .for_each(|it| element.note(it, now, depth + 1, room));
             }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => (),
         }
@@ -222,7 +225,10 @@ mod tests {
         assert_eq!(shown, expected);
         assert_eq!(shape.fields(), 5);
         let plan = &shape.list()[2];
-        assert_eq!((plan.first, plan.last), (Some(Timestamp::UNIX_EPOCH), Timestamp::from_second(1).ok()));
+        assert_eq!(
+            (plan.first, plan.last),
+            (Some(Timestamp::UNIX_EPOCH), Timestamp::from_second(1).ok())
+        );
     }
 
     #[test]
@@ -238,12 +244,8 @@ mod tests {
             assert!(!kept.contains(data), "{data} in {kept}");
         }
         let paths: Vec<_> = shape.list().into_iter().map(|it| it.field.path).collect();
-        let expected = [
-            "payload.by_user",
-            "payload.by_user.*",
-            "payload.email",
-            r#"payload["first name"]"#,
-        ];
+        let expected =
+            ["payload.by_user", "payload.by_user.*", "payload.email", r#"payload["first name"]"#];
         assert_eq!(paths, expected);
     }
 
@@ -275,7 +277,11 @@ mod tests {
         let mut shape = Shape::default();
         for place in 0..500 {
             let name = format!("{}{}", "n".repeat(61), char::from_u32(0x4e00 + place).unwrap());
-            shape.see(&json!({ name: [1, "a", null] }), Timestamp::UNIX_EPOCH, 500 - shape.fields());
+            shape.see(
+                &json!({ name: [1, "a", null] }),
+                Timestamp::UNIX_EPOCH,
+                500 - shape.fields(),
+            );
         }
         assert!(Schema::compile(&shape.to_schema()).is_ok());
     }

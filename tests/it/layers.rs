@@ -34,8 +34,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("ingest", "model clock tail derived crypto redact expr schema store catalog gate problem"),
     (
         "api",
-        "model clock tail crypto expr store catalog gate pipeline replay destinations enrich probe \
-         dispatch deletions resources problem ingest",
+        "model clock tail crypto expr schema store catalog gate pipeline replay destinations enrich \
+         probe dispatch deletions resources problem ingest",
     ),
     ("dashboard", "problem"),
     ("server", "problem"),

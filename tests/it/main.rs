@@ -31,6 +31,8 @@ mod enrich;
 mod databases;
 mod egress;
 mod hostile;
+mod fuzzing;
+mod event_types;
 mod verifiers;
 mod contracts;
 mod cli;

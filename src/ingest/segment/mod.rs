@@ -10,6 +10,7 @@ mod times;
 mod message;
 mod settings;
 mod answer;
+pub(super) mod parsers;
 
 use std::sync::Arc;
 

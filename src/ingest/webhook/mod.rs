@@ -5,6 +5,7 @@
 
 mod door;
 mod content;
+pub(super) mod parsers;
 
 use std::sync::Arc;
 
