@@ -73,6 +73,8 @@ use crate::{ingest, problem::Problem};
         resources::event_types::get_event_type,
         resources::event_types::put_event_type,
         resources::event_types::delete_event_type,
+        resources::learned::event_type_fields,
+        resources::learned::adopt_event_type,
         resources::pipelines::list_pipelines,
         resources::pipelines::create_pipeline,
         resources::pipelines::get_pipeline,

@@ -18,7 +18,7 @@ mod document;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, extract::FromRef, http::Method, response::IntoResponse as _};
+use axum::{Router, extract::FromRef, http::Method, middleware, response::IntoResponse as _};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
@@ -164,6 +164,8 @@ fn resource_routes(routes: Routes) -> Routes {
         .get("/api/v1/event-types/{event_type}", resources::get_event_type)
         .put("/api/v1/event-types/{event_type}", resources::put_event_type)
         .delete("/api/v1/event-types/{event_type}", resources::delete_event_type)
+        .get("/api/v1/event-types/{event_type}/fields", resources::event_type_fields)
+        .post("/api/v1/event-types/{event_type}/adopt", resources::adopt_event_type)
         .get("/api/v1/pipelines", resources::list_pipelines)
         .post("/api/v1/pipelines", resources::create_pipeline)
         .get("/api/v1/pipelines/{pipeline}", resources::get_pipeline)
@@ -240,6 +242,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(Kind::MethodNotAllowed).into_response()
         })
+        .layer(middleware::from_fn(ingest::cors::events))
         .with_state(api.clone())
         .merge(ingest::segment::router(api.ingest.clone()))
 }

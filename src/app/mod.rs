@@ -148,14 +148,17 @@ impl App {
             tail: tail.clone(),
             tools: pipeline::Tools::new(&vault),
         };
-        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.gate, config.ingest);
+        let given = (config.gate, config.ingest);
+        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
+        let counting =
+            ingest::memory::keep(ingest.clone(), registrar.watch(), stops.upkeep.subscribe());
         let started = stages.clone().start(events, config.pipeline, config.dispatch, &stops);
         let errands = errands(&stages, &parts, &started.handle, &stops);
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
             database: database.clone(),
-            ingest: Arc::new(ingest),
+            ingest,
             keyring,
             vault: vault.clone(),
             hasher: KeyHasher::of(&vault),
@@ -171,8 +174,10 @@ impl App {
             options: config.api,
         }))
         .merge(dashboard::router());
+        let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
+        upkeep.push(tokio::spawn(counting));
         let tasks = Tasks {
-            upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
+            upkeep,
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
@@ -335,9 +340,9 @@ impl Stages {
         parts: &Parts,
         vault: &Arc<Vault>,
         keyring: Arc<Keyring>,
-        gate: gate::Options,
-        options: ingest::Options,
-    ) -> Ingest {
+        folder: PathBuf,
+        (gate, options): (gate::Options, ingest::Options),
+    ) -> Arc<Ingest> {
         let gate = Gate::new(self.database.clone(), self.registrar.watch(), gate);
         let parts = IngestParts {
             gate: Arc::new(gate),
@@ -346,8 +351,10 @@ impl Stages {
             tail: self.tail.clone(),
             random: parts.random.clone(),
             doors: Doors::new(self.registrar.watch(), vault.clone()),
+            catalog: self.registrar.watch(),
+            folder,
         };
-        Ingest::new(parts, options)
+        Arc::new(Ingest::new(parts, options))
     }
 
     fn upkeep(&self, metrics: PrometheusHandle, options: config::Retention) -> upkeep::Upkeep {

@@ -26,6 +26,8 @@ mod diff;
 mod destinations;
 mod profiles;
 mod directory;
+mod codegen;
+mod event_types;
 mod keys;
 mod config;
 
@@ -123,6 +125,10 @@ enum Command {
     #[command(subcommand)]
     Directory(directory::Command),
     #[command(subcommand)]
+    Codegen(codegen::Command),
+    #[command(subcommand)]
+    EventTypes(event_types::Command),
+    #[command(subcommand)]
     Keys(keys::Command),
     Sign(sign::SignArgs),
     Verify(sign::VerifyArgs),
@@ -175,6 +181,8 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Destinations(command) => destinations::run(&context(), command).await,
         Command::Profiles(args) => profiles::run(&args),
         Command::Directory(command) => directory::run(&context(), command).await,
+        Command::Codegen(command) => codegen::run(&context(), command).await,
+        Command::EventTypes(command) => event_types::run(&context(), command).await,
         Command::Keys(command) => keys::run(&context(), command).await,
         Command::Sign(args) => sign::sign(args),
         Command::Verify(args) => sign::verify(args),

@@ -30,7 +30,7 @@ pub use delivery::{
 };
 pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
-pub use event_type::EventType;
+pub use event_type::{EventType, Validate};
 pub use id::{
     DeletionId, DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind,
     LookupId, ParseIdError, PipelineId, ProjectId, ReplayId, SourceId, kind,

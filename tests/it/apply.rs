@@ -43,7 +43,13 @@ pipelines:
       - to: audit
         when: payload.plan == "scale"
 event_types:
-  - { name: user.signed_up, description: Somebody is new, example: { plan: pro, big: 1.5 } }
+  - name: user.signed_up
+    description: Somebody is new
+    group: accounts
+    example: { plan: pro, big: 1.5 }
+    schema: { type: object, required: [plan], properties: { plan: { enum: [free, pro] } } }
+    validate: flag
+  - { name: user.left, validate: off }
 "#;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

@@ -34,6 +34,7 @@ pub mod keys;
 pub mod lookups;
 pub mod sources;
 pub mod event_types;
+pub mod learned;
 pub mod pipelines;
 pub mod destinations;
 pub mod profiles;
@@ -56,6 +57,7 @@ pub use self::{
     },
     file::{apply_file, export_file, plan_file},
     keys::{create_key, delete_key, list_keys},
+    learned::{adopt_event_type, event_type_fields},
     lookups::{create_lookup, delete_lookup, get_lookup, list_lookups, put_lookup},
     pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},
     profiles::list_profiles,
