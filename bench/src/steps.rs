@@ -99,7 +99,8 @@ fn catalog(steps: &str, vault: &Vault) -> Result<Catalog> {
          pipelines:\n  - name: main\n    steps: {steps}\n    routes: [{{ to: all }}]\n"
     );
     let (random, options) = (SeededRandom::new(2), resources::Options::default());
-    let means = Means { vault, random: &random, now: Timestamp::UNIX_EPOCH, options };
+    let author = tidegate::model::Author::File;
+    let means = Means { vault, random: &random, now: Timestamp::UNIX_EPOCH, author, options };
     let file = File::read("bench.yaml", &text, &|_| None)?;
     let mut catalog = Catalog::default();
     for edit in resources::plan(&file, &catalog, means, false)?.edits {
@@ -110,7 +111,7 @@ fn catalog(steps: &str, vault: &Vault) -> Result<Catalog> {
             Resource::Destination(it) => drop(catalog.destinations.insert(it.id, Arc::new(it))),
             Resource::Pipeline(it) => drop(catalog.pipelines.insert(it.id, Arc::new(it))),
             Resource::EventType(_) | Resource::Key(_) | Resource::Lookup(_) => (),
-            Resource::Replay(_) | Resource::Deletion(_) => (),
+            Resource::Replay(_) | Resource::Deletion(_) | Resource::PipelineVersion(_) => (),
         }
     }
     Ok(catalog)

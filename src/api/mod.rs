@@ -30,7 +30,8 @@ use crate::{
     clock::Clock,
     crypto::{KeyHasher, Random, Vault},
     dispatch,
-    ingest::{self, Ingest, Keyring},
+    ingest::{self, Caller, Ingest, Keyring},
+    model::Author,
     probe::Prober,
     problem::{Kind, Problem},
     replay::Replayed,
@@ -97,12 +98,13 @@ impl Api {
         Self(Arc::new(Shared { context, watchers }))
     }
 
-    /// What the checks of `resources` need.
-    fn means(&self) -> Means<'_> {
+    /// What the checks of `resources` need, for what this caller changes.
+    fn means(&self, caller: &Caller) -> Means<'_> {
         Means {
             vault: &self.vault,
             random: self.random.as_ref(),
             now: self.clock.now(),
+            author: caller.key.map_or(Author::AdminKey, Author::Key),
             options: self.limits,
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     gate::{self, Gate},
     hint,
     ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
-    model::{Event, EventSeq, Message, Owed, Secret},
+    model::{Author, Event, EventSeq, Message, Owed, Secret},
     pipeline,
     probe::{self, Prober},
     replay::{self, Replayed},
@@ -236,7 +236,8 @@ async fn apply(
     parts: &Parts,
     options: resources::Options,
 ) -> Result<Difference, ApplyError> {
-    let means = Means { vault, random: parts.random.as_ref(), now: parts.clock.now(), options };
+    let (random, now) = (parts.random.as_ref(), parts.clock.now());
+    let means = Means { vault, random, now, author: Author::File, options };
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");

@@ -178,6 +178,7 @@ impl<'a> Planner<'a> {
     pub fn unwanted(&self) -> Option<Skipped> {
         self.wanted().next().is_none().then(|| Skipped {
             pipeline: None,
+            pipeline_version: None,
             route: None,
             by: "trigger".to_owned(),
             reason: "no pipeline is triggered by this event".to_owned(),
@@ -224,10 +225,11 @@ impl Made {
 }
 
 impl Planner<'_> {
-    fn skip(&mut self, pipeline: Option<&Name>, route: Option<&Name>, by: &str, reason: String) {
+    fn skip(&mut self, at: At<'_>, by: &str, reason: String) {
         self.made.skipped.push(Skipped {
-            pipeline: pipeline.cloned(),
-            route: route.cloned(),
+            pipeline: Some(at.pipeline.name.clone()),
+            pipeline_version: Some(at.pipeline.version),
+            route: at.route().map(|it| it.to.clone()),
             by: by.to_owned(),
             reason,
         });
@@ -243,8 +245,13 @@ impl Planner<'_> {
         let pipeline = match &active.compiled {
             Ok(pipeline) => pipeline,
             Err(reason) => {
-                let reason = format!("the pipeline does not compile: {reason}");
-                return self.skip(Some(&active.name), None, "pipeline", reason);
+                return self.made.skipped.push(Skipped {
+                    pipeline: Some(active.name.clone()),
+                    pipeline_version: Some(active.version),
+                    route: None,
+                    by: "pipeline".to_owned(),
+                    reason: format!("the pipeline does not compile: {reason}"),
+                });
             }
         };
         let at = At { pipeline, route: None };
@@ -273,7 +280,7 @@ impl Planner<'_> {
         let Some(target) = target else {
             if !branches.is_empty() {
                 let reason = format!("there is no destination `{}`", route.to);
-                self.skip(Some(&at.pipeline.name), at.route().map(|it| &it.to), "route", reason);
+                self.skip(at, "route", reason);
             }
             return;
         };
@@ -283,23 +290,13 @@ impl Planner<'_> {
             let payload = &self.event.payload;
             let integrations = self.integrations.get_or_insert_with(|| Integrations::of(payload));
             if let Some(reason) = integrations.exclude(name) {
-                return self.skip(
-                    Some(&at.pipeline.name),
-                    at.route().map(|it| &it.to),
-                    "integrations",
-                    reason,
-                );
+                return self.skip(at, "integrations", reason);
             }
         }
         for facts in self.steps(&route.steps, branches, at, answers) {
             if self.before + self.made.deliveries.len() >= MOST_DELIVERIES {
                 let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
-                return self.skip(
-                    Some(&at.pipeline.name),
-                    at.route().map(|it| &it.to),
-                    "route",
-                    reason,
-                );
+                return self.skip(at, "route", reason);
             }
             let copy = facts.as_ref().and_then(Facts::altered);
             // The key is that of the event: what a route did to its copy moves it to no other lane.
@@ -397,7 +394,7 @@ impl Planner<'_> {
     fn say(&mut self, stopped: Stopped, by: &str, at: At<'_>) {
         let Stopped { count, of, first: Some(first) } = stopped else { return };
         let reason = if of == 1 { first } else { format!("{count} of {of}, the first: {first}") };
-        self.skip(Some(&at.pipeline.name), at.route().map(|it| &it.to), by, reason);
+        self.skip(at, by, reason);
     }
 
     fn failed(&mut self, error: &EvalError) -> String {

@@ -32,7 +32,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     catalog::Catalog,
     crypto::{Random, Vault},
-    model::{Id, IdSequence, Name, ProjectId},
+    model::{Author, Id, IdSequence, Name, ProjectId},
     pipeline,
 };
 
@@ -101,6 +101,8 @@ pub struct Means<'a> {
     pub vault: &'a Vault,
     pub random: &'a dyn Random,
     pub now: Timestamp,
+    /// Who changes it.
+    pub author: Author,
     pub options: Options,
 }
 

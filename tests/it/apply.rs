@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tidegate::{
     catalog::{Catalog, Registrar},
     crypto::{Context, Field, SeededRandom, Vault},
-    model::{Auth, Connection, Ordering, RawJson, Secret},
+    model::{Auth, Author, Connection, Ordering, RawJson, Secret},
     resources::{self, Difference, File, FileError, Means, Spec},
     store::{Change, Document, Registry, Result, StoreError},
 };
@@ -104,7 +104,8 @@ impl Bench {
 
     pub fn means(&self) -> Means<'_> {
         let options = resources::Options::default();
-        Means { vault: &self.vault, random: &self.random, now: self.now, options }
+        let author = Author::File;
+        Means { vault: &self.vault, random: &self.random, now: self.now, author, options }
     }
 
     async fn apply(&self, text: &str) -> Difference {

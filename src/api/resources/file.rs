@@ -96,7 +96,7 @@ pub async fn plan_file(
     let (file, prune) = read(&query, &headers, &body)?;
     let catalog = api.registrar.current();
     check_project(&access, &file, &catalog)?;
-    Ok(Json(resources::plan(&file, &catalog, api.means(), prune)?.difference))
+    Ok(Json(resources::plan(&file, &catalog, api.means(&access.session.caller), prune)?.difference))
 }
 
 /// Make the resources what a file says
@@ -121,7 +121,7 @@ pub async fn apply_file(
     body: Body,
 ) -> Result<Json<Difference>, Problem> {
     let (file, prune) = read(&query, &headers, &body)?;
-    let means = api.means();
+    let means = api.means(&access.session.caller);
     let decide = |catalog: &Catalog| {
         check_project(&access, &file, catalog)?;
         let planned = resources::plan(&file, catalog, means, prune)?;

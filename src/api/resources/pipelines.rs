@@ -99,7 +99,7 @@ pub async fn create_pipeline(
     access: Access<Administer>,
     body: Body,
 ) -> Result<(StatusCode, Json<PipelineView>), Problem> {
-    let made = create(&api, access.project, &body).await?;
+    let made = create(&api, &access, &body).await?;
     Ok((StatusCode::CREATED, Json(PipelineView::of(&made))))
 }
 
@@ -143,7 +143,7 @@ pub async fn put_pipeline(
     Path(pipeline): Path<String>,
     body: Body,
 ) -> Result<Json<PipelineView>, Problem> {
-    let changed = replace(&api, access.project, &pipeline, &body).await?;
+    let changed = replace(&api, &access, &pipeline, &body).await?;
     Ok(Json(PipelineView::of(&changed)))
 }
 
