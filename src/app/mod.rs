@@ -137,8 +137,8 @@ impl App {
         egress.protect(address);
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
         let Ground { metrics, vault, database, registrar, events } = ground;
-        let outlets: Arc<dyn Outlets> =
-            Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
+        let destinations = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
+        let outlets: Arc<dyn Outlets> = destinations.clone();
         let stages = Stages {
             database: database.clone(),
             registrar: registrar.clone(),
@@ -162,6 +162,8 @@ impl App {
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             prober: errands.prober,
+            outlets: destinations,
+            lookups: stages.lookups.clone(),
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),

@@ -17,6 +17,8 @@ mod compile;
 mod integrations;
 mod directed;
 mod plan;
+mod trace;
+pub mod dry;
 mod aside;
 mod outside;
 mod sent;

@@ -12,7 +12,8 @@ use super::{
     directed,
     enrich::Enrich,
     integrations::Integrations,
-    steps::{Next, Step},
+    steps::{Heard, Next, Step},
+    trace::Trace,
 };
 use crate::{
     catalog::Catalog,
@@ -51,8 +52,8 @@ pub(super) enum Part {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Slot {
     version: u32,
-    route: Option<u16>,
-    step: u16,
+    pub(super) route: Option<u16>,
+    pub(super) step: u16,
     /// Of those that a step before made of the event.
     branch: u16,
 }
@@ -129,6 +130,8 @@ pub(super) struct Planner<'a> {
     before: usize,
     made: Made,
     waits: bool,
+    /// What happens on the way, for a person who tries a pipeline. `None`: nobody looks.
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// What goes on of an event: itself, or the several that a step made of it. `None` where nothing
@@ -159,7 +162,8 @@ impl<'a> Planner<'a> {
     pub fn new(event: &'a Arc<Event>, compiled: &'a Compiled) -> Self {
         let project = compiled.project(event.project);
         let made = Made::default();
-        Self { event, project, facts: None, integrations: None, before: 0, made, waits: false }
+        let (facts, integrations, before, waits, trace) = (None, None, 0, false, None);
+        Self { event, project, facts, integrations, before, made, waits, trace }
     }
 
     /// The whole plan of an event that Tidegate sends in its own name; `None`: it is none.
@@ -264,6 +268,9 @@ impl Planner<'_> {
         for (place, target) in (0..).zip(&active.targets) {
             // Each route has its own copy; what is in it is shared until a step changes it.
             let at = At { pipeline, route: Some(place) };
+            if let Some(trace) = &mut self.trace {
+                trace.enter(self.made.deliveries.len(), self.made.skipped.len());
+            }
             self.route(at, target, branches.clone(), answers);
         }
     }
@@ -344,7 +351,7 @@ impl Planner<'_> {
                 let before = branch.unwrap_or_else(|| self.facts());
                 let version = at.pipeline.version;
                 let slot = Slot { version, route: at.route, step: place, branch: number };
-                match self.apply(step.as_ref(), slot, &before, answers) {
+                match self.applied(step.as_ref(), slot, &before, answers) {
                     Ok(Next::Same) => next.push(Some(before)),
                     Ok(Next::Changed(after)) => next.push(Some(after)),
                     Ok(Next::Several(parts)) => {
@@ -369,14 +376,17 @@ impl Planner<'_> {
         branches
     }
 
-    fn apply(
+    pub(super) fn apply(
         &mut self,
         step: &dyn Step,
         slot: Slot,
         facts: &Facts,
         answers: &mut dyn Answers,
+        heard: Option<&mut Heard>,
     ) -> Result<Next, EvalError> {
-        let Some(enrich) = step.enrich() else { return step.apply(facts) };
+        let Some(enrich) = step.enrich() else {
+            return heard.map_or_else(|| step.apply(facts), |it| step.apply_heard(facts, it));
+        };
         let answer = match enrich.question(facts)? {
             None => Answer::of(Status::NoKey),
             Some(question) => match answers.answer(slot, enrich, question) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec,
-    diff::Shown as _, lookup,
+    cases, diff::Shown as _, lookup,
 };
 use crate::{
     model::{EventType, Pipeline, Project, RawJson, Route},
@@ -124,6 +124,7 @@ impl Spec for PipelineSpec {
             let path = format!("routes[{place}].steps");
             lookup::check_steps(&route.steps, &path, scope, &mut wrong);
         }
+        cases::check(&self.tests, &mut wrong);
         let pipeline = Pipeline {
             id: old.map_or_else(|| scope.id(), |it| it.id),
             project,

@@ -117,6 +117,7 @@ impl Bench {
         match resources::apply(&file, &self.registrar, self.means(), prune).await {
             Ok(difference) => Ok(difference),
             Err(resources::ApplyError::Invalid(error)) => Err(error),
+            Err(resources::ApplyError::Tests(error)) => panic!("{error}"),
             Err(resources::ApplyError::Store(error)) => panic!("{error}"),
         }
     }

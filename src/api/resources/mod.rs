@@ -35,6 +35,7 @@ pub mod lookups;
 pub mod sources;
 pub mod event_types;
 pub mod pipelines;
+pub mod versions;
 pub mod destinations;
 pub mod profiles;
 pub mod rotation;
@@ -64,6 +65,7 @@ pub use self::{
     sources::{create_source, delete_source, get_source, list_sources, put_source, source_traffic},
     trial::test_destination,
     verify::verify_destination,
+    versions::{compare_versions, get_version, list_versions, rollback_pipeline},
 };
 use super::{
     Api,
