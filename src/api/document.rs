@@ -8,7 +8,8 @@ use utoipa::{
 };
 
 use super::{
-    deletions, deliveries, directory, dry_run, events, export, operations, replays, resources, stats, tail,
+    deletions, deliveries, directory, dry_run, events, export, operations, replays, resources,
+    stats, tail,
 };
 use crate::{ingest, problem::Problem};
 

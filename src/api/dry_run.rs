@@ -148,12 +148,18 @@ pub async fn try_pipeline(
 ) -> Result<Json<DryRun>, Problem> {
     let _turn = api.dry_runs.try_acquire().map_err(|_| busy())?;
     let mut request: DryRunRequest = body.read_or_default()?;
-    let forms = [request.event_id.is_some(), request.recent, request.event.is_some(), request.case.is_some()];
+    let forms = [
+        request.event_id.is_some(),
+        request.recent,
+        request.event.is_some(),
+        request.case.is_some(),
+    ];
     if forms.iter().filter(|it| **it).count() > 1 {
         let rule = "it has one of `event_id`, `recent`, `event` and `case`";
         return Err(Problem::invalid_field("", rule, "several of them"));
     }
-    let unsaved = Unsaved { pipeline: request.pipeline.take(), resources: request.resources.take() };
+    let unsaved =
+        Unsaved { pipeline: request.pipeline.take(), resources: request.resources.take() };
     let tried = subject(&api, &access, &pipeline, unsaved)?;
     let trial = compile(&api, &tried).await?;
     let (report, event) = run(&api, &access, &tried, &trial, &mut request).await?;
@@ -413,7 +419,9 @@ fn message_view(
         None => {
             let outlet = match tried.is_saved {
                 true => api.outlets.get(destination),
-                false => tried.catalog.destinations.get(&destination).map(|it| api.outlets.build(it)),
+                false => {
+                    tried.catalog.destinations.get(&destination).map(|it| api.outlets.build(it))
+                }
             };
             match outlet.map(|it| it.preview(&[message], now)) {
                 None => (Vec::new(), Some("the destination is gone".to_owned())),

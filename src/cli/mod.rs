@@ -26,6 +26,7 @@ mod diff;
 mod destinations;
 mod profiles;
 mod directory;
+mod pipeline;
 mod keys;
 mod config;
 
@@ -120,6 +121,8 @@ enum Command {
     #[command(subcommand)]
     Destinations(destinations::Command),
     Profiles(profiles::Args),
+    #[command(subcommand, alias = "pipelines")]
+    Pipeline(pipeline::Command),
     #[command(subcommand)]
     Directory(directory::Command),
     #[command(subcommand)]
@@ -174,6 +177,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Deletions(command) => deletions::run(&context(), command).await,
         Command::Destinations(command) => destinations::run(&context(), command).await,
         Command::Profiles(args) => profiles::run(&args),
+        Command::Pipeline(command) => pipeline::run(&context(), command).await,
         Command::Directory(command) => directory::run(&context(), command).await,
         Command::Keys(command) => keys::run(&context(), command).await,
         Command::Sign(args) => sign::sign(args),

@@ -30,12 +30,20 @@ pub(super) fn check(cases: &[TestCase], wrong: &mut Vec<Invalid>) {
             refuse("name", "must be 1 to 200 bytes", "another length");
         }
         if !names.insert(&case.name) {
-            refuse("name", "must be a name that no other test case of this pipeline has", "it again");
+            refuse(
+                "name",
+                "must be a name that no other test case of this pipeline has",
+                "it again",
+            );
         }
         let expect = &case.expect;
         if let Some(at) = &expect.dropped_at {
             if !is_place(at) {
-                refuse("expect.dropped_at", "must be `trigger`, `when` or `steps[0]`", "another text");
+                refuse(
+                    "expect.dropped_at",
+                    "must be `trigger`, `when` or `steps[0]`",
+                    "another text",
+                );
             }
             if expect.dropped == Some(false) {
                 refuse("expect.dropped", "must not be `false` beside `dropped_at`", "false");
@@ -43,7 +51,11 @@ pub(super) fn check(cases: &[TestCase], wrong: &mut Vec<Invalid>) {
         }
         let mut pointers = expect.fields.values().flat_map(|it| it.keys());
         if pointers.any(|it| !it.starts_with('/')) {
-            refuse("expect.fields", "must name fields by JSON pointers, such as `/payload/plan`", "another text");
+            refuse(
+                "expect.fields",
+                "must name fields by JSON pointers, such as `/payload/plan`",
+                "another text",
+            );
         }
     }
 }

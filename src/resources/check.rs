@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec,
-    cases, diff::Shown as _, lookup,
+    DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec, cases,
+    diff::Shown as _, lookup,
 };
 use crate::{
     model::{EventType, Pipeline, Project, RawJson, Route},

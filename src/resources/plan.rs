@@ -5,8 +5,8 @@ use std::{collections::HashSet, sync::Arc};
 use serde::Serialize;
 
 use super::{
-    DestinationSpec, EventTypeSpec, FailingTests, File, FileError, Invalid, LookupSpec, Means, PipelineSpec,
-    ProjectSpec, Scope, SourceSpec, Spec,
+    DestinationSpec, EventTypeSpec, FailingTests, File, FileError, Invalid, LookupSpec, Means,
+    PipelineSpec, ProjectSpec, Scope, SourceSpec, Spec,
     cases::failing_tests,
     diff::{Difference, Shown},
     file::ProjectEntry,

@@ -1,10 +1,6 @@
 //! Versions of a pipeline, compared: field by field, and as text.
 
-use super::{
-    FieldChange, PipelineSpec, Spec as _,
-    diff::compare,
-    lines,
-};
+use super::{FieldChange, PipelineSpec, Spec as _, diff::compare, lines};
 use crate::model::Pipeline;
 
 /// What differs between two versions.

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    ResourcesQuery, Written, create_judged, delete, find, list, replace_judged, versions::AuthorView,
+    ResourcesQuery, Written, create_judged, delete, find, list, replace_judged,
+    versions::AuthorView,
 };
 use crate::{
     api::{

@@ -169,7 +169,11 @@ pub fn judge(expected: &Expectation, report: &Report) -> Vec<Failure> {
         for (pointer, expected) in fields {
             let got = outcome.pointer(pointer).cloned().unwrap_or_default();
             if *expected != got {
-                failures.push(Failure::new(format!("fields.{to}.{pointer}"), expected.clone(), got));
+                failures.push(Failure::new(
+                    format!("fields.{to}.{pointer}"),
+                    expected.clone(),
+                    got,
+                ));
             }
         }
     }

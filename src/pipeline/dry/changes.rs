@@ -118,11 +118,11 @@ mod tests {
     fn each_value_that_changed_is_named_by_its_pointer() {
         for (before, after, expected) in [
             (json!({"a": 1}), json!({"a": 1}), vec![]),
-            (json!({"a": 1, "b": 2}), json!({"b": 3, "c": null}), vec![
-                "/a 1 -",
-                "/b 2 3",
-                "/c - null",
-            ]),
+            (
+                json!({"a": 1, "b": 2}),
+                json!({"b": 3, "c": null}),
+                vec!["/a 1 -", "/b 2 3", "/c - null"],
+            ),
             (json!({"a": [1, 2, 3]}), json!({"a": [1, 4]}), vec!["/a/1 2 4", "/a/2 3 -"]),
             (json!({"a/b": {"~": 1}}), json!({"a/b": {"~": "x"}}), vec![r#"/a~1b/~0 1 "x""#]),
             (json!({"a": {"b": 1}}), json!({"a": [1]}), vec![r#"/a {"b":1} [1]"#]),
@@ -137,6 +137,9 @@ mod tests {
         let mut room = Room { changes: 2, bytes: 1000 };
         assert_eq!(told(&before, &after, &mut room).1, 2);
         let mut room = Room { changes: 9, bytes: 13 };
-        assert_eq!(told(&before, &after, &mut room), (vec!["/0 1 4".into(), "/1 2 5".into(), "/2 3 6".into()], 1));
+        assert_eq!(
+            told(&before, &after, &mut room),
+            (vec!["/0 1 4".into(), "/1 2 5".into(), "/2 3 6".into()], 1)
+        );
     }
 }

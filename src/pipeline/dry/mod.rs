@@ -15,11 +15,7 @@ pub use self::{
     changes::Change,
     report::{Application, Asked, Dropped, Made, Message, Outcome, Report, Route, Stopped, Tried},
 };
-pub use known::Given;
-use self::{
-    known::Known,
-    report::report,
-};
+use self::{known::Known, report::report};
 use super::{
     Tools,
     ask::Lookups,
@@ -32,6 +28,7 @@ use crate::{
     expr::Facts,
     model::{Event, Pipeline, PipelineId},
 };
+pub use known::Given;
 
 /// How long all steps that ask may take together.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -294,6 +294,11 @@ impl Message {
     /// As its destination is given it.
     pub fn into_message(self, event: &Arc<Event>, ordinal: u16) -> crate::model::Message {
         let seq = crate::model::DeliverySeq::new(event.seq, ordinal);
-        crate::model::Message { seq, event: event.clone(), copy: self.planned.copy, fresh_id: false }
+        crate::model::Message {
+            seq,
+            event: event.clone(),
+            copy: self.planned.copy,
+            fresh_id: false,
+        }
     }
 }

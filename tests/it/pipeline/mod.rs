@@ -27,7 +27,8 @@ pub fn catalog(text: &str) -> Catalog {
     let random = SeededRandom::new(2);
     let options = resources::Options::default();
     let author = tidegate::model::Author::File;
-    let means = Means { vault: &vault, random: &random, now: Timestamp::UNIX_EPOCH, author, options };
+    let means =
+        Means { vault: &vault, random: &random, now: Timestamp::UNIX_EPOCH, author, options };
     let file = File::read("test.yaml", text, &|_| None).unwrap_or_else(|error| panic!("{error}"));
     let mut catalog = Catalog::default();
     let planned = resources::plan(&file, &catalog, means, false);

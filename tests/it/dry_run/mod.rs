@@ -1,7 +1,8 @@
 //! Pipelines tried over the real API: what is shown is what a real sink then gets, nothing is sent or
 //! stored, and changes that break a test case are not made.
 
-use http::Method;
+mod versions;
+
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -103,7 +104,9 @@ fn as_shown(received: &Received, sink: &Sink) -> Value {
         .map(|(name, value)| {
             let secret = match name.as_str() {
                 "x-token" | "x-type" => Some("…"),
-                "authorization" if value.to_str().unwrap().starts_with("Bearer ") => Some("Bearer …"),
+                "authorization" if value.to_str().unwrap().starts_with("Bearer ") => {
+                    Some("Bearer …")
+                }
                 "authorization" => Some("Basic …"),
                 _ => None,
             };
@@ -166,7 +169,8 @@ async fn a_dry_run_tells_each_step_and_sends_and_stores_nothing() {
     assert!(steps[1]["duration_ms"].as_f64().unwrap() > 0.0);
     let redacted = &tried["routes"][0]["steps"][0];
     assert_eq!(redacted["at"], "routes[0].steps[0]");
-    let change = json!({"path": "/payload/email", "before": "ann@acme.com", "after": "a***@acme.com"});
+    let change =
+        json!({"path": "/payload/email", "before": "ann@acme.com", "after": "a***@acme.com"});
     assert_eq!(redacted["events"][0]["made"][0]["changes"], json!([change]));
     assert_eq!(tried["routes"][1]["matched"], true);
 }
@@ -176,12 +180,20 @@ async fn what_goes_no_further_says_where_and_why() {
     let world = World::new().await;
     for (event_type, payload, at, reason) in [
         ("order.paid", json!({}), "trigger", "it takes no events of the type `order.paid`"),
-        ("user.left", json!({"plan": "internal"}), "when", "`payload.plan != \"internal\"` does not hold"),
+        (
+            "user.left",
+            json!({"plan": "internal"}),
+            "when",
+            "`payload.plan != \"internal\"` does not hold",
+        ),
         ("user.left", json!({"plan": "pro"}), "steps[0]", "`payload.email` does not hold"),
     ] {
         let event = json!({"type": event_type, "payload": payload});
         let tried = world.try_it(json!({"event": event})).await;
-        assert_eq!((&tried["dropped"]["at"], &tried["dropped"]["reason"]), (&json!(at), &json!(reason)));
+        assert_eq!(
+            (&tried["dropped"]["at"], &tried["dropped"]["reason"]),
+            (&json!(at), &json!(reason))
+        );
         assert_eq!(tried["routes"], json!([]));
     }
     let event = json!({"type": "user.left", "payload": {"plan": "pro", "email": "a@b.co"}});
@@ -223,7 +235,8 @@ async fn each_of_several_events_that_a_script_makes_is_shown() {
     let event = json!({"type": "a", "payload": {"n": 0}});
     let tried = world.try_it(json!({"event": event})).await;
     let made = &tried["steps"][0]["events"][0]["made"];
-    let change = |n| json!({"changes": [{"path": "/payload/n", "before": 0, "after": n}], "omitted": 0});
+    let change =
+        |n| json!({"changes": [{"path": "/payload/n", "before": 0, "after": n}], "omitted": 0});
     assert_eq!(*made, json!([change(1), change(2)]));
     let messages = tried["routes"][0]["messages"].as_array().unwrap();
     let id = tried["event"]["id"].as_str().unwrap();
@@ -258,10 +271,16 @@ async fn a_pipeline_that_is_not_saved_is_tried_by_who_may_save_it() {
         "destinations": [{"name": "new", "kind": "webhook", "url": "https://new.acme.com/in", "signed": false}],
         "pipelines": [{"name": "coming", "routes": [{"to": "new"}]}],
     });
-    let answer = world.gateway.post("/api/v1/pipelines/coming/test", json!({"event": event, "resources": file}));
+    let answer = world
+        .gateway
+        .post("/api/v1/pipelines/coming/test", json!({"event": event, "resources": file}));
     let tried = answer.await.body;
     let shown = &tried["routes"][0]["messages"][0]["requests"][0];
-    assert_eq!((&shown["url"], &shown["method"]), (&json!("https://new.acme.com/in"), &json!("POST")), "{tried:#}");
+    assert_eq!(
+        (&shown["url"], &shown["method"]),
+        (&json!("https://new.acme.com/in"), &json!("POST")),
+        "{tried:#}"
+    );
     assert_eq!(world.gateway.get("/api/v1/pipelines/coming").await.status, 404);
 }
 
@@ -294,13 +313,21 @@ async fn steps_that_ask_ask_in_a_dry_run_and_never_in_a_test_case() {
     let text = resources(&crm, &audit, &pipeline).replace("pipelines:", &lookups);
     let gateway = Gateway::start(&text, "").await;
     let answer = gateway.post("/api/v1/pipelines/signups/tests", json!({})).await.body;
-    assert_eq!((&answer["failed"], answer["tests"].as_array().unwrap().len()), (&json!(0), 3), "{answer:#}");
+    assert_eq!(
+        (&answer["failed"], answer["tests"].as_array().unwrap().len()),
+        (&json!(0), 3),
+        "{answer:#}"
+    );
     assert_eq!(api.received().len(), 0);
 
     let event = json!({"type": "a", "payload": {"email": "ann@acme.com"}});
     let tried = gateway.post("/api/v1/pipelines/signups/test", json!({"event": event})).await.body;
     let asked = &tried["steps"][0]["events"][0]["asked"];
-    assert_eq!((&asked["status"], &asked["from"]), (&json!("found"), &json!("people-api")), "{tried:#}");
+    assert_eq!(
+        (&asked["status"], &asked["from"]),
+        (&json!("found"), &json!("people-api")),
+        "{tried:#}"
+    );
     assert_eq!(api.received().len(), 1);
     let body = tried["routes"][0]["messages"][0]["requests"][0]["body"].as_str().unwrap();
     let body: Value = serde_json::from_str(body).unwrap();
@@ -357,8 +384,14 @@ async fn what_is_wrong_with_a_test_case_is_said_with_its_field() {
     let spec = world.spec().await;
     for (case, field) in [
         (json!({"name": "", "event": {"type": "a"}, "expect": {}}), "tests[0].name"),
-        (json!({"name": "x", "event": {"type": "a"}, "expect": {"dropped_at": "step 1"}}), "tests[0].expect.dropped_at"),
-        (json!({"name": "x", "event": {"type": "a"}, "expect": {"fields": {"crm": {"plan": 1}}}}), "tests[0].expect.fields"),
+        (
+            json!({"name": "x", "event": {"type": "a"}, "expect": {"dropped_at": "step 1"}}),
+            "tests[0].expect.dropped_at",
+        ),
+        (
+            json!({"name": "x", "event": {"type": "a"}, "expect": {"fields": {"crm": {"plan": 1}}}}),
+            "tests[0].expect.fields",
+        ),
         (json!({"name": "x", "event": {"type": "a"}, "expects": {}}), "tests[0].expects"),
         (json!({"name": "x", "event": {}, "expect": {}}), "tests[0].event.type"),
     ] {
@@ -374,7 +407,10 @@ async fn what_is_wrong_with_a_test_case_is_said_with_its_field() {
 async fn one_case_is_told_like_any_event_with_what_is_not_as_expected() {
     let world = World::new().await;
     let tried = world.try_it(json!({"case": "a scale plan reaches the audit"})).await;
-    assert_eq!((&tried["failures"], &tried["event"]["type"]), (&json!([]), &json!("user.signed_up")));
+    assert_eq!(
+        (&tried["failures"], &tried["event"]["type"]),
+        (&json!([]), &json!("user.signed_up"))
+    );
     let expect = json!({"dropped": true, "routes": ["crm"], "fields": {"audit": {"/type": "x", "/messages/0/payload/plan": "SCALE"}}});
     let event = json!({"type": "user.signed_up", "payload": signed_up()});
     let tried = world.try_it(json!({"event": event, "expect": expect})).await;
@@ -384,114 +420,8 @@ async fn one_case_is_told_like_any_event_with_what_is_not_as_expected() {
         {"what": "fields.audit./type", "expected": "x", "got": "user.signed_up"},
     ]);
     assert_eq!(tried["failures"], expected);
-    let two = world.gateway.post("/api/v1/pipelines/signups/test", json!({"event": event, "recent": true}));
+    let two = world
+        .gateway
+        .post("/api/v1/pipelines/signups/test", json!({"event": event, "recent": true}));
     assert_eq!(two.await.status, 400);
-}
-
-#[tokio::test]
-async fn each_change_is_a_version_that_can_be_compared_and_brought_back() {
-    // Given two changes by two people, and one that changes nothing
-    let world = World::new().await;
-    let mut spec = world.spec().await;
-    let first = spec.clone();
-    spec["when"] = json!("payload.plan != \"free\"");
-    assert_eq!(world.put(&spec, "").await.status, 200);
-    assert_eq!(world.put(&spec, "").await.body["version"], 2);
-    let keeper = Caller::with_scopes(&world.gateway, "acme", &["admin"]).await;
-    spec["steps"][1]["transform.js"] = json!("export default function (event) {\n  return event;\n}\n");
-    let path = "/api/v1/pipelines/signups?confirm=failing-tests";
-    let json = [("content-type", "application/json")];
-    keeper.send(Method::PUT, path, &json, spec.to_string()).await.expect(200);
-    // Then each is told with its author, also after a restart
-    let gateway = world.gateway.restart().await;
-    let world = World { gateway, ..world };
-    let versions = world.gateway.get("/api/v1/pipelines/signups/versions").await.body;
-    let told: Vec<Value> = (versions["data"].as_array().unwrap().iter())
-        .map(|it| json!([it["version"], it["current"], it["saved_by"]["kind"], it["saved_by"]["name"]]))
-        .collect();
-    let expected = json!([[3, true, "key", "k-admin"], [2, false, "admin_key", null], [1, false, "file", null]]);
-    assert_eq!(Value::from(told), expected);
-    let second = world.gateway.get("/api/v1/pipelines/signups/versions/2").await.body;
-    assert_eq!(second["pipeline"]["when"], "payload.plan != \"free\"");
-    // And they can be compared
-    let diff = world.gateway.get("/api/v1/pipelines/signups/diff?from=1&to=2").await.body;
-    let change = json!({"path": "when", "before": "payload.plan != \"internal\"", "after": "payload.plan != \"free\""});
-    assert_eq!(diff["changes"], json!([change]));
-    let text = diff["text"].as_str().unwrap();
-    assert!(text.contains("\n-when: ") && text.contains("\n+when: "), "{text}");
-    let diff = world.gateway.get("/api/v1/pipelines/signups/diff").await.body;
-    assert_eq!((&diff["from"], &diff["to"]), (&json!(2), &json!(3)));
-    assert!(diff["text"].as_str().unwrap().contains("console.log"), "{diff}");
-    assert!(diff["text"].as_str().unwrap().lines().any(|it| it.trim_start_matches('+').trim() == "return event;"), "{}", diff["text"].as_str().unwrap());
-    // And brought back, as a version of its own
-    let back = world.gateway.post("/api/v1/pipelines/signups/rollback", json!({"version": 1})).await;
-    assert_eq!((back.status.as_u16(), &back.body["version"]), (200, &json!(4)), "{}", back.body);
-    assert_eq!(world.spec().await, first);
-    let again = world.gateway.post("/api/v1/pipelines/signups/rollback", json!({"version": 1})).await;
-    assert_eq!(again.body["version"], 4);
-    let missing = world.gateway.post("/api/v1/pipelines/signups/rollback", json!({"version": 9})).await;
-    assert_eq!(missing.status, 404);
-}
-
-#[tokio::test]
-async fn a_version_that_names_what_is_gone_or_fails_its_tests_does_not_come_back_unasked() {
-    let world = World::new().await;
-    let mut spec = world.spec().await;
-    spec["tests"] = json!([]);
-    spec["routes"] = json!([{"to": "crm"}]);
-    assert_eq!(world.put(&spec, "").await.status, 200);
-    let gone = world.gateway.send("DELETE", "/api/v1/destinations/audit", &[], None).await;
-    assert_eq!(gone.status, 204, "{}", gone.body);
-    let before = world.pipeline().await;
-    let refused = world.gateway.post("/api/v1/pipelines/signups/rollback", json!({"version": 1})).await;
-    assert_eq!((refused.status.as_u16(), &refused.body["type"]), (409, &json!("/problems/conflict")));
-    let detail = "version 1 does not fit what is there now: the destination `audit` is gone";
-    assert_eq!(refused.body["detail"], detail);
-    assert_eq!(world.pipeline().await, before);
-    // A version that never passed its tests asks again.
-    spec["tests"] = json!([{"name": "no", "event": {"type": "user.x"}, "expect": {"routes": ["crm"]}}]);
-    assert_eq!(world.put(&spec, "?confirm=failing-tests").await.body["version"], 3);
-    spec["tests"] = json!([]);
-    assert_eq!(world.put(&spec, "").await.body["version"], 4);
-    let path = "/api/v1/pipelines/signups/rollback";
-    let refused = world.gateway.post(path, json!({"version": 3})).await;
-    assert_eq!(refused.body["type"], "/problems/failing-tests", "{}", refused.body);
-    let path = "/api/v1/pipelines/signups/rollback?confirm=failing-tests";
-    assert_eq!(world.gateway.post(path, json!({"version": 3})).await.body["version"], 5);
-}
-
-#[tokio::test]
-async fn events_say_which_version_they_went_through() {
-    let world = World::new().await;
-    let first = world.gateway.publish("user.signed_up", json!({"plan": "pro", "email": "a@b.co"})).await;
-    let mut spec = world.spec().await;
-    spec["when"] = json!("payload.plan != \"free\"");
-    assert_eq!(world.put(&spec, "").await.status, 200);
-    let second = world.gateway.publish("user.signed_up", json!({"plan": "pro", "email": "a@b.co"})).await;
-    for (id, version) in [(first, 1), (second, 2)] {
-        let event = world.gateway.get(&format!("/api/v1/events/{id}")).await.body;
-        assert_eq!(event["deliveries"][0]["pipeline_version"], version, "{event:#}");
-        assert_eq!(event["skipped"][0]["pipeline_version"], version, "{event:#}");
-    }
-}
-
-#[tokio::test]
-async fn the_oldest_versions_go_and_those_of_a_deleted_pipeline_too() {
-    let pipeline = "\n  - name: signups\n    routes: [{ to: crm }]\n";
-    let world = World::with(pipeline).await;
-    let mut spec = world.spec().await;
-    for n in 0..202 {
-        spec["when"] = json!(format!("payload.n == {n}"));
-        assert_eq!(world.put(&spec, "").await.status, 200);
-    }
-    let versions = world.gateway.get("/api/v1/pipelines/signups/versions").await.body;
-    let numbers: Vec<u64> = (versions["data"].as_array().unwrap().iter())
-        .map(|it| it["version"].as_u64().unwrap())
-        .collect();
-    assert_eq!((numbers.len(), numbers[0], numbers[200]), (201, 203, 3));
-    assert_eq!(world.gateway.get("/api/v1/pipelines/signups/versions/2").await.status, 404);
-    let gone = world.gateway.send("DELETE", "/api/v1/pipelines/signups", &[], None).await;
-    assert_eq!(gone.status, 204);
-    let gateway = world.gateway.restart().await;
-    assert!(gateway.app.registrar.current().histories.is_empty());
 }
