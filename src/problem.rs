@@ -158,9 +158,9 @@ pub struct Problem {
     #[schema(required = false)]
     pub errors: Vec<FieldError>,
     /// The test cases that fail, where a change was refused for them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(required = false)]
-    pub tests: Vec<CaseResult>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Vec<CaseResult>)]
+    pub tests: Option<Box<FailingTests>>,
     #[serde(skip)]
     kind: Kind,
     #[serde(skip)]
@@ -176,7 +176,7 @@ impl Problem {
             status,
             detail: None,
             errors: Vec::new(),
-            tests: Vec::new(),
+            tests: None,
             kind,
             retry_after: None,
         }
@@ -326,7 +326,7 @@ impl From<FailingTests> for Problem {
     fn from(failing: FailingTests) -> Self {
         let problem = Self::new(Kind::FailingTests)
             .detail("nothing was changed; `?confirm=failing-tests` changes it all the same");
-        Self { tests: failing.0, ..problem }
+        Self { tests: Some(Box::new(failing)), ..problem }
     }
 }
 

@@ -138,12 +138,11 @@ impl App {
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
         let Ground { metrics, vault, database, registrar, events } = ground;
         let destinations = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
-        let outlets: Arc<dyn Outlets> = destinations.clone();
         let stages = Stages {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            outlets,
+            outlets: destinations.clone(),
             lookups,
             tail: tail.clone(),
             tools: pipeline::Tools::new(&vault),
@@ -173,18 +172,14 @@ impl App {
             options: config.api,
         }))
         .merge(dashboard::router());
+        let stop = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
             errands: errands.tasks,
-            server: tokio::spawn(server::serve(
-                listener,
-                router,
-                config.server,
-                turned(stops.server.subscribe()),
-            )),
+            server: tokio::spawn(server::serve(listener, router, config.server, stop)),
         };
         Ok(Self {
             address,

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
+use serde::Serialize;
+
 use super::{Invalid, Means};
 use crate::{
     catalog::Catalog,
@@ -66,7 +68,7 @@ fn is_place(text: &str) -> bool {
 }
 
 /// Test cases that fail after a change: it is not made, unless whoever makes it has confirmed that.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Serialize, thiserror::Error)]
 pub struct FailingTests(pub Vec<CaseResult>);
 
 impl fmt::Display for FailingTests {
