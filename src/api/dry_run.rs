@@ -75,9 +75,14 @@ pub struct DryRun {
     pub steps: Vec<Tried>,
     /// Every route, in its order. Empty when the event was dropped before.
     pub routes: Vec<RouteView>,
+    /// How often steps were applied besides what is shown, when it is more than 1024 times.
+    pub omitted: usize,
     /// What is not as it was expected. Null: nothing was.
     pub failures: Option<Vec<Failure>>,
 }
+
+/// Bytes of all bodies that one answer shows.
+const SHOWN_BYTES: usize = 16 << 20;
 
 /// What was tried.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -165,14 +170,15 @@ pub async fn try_pipeline(
     let (report, event) = run(&api, &access, &tried, &trial, &mut request).await?;
     let failures = request.expect.as_ref().map(|it| dry::judge(it, &report));
     let now = api.clock.now();
-    let Report { dropped, steps, routes } = report;
-    let mut ordinal = 0;
+    let Report { dropped, steps, routes, omitted } = report;
+    let (mut ordinal, mut room) = (0, SHOWN_BYTES);
     let mut shown = Vec::with_capacity(routes.len());
     for mut route in routes {
         let messages = std::mem::take(&mut route.messages);
         let show = |message: Message| {
             ordinal += 1;
-            message_view(&api, &tried, message, &event, ordinal - 1, now)
+            let view = message_view(&api, &tried, message, &event, ordinal - 1, now);
+            view.within(&mut room)
         };
         shown.push(RouteView { messages: messages.into_iter().map(show).collect(), route });
     }
@@ -182,6 +188,7 @@ pub async fn try_pipeline(
         dropped,
         steps,
         routes: shown,
+        omitted,
         failures,
     }))
 }
@@ -281,6 +288,11 @@ fn subject(
     let project = access.project;
     let means = api.means(&access.session.caller);
     let is_saved = unsaved.pipeline.is_none() && unsaved.resources.is_none();
+    // It shows stored events, and what is known of whom they are about.
+    if !access.session.caller.may(Right::Read) {
+        let detail = "the API key needs the scope `read` besides `operate`";
+        return Err(Problem::new(Kind::Forbidden).detail(detail));
+    }
     if !is_saved && !access.session.caller.may(Right::Admin) {
         let detail = "a pipeline that is not saved needs the scope `admin`, as saving it does";
         return Err(Problem::new(Kind::Forbidden).detail(detail));
@@ -431,6 +443,21 @@ fn message_view(
         }
     };
     MessageView { message_id, event_type, requests, problem }
+}
+
+impl MessageView {
+    /// Without its requests, where there is no room to show them.
+    fn within(mut self, room: &mut usize) -> Self {
+        let bytes = self.requests.iter().map(|it| it.body.len()).sum();
+        match room.checked_sub(bytes) {
+            Some(rest) => *room = rest,
+            None => {
+                self.requests.clear();
+                self.problem = Some("the bodies are too large to show more of them".to_owned());
+            }
+        }
+        self
+    }
 }
 
 impl RequestView {

@@ -82,6 +82,8 @@ struct Application {
     #[serde(default)]
     made: Vec<Made>,
     #[serde(default)]
+    omitted: u64,
+    #[serde(default)]
     reason: Option<String>,
     #[serde(default)]
     line: Option<usize>,
@@ -281,6 +283,10 @@ fn applied(it: &Application, indent: &str, paint: Paint, text: &mut String) {
                     let _ = writeln!(text, "{indent}  {}", paint.dim(title));
                 }
                 changed(made, indent, paint, text);
+            }
+            if it.omitted > 0 {
+                let more = plural(it.omitted, "more event");
+                let _ = writeln!(text, "{indent}  {}", paint.dim(format_args!("and {more}")));
             }
         }
     }

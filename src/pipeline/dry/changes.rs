@@ -26,16 +26,30 @@ pub struct Change {
 pub(super) struct Room {
     pub changes: usize,
     pub bytes: usize,
+    /// Bytes of events that are compared.
+    pub work: usize,
 }
 
 impl Room {
     pub fn new() -> Self {
-        Self { changes: 2_000, bytes: 2 << 20 }
+        Self { changes: 2_000, bytes: 2 << 20, work: 64 << 20 }
     }
 }
 
+/// What differs between an event and what a step made of it, and how many differences there was no room
+/// for.
+pub(super) fn between(before: &Facts, after: &Facts, room: &mut Room) -> (Vec<Change>, usize) {
+    let weigh = |it: &Facts| it.payload().bytes().len() + it.metadata().bytes().len();
+    let work = weigh(before) + weigh(after);
+    if room.changes == 0 || room.work < work {
+        return (Vec::new(), 1);
+    }
+    room.work -= work;
+    changes(&document(before), &document(after), room)
+}
+
 /// An event on its way, as one document.
-pub(super) fn document(facts: &Facts) -> Value {
+fn document(facts: &Facts) -> Value {
     let mut document = Map::new();
     document.insert("type".to_owned(), facts.event_type().as_str().into());
     document.insert("payload".to_owned(), facts.payload().to_value());
@@ -46,8 +60,7 @@ pub(super) fn document(facts: &Facts) -> Value {
     Value::Object(document)
 }
 
-/// What differs, and how many differences there was no room for.
-pub(super) fn changes(before: &Value, after: &Value, room: &mut Room) -> (Vec<Change>, usize) {
+fn changes(before: &Value, after: &Value, room: &mut Room) -> (Vec<Change>, usize) {
     let mut found = Found { changes: Vec::new(), omitted: 0, room };
     found.compare(&mut String::new(), Some(before), Some(after));
     (found.changes, found.omitted)
@@ -134,9 +147,9 @@ mod tests {
     #[test]
     fn what_has_no_room_is_counted() {
         let (before, after) = (json!([1, 2, 3, "long"]), json!([4, 5, 6, "longer"]));
-        let mut room = Room { changes: 2, bytes: 1000 };
+        let mut room = Room { changes: 2, bytes: 1000, work: 0 };
         assert_eq!(told(&before, &after, &mut room).1, 2);
-        let mut room = Room { changes: 9, bytes: 13 };
+        let mut room = Room { changes: 9, bytes: 13, work: 0 };
         assert_eq!(
             told(&before, &after, &mut room),
             (vec!["/0 1 4".into(), "/1 2 5".into(), "/2 3 6".into()], 1)

@@ -6,10 +6,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    changes::{Change, Room, changes, document},
+    changes::{Change, Room, between},
     known::Known,
 };
 use crate::{
+    expr::Facts,
     model::{DestinationId, Event, Name, Pipeline, PlannedDelivery, RawJson, Skipped, TypeName},
     pipeline::{
         ask::Status,
@@ -28,6 +29,8 @@ pub struct Report {
     pub steps: Vec<Tried>,
     /// Every route, in its order. Empty when the event was dropped before.
     pub routes: Vec<Route>,
+    /// How often steps were applied besides what is shown, when it is more than 1024 times.
+    pub omitted: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
@@ -95,6 +98,8 @@ pub struct Application {
     pub outcome: Outcome,
     /// The events that it left, each with what is different about it.
     pub made: Vec<Made>,
+    /// Events that it left besides, when they are more than 100.
+    pub omitted: usize,
     /// Why it stopped or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -149,12 +154,15 @@ pub struct Asked {
     pub duration_ms: f64,
 }
 
+/// Events of one that are shown.
+const MOST_MADE: usize = 100;
+
 impl Report {
     /// Of an event that the trigger does not take.
     pub(super) fn unwanted(reason: String) -> Self {
         let trigger = || "trigger".to_owned();
         let dropped = Dropped { at: trigger(), by: trigger(), reason };
-        Self { dropped: Some(dropped), steps: Vec::new(), routes: Vec::new() }
+        Self { dropped: Some(dropped), steps: Vec::new(), routes: Vec::new(), omitted: 0 }
     }
 
     /// Whether no destination gets anything.
@@ -208,7 +216,7 @@ pub(super) fn report(
         (true, Some(last)) => Some(dropped(last, &steps)),
         (true, None) | (false, _) => None,
     };
-    Report { dropped, steps, routes }
+    Report { dropped, steps, routes, omitted: trace.omitted }
 }
 
 fn dropped(last: &Skipped, steps: &[Tried]) -> Dropped {
@@ -227,16 +235,17 @@ fn place(it: &Applied) -> String {
 }
 
 fn application(it: &Applied, known: &Known, room: &mut Room) -> Application {
-    let before = document(&it.before);
-    let mut made = |after: &crate::expr::Facts| {
-        let (changes, omitted) = changes(&before, &document(after), room);
+    let mut made = |after: &Facts| {
+        let (changes, omitted) = between(&it.before, after, room);
         Made { changes, omitted }
     };
     let unchanged = || vec![Made { changes: Vec::new(), omitted: 0 }];
     let (outcome, made, reason) = match &it.went {
         Went::Same => (Outcome::Unchanged, unchanged(), None),
         Went::Changed(after) => (Outcome::Changed, vec![made(after)], None),
-        Went::Several(parts) => (Outcome::Several, parts.iter().map(made).collect(), None),
+        Went::Several(parts) => {
+            (Outcome::Several, parts.iter().take(MOST_MADE).map(made).collect(), None)
+        }
         Went::Stopped(reason) => (Outcome::Stopped, Vec::new(), Some(reason.clone())),
         Went::Failed(reason) => (Outcome::Failed, Vec::new(), Some(reason.clone())),
     };
@@ -246,9 +255,14 @@ fn application(it: &Applied, known: &Known, room: &mut Room) -> Application {
         reason: answer.reason.clone(),
         duration_ms: millis(took),
     });
+    let count = match &it.went {
+        Went::Several(parts) => parts.len(),
+        Went::Same | Went::Changed(_) | Went::Stopped(_) | Went::Failed(_) => 0,
+    };
     Application {
         outcome,
         made,
+        omitted: count.saturating_sub(MOST_MADE),
         reason,
         line: it.heard.place.map(|it| it.0),
         column: it.heard.place.map(|it| it.1),

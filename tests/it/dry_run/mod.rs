@@ -259,12 +259,14 @@ async fn a_pipeline_that_is_not_saved_is_tried_by_who_may_save_it() {
     let tried = world.try_it(request.clone()).await;
     assert_eq!((&tried["saved"], &tried["dropped"]["at"]), (&json!(false), &json!("when")));
     assert_eq!(world.pipeline().await["version"], 1);
-    let operator = Caller::with_scopes(&world.gateway, "acme", &["operate"]).await;
+    let operator = Caller::with_scopes(&world.gateway, "acme", &["operate", "read"]).await;
     let path = "/api/v1/pipelines/signups/test";
     assert_eq!(operator.post(path, &request).await.problem(), "forbidden");
     operator.post(path, &json!({"event": event})).await.expect(200);
-    let reader = Caller::with_scopes(&world.gateway, "acme", &["read"]).await;
-    assert_eq!(reader.post(path, &json!({"event": event})).await.problem(), "forbidden");
+    for scope in ["read", "operate"] {
+        let half = Caller::with_scopes(&world.gateway, "acme", &[scope]).await;
+        assert_eq!(half.post(path, &json!({"event": event})).await.problem(), "forbidden");
+    }
     // Also with destinations that are not there yet.
     let file = json!({
         "version": 1, "project": "acme",
