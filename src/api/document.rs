@@ -8,7 +8,8 @@ use utoipa::{
 };
 
 use super::{
-    deletions, deliveries, directory, events, export, operations, replays, resources, stats, tail,
+    deletions, deliveries, directory, dry_run, events, export, operations, replays, resources,
+    stats, tail,
 };
 use crate::{ingest, problem::Problem};
 
@@ -80,6 +81,12 @@ use crate::{ingest, problem::Problem};
         resources::pipelines::get_pipeline,
         resources::pipelines::put_pipeline,
         resources::pipelines::delete_pipeline,
+        resources::versions::list_versions,
+        resources::versions::get_version,
+        resources::versions::compare_versions,
+        resources::versions::rollback_pipeline,
+        dry_run::try_pipeline,
+        dry_run::run_tests,
         resources::profiles::list_profiles,
         resources::destinations::list_destinations,
         resources::destinations::create_destination,

@@ -12,6 +12,7 @@ mod replays;
 mod deletions;
 mod tail;
 mod resources;
+mod dry_run;
 mod directory;
 mod operations;
 mod document;
@@ -29,8 +30,10 @@ use crate::{
     catalog::Registrar,
     clock::Clock,
     crypto::{KeyHasher, Random, Vault},
-    dispatch,
-    ingest::{self, Ingest, Keyring},
+    destinations, dispatch,
+    ingest::{self, Caller, Ingest, Keyring},
+    model::Author,
+    pipeline::{Lookups, Tools},
     probe::Prober,
     problem::{Kind, Problem},
     replay::Replayed,
@@ -69,6 +72,10 @@ pub struct Context {
     pub random: Arc<dyn Random>,
     /// For test events and verifications.
     pub prober: Arc<Prober>,
+    /// For what destinations would be sent.
+    pub outlets: Arc<destinations::Directory>,
+    /// For steps that ask, while somebody tries them.
+    pub lookups: Arc<dyn Lookups>,
     pub dispatch: dispatch::Handle,
     /// Tells the dispatcher what a replay has made.
     pub replayed: Replayed,
@@ -81,6 +88,9 @@ pub struct Context {
     pub options: Options,
 }
 
+/// Pipelines that are tried at once, over all projects.
+const DRY_RUNS: usize = 4;
+
 /// The state of every handler. Cheap to clone.
 #[derive(Clone)]
 pub struct Api(Arc<Shared>);
@@ -89,20 +99,26 @@ pub struct Api(Arc<Shared>);
 pub struct Shared {
     context: Context,
     watchers: Arc<Semaphore>,
+    dry_runs: Semaphore,
+    /// Its threads run the scripts of dry runs only.
+    tools: Tools,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
         let watchers = Arc::new(Semaphore::new(context.options.watchers));
-        Self(Arc::new(Shared { context, watchers }))
+        let tools = Tools::new(&context.vault);
+        let dry_runs = Semaphore::new(DRY_RUNS);
+        Self(Arc::new(Shared { context, watchers, dry_runs, tools }))
     }
 
-    /// What the checks of `resources` need.
-    fn means(&self) -> Means<'_> {
+    /// What the checks of `resources` need, for what this caller changes.
+    fn means(&self, caller: &Caller) -> Means<'_> {
         Means {
             vault: &self.vault,
             random: self.random.as_ref(),
             now: self.clock.now(),
+            author: caller.key.map_or(Author::AdminKey, Author::Key),
             options: self.limits,
         }
     }
@@ -171,6 +187,12 @@ fn resource_routes(routes: Routes) -> Routes {
         .get("/api/v1/pipelines/{pipeline}", resources::get_pipeline)
         .put("/api/v1/pipelines/{pipeline}", resources::put_pipeline)
         .delete("/api/v1/pipelines/{pipeline}", resources::delete_pipeline)
+        .get("/api/v1/pipelines/{pipeline}/versions", resources::list_versions)
+        .get("/api/v1/pipelines/{pipeline}/versions/{version}", resources::get_version)
+        .get("/api/v1/pipelines/{pipeline}/diff", resources::compare_versions)
+        .post("/api/v1/pipelines/{pipeline}/rollback", resources::rollback_pipeline)
+        .post("/api/v1/pipelines/{pipeline}/test", dry_run::try_pipeline)
+        .post("/api/v1/pipelines/{pipeline}/tests", dry_run::run_tests)
         .get("/api/v1/profiles", resources::list_profiles)
         .get("/api/v1/destinations", resources::list_destinations)
         .post("/api/v1/destinations", resources::create_destination)

@@ -26,7 +26,7 @@ use crate::{
     gate::{self, Gate},
     hint,
     ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
-    model::{Event, EventSeq, Message, Owed, Secret},
+    model::{Author, Event, EventSeq, Message, Owed, Secret},
     pipeline,
     probe::{self, Prober},
     replay::{self, Replayed},
@@ -137,13 +137,12 @@ impl App {
         egress.protect(address);
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
         let Ground { metrics, vault, database, registrar, events } = ground;
-        let outlets: Arc<dyn Outlets> =
-            Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
+        let destinations = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            outlets,
+            outlets: destinations.clone(),
             lookups,
             tail: tail.clone(),
             tools: pipeline::Tools::new(&vault),
@@ -165,6 +164,8 @@ impl App {
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             prober: errands.prober,
+            outlets: destinations,
+            lookups: stages.lookups.clone(),
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -176,18 +177,14 @@ impl App {
         .merge(dashboard::router());
         let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
         upkeep.push(tokio::spawn(counting));
+        let stop = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep,
             dispatch: started.dispatch,
             pipeline: started.pipeline,
             replays: started.replays,
             errands: errands.tasks,
-            server: tokio::spawn(server::serve(
-                listener,
-                router,
-                config.server,
-                turned(stops.server.subscribe()),
-            )),
+            server: tokio::spawn(server::serve(listener, router, config.server, stop)),
         };
         Ok(Self {
             address,
@@ -241,7 +238,8 @@ async fn apply(
     parts: &Parts,
     options: resources::Options,
 ) -> Result<Difference, ApplyError> {
-    let means = Means { vault, random: parts.random.as_ref(), now: parts.clock.now(), options };
+    let (random, now) = (parts.random.as_ref(), parts.clock.now());
+    let means = Means { vault, random, now, author: Author::File, options };
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");

@@ -28,6 +28,7 @@ mod profiles;
 mod directory;
 mod codegen;
 mod event_types;
+mod pipeline;
 mod keys;
 mod config;
 
@@ -122,6 +123,8 @@ enum Command {
     #[command(subcommand)]
     Destinations(destinations::Command),
     Profiles(profiles::Args),
+    #[command(subcommand, alias = "pipelines")]
+    Pipeline(pipeline::Command),
     #[command(subcommand)]
     Directory(directory::Command),
     #[command(subcommand)]
@@ -180,6 +183,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Deletions(command) => deletions::run(&context(), command).await,
         Command::Destinations(command) => destinations::run(&context(), command).await,
         Command::Profiles(args) => profiles::run(&args),
+        Command::Pipeline(command) => pipeline::run(&context(), command).await,
         Command::Directory(command) => directory::run(&context(), command).await,
         Command::Codegen(command) => codegen::run(&context(), command).await,
         Command::EventTypes(command) => event_types::run(&context(), command).await,

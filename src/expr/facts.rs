@@ -129,6 +129,15 @@ impl Facts {
         Some(RawJson::trusted(out))
     }
 
+    /// All that steps found out, as JSON.
+    pub fn results(&self) -> impl Iterator<Item = (&str, RawJson)> {
+        self.0.results.iter().map(|(name, value)| {
+            let mut out = Vec::new();
+            json::write(value, &mut out);
+            (&**name, RawJson::trusted(out))
+        })
+    }
+
     pub fn event(&self) -> &Arc<Event> {
         &self.0.event
     }

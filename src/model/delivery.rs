@@ -96,6 +96,9 @@ pub struct Skipped {
     /// `None`: no pipeline wanted the event.
     #[schema(value_type = Option<String>)]
     pub pipeline: Option<Name>,
+    /// The version that the pipeline had then. `None` where no pipeline had a say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline_version: Option<u32>,
     /// `None`: the whole pipeline was skipped.
     #[schema(value_type = Option<String>)]
     pub route: Option<Name>,

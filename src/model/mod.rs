@@ -11,6 +11,7 @@ mod intake;
 mod event;
 mod event_type;
 mod pipeline;
+mod test_case;
 mod policy;
 mod destination;
 mod webhook;
@@ -43,7 +44,7 @@ pub use json::RawJson;
 pub use lookup::{
     HttpLookup, Learn, Lookup, LookupCache, LookupLimits, LookupSettings, PostgresLookup, Table,
 };
-pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
+pub use pipeline::{Author, Pattern, Pipeline, Route, StepSpec};
 pub use policy::{
     Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,
 };
@@ -52,6 +53,7 @@ pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};
+pub use test_case::{Expectation, TestCase, TestEvent};
 pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{
     Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,

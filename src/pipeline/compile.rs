@@ -168,6 +168,7 @@ pub(super) struct Project {
 /// A pipeline that is enabled, with what its names mean now.
 pub(super) struct Active {
     pub name: Name,
+    pub version: u32,
     pub on: Vec<Pattern>,
     /// `None`: any source.
     pub sources: Option<Vec<SourceId>>,
@@ -228,6 +229,7 @@ impl Compiled {
             let target = |route: &Route| targets.get(&(document.project, &route.to)).cloned();
             project.pipelines.push(Active {
                 name: document.name.clone(),
+                version: document.version,
                 on: document.on.clone(),
                 sources,
                 compiled,

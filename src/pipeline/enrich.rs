@@ -21,7 +21,7 @@ pub struct Enrich {
     kind: &'static str,
     asks: Asks,
     /// Under which name the answer is added.
-    into: String,
+    pub(super) into: String,
     /// Whether the receiver gets it, too.
     in_payload: bool,
     pub(super) timeout: Duration,

@@ -18,6 +18,8 @@ mod integrations;
 mod directed;
 mod plan;
 mod ahead;
+mod trace;
+pub mod dry;
 mod aside;
 mod outside;
 mod sent;

@@ -17,7 +17,8 @@ use super::{
     directed,
     enrich::Enrich,
     integrations::Integrations,
-    steps::{Next, Step},
+    steps::{Heard, Next, Step},
+    trace::Trace,
 };
 use crate::{
     catalog::Catalog,
@@ -58,8 +59,8 @@ pub(super) enum Part {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Slot {
     version: u32,
-    route: Option<u16>,
-    step: u16,
+    pub(super) route: Option<u16>,
+    pub(super) step: u16,
     /// Of those that a step before made of the event.
     branch: u16,
 }
@@ -165,6 +166,8 @@ pub(super) struct Planner<'a> {
     before: usize,
     made: Made,
     waits: bool,
+    /// What happens on the way, for a person who tries a pipeline. `None`: nobody looks.
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// What goes on of an event: itself, or the several that a step made of it. `None` where nothing
@@ -195,7 +198,8 @@ impl<'a> Planner<'a> {
     pub fn new(event: &'a Arc<Event>, compiled: &'a Compiled) -> Self {
         let project = compiled.project(event.project);
         let made = Made::default();
-        Self { event, project, facts: None, integrations: None, before: 0, made, waits: false }
+        let (facts, integrations, before, waits, trace) = (None, None, 0, false, None);
+        Self { event, project, facts, integrations, before, made, waits, trace }
     }
 
     /// The whole plan of an event that Tidegate sends in its own name; `None`: it is none.
@@ -214,6 +218,7 @@ impl<'a> Planner<'a> {
     pub fn unwanted(&self) -> Option<Skipped> {
         self.wanted().next().is_none().then(|| Skipped {
             pipeline: None,
+            pipeline_version: None,
             route: None,
             by: "trigger".to_owned(),
             reason: "no pipeline is triggered by this event".to_owned(),
@@ -260,10 +265,11 @@ impl Made {
 }
 
 impl Planner<'_> {
-    fn skip(&mut self, pipeline: Option<&Name>, route: Option<&Name>, by: &str, reason: String) {
+    fn skip(&mut self, at: At<'_>, by: &str, reason: String) {
         self.made.skipped.push(Skipped {
-            pipeline: pipeline.cloned(),
-            route: route.cloned(),
+            pipeline: Some(at.pipeline.name.clone()),
+            pipeline_version: Some(at.pipeline.version),
+            route: at.route().map(|it| it.to.clone()),
             by: by.to_owned(),
             reason,
         });
@@ -279,8 +285,13 @@ impl Planner<'_> {
         let pipeline = match &active.compiled {
             Ok(pipeline) => pipeline,
             Err(reason) => {
-                let reason = format!("the pipeline does not compile: {reason}");
-                return self.skip(Some(&active.name), None, "pipeline", reason);
+                return self.made.skipped.push(Skipped {
+                    pipeline: Some(active.name.clone()),
+                    pipeline_version: Some(active.version),
+                    route: None,
+                    by: "pipeline".to_owned(),
+                    reason: format!("the pipeline does not compile: {reason}"),
+                });
             }
         };
         let at = At { pipeline, route: None };
@@ -293,6 +304,9 @@ impl Planner<'_> {
         for (place, target) in (0..).zip(&active.targets) {
             // Each route has its own copy; what is in it is shared until a step changes it.
             let at = At { pipeline, route: Some(place) };
+            if let Some(trace) = &mut self.trace {
+                trace.enter(self.made.deliveries.len(), self.made.skipped.len());
+            }
             self.route(at, target, branches.clone(), answers);
         }
     }
@@ -309,7 +323,7 @@ impl Planner<'_> {
         let Some(target) = target else {
             if !branches.is_empty() {
                 let reason = format!("there is no destination `{}`", route.to);
-                self.skip(Some(&at.pipeline.name), at.route().map(|it| &it.to), "route", reason);
+                self.skip(at, "route", reason);
             }
             return;
         };
@@ -319,23 +333,13 @@ impl Planner<'_> {
             let payload = &self.event.payload;
             let integrations = self.integrations.get_or_insert_with(|| Integrations::of(payload));
             if let Some(reason) = integrations.exclude(name) {
-                return self.skip(
-                    Some(&at.pipeline.name),
-                    at.route().map(|it| &it.to),
-                    "integrations",
-                    reason,
-                );
+                return self.skip(at, "integrations", reason);
             }
         }
         for facts in self.steps(&route.steps, branches, at, answers) {
             if self.before + self.made.deliveries.len() >= MOST_DELIVERIES {
                 let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
-                return self.skip(
-                    Some(&at.pipeline.name),
-                    at.route().map(|it| &it.to),
-                    "route",
-                    reason,
-                );
+                return self.skip(at, "route", reason);
             }
             let copy = facts.as_ref().and_then(Facts::altered);
             // The key is that of the event: what a route did to its copy moves it to no other lane.
@@ -383,7 +387,7 @@ impl Planner<'_> {
                 let before = branch.unwrap_or_else(|| self.facts());
                 let version = at.pipeline.version;
                 let slot = Slot { version, route: at.route, step: place, branch: number };
-                match self.apply(step.as_ref(), slot, &before, answers) {
+                match self.applied(step.as_ref(), slot, &before, answers) {
                     Ok(Next::Same) => next.push(Some(before)),
                     Ok(Next::Changed(after)) => next.push(Some(after)),
                     Ok(Next::Several(parts)) => {
@@ -408,14 +412,17 @@ impl Planner<'_> {
         branches
     }
 
-    fn apply(
+    pub(super) fn apply(
         &mut self,
         step: &dyn Step,
         slot: Slot,
         facts: &Facts,
         answers: &mut dyn Answers,
+        heard: Option<&mut Heard>,
     ) -> Result<Next, EvalError> {
-        let Some(enrich) = step.enrich() else { return step.apply(facts) };
+        let Some(enrich) = step.enrich() else {
+            return heard.map_or_else(|| step.apply(facts), |it| step.apply_heard(facts, it));
+        };
         let answer = match enrich.question(facts)? {
             None => Answer::of(Status::NoKey),
             Some(question) => match answers.answer(slot, enrich, question) {
@@ -433,7 +440,7 @@ impl Planner<'_> {
     fn say(&mut self, stopped: Stopped, by: &str, at: At<'_>) {
         let Stopped { count, of, first: Some(first) } = stopped else { return };
         let reason = if of == 1 { first } else { format!("{count} of {of}, the first: {first}") };
-        self.skip(Some(&at.pipeline.name), at.route().map(|it| &it.to), by, reason);
+        self.skip(at, by, reason);
     }
 
     fn failed(&mut self, error: &EvalError) -> String {

@@ -20,6 +20,11 @@ pub trait Step: Send + Sync {
 
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError>;
 
+    /// The same, for a person who tries it and wants to know what it said.
+    fn apply_heard(&self, facts: &Facts, _: &mut Heard) -> Result<Next, EvalError> {
+        self.apply(facts)
+    }
+
     /// The names under which it adds what it found out, if it does.
     fn adds(&self) -> Vec<&str> {
         Vec::new()
@@ -35,6 +40,15 @@ pub trait Step: Send + Sync {
     fn transform(&self) -> Option<&Transform> {
         None
     }
+}
+
+/// What a step says besides its result.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// What a script logged.
+    pub log: Vec<String>,
+    /// Where in the source it failed: line and column, from 1.
+    pub place: Option<(usize, usize)>,
 }
 
 /// How an event goes on.

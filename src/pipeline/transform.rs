@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Invalid, Tools,
-    steps::{Next, Step, kind_of},
+    steps::{Heard, Next, Step, kind_of},
 };
 use crate::{
     expr::{EvalError, Facts, Names},
@@ -103,7 +103,22 @@ impl Step for Transform {
     }
 
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError> {
-        let outcome = self.script.run(input(facts));
+        self.next(facts, None)
+    }
+
+    fn apply_heard(&self, facts: &Facts, heard: &mut Heard) -> Result<Next, EvalError> {
+        self.next(facts, Some(heard))
+    }
+}
+
+impl Transform {
+    fn next(&self, facts: &Facts, heard: Option<&mut Heard>) -> Result<Next, EvalError> {
+        let listens = heard.is_some();
+        let outcome = self.script.run(Input { listens, ..input(facts) });
+        if let Some(heard) = heard {
+            heard.log = outcome.logs;
+            heard.place = outcome.returned.as_ref().err().and_then(|it| it.place);
+        }
         let failed = |text: String| EvalError::Failed(text);
         let returned = outcome.returned.map_err(|error| failed(error.to_string()))?;
         let mut parts = Vec::new();

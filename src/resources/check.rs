@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec,
+    DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec, cases,
     diff::Shown as _, lookup,
 };
 use crate::{
@@ -187,6 +187,7 @@ impl Spec for PipelineSpec {
             let path = format!("routes[{place}].steps");
             lookup::check_steps(&route.steps, &path, scope, &mut wrong);
         }
+        cases::check(&self.tests, &mut wrong);
         let pipeline = Pipeline {
             id: old.map_or_else(|| scope.id(), |it| it.id),
             project,
@@ -204,16 +205,21 @@ impl Spec for PipelineSpec {
                     steps: it.steps.clone(),
                 })
                 .collect(),
+            tests: self.tests.clone(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
+            saved_at: old.and_then(|it| it.saved_at),
+            saved_by: old.and_then(|it| it.saved_by),
         };
         if let Err(more) = pipeline::compile(&pipeline, &pipeline::Tools::new(scope.means.vault)) {
             wrong.extend(more.into_iter().map(Invalid::from));
         }
         all_right(wrong)?;
-        Ok(match old {
-            Some(old) if *old != pipeline => Pipeline { version: old.version + 1, ..pipeline },
-            Some(_) | None => pipeline,
-        })
+        if old == Some(&pipeline) {
+            return Ok(pipeline);
+        }
+        let (saved_at, saved_by) = (Some(scope.means.now), Some(scope.means.author));
+        let version = old.map_or(1, |it| it.version + 1);
+        Ok(Pipeline { version, saved_at, saved_by, ..pipeline })
     }
 
     fn of(model: &Pipeline) -> Self {

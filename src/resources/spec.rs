@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::setting::{Setting, Span};
 use crate::model::{
     Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, Ordering, Pattern, Profile,
-    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, StepSpec, TypeName, Validate,
+    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, StepSpec, TestCase, TypeName, Validate,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -240,6 +240,9 @@ pub struct PipelineSpec {
     pub steps: Vec<StepSpec>,
     /// Every route whose condition holds gets a delivery.
     pub routes: Vec<RouteSpec>,
+    /// They run whenever the pipeline is changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestCase>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]

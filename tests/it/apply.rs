@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tidegate::{
     catalog::{Catalog, Registrar},
     crypto::{Context, Field, SeededRandom, Vault},
-    model::{Auth, Connection, Ordering, RawJson, Secret},
+    model::{Auth, Author, Connection, Ordering, RawJson, Secret},
     resources::{self, Difference, File, FileError, Means, Spec},
     store::{Change, Document, Registry, Result, StoreError},
 };
@@ -110,7 +110,8 @@ impl Bench {
 
     pub fn means(&self) -> Means<'_> {
         let options = resources::Options::default();
-        Means { vault: &self.vault, random: &self.random, now: self.now, options }
+        let author = Author::File;
+        Means { vault: &self.vault, random: &self.random, now: self.now, author, options }
     }
 
     async fn apply(&self, text: &str) -> Difference {
@@ -122,6 +123,7 @@ impl Bench {
         match resources::apply(&file, &self.registrar, self.means(), prune).await {
             Ok(difference) => Ok(difference),
             Err(resources::ApplyError::Invalid(error)) => Err(error),
+            Err(resources::ApplyError::Tests(error)) => panic!("{error}"),
             Err(resources::ApplyError::Store(error)) => panic!("{error}"),
         }
     }

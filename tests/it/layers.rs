@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("dispatch", "model clock hint tail store catalog destinations"),
     ("deletions", "model clock store catalog pipeline dispatch"),
     ("resources", "model crypto redact expr schema store catalog pipeline destinations dispatch"),
-    ("problem", "model store gate resources"),
+    ("problem", "model store gate pipeline resources"),
     ("ingest", "model clock tail derived crypto redact expr schema store catalog gate problem"),
     (
         "api",

@@ -174,7 +174,7 @@ pub async fn create_event_type(
     access: Access<Administer>,
     body: Body,
 ) -> Result<(StatusCode, Json<EventTypeView>), Problem> {
-    let made = create(&api, access.project, &body).await?;
+    let made = create(&api, &access, &body).await?;
     Ok((StatusCode::CREATED, Json(EventTypeView::of(&made, api.ingest.learned()))))
 }
 
@@ -224,7 +224,7 @@ pub async fn put_event_type(
     Path(event_type): Path<String>,
     body: Body,
 ) -> Result<Json<EventTypeView>, Problem> {
-    let changed = replace(&api, access.project, &event_type, &body).await?;
+    let changed = replace(&api, &access, &event_type, &body).await?;
     Ok(Json(EventTypeView::of(&changed, api.ingest.learned())))
 }
 

@@ -232,11 +232,10 @@ pub async fn adopt_event_type(
     spec.validate = validate.unwrap_or(spec.validate);
     let body = Body(serde_json::to_vec(&spec).unwrap_or_default().into());
     let (status, adopted) = match registered {
-        Some(it) => (
-            StatusCode::OK,
-            replace::<EventType>(&api, access.project, &it.id.to_string(), &body).await?,
-        ),
-        None => (StatusCode::CREATED, create::<EventType>(&api, access.project, &body).await?),
+        Some(it) => {
+            (StatusCode::OK, replace::<EventType>(&api, &access, &it.id.to_string(), &body).await?)
+        }
+        None => (StatusCode::CREATED, create::<EventType>(&api, &access, &body).await?),
     };
     Ok((status, Json(EventTypeView::of(&adopted, api.ingest.learned()))))
 }

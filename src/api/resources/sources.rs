@@ -95,7 +95,7 @@ pub async fn create_source(
     access: Access<Administer>,
     body: Body,
 ) -> Result<(StatusCode, Json<SourceView>), Problem> {
-    let made = create(&api, access.project, &body).await?;
+    let made = create(&api, &access, &body).await?;
     Ok((StatusCode::CREATED, Json(SourceView::of(&made))))
 }
 
@@ -139,7 +139,7 @@ pub async fn put_source(
     Path(source): Path<String>,
     body: Body,
 ) -> Result<Json<SourceView>, Problem> {
-    let changed = replace(&api, access.project, &source, &body).await?;
+    let changed = replace(&api, &access, &source, &body).await?;
     Ok(Json(SourceView::of(&changed)))
 }
 

@@ -160,6 +160,7 @@ fn waits(active: &Active, is_behind: bool) -> Skipped {
     };
     Skipped {
         pipeline: Some(active.name.clone()),
+        pipeline_version: Some(active.version),
         route: None,
         by: Skipped::WAITS.to_owned(),
         reason: reason.to_owned(),
@@ -170,6 +171,7 @@ fn waits(active: &Active, is_behind: bool) -> Skipped {
 fn gone(pipeline: &Name) -> Made {
     let skipped = Skipped {
         pipeline: Some(pipeline.clone()),
+        pipeline_version: None,
         route: None,
         by: "pipeline".to_owned(),
         reason: "it was deleted, renamed or disabled while it waited for an answer".to_owned(),

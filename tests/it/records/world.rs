@@ -162,6 +162,7 @@ impl World {
             if self.below(2) == 0 {
                 plan.skipped.push(Skipped {
                     pipeline: None,
+                    pipeline_version: None,
                     route: None,
                     by: "trigger".to_owned(),
                     reason: format!("not wanted: {}", next.0),

@@ -224,6 +224,7 @@ mod events {
         let events = new_events(&open.store.append(offered).await.unwrap());
         let skipped = Skipped {
             pipeline: None,
+            pipeline_version: None,
             route: None,
             by: "trigger".to_owned(),
             reason: "no pipeline wants it".to_owned(),
