@@ -12,6 +12,9 @@ need node nodejs
 need npm npm
 need python3 python3 python3-venv
 need chromium chromium
+need setpriv util-linux
+# A server of any version; Debian keeps its programs out of the path.
+command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
 
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

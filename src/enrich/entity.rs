@@ -69,6 +69,10 @@ impl Shared {
         table: &Name,
         key: &str,
     ) -> Result<Option<RawJson>, Failed> {
+        let lookup = self.catalog().lookup_named(project, table.as_str()).cloned();
+        if let Some(service) = lookup.and_then(|it| self.service(&it)) {
+            return service.ask(key, "").await;
+        }
         let key = super::normal_key(table, key);
         let rows = self.rows(project, vec![(table.clone(), key)]).await?;
         Ok(rows.into_iter().next().flatten())

@@ -142,7 +142,6 @@ impl Shared {
 
     /// The service as the catalogue has it now; `None` where the look-up is none.
     fn service(&self, lookup: &Arc<Lookup>) -> Option<Arc<Service>> {
-        let LookupSettings::Http(settings) = &lookup.settings else { return None };
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(it) = services.get(&lookup.id).filter(|it| Arc::ptr_eq(&it.from, lookup)) {
             return Some(it.service.clone());
@@ -150,7 +149,7 @@ impl Shared {
         // A change is rare: a good moment to let go of what was deleted and never asked for again.
         let catalog = self.catalog();
         services.retain(|id, _| catalog.lookups.contains_key(id));
-        let service = Arc::new(Service::new(lookup, settings, &self.parts));
+        let service = Arc::new(Service::new(lookup, &self.parts)?);
         services.insert(lookup.id, Built { from: lookup.clone(), service: service.clone() });
         Some(service)
     }
@@ -158,7 +157,9 @@ impl Shared {
     /// The services that know people: those that are named, in that order, or all.
     fn services_for(&self, project: ProjectId, named: Option<&[Name]>) -> Vec<Arc<Service>> {
         let catalog = self.catalog();
-        let own = || catalog.lookups.values().filter(|it| it.project == project);
+        let knows_people = |it: &&Arc<Lookup>| matches!(it.settings, LookupSettings::Http(_));
+        let own =
+            || catalog.lookups.values().filter(|it| it.project == project).filter(knows_people);
         match named {
             Some(names) => names
                 .iter()

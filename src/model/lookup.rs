@@ -23,6 +23,8 @@ pub enum LookupSettings {
     Table(Table),
     /// A service that knows people by their e-mail address.
     Http(HttpLookup),
+    /// A PostgreSQL that has rows.
+    Postgres(PostgresLookup),
 }
 
 impl LookupSettings {
@@ -30,6 +32,7 @@ impl LookupSettings {
     pub fn references(&self) -> Option<&BTreeMap<String, Name>> {
         match self {
             Self::Table(it) => Some(&it.references),
+            Self::Postgres(it) => Some(&it.references),
             Self::Http(_) => None,
         }
     }
@@ -69,6 +72,18 @@ pub struct HttpLookup {
     pub secrets: BTreeMap<String, Sealed>,
     /// What is made of the answer: templates over `response`, `email` and `domain`.
     pub map: RawJson,
+    pub limits: LookupLimits,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PostgresLookup {
+    /// `postgres://user:password@host/database`, all of it.
+    pub database: Sealed,
+    /// One `SELECT`, whose `$1` is the key.
+    pub query: String,
+    /// Fields that are keys of rows in other tables.
+    #[serde(default)]
+    pub references: BTreeMap<String, Name>,
     pub limits: LookupLimits,
 }
 

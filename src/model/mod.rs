@@ -40,7 +40,9 @@ pub use intake::{
     Scheme as InboundScheme, Verify,
 };
 pub use json::RawJson;
-pub use lookup::{HttpLookup, Learn, Lookup, LookupCache, LookupLimits, LookupSettings, Table};
+pub use lookup::{
+    HttpLookup, Learn, Lookup, LookupCache, LookupLimits, LookupSettings, PostgresLookup, Table,
+};
 pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
 pub use policy::{
     Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,

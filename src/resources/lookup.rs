@@ -1,4 +1,4 @@
-//! Look-ups as people write them: tables of the project's own, and services to ask.
+//! Look-ups as people write them: tables of the project's own, and services and databases to ask.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -7,11 +7,12 @@ use serde_json::Value;
 
 use super::{Invalid, Scope, SecretSpec, Spec, diff::Shown as _};
 use crate::{
-    crypto::{Context, Field},
+    crypto::{Context, Field, Vault},
+    destinations::egress::Database,
     expr::{Condition, ExprError, Expression, Mapping, Names, Template},
     model::{
         EndpointUrl, HttpLookup, Learn, Lookup, LookupCache, LookupId, LookupLimits,
-        LookupSettings, Name, RawJson, Sealed, StepSpec, Table,
+        LookupSettings, Name, PostgresLookup, RawJson, Sealed, StepSpec, Table,
     },
     pipeline,
 };
@@ -29,6 +30,14 @@ pub struct LookupSpec {
     /// Of a table: which events tell of its rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learn: Option<Learn>,
+    /// Of a PostgreSQL: `postgres://user:password@host/database`, which is a secret as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "${CRM_DATABASE}")]
+    pub database: Option<SecretSpec>,
+    /// Of a PostgreSQL: one `SELECT`, whose `$1` is the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "SELECT name, plan_id AS plan FROM accounts WHERE id = $1")]
+    pub query: Option<String>,
     /// Of a service: a template over `email`, `domain` and `secret.…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "https://people.acme.com/v1/find?email={{ email }}")]
@@ -63,6 +72,8 @@ pub enum LookupKind {
     Table,
     /// A service that knows people by their e-mail address.
     Http,
+    /// A PostgreSQL that has rows.
+    Postgres,
 }
 
 /// Tables that every project has.
@@ -104,6 +115,9 @@ impl Spec for LookupSpec {
                 Some(LookupSettings::Table(Table { references, learn: self.learn.clone() }))
             }
             LookupKind::Http => self.http(scope, id, old, &mut wrong).map(LookupSettings::Http),
+            LookupKind::Postgres => {
+                self.postgres(scope, id, old, &mut wrong).map(LookupSettings::Postgres)
+            }
         };
         match settings {
             Some(settings) if wrong.is_empty() => Ok(Lookup {
@@ -123,6 +137,8 @@ impl Spec for LookupSpec {
             kind: LookupKind::Table,
             references: model.settings.references().cloned().unwrap_or_default(),
             learn: None,
+            database: None,
+            query: None,
             url: None,
             headers: BTreeMap::new(),
             secrets: BTreeMap::new(),
@@ -144,6 +160,12 @@ impl Spec for LookupSpec {
                 spec.map = Some(it.map.to_value());
                 &it.limits
             }
+            LookupSettings::Postgres(it) => {
+                spec.kind = LookupKind::Postgres;
+                spec.database = Some(SecretSpec::placeholder(&model.name, "database"));
+                spec.query = Some(it.query.clone());
+                &it.limits
+            }
         };
         let default = LookupLimits::default();
         spec.timeout = Some(limits.timeout).filter(|it| *it != default.timeout);
@@ -156,20 +178,22 @@ impl Spec for LookupSpec {
 impl LookupSpec {
     /// Fields that mean nothing for this kind.
     fn check_fit(&self, wrong: &mut Vec<Invalid>) {
-        use LookupKind::{Http, Table};
-        let given: [(&str, bool, LookupKind); 9] = [
-            ("references", !self.references.is_empty(), Table),
-            ("learn", self.learn.is_some(), Table),
-            ("url", self.url.is_some(), Http),
-            ("headers", !self.headers.is_empty(), Http),
-            ("secrets", !self.secrets.is_empty(), Http),
-            ("map", self.map.is_some(), Http),
-            ("cache", self.cache.is_some(), Http),
-            ("timeout", self.timeout.is_some(), Http),
-            ("concurrency", self.concurrency.is_some(), Http),
+        use LookupKind::{Http, Postgres, Table};
+        let given: [(&str, bool, &[LookupKind]); 11] = [
+            ("references", !self.references.is_empty(), &[Table, Postgres]),
+            ("learn", self.learn.is_some(), &[Table]),
+            ("database", self.database.is_some(), &[Postgres]),
+            ("query", self.query.is_some(), &[Postgres]),
+            ("url", self.url.is_some(), &[Http]),
+            ("headers", !self.headers.is_empty(), &[Http]),
+            ("secrets", !self.secrets.is_empty(), &[Http]),
+            ("map", self.map.is_some(), &[Http]),
+            ("cache", self.cache.is_some(), &[Http, Postgres]),
+            ("timeout", self.timeout.is_some(), &[Http, Postgres]),
+            ("concurrency", self.concurrency.is_some(), &[Http, Postgres]),
         ];
-        for (field, is_given, kind) in given {
-            if is_given && kind != self.kind {
+        for (field, is_given, kinds) in given {
+            if is_given && !kinds.contains(&self.kind) {
                 wrong.push(Invalid::new(field, "is no setting of this kind", "a value"));
             }
         }
@@ -205,7 +229,7 @@ impl LookupSpec {
     ) -> Option<HttpLookup> {
         let old = match old.map(|it| &it.settings) {
             Some(LookupSettings::Http(it)) => Some(&it.secrets),
-            Some(LookupSettings::Table(_)) | None => None,
+            Some(LookupSettings::Table(_) | LookupSettings::Postgres(_)) | None => None,
         };
         let names = ["email", "domain", "secret"].map(str::to_owned);
         let names = Names { results: &names, bare: true };
@@ -249,6 +273,43 @@ impl LookupSpec {
             headers: self.headers.clone(),
             secrets,
             map: RawJson::of(map?),
+            limits: self.limits(wrong),
+        })
+    }
+
+    fn postgres(
+        &self,
+        scope: &Scope<'_>,
+        id: LookupId,
+        old: Option<&Lookup>,
+        wrong: &mut Vec<Invalid>,
+    ) -> Option<PostgresLookup> {
+        let query = self.required("query", self.query.as_ref(), wrong);
+        if let Some(query) = query {
+            let is_right = query.contains("$1") && !query.contains("$2");
+            if !is_right || query.contains(';') || query.len() > 8192 {
+                let rule = "must be one SELECT with `$1` as its only parameter, without `;`";
+                wrong.push(Invalid::new("query", rule, "another text"));
+            }
+        }
+        let given = self.required("database", self.database.as_ref(), wrong)?;
+        let old = match old.map(|it| &it.settings) {
+            Some(LookupSettings::Postgres(it)) => Some(&it.database),
+            Some(LookupSettings::Table(_) | LookupSettings::Http(_)) | None => None,
+        };
+        let context = Context::of_lookup(scope.project, id, Field::LookupSecret);
+        let checked = match old {
+            Some(_) if given.is_placeholder() => Ok(()),
+            Some(_) | None => Database::check(given.secret()).map(drop),
+        };
+        if let Err(error) = checked {
+            wrong.push(Invalid::new("database", error.0, "another text"));
+            return None;
+        }
+        Some(PostgresLookup {
+            database: kept(scope.means.vault, &context, given, old),
+            query: query?.clone(),
+            references: self.references.clone(),
             limits: self.limits(wrong),
         })
     }
@@ -301,21 +362,11 @@ impl LookupSpec {
             let secret = given.secret();
             let is_right = (1..=4096).contains(&secret.expose().len())
                 && !secret.expose().chars().any(char::is_control);
-            let kept = match old {
-                Some(old) if given.is_placeholder() => Some(old.clone()),
-                None if given.is_placeholder() => None,
-                Some(_) | None if !is_right => None,
-                Some(old) if vault.open(old, &context).is_ok_and(|it| it == *secret) => {
-                    Some(old.clone())
-                }
-                Some(_) | None => Some(vault.seal(secret, &context)),
-            };
-            match kept {
-                Some(it) => drop(sealed.insert(name.clone(), it)),
-                None => {
-                    let rule = "must be a secret of 1 to 4096 bytes without control characters";
-                    wrong.push(Invalid::new(format!("secrets.{name}"), rule, "another text"));
-                }
+            if is_right && (old.is_some() || !given.is_placeholder()) {
+                sealed.insert(name.clone(), kept(vault, &context, given, old));
+            } else {
+                let rule = "must be a secret of 1 to 4096 bytes without control characters";
+                wrong.push(Invalid::new(format!("secrets.{name}"), rule, "another text"));
             }
         }
         sealed
@@ -323,13 +374,29 @@ impl LookupSpec {
 
     /// Secrets that are others now. They look the same from outside.
     pub(super) fn changed_secrets(old: &Lookup, new: &Lookup) -> Vec<String> {
-        let secrets = |it: &Lookup| match &it.settings {
-            LookupSettings::Http(it) => it.secrets.clone(),
-            LookupSettings::Table(_) => BTreeMap::new(),
+        let secrets = |it: &Lookup| -> BTreeMap<String, Sealed> {
+            match &it.settings {
+                LookupSettings::Http(it) => (it.secrets.iter())
+                    .map(|(name, it)| (format!("secrets.{name}"), it.clone()))
+                    .collect(),
+                LookupSettings::Postgres(it) => {
+                    BTreeMap::from([("database".to_owned(), it.database.clone())])
+                }
+                LookupSettings::Table(_) => BTreeMap::new(),
+            }
         };
-        let (old, new) = (secrets(old), secrets(new));
-        let changed = new.iter().filter(|(name, it)| old.get(*name).is_some_and(|old| old != *it));
-        changed.map(|(name, _)| format!("secrets.{name}")).collect()
+        let (old, mut new) = (secrets(old), secrets(new));
+        new.retain(|name, it| old.get(name).is_some_and(|old| old != it));
+        new.into_keys().collect()
+    }
+}
+
+/// A secret, sealed; one that is the same stays as it is.
+fn kept(vault: &Vault, context: &Context, given: &SecretSpec, old: Option<&Sealed>) -> Sealed {
+    match old {
+        Some(old) if given.is_placeholder() => old.clone(),
+        Some(old) if vault.open(old, context).is_ok_and(|it| it == *given.secret()) => old.clone(),
+        Some(_) | None => vault.seal(given.secret(), context),
     }
 }
 
@@ -362,7 +429,7 @@ pub(super) fn check_steps(
                 let is_table = BUILT_IN.contains(&table)
                     || found(table).is_some_and(|it| it.settings.references().is_some());
                 if !is_table && !is_refused(table) {
-                    let rule = "must be the name of a look-up of kind `table`";
+                    let rule = "must be the name of a look-up of kind `table` or `postgres`";
                     wrong.push(Invalid::new(format!("{path}.table"), rule, "another name"));
                 }
             }

@@ -28,6 +28,7 @@ mod delivery;
 mod simulation;
 mod webhook;
 mod enrich;
+mod databases;
 mod egress;
 mod hostile;
 mod fuzzing;

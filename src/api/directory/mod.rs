@@ -120,7 +120,7 @@ fn table_named(api: &Api, project: ProjectId, name: &str) -> Result<Name, Proble
     }
     match api.registrar.current().lookup_named(project, name.as_str()).map(|it| &it.settings) {
         Some(LookupSettings::Table(_)) => Ok(name),
-        Some(LookupSettings::Http(_)) => {
+        Some(LookupSettings::Http(_) | LookupSettings::Postgres(_)) => {
             Err(Problem::new(Kind::Conflict).detail("this look-up has no rows of its own"))
         }
         None => Err(Problem::not_found("table")),

@@ -55,14 +55,39 @@ impl Place {
         let port = url.port_or_known_default()?;
         Some(Self { host, port, server, lookups: Semaphore::new(MOST_LOOKUPS) })
     }
+
+    /// Without TLS of its own. `None` when this is no host that can be dialled.
+    pub fn bare(host: &str, port: u16) -> Option<Self> {
+        let host = match Host::parse(host).ok()? {
+            Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),
+            address => address,
+        };
+        Some(Self { host, port, server: None, lookups: Semaphore::new(MOST_LOOKUPS) })
+    }
 }
 
-/// Opens a connection. Nothing of a request is sent here.
+/// Opens a connection, under TLS where the place wants it. Nothing of a request is sent here.
 pub(super) async fn dial(
     place: &Place,
     shared: &Shared,
     deadline: Instant,
 ) -> Result<Stream, Failure> {
+    let socket = open(place, shared, deadline).await?;
+    let Some(server) = &place.server else { return Ok(Stream::Plain(socket)) };
+    let connector = TlsConnector::from(Arc::clone(&shared.tls));
+    let stream = timeout_at(deadline, connector.connect(server.clone(), socket))
+        .await
+        .map_err(|_| Failure::Timeout(Phase::Handshake))?
+        .map_err(|error| Failure::Tls(tls::describe(&error)))?;
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+/// Opens a bare socket to an address that was judged.
+pub(super) async fn open(
+    place: &Place,
+    shared: &Shared,
+    deadline: Instant,
+) -> Result<TcpStream, Failure> {
     let policy = shared.policy();
     let addresses = timeout_at(deadline, find(place, shared, &policy))
         .await
@@ -77,13 +102,7 @@ pub(super) async fn dial(
     // Requests are written whole, so waiting for more to send would only add delay.
     socket.set_nodelay(true).ok();
     metrics::counter!("tidegate_egress_connections_total").increment(1);
-    let Some(server) = &place.server else { return Ok(Stream::Plain(socket)) };
-    let connector = TlsConnector::from(Arc::clone(&shared.tls));
-    let stream = timeout_at(deadline, connector.connect(server.clone(), socket))
-        .await
-        .map_err(|_| Failure::Timeout(Phase::Handshake))?
-        .map_err(|error| Failure::Tls(tls::describe(&error)))?;
-    Ok(Stream::Tls(Box::new(stream)))
+    Ok(socket)
 }
 
 /// The addresses to dial, every one of them judged.

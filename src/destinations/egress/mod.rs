@@ -12,6 +12,7 @@ mod resolver;
 mod tls;
 mod stream;
 mod dial;
+mod database;
 mod connection;
 mod pool;
 
@@ -36,6 +37,7 @@ use dial::{Place, dial};
 use policy::{Net, Policy, Reason};
 use pool::{Counter, Pool};
 
+pub use database::{BadDatabase, Database};
 pub use resolver::{Resolver, SystemResolver};
 pub use tls::TlsError;
 

@@ -1,6 +1,7 @@
 //! One look-up outside: its cache, its turns, its breaker, and what is asked in the end.
 
 mod http;
+mod postgres;
 
 use std::{
     collections::HashMap,
@@ -13,11 +14,11 @@ use std::{
 use futures_util::future::{FutureExt as _, Shared as SharedFuture, WeakShared};
 use tokio::{sync::Semaphore, time::Instant};
 
-use self::http::Http;
+use self::{http::Http, postgres::Postgres};
 use super::{Failed, Parts, breaker::Breaker, cache::Cache};
 use crate::{
     clock::Clock,
-    model::{HttpLookup, Lookup, Name, RawJson},
+    model::{Lookup, LookupSettings, Name, RawJson},
     pipeline::Status,
 };
 
@@ -38,7 +39,7 @@ pub struct Service {
 
 struct Inner {
     /// Or why it cannot be asked at all.
-    client: Result<Http, String>,
+    client: Result<Client, String>,
     cache: Cache,
     turns: Semaphore,
     breaker: Breaker,
@@ -46,13 +47,29 @@ struct Inner {
     clock: Arc<dyn Clock>,
 }
 
+/// Who is asked.
+enum Client {
+    Http(Box<Http>),
+    Postgres(Box<Postgres>),
+}
+
 type Asked = Pin<Box<dyn Future<Output = Result<Option<RawJson>, (Status, String)>> + Send>>;
 
 impl Service {
-    /// Opens its secrets. Where that fails, each question says why.
-    pub fn new(lookup: &Lookup, settings: &HttpLookup, parts: &Parts) -> Self {
-        let client = Http::new(lookup, settings, &parts.vault, &parts.egress);
-        let limits = &settings.limits;
+    /// Opens its secrets. Where that fails, each question says why. `None`: it is no service.
+    pub fn new(lookup: &Lookup, parts: &Parts) -> Option<Self> {
+        let (vault, egress) = (&parts.vault, &parts.egress);
+        let (client, limits) = match &lookup.settings {
+            LookupSettings::Table(_) => return None,
+            LookupSettings::Http(it) => {
+                let http = Http::new(lookup, it, vault, egress);
+                (http.map(|it| Client::Http(Box::new(it))), &it.limits)
+            }
+            LookupSettings::Postgres(it) => {
+                let postgres = Postgres::new(lookup, it, vault, egress);
+                (postgres.map(|it| Client::Postgres(Box::new(it))), &it.limits)
+            }
+        };
         let inner = Inner {
             client,
             cache: Cache::new(limits.cache.entries, limits.cache.found, limits.cache.missing),
@@ -61,7 +78,8 @@ impl Service {
             timeout: limits.timeout,
             clock: parts.clock.clone(),
         };
-        Self { name: lookup.name.clone(), inner: Arc::new(inner), asked: Mutex::default() }
+        let name = lookup.name.clone();
+        Some(Self { name, inner: Arc::new(inner), asked: Mutex::default() })
     }
 
     pub fn name(&self) -> &str {
@@ -116,7 +134,10 @@ impl Inner {
             return Err((Status::Failed, reason));
         }
         let begun = Instant::now();
-        let answered = client.ask(key, domain, deadline).await;
+        let answered = match client {
+            Client::Http(it) => it.ask(key, domain, deadline).await,
+            Client::Postgres(it) => it.ask(key, deadline).await,
+        };
         let now = self.clock.now();
         let word = match &answered {
             Ok(Some(_)) => "found",

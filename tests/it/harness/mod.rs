@@ -8,6 +8,7 @@ pub mod outlet;
 pub mod authority;
 pub mod gateway;
 pub mod caller;
+pub mod postgres;
 
 use std::time::Duration;
 
