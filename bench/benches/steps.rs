@@ -227,7 +227,13 @@ fn catalog(step: &str, routes: &str, vault: &Vault) -> Result<Catalog> {
          pipelines:\n  - name: main\n    steps: [ {steps} ]\n    routes: {routes}\n"
     );
     let (random, options) = (SeededRandom::new(2), resources::Options::default());
-    let means = Means { vault, random: &random, now: Timestamp::UNIX_EPOCH, options };
+    let means = Means {
+        vault,
+        random: &random,
+        now: Timestamp::UNIX_EPOCH,
+        author: "bench".into(),
+        options,
+    };
     let file = File::read("bench.yaml", &text, &|_| None)?;
     let mut catalog = Catalog::default();
     for edit in resources::plan(&file, &catalog, means, false)?.edits {

@@ -322,7 +322,8 @@ fn one_key(
 /// Post one event
 ///
 /// Answers 202 once the event is on disk. An event with an idempotency key (or an id) that the project
-/// has seen before is not kept again: the answer is 200 with the first event's id.
+/// has seen before is not kept again: the answer is 200 with the first event's id. 422 when the payload is
+/// not as the schema of its type says, and the type says `validate: reject`.
 #[utoipa::path(
     post,
     path = "/api/v1/events",
@@ -336,7 +337,6 @@ fn one_key(
     responses(
         (status = 202, description = "Kept", body = EventAnswer),
         (status = 200, description = "A duplicate of an earlier event, or an event of a suppressed user", body = EventAnswer),
-        (status = 422, description = "The payload is not as the schema of its type says, and the type says `validate: reject`", content_type = "application/problem+json", body = Problem),
         (status = "4XX", response = Problem),
         (status = "5XX", response = Problem),
     )

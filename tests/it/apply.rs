@@ -49,7 +49,6 @@ event_types:
     example: { plan: pro, big: 1.5 }
     schema: { type: object, required: [plan], properties: { plan: { enum: [free, pro] } } }
     validate: flag
-  - { name: user.left, validate: off }
 "#;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

@@ -103,6 +103,16 @@ async fn an_event_that_is_not_as_its_schema_says_is_rejected_and_its_sender_is_t
 }
 
 #[tokio::test]
+async fn a_payload_that_no_schema_can_judge_is_not_as_it_says() {
+    let lab = Lab::with(&RESOURCES.replace("type: object\n", "type: [object, \"null\"]\n")).await;
+    for number in ["1e999", r#""\ud800""#] {
+        let body = format!(r#"{{"type":"order.paid","payload":{{"amount":1,"card":{number}}}}}"#);
+        let json = [("content-type", "application/json")];
+        lab.caller.send(Method::POST, "/api/v1/events", &json, body).await.expect(422);
+    }
+}
+
+#[tokio::test]
 async fn a_flagged_event_is_kept_and_shows_what_is_wrong_and_nobody_else_can_say_so() {
     let lab = Lab::new().await;
     let mut bad = event("order.sent", json!({ "amount": true, "card": "4111" }));
