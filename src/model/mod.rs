@@ -11,6 +11,9 @@ mod intake;
 mod event;
 mod event_type;
 mod pipeline;
+pub mod packed;
+mod memory;
+mod tally;
 mod policy;
 mod destination;
 mod webhook;
@@ -41,6 +44,7 @@ pub use intake::{
 };
 pub use json::RawJson;
 pub use lookup::{HttpLookup, Learn, Lookup, LookupCache, LookupLimits, LookupSettings, Table};
+pub use memory::{AbsenceMemory, Memory, MemoryKey, Remembered, SpikeMemory, StepId};
 pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
 pub use policy::{
     Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,
@@ -50,6 +54,7 @@ pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};
+pub use tally::{Counted, Edge, Passed, Tally};
 pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{
     Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,

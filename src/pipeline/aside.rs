@@ -211,7 +211,8 @@ impl Aside {
         // Those that are owed have the first ordinals, by which they are told apart.
         deliveries.sort_by_key(|it| it.dead.is_some());
         let (event, skipped) = (held.event.clone(), held.skipped.clone());
-        let plan = Plan { event, deliveries, skipped, is_rest: true };
+        let (remembered, tallies) = (made.remembered, Vec::from_iter(made.tally));
+        let plan = Plan { event, deliveries, skipped, is_rest: true, remembered, tallies };
         self.wake_behind(&spots, ticket);
         Some(plan)
     }
