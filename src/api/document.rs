@@ -8,7 +8,8 @@ use utoipa::{
 };
 
 use super::{
-    deletions, deliveries, directory, events, export, operations, replays, resources, stats, tail,
+    counts, deletions, deliveries, directory, events, export, operations, replays, resources,
+    stats, tail,
 };
 use crate::{ingest, problem::Problem};
 
@@ -95,6 +96,7 @@ use crate::{ingest, problem::Problem};
         resources::file::apply_file,
         resources::file::export_file,
         stats::destination_stats,
+        counts::pipeline_counts,
         stats::status,
         operations::openapi,
         operations::healthz,

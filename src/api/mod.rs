@@ -8,6 +8,7 @@ mod events;
 mod export;
 mod deliveries;
 mod stats;
+mod counts;
 mod replays;
 mod deletions;
 mod tail;
@@ -169,6 +170,7 @@ fn resource_routes(routes: Routes) -> Routes {
         .get("/api/v1/pipelines/{pipeline}", resources::get_pipeline)
         .put("/api/v1/pipelines/{pipeline}", resources::put_pipeline)
         .delete("/api/v1/pipelines/{pipeline}", resources::delete_pipeline)
+        .get("/api/v1/pipelines/{pipeline}/counts", counts::pipeline_counts)
         .get("/api/v1/profiles", resources::list_profiles)
         .get("/api/v1/destinations", resources::list_destinations)
         .post("/api/v1/destinations", resources::create_destination)

@@ -28,6 +28,7 @@ mod delivery;
 mod simulation;
 mod webhook;
 mod enrich;
+mod detect;
 mod egress;
 mod hostile;
 mod verifiers;

@@ -4,6 +4,7 @@ mod plan;
 mod run;
 mod shapes;
 mod waiting;
+mod memory;
 
 use std::sync::Arc;
 
