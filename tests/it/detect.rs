@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::harness::{
+    PATIENCE,
     gateway::Gateway,
     sink::{Received, Sink},
 };
@@ -40,6 +41,16 @@ impl World {
         let id = self.gateway.publish(event_type, payload).await;
         let record = self.gateway.get(&format!("/api/v1/events/{id}")).await.body;
         record["skipped"][0]["reason"].as_str().map(str::to_owned)
+    }
+
+    /// Waits until the steps remember so many keys.
+    async fn remembers(&self, keys: usize) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while self.gateway.app.database.memories().await.unwrap().len() != keys {
+                tokio::task::yield_now().await;
+            }
+        });
+        waited.await.expect("the keys are not remembered");
     }
 
     fn pass(&self, seconds: i64) {
@@ -111,6 +122,7 @@ const CRON: &str = "{ detect.absence: { key: payload.job, every: 1h, grace: 5m, 
 #[tokio::test]
 async fn a_job_that_does_not_report_is_told_once_and_so_is_its_return() {
     let mut world = World::new(CRON).await;
+    world.remembers(2).await;
     // Given a job that reports in time, one that was declared and never does, and one that nobody declared
     for _ in 0..2 {
         world.pass(1800);

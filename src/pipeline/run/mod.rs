@@ -123,6 +123,8 @@ enum Wake {
     Returned(Returned),
     /// Something may be missing.
     Due,
+    /// The resources have changed.
+    Catalog,
 }
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
@@ -159,6 +161,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             match self.wake().await {
                 Wake::Stop => break,
                 Wake::Due => self.tell_absences().await,
+                Wake::Catalog => self.take_catalog().await,
                 Wake::Hint(None) => break,
                 Wake::Hint(Some(Hint::Lost(_))) => self.behind = true,
                 Wake::Hint(Some(Hint::Some(events))) => self.live(events).await,
@@ -192,7 +195,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     async fn wake(&mut self) -> Wake {
         let has_room = self.has_room();
         let Self { parts, in_flight, outside, memories, .. } = self;
-        let Parts { stop, events, clock, .. } = parts;
+        let Parts { stop, events, clock, catalog, .. } = parts;
         let due = memories.next_due();
         tokio::select! {
             biased;
@@ -200,6 +203,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             _ = stop.wait_for(|it| *it) => Wake::Stop,
             Some((sent, result)) = in_flight.next() => Wake::Kept(sent, result),
             Some(returned) = outside.next(), if has_room => Wake::Returned(returned),
+            Ok(()) = catalog.changed(), if has_room => Wake::Catalog,
             () = remember::until(clock.as_ref(), due), if has_room => Wake::Due,
             hint = events.receive(), if has_room => Wake::Hint(hint),
         }

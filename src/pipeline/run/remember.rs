@@ -38,14 +38,18 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     /// Takes over how the resources are now. `false`: nothing can be planned at the moment.
     pub(super) async fn look_at_catalog(&mut self) -> bool {
         if self.parts.catalog.has_changed().unwrap_or(false) {
-            let catalog = self.parts.catalog.borrow_and_update().clone();
-            self.compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
-            let changes = self.memories.follow(&self.compiled, self.parts.clock.now());
-            // It comes to the store behind the plans before it, and before those behind it. When it
-            // fails, what there is to plan comes again from the store.
-            let _ = self.remember(changes).await;
+            self.take_catalog().await;
         }
         !self.is_forgetful
+    }
+
+    pub(super) async fn take_catalog(&mut self) {
+        let catalog = self.parts.catalog.borrow_and_update().clone();
+        self.compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
+        let changes = self.memories.follow(&self.compiled, self.parts.clock.now());
+        // It comes to the store behind the plans before it, and before those behind it. When it
+        // fails, what there is to plan comes again from the store.
+        let _ = self.remember(changes).await;
     }
 
     async fn remember(&mut self, changes: Vec<Remembered>) -> ControlFlow<()> {

@@ -29,7 +29,6 @@ struct Line {
     home: SqliteHome,
     open: Option<Open>,
     catalog: Arc<Catalog>,
-    planned: watch::Receiver<EventSeq>,
     stop: watch::Sender<bool>,
     running: tokio::task::JoinHandle<()>,
     _handed: hint::Receiver<Vec<(Owed, Message)>, bool>,
@@ -48,7 +47,7 @@ impl Line {
         let (catalogs, watched) = watch::channel(catalog.clone());
         let (deliveries, handed) = hint::channel(10_000);
         let (stop, stopped) = watch::channel(false);
-        let (runner, planned) = pipeline::runner(Parts {
+        let (runner, _) = pipeline::runner(Parts {
             store: Arc::new(Stumbling::new(open.store.clone(), fates)),
             clock: open.clock.clone(),
             catalog: watched,
@@ -61,7 +60,7 @@ impl Line {
         });
         let running = tokio::spawn(runner.run());
         let open = Some(open);
-        Self { home, open, catalog, planned, stop, running, _handed: handed, _catalogs: catalogs }
+        Self { home, open, catalog, stop, running, _handed: handed, _catalogs: catalogs }
     }
 
     fn open(&self) -> &Open {
@@ -81,15 +80,15 @@ impl Line {
         Self::on(self.home, self.catalog, at, fates).await
     }
 
-    /// Waits until everything up to here is planned, and lets time pass as far as the loop waits for it.
-    async fn until_planned(&mut self, through: u64) {
-        let (clock, planned) = (self.open().clock.clone(), &mut self.planned);
+    /// Waits until so many events are there and planned. Time passes meanwhile, where it may.
+    async fn until_planned(&self, events: usize, pass: SignedDuration) {
+        let Open { store, clock, .. } = self.open();
         let waited = tokio::time::timeout(PATIENCE, async {
-            while planned.borrow_and_update().0 < through {
-                tokio::select! {
-                    changed = planned.changed() => changed.expect("the loop has ended"),
-                    () = tokio::task::yield_now() => clock.advance(SignedDuration::from_millis(50)),
-                }
+            while store.last_event().await.unwrap() < EventSeq(events as u64)
+                || !store.unplanned(EventSeq(0), 1).await.unwrap().is_empty()
+            {
+                clock.advance(pass);
+                tokio::task::yield_now().await;
             }
         });
         waited.await.expect("the events were not planned in time");
@@ -164,11 +163,11 @@ async fn a_spike_fires_exactly_once_however_the_store_stumbles_and_the_process_i
             line.open().store.append(batch).await.unwrap();
             match chance.between(0, 2) {
                 0 => line = line.kill(&fates(&mut chance)).await,
-                1 => line.until_planned(sent.len() as u64).await,
+                1 => line.until_planned(sent.len(), SignedDuration::from_secs(1)).await,
                 _ => tokio::task::yield_now().await,
             }
         }
-        line.until_planned(sent.len() as u64).await;
+        line.until_planned(sent.len(), SignedDuration::from_secs(1)).await;
         // Then exactly those fired that have to, and each event counts once where it came by
         let records = line.records().await;
         let fired: Vec<bool> = records.iter().map(|it| !it.deliveries.is_empty()).collect();
@@ -233,8 +232,7 @@ async fn an_absence_is_told_exactly_once_however_often_the_process_is_killed() {
             line.open().clock.set(now() + SignedDuration::from_secs(second));
             watch.pass(second, began);
             let told = watch.missed.len();
-            line.until_planned((events + told) as u64).await;
-            line.open().clock.set(now() + SignedDuration::from_secs(second));
+            line.until_planned(events + told, SignedDuration::ZERO).await;
             if chance.happens(33) {
                 let key = chance.between(0, 3) as u32;
                 let event = line.event(key, now() + SignedDuration::from_secs(second));
@@ -246,7 +244,7 @@ async fn an_absence_is_told_exactly_once_however_often_the_process_is_killed() {
                 line = line.kill(&[]).await;
                 began = second;
             }
-            line.until_planned((events + told) as u64).await;
+            line.until_planned(events + told, SignedDuration::ZERO).await;
         }
         // Then each absence and each return was told, in the order of time and once
         let records = line.records().await;
@@ -285,7 +283,7 @@ async fn who_was_not_heard_of_for_longest_is_forgotten_first() {
         }
     }
     line.open().store.append(events).await.unwrap();
-    line.until_planned(34).await;
+    line.until_planned(34, SignedDuration::ZERO).await;
     // Then the store keeps no more, also after a crash
     line = line.kill(&[]).await;
     let kept = line.open().store.memories().await.unwrap();
@@ -294,7 +292,7 @@ async fn who_was_not_heard_of_for_longest_is_forgotten_first() {
     let at = now() + SignedDuration::from_secs(second + 1);
     let last = vec![line.event(16, at), line.event(0, at)];
     line.open().store.append(last).await.unwrap();
-    line.until_planned(36).await;
+    line.until_planned(36, SignedDuration::ZERO).await;
     let records = line.records().await;
     let reached: Vec<bool> = records[34..].iter().map(|it| !it.deliveries.is_empty()).collect();
     assert_eq!(reached, [true, false]);
