@@ -46,6 +46,11 @@ struct Kept {
 }
 
 impl Memories {
+    /// For a process that began at this time.
+    pub fn new(began: Timestamp) -> Self {
+        Self { began: began.as_millisecond(), ..Self::default() }
+    }
+
     /// What the store keeps, and what it is to be told: keys that were declared since, and steps that are
     /// no more.
     pub fn load(
@@ -54,9 +59,6 @@ impl Memories {
         compiled: &Compiled,
         now: Timestamp,
     ) -> Vec<Remembered> {
-        if self.began == 0 {
-            self.began = now.as_millisecond();
-        }
         self.steps.clear();
         for Remembered { step, key, memory } in kept {
             let Some(memory) = memory else { continue };

@@ -93,6 +93,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
     parts: Parts<L>,
 ) -> (Runner<L>, watch::Receiver<EventSeq>) {
     let (planned, watch) = watch::channel(EventSeq(0));
+    let memories = Memories::new(parts.clock.now());
     let outside = Outside::new(parts.lookups.clone(), parts.clock.clone());
     let runner = Runner {
         parts,
@@ -104,7 +105,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
         behind: true,
         aside: Aside::default(),
         outside,
-        memories: Memories::default(),
+        memories,
         is_forgetful: true,
         waiting_behind: Some(EventSeq(0)),
         in_flight: FuturesOrdered::new(),
