@@ -63,6 +63,11 @@ pub trait Store: Send + Sync {
     /// All of it, as it is after the plans that were kept.
     async fn memories(&self) -> Result<Vec<Remembered>>;
 
+    /// Whether the events of this project are planned over this store, where several nodes share them.
+    fn plans_for(&self, _project: ProjectId) -> bool {
+        true
+    }
+
     /// Changes some of it beside the plans, behind those that were asked for before.
     async fn remember(&self, changes: Vec<Remembered>) -> Result<()>;
 

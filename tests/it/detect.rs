@@ -263,7 +263,11 @@ async fn a_script_that_fails_does_with_its_event_what_its_step_says() {
         world.gateway.idle().await;
         let states: Vec<Value> =
             world.gateway.deliveries().await.iter().map(|it| it["state"].clone()).collect();
-        let counts = world.gateway.get("/api/v1/pipelines/watch/counts?until=2026-01-01T00:01:00Z").await.body;
+        let counts = world
+            .gateway
+            .get("/api/v1/pipelines/watch/counts?until=2026-01-01T00:01:00Z")
+            .await
+            .body;
         let step = &counts["edges"][1];
         assert_eq!((&step["kind"], &step["total"]["in"]), (&json!("transform.js"), &json!(2)));
         assert_eq!(step["total"]["errored"], 1, "{counts}");

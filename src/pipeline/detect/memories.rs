@@ -37,6 +37,15 @@ struct Absence {
     project: ProjectId,
     pipeline: Name,
     rule: absence::Rule,
+    /// Whoever could not be heard while no process was there gets the grace to be heard now.
+    not_before: i64,
+}
+
+impl Absence {
+    /// When it is told that nothing came since.
+    fn due(&self, since: i64) -> i64 {
+        self.rule.due(since).max(self.not_before)
+    }
 }
 
 struct Kept {
@@ -57,6 +66,7 @@ impl Memories {
         &mut self,
         kept: Vec<Remembered>,
         compiled: &Compiled,
+        is_ours: impl Fn(ProjectId) -> bool,
         now: Timestamp,
     ) -> Vec<Remembered> {
         self.steps.clear();
@@ -65,14 +75,19 @@ impl Memories {
             let watched = self.steps.entry(step).or_insert_with(Watched::unknown);
             watched.keys.insert(key, Kept { memory, is_timed: false });
         }
-        self.follow(compiled, now)
+        self.follow(compiled, is_ours, now)
     }
 
     /// Takes over how the pipelines are now. Returns what the store is to be told.
-    pub fn follow(&mut self, compiled: &Compiled, now: Timestamp) -> Vec<Remembered> {
+    pub fn follow(
+        &mut self,
+        compiled: &Compiled,
+        is_ours: impl Fn(ProjectId) -> bool,
+        now: Timestamp,
+    ) -> Vec<Remembered> {
         let mut changes = Vec::new();
         let mut there = HashSet::new();
-        for (project, pipeline, step, detect) in compiled.detects() {
+        for (project, pipeline, step, detect) in compiled.detects().filter(|it| is_ours(it.0)) {
             there.insert(step);
             let watched = self.steps.entry(step).or_insert_with(Watched::unknown);
             watched.most_keys = detect.most_keys;
@@ -80,7 +95,12 @@ impl Memories {
                 Rule::Spike { .. } => None,
                 Rule::Absence(rule) => {
                     changes.extend(watched.declare(step, detect, rule, now));
-                    Some(Absence { project, pipeline: pipeline.clone(), rule: rule.clone() })
+                    {
+                        let grace = i64::try_from(rule.grace.as_millis()).unwrap_or(i64::MAX);
+                        let not_before = self.began.saturating_add(grace);
+                        let (pipeline, rule) = (pipeline.clone(), rule.clone());
+                        Some(Absence { project, pipeline, rule, not_before })
+                    }
                 }
             };
         }
@@ -98,7 +118,7 @@ impl Memories {
             let Watched { absence: Some(it), keys, .. } = watched else { continue };
             for (key, kept) in keys {
                 kept.is_timed = false;
-                kept.set_timer(timers, *step, key, &it.rule);
+                kept.set_timer(timers, *step, key, it);
             }
         }
         changes
@@ -126,7 +146,7 @@ impl Memories {
             let is_timed = watched.keys.get(&key).is_some_and(|it| it.is_timed);
             let mut kept = Kept { memory, is_timed };
             if let Some(absence) = &watched.absence {
-                kept.set_timer(&mut self.timers, step, &key, &absence.rule);
+                kept.set_timer(&mut self.timers, step, &key, absence);
             }
             watched.keys.insert(key, kept);
         }
@@ -135,23 +155,14 @@ impl Memories {
 
     /// When somebody has to look whether something is missing.
     pub fn next_due(&self) -> Option<Timestamp> {
-        let Reverse((due, step, _)) = self.timers.peek()?;
-        Some(time(self.not_before(*due, *step)))
-    }
-
-    /// Whoever could not be heard while no process was there gets the grace to be heard now.
-    fn not_before(&self, due: i64, step: StepId) -> i64 {
-        let absence = self.steps.get(&step).and_then(|it| it.absence.as_ref());
-        let grace = absence.map_or(0, |it| it.rule.grace.as_millis() as i64);
-        due.max(self.began.saturating_add(grace))
+        self.timers.peek().map(|Reverse((due, _, _))| time(*due))
     }
 
     /// The events that tell of what is missing now, at most so many.
     pub fn due(&mut self, now: Timestamp, most: usize, pseudonyms: &Pseudonyms) -> Vec<Due> {
         let mut due = Vec::new();
         while due.len() < most {
-            let Some(Reverse((at, step, _))) = self.timers.peek() else { break };
-            if self.not_before(*at, *step) > now.as_millisecond() {
+            if self.next_due().is_none_or(|it| it > now) {
                 break;
             }
             let Some(Reverse((_, step, key))) = self.timers.pop() else { break };
@@ -161,9 +172,9 @@ impl Memories {
             };
             kept.is_timed = false;
             let Memory::Absence(memory) = kept.memory else { continue };
-            if absence.rule.due(memory.since) > now.as_millisecond() {
+            if absence.due(memory.since) > now.as_millisecond() {
                 // It has come since the timer was set.
-                kept.set_timer(&mut self.timers, step, &key, &absence.rule);
+                kept.set_timer(&mut self.timers, step, &key, absence);
                 continue;
             }
             if memory.missed.is_some() {
@@ -205,12 +216,12 @@ impl Kept {
         timers: &mut BinaryHeap<Reverse<(i64, StepId, MemoryKey)>>,
         step: StepId,
         key: &MemoryKey,
-        rule: &absence::Rule,
+        absence: &Absence,
     ) {
         if let Memory::Absence(AbsenceMemory { since, missed: None, .. }) = self.memory
             && !std::mem::replace(&mut self.is_timed, true)
         {
-            timers.push(Reverse((rule.due(since), step, key.clone())));
+            timers.push(Reverse((absence.due(since), step, key.clone())));
         }
     }
 }

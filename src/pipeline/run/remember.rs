@@ -23,7 +23,9 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     pub(super) async fn recollect(&mut self) -> ControlFlow<()> {
         match self.parts.store.memories().await {
             Ok(kept) => {
-                let changes = self.memories.load(kept, &self.compiled, self.parts.clock.now());
+                let store = self.parts.store.clone();
+                let (is_ours, now) = (|it| store.plans_for(it), self.parts.clock.now());
+                let changes = self.memories.load(kept, &self.compiled, is_ours, now);
                 self.is_forgetful = false;
                 self.remember(changes).await
             }
@@ -46,7 +48,9 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     pub(super) async fn take_catalog(&mut self) {
         let catalog = self.parts.catalog.borrow_and_update().clone();
         self.compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
-        let changes = self.memories.follow(&self.compiled, self.parts.clock.now());
+        let store = self.parts.store.clone();
+        let (is_ours, now) = (|it| store.plans_for(it), self.parts.clock.now());
+        let changes = self.memories.follow(&self.compiled, is_ours, now);
         // It comes to the store behind the plans before it, and before those behind it. When it
         // fails, what there is to plan comes again from the store.
         let _ = self.remember(changes).await;
