@@ -1,7 +1,7 @@
 //! Counts of what happened at each place of each pipeline, by minute: added up in memory, and written once
 //! a commit, in one row for each pipeline that had something to do.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
@@ -35,14 +35,13 @@ impl Tallies {
             self.open.clear();
         }
         let place = (pipeline, at.as_second().div_euclid(60), tally.version);
-        if !self.open.contains_key(&place) {
-            self.open.insert(place, stored(connection, place)?);
-        }
-        if let Some(counts) = self.open.get_mut(&place) {
-            for (edge, passed) in tally.edges.iter().zip(&tally.passed) {
-                if *passed != Passed::default() {
-                    *counts.entry(*edge).or_default() += *passed;
-                }
+        let counts = match self.open.entry(place) {
+            Entry::Occupied(it) => it.into_mut(),
+            Entry::Vacant(it) => it.insert(stored(connection, place)?),
+        };
+        for (edge, passed) in tally.edges.iter().zip(&tally.passed) {
+            if *passed != Passed::default() {
+                *counts.entry(*edge).or_default() += *passed;
             }
         }
         self.changed.insert(place);
