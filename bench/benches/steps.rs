@@ -231,7 +231,7 @@ fn catalog(step: &str, routes: &str, vault: &Vault) -> Result<Catalog> {
         vault,
         random: &random,
         now: Timestamp::UNIX_EPOCH,
-        author: "bench".into(),
+        author: Author::File,
         options,
     };
     let file = File::read("bench.yaml", &text, &|_| None)?;

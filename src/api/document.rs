@@ -8,8 +8,8 @@ use utoipa::{
 };
 
 use super::{
-    deletions, deliveries, directory, dry_run, events, export, operations, replays, resources,
-    stats, tail,
+    counts, deletions, deliveries, directory, dry_run, events, export, operations, replays,
+    resources, stats, tail,
 };
 use crate::{ingest, problem::Problem};
 
@@ -104,6 +104,7 @@ use crate::{ingest, problem::Problem};
         resources::file::apply_file,
         resources::file::export_file,
         stats::destination_stats,
+        counts::pipeline_counts,
         stats::status,
         operations::openapi,
         operations::healthz,

@@ -370,7 +370,11 @@ async fn run(
         return Err(Problem::new(Kind::Rejected).detail(detail));
     }
     let given: Given = std::mem::take(&mut request.enriched);
-    let report = trial.run(&event, given, api.lookups.as_ref()).await;
+    let remembered = match trial.detects() {
+        true => api.database.memories().await?,
+        false => Vec::new(),
+    };
+    let report = trial.run(&event, given, remembered, api.lookups.as_ref()).await;
     Ok((report.ok_or_else(ended_badly)?, event))
 }
 

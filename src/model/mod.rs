@@ -12,6 +12,9 @@ mod event;
 mod event_type;
 mod pipeline;
 mod test_case;
+pub mod packed;
+mod memory;
+mod tally;
 mod policy;
 mod destination;
 mod webhook;
@@ -44,6 +47,7 @@ pub use json::RawJson;
 pub use lookup::{
     HttpLookup, Learn, Lookup, LookupCache, LookupLimits, LookupSettings, PostgresLookup, Table,
 };
+pub use memory::{AbsenceMemory, Memory, MemoryKey, Remembered, SpikeMemory, StepId};
 pub use pipeline::{Author, Pattern, Pipeline, Route, StepSpec};
 pub use policy::{
     Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,
@@ -53,6 +57,7 @@ pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};
+pub use tally::{Counted, Edge, Passed, Tally};
 pub use test_case::{Expectation, TestCase, TestEvent};
 pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{

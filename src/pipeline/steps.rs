@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    Invalid, Tools, enrich::Enrich, filter::Filter, map::Map, redact::Redact, transform::Transform,
+    Invalid, Tools, detect::Detect, enrich::Enrich, filter::Filter, map::Map, redact::Redact,
+    transform::Transform,
 };
 use crate::{
     expr::{EvalError, Facts, Names},
@@ -40,6 +41,17 @@ pub trait Step: Send + Sync {
     fn transform(&self) -> Option<&Transform> {
         None
     }
+
+    /// Of a step that remembers events: what it remembers goes in with the event. Such a step is never
+    /// [applied](Self::apply).
+    fn detect(&self) -> Option<&Detect> {
+        None
+    }
+
+    /// What becomes of an event for which it cannot be applied.
+    fn on_error(&self) -> OnError {
+        OnError::Drop
+    }
 }
 
 /// What a step says besides its result.
@@ -49,6 +61,17 @@ pub struct Heard {
     pub log: Vec<String>,
     /// Where in the source it failed: line and column, from 1.
     pub place: Option<(usize, usize)>,
+}
+
+/// What becomes of an event with which a step failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// It goes no further, and says why.
+    Drop,
+    /// It goes on as it was, and each of its deliveries is a dead letter from the start.
+    DeadLetter,
+    /// It goes on as it was, and what failed stands under this name.
+    Continue(&'static str),
 }
 
 /// How an event goes on.
@@ -75,6 +98,8 @@ const KINDS: &[Kind] = &[
     (Transform::KIND, Transform::build),
     (Enrich::PERSON, Enrich::person),
     (Enrich::ENTITY, Enrich::entity),
+    (Detect::SPIKE, Detect::spike),
+    (Detect::ABSENCE, Detect::absence),
 ];
 
 /// The step that was written. The path of an error is inside of it.

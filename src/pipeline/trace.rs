@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    plan::{Answers, Planner, Slot},
+    answers::{Answers, Slot},
+    plan::Planner,
     steps::{Heard, Next, Step},
 };
 use crate::expr::{EvalError, Facts};

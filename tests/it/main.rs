@@ -30,6 +30,7 @@ mod simulation;
 mod webhook;
 mod enrich;
 mod databases;
+mod detect;
 mod egress;
 mod hostile;
 mod fuzzing;

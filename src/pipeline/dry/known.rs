@@ -1,18 +1,22 @@
 //! Answers for steps that ask, while somebody tries a pipeline: given beforehand, asked for real, or
 //! missing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
-    model::{ProjectId, RawJson},
+    model::{Memory, MemoryKey, ProjectId, RawJson, Remembered, StepId},
     pipeline::{
+        answers::{Answers, Slot},
         ask::{Answer, Lookups, Question, Status},
         enrich::Enrich,
-        plan::{Answers, Slot},
     },
 };
 
@@ -31,16 +35,21 @@ pub(super) struct Known {
     until: Option<Instant>,
     answers: Vec<(Slot, Answer, Duration)>,
     open: Vec<(Slot, Arc<Question>, Duration)>,
+    /// What steps remember. What they learn from this event is forgotten again.
+    memories: HashMap<(StepId, MemoryKey), Memory>,
 }
 
 impl Known {
-    pub fn asking(given: Given, until: Instant) -> Self {
-        Self { given, until: Some(until), answers: Vec::new(), open: Vec::new() }
+    pub fn asking(given: Given, remembered: Vec<Remembered>, until: Instant) -> Self {
+        let memories = remembered.into_iter();
+        let memories = memories.filter_map(|it| Some(((it.step, it.key), it.memory?)));
+        Self { until: Some(until), memories: memories.collect(), ..Self::silent(given) }
     }
 
-    /// What is not given has failed.
+    /// What is not given has failed, and nothing is remembered.
     pub fn silent(given: Given) -> Self {
-        Self { given, until: None, answers: Vec::new(), open: Vec::new() }
+        let (answers, open) = (Vec::new(), Vec::new());
+        Self { given, until: None, answers, open, memories: HashMap::new() }
     }
 
     /// The answer that a step got, and how long that took.
@@ -78,6 +87,10 @@ impl Answers for Known {
         };
         self.answers.push((slot, answer.clone(), Duration::ZERO));
         Some(answer)
+    }
+
+    fn recall(&self, step: StepId, key: &[u8]) -> Option<Memory> {
+        self.memories.get(&(step, key.into())).cloned()
     }
 }
 

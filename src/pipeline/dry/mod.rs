@@ -26,7 +26,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     expr::Facts,
-    model::{Event, Pipeline, PipelineId},
+    model::{Event, Pipeline, PipelineId, Remembered},
 };
 pub use known::Given;
 
@@ -65,6 +65,13 @@ impl Trial {
         self.pipeline.id
     }
 
+    /// Whether one of its steps remembers events.
+    pub fn detects(&self) -> bool {
+        let steps = self.pipeline.routes.iter().flat_map(|it| &it.steps);
+        let mut kinds = self.pipeline.steps.iter().chain(steps).flat_map(|it| it.0.keys());
+        kinds.any(|it| it.starts_with("detect."))
+    }
+
     /// Whether the trigger takes the event, with its condition.
     pub fn takes(&self, event: &Arc<Event>) -> bool {
         let Some(active) = Planner::new(event, &self.compiled).wanted().next() else {
@@ -79,14 +86,16 @@ impl Trial {
     }
 
     /// What becomes of the event. Steps ask outside, each within its timeout and all within half a
-    /// minute; what stands in `given` is not asked. A failure is not asked again.
+    /// minute; what stands in `given` is not asked. A failure is not asked again. Steps that detect go on from
+    /// what is remembered, and leave it as it is.
     pub async fn run(
         self: &Arc<Self>,
         event: &Arc<Event>,
         given: Given,
+        remembered: Vec<Remembered>,
         lookups: &dyn Lookups,
     ) -> Option<Report> {
-        let mut known = Known::asking(given, Instant::now() + PATIENCE);
+        let mut known = Known::asking(given, remembered, Instant::now() + PATIENCE);
         loop {
             let (trial, event) = (self.clone(), event.clone());
             let project = event.project;

@@ -16,6 +16,8 @@ mod segments;
 mod readers;
 mod keys;
 mod minutes;
+mod memories;
+mod tallies;
 mod owed;
 mod inbox;
 mod turn;
@@ -72,7 +74,7 @@ use crate::{
     hint,
     model::{
         DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, Name,
-        NewEvent, Owed, Plan, ProjectId, RawJson,
+        NewEvent, Owed, Plan, ProjectId, RawJson, Remembered,
     },
 };
 
@@ -276,6 +278,14 @@ impl Store for SqliteStore {
         let mut events = self.status.waiting();
         events.retain(|it| *it > after);
         self.read(move |it| waiting::read(it, &events, limit)).await
+    }
+
+    async fn memories(&self) -> Result<Vec<Remembered>> {
+        self.read(memories::read).await
+    }
+
+    async fn remember(&self, changes: Vec<Remembered>) -> Result<()> {
+        self.inbox.work(Task::Remember(changes)).await.map(drop)
     }
 
     async fn record(&self, recording: Recording) -> Result<Arc<Event>> {

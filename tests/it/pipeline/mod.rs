@@ -6,6 +6,7 @@ mod run;
 mod shapes;
 mod twice;
 mod waiting;
+mod memory;
 
 use std::sync::Arc;
 
