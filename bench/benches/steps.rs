@@ -15,7 +15,7 @@ use tidegate::{
     destinations::egress::{self, Egress, SystemResolver},
     enrich::{self, Enrichment},
     hint,
-    model::{Event, EventId, EventSeq, Name, ProjectId, RawJson},
+    model::{Author, Event, EventId, EventSeq, Name, ProjectId, RawJson},
     pipeline::{self, Compiled, Tools},
     resources::{self, File, Means},
     store::{Directory, Entity, Upsert, sqlite},
@@ -227,13 +227,8 @@ fn catalog(step: &str, routes: &str, vault: &Vault) -> Result<Catalog> {
          pipelines:\n  - name: main\n    steps: [ {steps} ]\n    routes: {routes}\n"
     );
     let (random, options) = (SeededRandom::new(2), resources::Options::default());
-    let means = Means {
-        vault,
-        random: &random,
-        now: Timestamp::UNIX_EPOCH,
-        author: Author::File,
-        options,
-    };
+    let means =
+        Means { vault, random: &random, now: Timestamp::UNIX_EPOCH, author: Author::File, options };
     let file = File::read("bench.yaml", &text, &|_| None)?;
     let mut catalog = Catalog::default();
     for edit in resources::plan(&file, &catalog, means, false)?.edits {
@@ -244,7 +239,7 @@ fn catalog(step: &str, routes: &str, vault: &Vault) -> Result<Catalog> {
             Resource::Destination(it) => drop(catalog.destinations.insert(it.id, Arc::new(it))),
             Resource::Pipeline(it) => drop(catalog.pipelines.insert(it.id, Arc::new(it))),
             Resource::Lookup(it) => drop(catalog.lookups.insert(it.id, Arc::new(it))),
-            Resource::EventType(_) | Resource::Key(_) => (),
+            Resource::EventType(_) | Resource::PipelineVersion(_) | Resource::Key(_) => (),
             Resource::Replay(_) | Resource::Deletion(_) => (),
         }
     }

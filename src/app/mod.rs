@@ -129,12 +129,10 @@ impl App {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         let ground = Ground::open(&config, &parts, resources).await?;
-        let tail = Tail::default();
-        let stops = Stops::new();
+        let (tail, stops) = (Tail::default(), Stops::new());
         let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
-        let (listener, address) = listen(config.listen).await?;
-        egress.protect(address);
+        let (listener, address) = listen(config.listen, &egress).await?;
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
         let Ground { metrics, vault, database, registrar, events } = ground;
         let destinations = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
@@ -427,10 +425,15 @@ fn keyring(
     Ok(Arc::new(Keyring::new(catalog, KeyHasher::of(vault), admin, clock, random)))
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+/// Listens, where no destination may lead from then on.
+async fn listen(
+    address: SocketAddr,
+    egress: &Egress,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
+    egress.protect(local);
     Ok((listener, local))
 }
 

@@ -136,15 +136,17 @@ impl Tally {
             match it {
                 Admitted::Kept(Appended::New(_)) => self.accepted += 1,
                 Admitted::Kept(Appended::Duplicate { .. }) => self.duplicates += 1,
-                Admitted::Suppressed => self.rejected(&Rejection::SUPPRESSED.into()),
+                Admitted::Suppressed => self.rejected(Rejection::SUPPRESSED),
             }
         }
         self.last_taken_at = Some(now);
     }
 
-    fn rejected(&mut self, code: &Cow<'static, str>) {
-        if self.rejected.len() < CODES || self.rejected.contains_key(code) {
-            *self.rejected.entry(code.clone()).or_default() += 1;
+    fn rejected(&mut self, code: &str) {
+        if let Some(times) = self.rejected.get_mut(code) {
+            *times += 1;
+        } else if self.rejected.len() < CODES {
+            self.rejected.insert(code.to_owned().into(), 1);
         }
     }
 }
