@@ -29,7 +29,7 @@ use crate::{
     gate::{self, Gate},
     hint,
     ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
-    model::{Event, Message, Owed, Secret},
+    model::{Author, Event, Message, Owed, Secret},
     pipeline,
     probe::{self, Prober},
     replay::{self, Replayed},
@@ -134,39 +134,41 @@ impl App {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         let ground = Ground::open(&config, &parts, resources).await?;
-        let tail = Tail::default();
-        let stops = Stops::new();
+        let (tail, stops) = (Tail::default(), Stops::new());
         let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
-        let (listener, address) = listen(config.listen).await?;
-        egress.protect(address);
+        let (listener, address) = listen(config.listen, &egress).await?;
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
         let Ground { metrics, vault, database, registrar, logs } = ground;
-        let outlets: Arc<dyn Outlets> =
-            Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
+        let destinations = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            outlets,
+            outlets: destinations.clone(),
             lookups,
             tail: tail.clone(),
             tools: pipeline::Tools::new(&vault),
         };
-        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.gate, config.ingest);
+        let given = (config.gate, config.ingest);
+        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
+        let counting =
+            ingest::memory::keep(ingest.clone(), registrar.watch(), stops.upkeep.subscribe());
         let started = stages.clone().start(logs, config.pipeline, config.dispatch, &stops);
         let errands = errands(&stages, &parts, &started.handle, &stops);
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
             database: database.clone(),
-            ingest: Arc::new(ingest),
+            ingest,
             keyring,
             vault: vault.clone(),
             hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             prober: errands.prober,
+            outlets: destinations,
+            lookups: stages.lookups.clone(),
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -176,18 +178,16 @@ impl App {
             options: config.api,
         }))
         .merge(dashboard::router());
+        let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
+        upkeep.push(tokio::spawn(counting));
+        let stop = turned(stops.server.subscribe());
         let tasks = Tasks {
-            upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
+            upkeep,
             dispatch: started.dispatch,
             pipelines: started.pipelines,
             replays: started.replays,
             errands: errands.tasks,
-            server: tokio::spawn(server::serve(
-                listener,
-                router,
-                config.server,
-                turned(stops.server.subscribe()),
-            )),
+            server: tokio::spawn(server::serve(listener, router, config.server, stop)),
         };
         Ok(Self {
             address,
@@ -243,7 +243,8 @@ async fn apply(
     parts: &Parts,
     options: resources::Options,
 ) -> Result<Difference, ApplyError> {
-    let means = Means { vault, random: parts.random.as_ref(), now: parts.clock.now(), options };
+    let (random, now) = (parts.random.as_ref(), parts.clock.now());
+    let means = Means { vault, random, now, author: Author::File, options };
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");
@@ -342,9 +343,9 @@ impl Stages {
         parts: &Parts,
         vault: &Arc<Vault>,
         keyring: Arc<Keyring>,
-        gate: gate::Options,
-        options: ingest::Options,
-    ) -> Ingest {
+        folder: PathBuf,
+        (gate, options): (gate::Options, ingest::Options),
+    ) -> Arc<Ingest> {
         let gate = Gate::new(self.database.clone(), self.registrar.watch(), gate);
         let parts = IngestParts {
             gate: Arc::new(gate),
@@ -353,8 +354,10 @@ impl Stages {
             tail: self.tail.clone(),
             random: parts.random.clone(),
             doors: Doors::new(self.registrar.watch(), vault.clone()),
+            catalog: self.registrar.watch(),
+            folder,
         };
-        Ingest::new(parts, options)
+        Arc::new(Ingest::new(parts, options))
     }
 
     fn upkeep(&self, metrics: PrometheusHandle, options: config::Retention) -> upkeep::Upkeep {
@@ -435,10 +438,15 @@ fn keyring(
     Ok(Arc::new(Keyring::new(catalog, KeyHasher::of(vault), admin, clock, random)))
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+/// Listens, where no destination may lead from then on.
+async fn listen(
+    address: SocketAddr,
+    egress: &Egress,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
+    egress.protect(local);
     Ok((listener, local))
 }
 

@@ -119,6 +119,9 @@ fn not_applied(error: ApplyError) -> CliError {
         ApplyError::Invalid(source) => {
             CliError::usage(source.to_string()).then("nothing was changed")
         }
+        ApplyError::Tests(_) => CliError::failed(chain(&error)).then(
+            "change the file; or start without it and use `tidegate apply --confirm-failing-tests`",
+        ),
         ApplyError::Store(_) => CliError::failed(chain(&error)),
     }
 }

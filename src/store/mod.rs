@@ -7,6 +7,7 @@
 
 mod error;
 mod codes;
+mod counts;
 mod fields;
 pub mod sqlite;
 pub mod postgres;
@@ -19,9 +20,10 @@ use jiff::Timestamp;
 pub use self::error::{Result, StoreError};
 
 use crate::model::{
-    Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event,
-    EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person, PipelineId,
-    Place, Plan, ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
+    Altered, Class, Counted, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry,
+    Event, EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person,
+    PipelineId, Place, Plan, ProjectId, RawJson, Remembered, ReplayId, Selection, Skipped,
+    SourceId, Standing,
 };
 
 /// What the stages ask of a database.
@@ -58,6 +60,20 @@ pub trait Store: Send + Sync {
     /// The oldest events behind `after` whose plan waits, in accept order. Large ones may come fewer
     /// at a time than `limit`; nothing comes only when there are none.
     async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>>;
+
+    // What steps remember. It also changes with the plans that say so, in their transaction: a plan that is
+    // ignored changes nothing.
+
+    /// All of it, as it is after the plans that were kept.
+    async fn memories(&self) -> Result<Vec<Remembered>>;
+
+    /// Whether the events of this project are planned over this store, where several nodes share them.
+    fn plans_for(&self, _project: ProjectId) -> bool {
+        true
+    }
+
+    /// Changes some of it beside the plans, behind those that were asked for before.
+    async fn remember(&self, changes: Vec<Remembered>) -> Result<()>;
 
     // What Tidegate sends itself.
 
@@ -158,6 +174,13 @@ pub trait Records: Send + Sync {
         from: Timestamp,
         until: Timestamp,
     ) -> Result<Vec<Minute>>;
+    /// Counts of one pipeline by minute, oldest first, then by version and place.
+    async fn counts(
+        &self,
+        pipeline: PipelineId,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Counted>>;
     async fn replay_progress(&self, replay: ReplayId) -> Result<ReplayProgress>;
 }
 

@@ -76,6 +76,7 @@ const EVENTS: &str = "INSERT INTO events (seq, received_at, timestamp, digest, i
      $11::bytea[])";
 const KEYS: &str = "INSERT INTO gate (hash, id, seq) \
      SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])";
+const EXPIRED: &str = "DELETE FROM gate WHERE hash = ANY($1)";
 const MOVE: &str = "UPDATE logs SET last = w.last FROM unnest($1::int[], $2::bigint[]) \
      AS w (shard, last) WHERE logs.shard = w.shard";
 
@@ -254,6 +255,14 @@ struct First {
     digest: Option<i64>,
 }
 
+impl First {
+    /// Whether its key counts for a new event.
+    fn counts(&self, new: &NewEvent) -> bool {
+        let Some(window) = new.key_counts_for else { return true };
+        new.received_at.as_millisecond() - self.id.millis() <= window.as_millis() as i64
+    }
+}
+
 /// What one transaction writes.
 #[derive(Default)]
 struct Turn<'a> {
@@ -261,6 +270,8 @@ struct Turn<'a> {
     known: HashMap<Uuid, First>,
     new: Vec<(Arc<Event>, &'a Offered)>,
     keys: (Vec<Uuid>, Vec<Uuid>, Vec<i64>),
+    /// Keys that do not count any more.
+    expired: Vec<Uuid>,
     deliveries: NewDeliveries,
     entries: NewEntries,
     answers: Vec<Accepted>,
@@ -271,6 +282,13 @@ impl<'a> Turn<'a> {
     fn accept(&mut self, accept: &'a Accept) -> Result<()> {
         let mut accepted = Accepted::default();
         for offered in &accept.offered {
+            if let Some(hash) = offered.hash
+                && self.known.get(&hash).is_some_and(|it| !it.counts(&offered.event))
+            {
+                // The key is taken again, and means the new event from now on.
+                self.known.remove(&hash);
+                self.expired.push(hash);
+            }
             if let Some(first) = offered.hash.and_then(|it| self.known.get(&it)) {
                 // 0: its body is erased, and with it the answer.
                 let same_body = first.digest.filter(|it| *it != 0).map(|it| it == offered.digest);
@@ -363,6 +381,10 @@ impl<'a> Turn<'a> {
         let deliveries = self.deliveries.values();
         let entries = self.entries.values();
         let mut steps = vec![(EVENTS, events)];
+        let expired: Values<'_> = &[&self.expired];
+        if !self.expired.is_empty() {
+            steps.push((EXPIRED, expired));
+        }
         if !self.keys.0.is_empty() {
             steps.push((KEYS, key_values));
         }

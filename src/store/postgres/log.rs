@@ -5,9 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{PostgresStore, unplanned, values::first_of};
+use super::{
+    PostgresStore, memories, unplanned,
+    values::{first_of, shard_of_project},
+};
 use crate::{
-    model::{DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId},
+    model::{DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId, Remembered},
     store::{
         Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Result, Settlement, Store,
         Waiting,
@@ -53,6 +56,20 @@ impl Store for Log {
 
     async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
         unplanned::waiting(&self.store.core, self.shard, after, limit).await
+    }
+
+    async fn memories(&self) -> Result<Vec<Remembered>> {
+        self.store.flush().await?;
+        memories::all(&self.store.core, Some(self.shard)).await
+    }
+
+    fn plans_for(&self, project: ProjectId) -> bool {
+        shard_of_project(project, self.store.shards()) == self.shard
+    }
+
+    async fn remember(&self, changes: Vec<Remembered>) -> Result<()> {
+        self.store.flush().await?;
+        memories::change(&self.store.core, self.shard, &changes).await
     }
 
     async fn record(&self, recording: Recording) -> Result<Arc<Event>> {

@@ -19,6 +19,7 @@ mod append;
 mod plan;
 mod settle;
 mod rows;
+mod memories;
 mod minutes;
 mod owed;
 mod unplanned;
@@ -54,7 +55,7 @@ use super::{
 use crate::{
     clock::Clock,
     hint,
-    model::{DeliverySeq, Event, EventSeq, Message, Owed, Plan, ProjectId},
+    model::{DeliverySeq, Event, EventSeq, Message, Owed, Plan, ProjectId, Remembered},
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -224,6 +225,17 @@ impl Store for PostgresStore {
 
     async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
         unplanned::waiting(&self.core, values::shard_of(after), after, limit).await
+    }
+
+    async fn memories(&self) -> Result<Vec<Remembered>> {
+        self.flush().await?;
+        memories::all(&self.core, None).await
+    }
+
+    /// For the first shard, since nobody says for which: those who plan have a [`Log`] each.
+    async fn remember(&self, changes: Vec<Remembered>) -> Result<()> {
+        self.flush().await?;
+        memories::change(&self.core, 0, &changes).await
     }
 
     async fn record(&self, recording: Recording) -> Result<Arc<Event>> {

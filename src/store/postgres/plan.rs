@@ -15,6 +15,7 @@ use super::{
     error::unavailable,
     lane::{Batch, Queue},
     leases::{CHECK, Duty},
+    memories::{Changes, FORGET, KEEP, Tallies},
     minutes::Minutes,
     rows::{NewDeliveries, NewEntries, NewOwed},
     values::{self, seq_to_row, shard_of},
@@ -124,6 +125,8 @@ struct Turn {
     entries: NewEntries,
     minutes: Minutes,
     reasons: BTreeMap<i64, String>,
+    changes: Changes,
+    tallies: Tallies,
     owed: Vec<Owed>,
     has_news: bool,
 }
@@ -157,6 +160,10 @@ impl Turn {
             return Err(StoreError::TooManyDeliveries);
         }
         self.has_news = true;
+        self.changes.add(shard_of(seq), &plan.remembered);
+        for tally in &plan.tallies {
+            self.tallies.add(tally, self.now);
+        }
         self.next.insert(seq, end);
         for (ordinal, delivery) in (base..).zip(&plan.deliveries) {
             // It is at most 2047.
@@ -228,6 +235,10 @@ impl Turn {
             waited.difference(&self.waiting).map(|it| seq_to_row(*it)).collect();
         let (shards, throughs): (Vec<i32>, Vec<i64>) =
             self.shards.iter().map(|(shard, it)| (i32::from(*shard), it.0)).unzip();
+        self.changes.close();
+        let (kept, gone) = (self.changes.kept(), self.changes.gone());
+        let has_tallies = !self.tallies.is_empty();
+        let tallies = self.tallies.values();
         let has_minutes = !self.minutes.is_empty();
         let minutes = self.minutes.values();
         let (deliveries, open, entries) =
@@ -235,7 +246,7 @@ impl Turn {
         let skipped: Values<'_> = &[&events, &reasons];
         let (waits_values, decided_values): (Values<'_>, Values<'_>) = (&[&waits], &[&decided]);
         let moved: Values<'_> = &[&shards, &throughs];
-        let all: [(bool, &'static str, Values<'_>); 8] = [
+        let all: [(bool, &'static str, Values<'_>); 11] = [
             (!self.deliveries.is_empty(), NewDeliveries::INSERT, &deliveries),
             (!self.open.is_empty(), NewOwed::INSERT, &open),
             (!self.entries.is_empty(), NewEntries::INSERT, &entries),
@@ -243,6 +254,9 @@ impl Turn {
             (!events.is_empty(), SKIPPED, skipped),
             (!waits.is_empty(), WAITS, waits_values),
             (!decided.is_empty(), DECIDED, decided_values),
+            (self.changes.has_kept(), KEEP, &kept),
+            (self.changes.has_gone(), FORGET, &gone),
+            (has_tallies, Tallies::INSERT, &tallies),
             (true, MOVE, moved),
         ];
         let mut steps: Vec<(&'static str, Values<'_>)> =

@@ -16,6 +16,8 @@ mod segments;
 mod readers;
 mod keys;
 mod minutes;
+mod memories;
+mod tallies;
 mod owed;
 mod inbox;
 mod turn;
@@ -72,7 +74,7 @@ use crate::{
     hint,
     model::{
         DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, Name,
-        NewEvent, Owed, Plan, ProjectId, RawJson,
+        NewEvent, Owed, Plan, ProjectId, RawJson, Remembered,
     },
 };
 
@@ -210,6 +212,15 @@ impl SqliteStore {
         blocking(move || read(&readers)).await
     }
 
+    /// Writes beside the writer, to a file of its own, on a thread that may block. A disk that breaks
+    /// under it is broken for all.
+    async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Readers) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.read(write).await.inspect_err(|error| self.status.judge(error))
+    }
+
     /// Reads what is owed, as it is after all that was asked before.
     async fn read_owed<T: Send + 'static>(
         &self,
@@ -267,6 +278,14 @@ impl Store for SqliteStore {
         let mut events = self.status.waiting();
         events.retain(|it| *it > after);
         self.read(move |it| waiting::read(it, &events, limit)).await
+    }
+
+    async fn memories(&self) -> Result<Vec<Remembered>> {
+        self.read(memories::read).await
+    }
+
+    async fn remember(&self, changes: Vec<Remembered>) -> Result<()> {
+        self.inbox.work(Task::Remember(changes)).await.map(drop)
     }
 
     async fn record(&self, recording: Recording) -> Result<Arc<Event>> {
@@ -332,7 +351,7 @@ impl Registry for SqliteStore {
     }
 
     async fn change(&self, changes: Vec<Change>) -> Result<()> {
-        self.read(move |it| it.control.change(&changes)).await
+        self.write(move |it| it.control.change(&changes)).await
     }
 }
 
@@ -346,7 +365,7 @@ impl Directory for SqliteStore {
         how: Upsert,
     ) -> Result<()> {
         let (directory, table) = (self.directory.clone(), table.clone());
-        self.read(move |_| directory.put(project, &table, &entities, how)).await
+        self.write(move |_| directory.put(project, &table, &entities, how)).await
     }
 
     async fn find_entities(
@@ -384,7 +403,7 @@ impl Directory for SqliteStore {
         keys: Vec<String>,
     ) -> Result<u64> {
         let (directory, table) = (self.directory.clone(), table.clone());
-        self.read(move |_| directory.remove(project, &table, &keys)).await
+        self.write(move |_| directory.remove(project, &table, &keys)).await
     }
 }
 

@@ -107,6 +107,14 @@ impl Gateway {
         Self::open(folder, clock).await
     }
 
+    /// The same, with so much time in between.
+    pub async fn pause(self, span: SignedDuration) -> Self {
+        let Self { app, clock, folder, .. } = self;
+        app.stop().await;
+        clock.advance(span);
+        Self::open(folder, clock).await
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -163,6 +163,7 @@ pub fn event(payload: &str) -> NewEvent {
         timestamp: Some(now() - SignedDuration::from_mins(5)),
         received_at: now() + SignedDuration::from_nanos(123_456_789),
         key: None,
+        key_counts_for: None,
         metadata: RawJson::trusted(r#"{"ip": "127.0.0.1"}"#),
         payload: RawJson::trusted(payload.to_owned()),
     }

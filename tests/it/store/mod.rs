@@ -9,6 +9,7 @@ mod replay;
 mod waiting;
 mod record;
 mod erase;
+mod memories;
 mod random;
 mod sqlite;
 mod postgres;
@@ -77,6 +78,9 @@ contract! {
     record::what_was_recorded_can_be_replayed
     erase::what_events_say_about_a_person_is_erased_and_nothing_else
     erase::an_erasure_that_is_asked_for_again_finds_the_rest
+    memories::what_is_remembered_changes_with_its_plan_and_survives_a_crash
+    memories::counts_of_a_minute_add_up_by_version_and_place
+    memories::a_key_that_counts_for_a_while_is_taken_again_after_it
     random::work_of_any_kind_agrees_with_a_model
 }
 
@@ -232,6 +236,7 @@ mod events {
         let events = new_events(&open.store.append(offered).await.unwrap());
         let skipped = Skipped {
             pipeline: None,
+            pipeline_version: None,
             route: None,
             by: "trigger".to_owned(),
             reason: "no pipeline wants it".to_owned(),

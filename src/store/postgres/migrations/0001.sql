@@ -163,6 +163,25 @@ CREATE TABLE minutes (
 );
 CREATE INDEX minutes_by_destination ON minutes (destination, minute);
 
+-- What happened at the places of pipelines. Several rows may be of the same minute, as above.
+CREATE TABLE tallies (
+    pipeline uuid NOT NULL,
+    minute bigint NOT NULL,
+    version int NOT NULL,
+    counts bytea NOT NULL
+);
+CREATE INDEX tallies_by_pipeline ON tallies (pipeline, minute);
+
+-- What steps of pipelines remember of earlier events.
+CREATE TABLE memories (
+    pipeline uuid NOT NULL,
+    step bigint NOT NULL,
+    key bytea NOT NULL,
+    shard int NOT NULL,
+    memory bytea NOT NULL,
+    PRIMARY KEY (pipeline, step, key)
+) WITH (fillfactor = 70, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_scale_factor = 0);
+
 CREATE TABLE replays (
     replay uuid PRIMARY KEY,
     cursor bigint,

@@ -14,13 +14,13 @@ use jiff::Timestamp;
 use super::{
     PostgresStore,
     core::Core,
-    replay,
+    memories, replay,
     values::{self, first_of, seq_to_row},
 };
 use crate::{
     model::{
-        DeliveryId, DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey,
-        ProjectId, ReplayId, Selection,
+        Counted, DeliveryId, DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey,
+        PipelineId, ProjectId, ReplayId, Selection,
     },
     store::{
         ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Minute, Page,
@@ -113,6 +113,15 @@ impl Records for PostgresStore {
         until: Timestamp,
     ) -> Result<Vec<Minute>> {
         activity::stats(&self.core, destination, from, until).await
+    }
+
+    async fn counts(
+        &self,
+        pipeline: PipelineId,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Counted>> {
+        memories::counts(&self.core, pipeline, from, until).await
     }
 
     async fn replay_progress(&self, replay: ReplayId) -> Result<ReplayProgress> {

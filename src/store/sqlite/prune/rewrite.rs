@@ -205,6 +205,8 @@ const COPIES: &[&str] = &[
     "INSERT INTO main.activity SELECT * FROM old.activity \
      WHERE delivery >> 11 NOT IN (SELECT event FROM gone) ORDER BY delivery, number",
     "INSERT INTO main.minutes SELECT * FROM old.minutes",
+    "INSERT INTO main.tallies SELECT * FROM old.tallies",
+    "INSERT INTO main.memories SELECT * FROM old.memories",
     "INSERT INTO main.replays SELECT * FROM old.replays",
     "INSERT INTO main.facts SELECT * FROM old.facts",
 ];
