@@ -22,9 +22,14 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Changes {
     latest: HashMap<(StepId, MemoryKey), (u16, Option<Memory>)>,
-    kept: (Vec<Uuid>, Vec<i64>, Vec<Vec<u8>>, Vec<i32>, Vec<Vec<u8>>),
-    gone: (Vec<Uuid>, Vec<i64>, Vec<Vec<u8>>),
+    kept: Places,
+    /// The shards and memories of those that are kept.
+    now: (Vec<i32>, Vec<Vec<u8>>),
+    gone: Places,
 }
+
+/// Pipelines, steps and keys.
+type Places = (Vec<Uuid>, Vec<i64>, Vec<Vec<u8>>);
 
 pub(super) const KEEP: &str = "INSERT INTO memories (pipeline, step, key, shard, memory) \
      SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::int[], $5::bytea[]) \
@@ -44,21 +49,17 @@ impl Changes {
     /// Makes columns of what was added.
     pub fn close(&mut self) {
         for ((step, key), (shard, memory)) in self.latest.drain() {
-            let (pipeline, hash) = (step.pipeline.into(), step.hash as i64);
-            match memory {
+            let places = match memory {
                 Some(memory) => {
-                    self.kept.0.push(pipeline);
-                    self.kept.1.push(hash);
-                    self.kept.2.push(key.into_vec());
-                    self.kept.3.push(i32::from(shard));
-                    self.kept.4.push(memory.to_bytes());
+                    self.now.0.push(i32::from(shard));
+                    self.now.1.push(memory.to_bytes());
+                    &mut self.kept
                 }
-                None => {
-                    self.gone.0.push(pipeline);
-                    self.gone.1.push(hash);
-                    self.gone.2.push(key.into_vec());
-                }
-            }
+                None => &mut self.gone,
+            };
+            places.0.push(step.pipeline.into());
+            places.1.push(step.hash as i64);
+            places.2.push(key.into_vec());
         }
     }
 
@@ -71,7 +72,7 @@ impl Changes {
     }
 
     pub fn kept(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 5] {
-        [&self.kept.0, &self.kept.1, &self.kept.2, &self.kept.3, &self.kept.4]
+        [&self.kept.0, &self.kept.1, &self.kept.2, &self.now.0, &self.now.1]
     }
 
     pub fn gone(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 3] {

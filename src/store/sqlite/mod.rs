@@ -5,6 +5,7 @@
 //! [owed] is a table beside them that follows the commits at a distance. Readers use connections
 //! of their own.
 
+mod options;
 mod error;
 mod files;
 mod control;
@@ -45,10 +46,10 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::options::Options;
 use self::{
     blocks::Blocks,
     control::Control,
@@ -77,39 +78,6 @@ use crate::{
         NewEvent, Owed, Plan, ProjectId, RawJson, Remembered,
     },
 };
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Events in one file. Retention drops whole files, so smaller ones are dropped sooner.
-    pub segment_events: u64,
-    /// Bytes after which a file is full, however few events it has.
-    pub segment_bytes: u64,
-    /// Bytes of events that may wait for the writer; more make callers wait.
-    pub waiting_event_bytes: usize,
-    /// Bytes of plans and outcomes that may wait for the writer.
-    pub waiting_work_bytes: usize,
-    /// Bytes on the disk that are held back, so that deliveries go on when it is full.
-    pub reserve_bytes: u64,
-    /// Bytes of event bodies that are kept in memory after they were read.
-    pub body_cache_bytes: usize,
-    /// Queries that run at once.
-    pub readers: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            segment_events: 500_000,
-            segment_bytes: 1 << 30,
-            waiting_event_bytes: 48 << 20,
-            waiting_work_bytes: 32 << 20,
-            reserve_bytes: 16 << 20,
-            body_cache_bytes: 8 << 20,
-            readers: 6,
-        }
-    }
-}
 
 /// Where ids get what nobody can guess.
 pub type Random = Box<dyn FnMut() -> u64 + Send>;
