@@ -2,6 +2,7 @@
 
 pub mod program;
 mod gateway;
+mod event_types;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
