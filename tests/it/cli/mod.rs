@@ -3,6 +3,7 @@
 pub mod program;
 mod gateway;
 mod event_types;
+mod unsaved;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
