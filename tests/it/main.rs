@@ -12,6 +12,7 @@ mod server;
 mod ingest;
 mod segment;
 mod inbound;
+mod presets;
 mod api;
 mod openapi;
 mod tenants;

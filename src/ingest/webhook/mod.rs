@@ -116,7 +116,9 @@ impl Ingest {
             return Ok(Outcome::Challenge(challenge));
         }
         let ip = self.caller_ip(parts);
-        let circumstances = Circumstances::of(&parts.headers, ip)?;
+        let circumstances = Circumstances::of(&parts.headers, ip).inspect_err(|problem| {
+            self.reject(door, parts, Rejection::LOOP, problem.kind().parts().2);
+        })?;
         let now = self.clock.now();
         let judge = self.types.judge(now);
         let events = door.events(content, &parts.headers, &circumstances, now, &judge);
@@ -143,12 +145,9 @@ impl Ingest {
     }
 
     fn reject(&self, door: &Door, parts: &Parts, code: &'static str, reason: &str) {
-        let rejection = Rejection {
-            at: self.clock.now(),
-            code: code.into(),
-            reason: reason.to_owned(),
-            ip: self.caller_ip(parts).to_canonical(),
-        };
+        let ip = self.caller_ip(parts);
+        let rejection = Rejection::new(self.clock.now(), code, reason.to_owned(), ip);
+        let rejection = rejection.without(door.never_store.as_ref());
         self.traffic.rejected(door.source, Caller::Source, rejection);
     }
 }
