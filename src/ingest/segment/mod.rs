@@ -134,20 +134,30 @@ fn pixel_body(query: &str) -> Bytes {
     }
     let mut message = serde_json::Map::new();
     for (name, value) in pairs() {
-        put(&mut message, &name, value.into_owned());
+        put(&mut message, &name, value.into_owned(), LEVELS);
     }
     serde_json::Value::Object(message).to_string().into()
 }
 
-/// `properties.plan=pro` and the like. What is a text already, is not an object as well.
-fn put(object: &mut serde_json::Map<String, serde_json::Value>, path: &str, value: String) {
-    let Some((outer, inner)) = path.split_once('.') else {
+/// Objects in one another that a name with dots can make: a query has room for thousands, and who writes them
+/// out would need a stack as deep.
+const LEVELS: usize = 16;
+
+/// `properties.plan=pro` and the like. What is a text already, is not an object as well. What is deeper than
+/// that many levels stays one name.
+fn put(
+    object: &mut serde_json::Map<String, serde_json::Value>,
+    path: &str,
+    value: String,
+    levels: usize,
+) {
+    let Some((outer, inner)) = path.split_once('.').filter(|_| levels > 0) else {
         object.insert(path.to_owned(), value.into());
         return;
     };
     let entry = object.entry(outer).or_insert_with(|| serde_json::json!({}));
     if let Some(object) = entry.as_object_mut() {
-        put(object, inner, value);
+        put(object, inner, value, levels - 1);
     }
 }
 
