@@ -30,6 +30,7 @@ mod delivery;
 mod simulation;
 mod webhook;
 mod enrich;
+mod enrich_outside;
 mod databases;
 mod detect;
 mod egress;
