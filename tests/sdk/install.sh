@@ -31,8 +31,8 @@ install() { # install <folder with a package-lock.json> <where to> <npm's words>
 install "$source" "$there/package" ci
 # Not `npm ci`: of Deno, the parts for other machines are not in every registry.
 install "$here" "$there/consumer" install
-# In a folder of its own, without the compilers for each machine that it has as optional dependencies.
-install "$here/next" "$there/next" ci --omit=optional
+# In a folder of its own, without the compilers that it has for each machine (and so not `npm ci`, either).
+install "$here/next" "$there/next" install --omit=optional
 
 wanted=$(hash_of "$source" "$here")
 if [ "$(cat "$there/built" 2>/dev/null)" != "$wanted" ]; then
@@ -49,6 +49,6 @@ if [ "$(cat "$there/built" 2>/dev/null)" != "$wanted" ]; then
     done
     rm -rf "$there"/consumer/{types,samples,run}
     cp -r "$here"/{types,samples,run} "$there/consumer"
-    cp "$here"/next/{route.ts,call.mjs} "$there/next"
+    cp "$here"/next/{route.ts,call.mjs,edge.cjs} "$there/next"
     echo "$wanted" >"$there/built"
 fi

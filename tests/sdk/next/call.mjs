@@ -8,7 +8,7 @@ const { NextRequest } = await import("next/server.js");
 const handlers = await import("./out/route.js");
 
 const route = new AppRouteRouteModule({
-  getUserland: () => handlers,
+  userland: () => handlers,
   definition: { kind: "APP_ROUTE", page: "/hooks/route", pathname: "/hooks", filename: "route", bundlePath: "app/hooks/route" },
   distDir: ".next",
   relativeProjectDir: "",
