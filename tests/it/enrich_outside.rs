@@ -130,7 +130,9 @@ async fn services_are_asked_in_the_order_of_the_step_until_one_knows() {
     };
     let (one, two) = (knows("ann", "CTO").await, knows("acme", "somebody").await);
     let service = |name: &str, url: String| {
-        format!("  - {{ name: {name}, kind: http, url: \"{url}\", map: {{ role: \"{{{{ response.title }}}}\" }} }}\n")
+        format!(
+            "  - {{ name: {name}, kind: http, url: \"{url}\", map: {{ role: \"{{{{ response.title }}}}\" }} }}\n"
+        )
     };
     let lookups =
         service("one", one.url("/{{ email }}")) + &service("two", two.url("/{{ email }}"));
@@ -210,8 +212,10 @@ async fn companies_are_learned_from_group_calls_of_segments_clients() {
     let lookups = "  - { name: companies, kind: table, learn: { when: 'type == \"group\"', \
         key: payload.traits.domain, fields: payload.traits } }\n";
     let steps = "{ enrich.person: { email: payload.email } }";
-    let text = resources(lookups, steps, &sink)
-        .replace("{ name: app, kind: api }", "{ name: app, kind: api }, { name: web, kind: segment, write_key: wk_demo }");
+    let text = resources(lookups, steps, &sink).replace(
+        "{ name: app, kind: api }",
+        "{ name: app, kind: api }, { name: web, kind: segment, write_key: wk_demo }",
+    );
     let gateway = Gateway::start(&text, "").await;
     let traits = json!({ "domain": "Acme.com", "name": "Acme Inc.", "country": "DE" });
     let group = json!({ "writeKey": "wk_demo", "userId": "u", "groupId": "g", "traits": traits });

@@ -44,7 +44,10 @@ async fn a_script_sees_its_event_and_what_is_around_it_and_no_world_and_no_clock
     assert_eq!(alone["ctx"], expected);
     assert_eq!(alone["event"], json!(["id", "type", "timestamp", "payload", "metadata"]));
     assert_eq!(alone["there"], json!([]), "a script has nothing of the world");
-    assert_eq!((&alone["now"], &alone["then"]), (&json!(1_767_225_600_000_i64), &json!("2026-01-01T00:00:00.000Z")));
+    assert_eq!(
+        (&alone["now"], &alone["then"]),
+        (&json!(1_767_225_600_000_i64), &json!("2026-01-01T00:00:00.000Z"))
+    );
 
     // Of several that it makes, each knows which one it is.
     let mut several = event;

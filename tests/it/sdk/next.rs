@@ -14,7 +14,8 @@ async fn a_route_handler_compiles_against_next_and_runs_in_its_own_route_module(
     let bundled = json!({ "module": "ESNext", "moduleResolution": "bundler", "noEmit": true });
     let emitted = json!({ "module": "NodeNext", "outDir": "out" });
     for mut options in [bundled, emitted] {
-        let all = json!({ "strict": true, "target": "ES2022", "types": ["node"], "skipLibCheck": true });
+        let all =
+            json!({ "strict": true, "target": "ES2022", "types": ["node"], "skipLibCheck": true });
         options.as_object_mut().unwrap().extend(all.as_object().unwrap().clone());
         let text = json!({ "compilerOptions": options, "files": ["route.ts"] }).to_string();
         std::fs::write(folder.join("tsconfig.json"), text).unwrap();

@@ -87,11 +87,18 @@ async fn every_call_has_two_paths_and_every_batch_seven_and_each_is_taken_with_2
     let kept: Vec<_> = kept.iter().map(|it| (text(it, "type"), text(it, "messageId"))).collect();
     assert_eq!(kept, expected);
 
-    for path in SETTINGS.iter().chain(&["/sourceConfig/?writeKey=wk_demo", "/sourceConfig?writeKey=wk_demo"]) {
+    for path in SETTINGS
+        .iter()
+        .chain(&["/sourceConfig/?writeKey=wk_demo", "/sourceConfig?writeKey=wk_demo"])
+    {
         lab.client.get(path).await.expect(200);
     }
     lab.post("/v1/m", &[], &json!({ "series": [] })).await.expect(200);
-    assert_eq!(lab.payloads().await.len(), expected.len(), "what clients say of themselves is no event");
+    assert_eq!(
+        lab.payloads().await.len(),
+        expected.len(),
+        "what clients say of themselves is no event"
+    );
 }
 
 #[tokio::test]
@@ -99,7 +106,8 @@ async fn every_route_answers_the_question_of_a_browser_without_a_key() {
     let lab = Lab::new().await;
     let mut paths: Vec<String> = call_paths().into_iter().map(|it| it.0).collect();
     paths.extend(BATCHES.iter().chain(&SETTINGS).map(|it| (*it).to_owned()));
-    paths.extend(["/v1/m", "/v1/pixel/track", "/sourceConfig", "/sourceConfig/"].map(str::to_owned));
+    paths
+        .extend(["/v1/m", "/v1/pixel/track", "/sourceConfig", "/sourceConfig/"].map(str::to_owned));
     let asks = [
         ("origin", "https://shop.example"),
         ("access-control-request-method", "POST"),
@@ -166,7 +174,8 @@ async fn what_a_batch_says_of_all_is_in_each_message_and_its_clock_is_corrected(
 async fn a_pixel_whose_names_nest_without_end_is_a_picture_and_no_deep_stack() {
     let lab = Lab::new().await;
     let deep = format!("writeKey=wk_demo&userId=u&event=e&properties{}=1", ".a".repeat(3_500));
-    let (status, ..) = lab.client.open(Method::GET, &format!("/v1/pixel/track?{deep}"), &[], "").await;
+    let (status, ..) =
+        lab.client.open(Method::GET, &format!("/v1/pixel/track?{deep}"), &[], "").await;
     assert_eq!(status, 200);
     let kept = &lab.payloads().await[0];
     let mut level = &kept["properties"];
@@ -206,7 +215,9 @@ async fn what_is_not_taken_stands_with_its_reason_at_the_source() {
     let told = traffic["rejections"].as_array().unwrap();
     assert_eq!(told.len(), 7);
     assert_eq!(told[0]["code"], "no_event", "the newest is first: {traffic}");
-    assert!(told.iter().all(|it| it["ip"] == "127.0.0.1" && !it["reason"].as_str().unwrap().is_empty()));
+    assert!(
+        told.iter().all(|it| it["ip"] == "127.0.0.1" && !it["reason"].as_str().unwrap().is_empty())
+    );
     // Whose key is unknown is nobody's traffic.
     lab.post("/v1/batch", &[], &json!({ "writeKey": "wk_other", "batch": [] })).await.expect(401);
     assert_eq!(lab.traffic().await["rejected"], expected);
