@@ -364,7 +364,10 @@ mod tests {
         let (ip, reason) = told(r#"{"fields":["metadata.ip"]}"#);
         assert_eq!((ip, reason.as_str()), (None, whole));
         let (ip, reason) = told(r#"{"detect":["ip","email"]}"#);
-        assert!(!ip.unwrap().contains("77") && !reason.contains("eve"), "{reason}");
+        assert!(ip.is_none() && !reason.contains("eve"), "{reason}");
+        let (ip, reason) = told(r#"{"detect":["ip","email"],"mode":"mask"}"#);
+        assert_eq!(ip.as_deref(), Some("192.0.*.*"));
+        assert!(reason.contains("e***@a.example"), "{reason}");
         let long = "é".repeat(1000);
         let it = Rejection::new(Timestamp::UNIX_EPOCH, "schema", long, [192, 0, 2, 1].into());
         assert_eq!(it.reason.chars().count(), REASON + 1);

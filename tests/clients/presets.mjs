@@ -36,6 +36,8 @@ const services = {
   stripe: (secret, body, time) => ({
     "stripe-signature": `t=${time},v1=${"0".repeat(64)},v1=${hmac("sha256", secret, `${time}.${body}`, "hex")},v0=x`,
   }),
+  // The body is the URL here: what Twilio signs where it posts JSON, whose hash stands in the URL.
+  "twilio-json": (secret, url) => ({ "x-twilio-signature": hmac("sha1", secret, url, "base64") }),
   segment: (secret, body) => ({ "x-signature": hmac("sha1", secret, body, "hex") }),
   customerio: (secret, body) => ({ "x-signature": hmac("sha1", secret, body, "hex") }),
   hmac: (secret, body, time) => ({

@@ -254,6 +254,28 @@ async fn a_key_that_the_body_does_not_bind_proves_nothing_about_another_source()
 }
 
 #[tokio::test]
+async fn json_of_twilio_is_believed_by_the_hash_in_its_url_also_behind_a_proxy() {
+    let lab = Lab::new(&format!(
+        "  - {{ name: behind, kind: webhook, verify: twilio, secret: {SECRET}, type: payload.kind, \
+         url: \"https://gw.acme.com/twilio?a=1\" }}\n",
+    ))
+    .await;
+    let body = r#"{"kind":"conference-end"}"#;
+    let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(body));
+    let query = format!("a=1&bodySHA256={hash}");
+    let url = format!("https://gw.acme.com/twilio?{query}");
+    let headers = &signed(&[("twilio-json", SECRET, &url, 0)])[0];
+    let there = format!("behind?{query}");
+    assert_eq!(lab.post(&there, headers, body).await, 200);
+    // The body is another, the hash is another, and there is none.
+    assert_eq!(lab.post(&there, headers, r#"{"kind":"conference-enD"}"#).await, 401);
+    let other = format!("behind?a=1&bodySHA256={}", hash.replace(&hash[..1], "0"));
+    assert_eq!(lab.post(&other, headers, body).await, 401);
+    assert_eq!(lab.post("behind", headers, body).await, 401);
+    assert_eq!(lab.traffic("behind").await["rejected"], json!({ "bad_signature": 3 }));
+}
+
+#[tokio::test]
 async fn refusals_keep_no_address_that_their_source_must_never_store_and_can_be_forgotten() {
     let lab = Lab::new(
         "  - { name: open, kind: webhook, verify: gitlab, secret: abcdefgh-abcdefgh }\n  \
