@@ -5,6 +5,7 @@
 //! up; [`Eraser`] for people who want to be forgotten. A database implements all of them, and passes
 //! the suite in `tests/it/store`, which is their contract.
 
+mod cluster;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::model::{
     EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person, PipelineId,
     Place, Plan, ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
 };
+
+pub use cluster::{Epoch, Lease, Member, MemberId, Membership, Role, Share, UnknownRole, View};
 
 /// What the stages ask of a database.
 ///
