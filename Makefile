@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check setup fmt bench crash powercut simulation map clean
+.PHONY: help run test check setup fmt bench bench-steps crash powercut simulation fuzz map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ bench: ## Tidegate beside a bare relay, in one run; writes bench/RESULTS.md
 	$(CARGO) build --release --workspace
 	target/release/tidegate-bench run
 
+bench-steps: ## What each step of a pipeline costs for an event
+	$(CARGO) bench -p tidegate-bench
+
 crash: ## 1,000 times kill -9 under load, judged by the checker
 	$(CARGO) build --workspace
 	CRASH_CYCLES=1000 $(CARGO) test --test it crash:: -- --nocapture
@@ -41,6 +44,9 @@ powercut: ## Power cuts at many more points than in `make test`
 
 simulation: ## The dispatcher under 100,000 seeds of bad weather
 	SIMULATION_SEEDS=100000 $(CARGO) test --release --test it simulation:: -- --nocapture
+
+fuzz: ## Every parser that strangers' bytes reach, 60 s each; KEEP=1 adds to the kept corpus
+	@scripts/fuzz.sh 60
 
 map: ## The tree of the code, in the order in which an event meets it
 	@for m in $$(sed -n 's/^pub mod \(.*\);/\1/p' src/lib.rs); do \

@@ -90,6 +90,7 @@ fn event(number: usize) -> NewEvent {
         key: format!("order-{number:x}-{:x}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
             .parse()
             .ok(),
+        key_counts_for: None,
         metadata: RawJson::trusted(r#"{"ip":"127.0.0.1","user_agent":"bench/1"}"#),
         payload: RawJson::trusted(format!(r#"{{"order":{number},"text":"{text}"}}"#)),
     }

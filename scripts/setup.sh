@@ -37,3 +37,6 @@ tests/judges/install.sh
 
 # Real clients that post to us, with only their host changed.
 tests/clients/install.sh
+
+# The TypeScript SDK, built, packed, and installed as a user would.
+tests/sdk/install.sh

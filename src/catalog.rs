@@ -25,6 +25,8 @@ pub struct Catalog {
     pub sources: BTreeMap<SourceId, Arc<Source>>,
     pub destinations: BTreeMap<DestinationId, Arc<Destination>>,
     pub pipelines: BTreeMap<PipelineId, Arc<Pipeline>>,
+    /// The versions that each pipeline had before the one that it has.
+    pub histories: BTreeMap<PipelineId, Arc<History>>,
     pub event_types: BTreeMap<EventTypeId, Arc<EventType>>,
     pub replays: BTreeMap<ReplayId, Arc<Replay>>,
     pub lookups: BTreeMap<LookupId, Arc<Lookup>>,
@@ -53,6 +55,14 @@ impl Catalog {
     }
 }
 
+/// Versions of one pipeline, by their number.
+pub type History = BTreeMap<u32, Arc<Pipeline>>;
+
+/// Versions of a pipeline that are kept besides the one that it has; the oldest go.
+pub const MOST_VERSIONS: usize = 200;
+/// Bytes of their documents, where they are more than one.
+pub const VERSION_BYTES: usize = 4 << 20;
+
 /// One resource with its kind.
 #[allow(
     clippy::large_enum_variant,
@@ -65,6 +75,8 @@ pub enum Resource {
     Source(Source),
     Destination(Destination),
     Pipeline(Pipeline),
+    /// One that it had before.
+    PipelineVersion(Pipeline),
     EventType(EventType),
     Replay(Replay),
     Lookup(Lookup),
@@ -79,7 +91,9 @@ pub enum Edit {
     DeleteKey(KeyId),
     DeleteSource(SourceId),
     DeleteDestination(DestinationId),
+    /// With the versions that it had.
     DeletePipeline(PipelineId),
+    DeletePipelineVersion(PipelineId, u32),
     DeleteEventType(EventTypeId),
     DeleteReplay(ReplayId),
     DeleteLookup(LookupId),
@@ -114,16 +128,18 @@ impl Registrar {
 
     /// Decides on edits by the catalogue as it is, keeps them all in one transaction, and then
     /// shows them. Decisions run one at a time, so a check in `decide` still holds when its edits are kept.
+    /// What a pipeline was before it was changed is kept in the same transaction.
     pub async fn edit<T, E: From<StoreError>>(
         &self,
         decide: impl FnOnce(&Catalog) -> Result<(Vec<Edit>, T), E>,
     ) -> Result<T, E> {
         let _turn = self.turn.lock().await;
         let mut next = Catalog::clone(&self.current());
-        let (edits, answer) = decide(&next)?;
+        let (mut edits, answer) = decide(&next)?;
         if edits.is_empty() {
             return Ok(answer);
         }
+        edits.extend(next.remembered(&edits));
         self.registry.change(edits.iter().map(Edit::to_change).collect()).await?;
         for edit in edits {
             next.apply(edit);
@@ -143,6 +159,10 @@ impl Catalog {
                 drop(self.destinations.insert(it.id, Arc::new(it)))
             }
             Edit::Put(Resource::Pipeline(it)) => drop(self.pipelines.insert(it.id, Arc::new(it))),
+            Edit::Put(Resource::PipelineVersion(it)) => {
+                let history = self.histories.entry(it.id).or_default();
+                Arc::make_mut(history).insert(it.version, Arc::new(it));
+            }
             Edit::Put(Resource::EventType(it)) => {
                 drop(self.event_types.insert(it.id, Arc::new(it)))
             }
@@ -154,12 +174,88 @@ impl Catalog {
             Edit::DeleteSource(id) => drop(self.sources.remove(&id)),
             Edit::DeleteDestination(id) => drop(self.destinations.remove(&id)),
             Edit::DeletePipeline(id) => drop(self.pipelines.remove(&id)),
+            Edit::DeletePipelineVersion(id, version) => {
+                let Some(history) = self.histories.get_mut(&id) else { return };
+                Arc::make_mut(history).remove(&version);
+                if history.is_empty() {
+                    self.histories.remove(&id);
+                }
+            }
             Edit::DeleteEventType(id) => drop(self.event_types.remove(&id)),
             Edit::DeleteReplay(id) => drop(self.replays.remove(&id)),
             Edit::DeleteLookup(id) => drop(self.lookups.remove(&id)),
             Edit::DeleteDeletion(id) => drop(self.deletions.remove(&id)),
         }
     }
+}
+
+impl Catalog {
+    /// What edits of pipelines add to their histories, and what has no room there any more.
+    fn remembered(&self, edits: &[Edit]) -> Vec<Edit> {
+        let mut more = Vec::new();
+        for edit in edits {
+            match edit {
+                Edit::Put(Resource::Pipeline(new)) => {
+                    let before = self.pipelines.get(&new.id);
+                    let Some(before) = before.filter(|it| it.version < new.version) else {
+                        continue;
+                    };
+                    let forgotten = self.history(new.id).map(|it| overflow(it, before));
+                    let forget = |it| Edit::DeletePipelineVersion(new.id, it);
+                    more.extend(forgotten.into_iter().flatten().map(forget));
+                    more.push(Edit::Put(Resource::PipelineVersion(Pipeline::clone(before))));
+                }
+                Edit::DeletePipeline(id) => {
+                    let versions = self.history(*id).into_iter().flat_map(BTreeMap::keys);
+                    more.extend(versions.map(|it| Edit::DeletePipelineVersion(*id, *it)));
+                }
+                Edit::Put(_)
+                | Edit::DeleteProject(_)
+                | Edit::DeleteKey(_)
+                | Edit::DeleteSource(_)
+                | Edit::DeleteDestination(_)
+                | Edit::DeletePipelineVersion(..)
+                | Edit::DeleteEventType(_)
+                | Edit::DeleteReplay(_)
+                | Edit::DeleteLookup(_)
+                | Edit::DeleteDeletion(_) => (),
+            }
+        }
+        more
+    }
+
+    fn history(&self, pipeline: PipelineId) -> Option<&History> {
+        self.histories.get(&pipeline).map(Arc::as_ref)
+    }
+
+    /// A version of a pipeline, which may be the one that it has.
+    pub fn pipeline_version(&self, id: PipelineId, version: u32) -> Option<&Arc<Pipeline>> {
+        let current = self.pipelines.get(&id).filter(|it| it.version == version);
+        current.or_else(|| self.history(id)?.get(&version))
+    }
+}
+
+/// The versions that must go when one more comes.
+fn overflow(history: &History, new: &Pipeline) -> Vec<u32> {
+    let weight = |it: &Pipeline| RawJson::of(it).bytes().len();
+    let (mut count, mut bytes) = (1, weight(new));
+    let mut forgotten = Vec::new();
+    for (version, document) in history.iter().rev() {
+        count += 1;
+        bytes += weight(document);
+        if count > MOST_VERSIONS || bytes > VERSION_BYTES {
+            forgotten.push(*version);
+        }
+    }
+    forgotten
+}
+
+const PIPELINE_VERSION: &str = "pipeline_version";
+
+/// Where a version is kept: far from the ids of resources, and from the versions of other pipelines.
+fn version_bits(pipeline: PipelineId, version: u32) -> u128 {
+    const STEP: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+    pipeline.bits().wrapping_add(STEP.wrapping_mul(u128::from(version)))
 }
 
 impl Edit {
@@ -172,6 +268,9 @@ impl Edit {
             Self::DeleteSource(id) => delete("source", id.bits()),
             Self::DeleteDestination(id) => delete("destination", id.bits()),
             Self::DeletePipeline(id) => delete("pipeline", id.bits()),
+            Self::DeletePipelineVersion(id, version) => {
+                delete(PIPELINE_VERSION, version_bits(*id, *version))
+            }
             Self::DeleteEventType(id) => delete("event_type", id.bits()),
             Self::DeleteReplay(id) => delete("replay", id.bits()),
             Self::DeleteLookup(id) => delete("lookup", id.bits()),
@@ -191,6 +290,9 @@ impl Resource {
             Self::Source(it) => document("source", it.id.bits(), it),
             Self::Destination(it) => document("destination", it.id.bits(), it),
             Self::Pipeline(it) => document("pipeline", it.id.bits(), it),
+            Self::PipelineVersion(it) => {
+                document(PIPELINE_VERSION, version_bits(it.id, it.version), it)
+            }
             Self::EventType(it) => document("event_type", it.id.bits(), it),
             Self::Replay(it) => document("replay", it.id.bits(), it),
             Self::Lookup(it) => document("lookup", it.id.bits(), it),
@@ -209,6 +311,7 @@ impl Resource {
             "source" => parse(document).map(Self::Source),
             "destination" => parse(document).map(Self::Destination),
             "pipeline" => parse(document).map(Self::Pipeline),
+            PIPELINE_VERSION => parse(document).map(Self::PipelineVersion),
             "event_type" => parse(document).map(Self::EventType),
             "replay" => parse(document).map(Self::Replay),
             "lookup" => parse(document).map(Self::Lookup),

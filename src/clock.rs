@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 #[async_trait]
 pub trait Clock: Send + Sync {
@@ -15,6 +15,16 @@ pub trait Clock: Send + Sync {
 
     /// Ends when the time has come; at once when it is past.
     async fn sleep_until(&self, time: Timestamp);
+}
+
+/// What a loop waits before it tries again what has failed, unless it is told to stop meanwhile.
+pub async fn pause(clock: &dyn Clock, stop: &mut watch::Receiver<bool>) {
+    const PAUSE: SignedDuration = SignedDuration::from_secs(1);
+    let until = clock.now().saturating_add(PAUSE).unwrap_or(Timestamp::MAX);
+    tokio::select! {
+        () = clock.sleep_until(until) => (),
+        _ = stop.changed() => (),
+    }
 }
 
 /// The clock of the machine.

@@ -37,7 +37,12 @@ pub struct Config {
     pub server: server::Options,
     pub ingest: ingest::Options,
     pub gate: gate::Options,
+    /// The embedded store.
     pub store: store::sqlite::Options,
+    /// The database that is used instead of the embedded store: `store = "postgres://…"`.
+    #[serde(skip)]
+    pub database: Option<store::postgres::Address>,
+    pub postgres: store::postgres::Options,
     pub retention: Retention,
     pub pipeline: pipeline::Options,
     pub enrichment: enrich::Options,
@@ -75,6 +80,8 @@ impl Default for Config {
             ingest: ingest::Options::default(),
             gate: gate::Options::default(),
             store: store::sqlite::Options::default(),
+            database: None,
+            postgres: store::postgres::Options::default(),
             retention: Retention::default(),
             pipeline: pipeline::Options::default(),
             enrichment: enrich::Options::default(),
@@ -94,10 +101,14 @@ pub enum ConfigError {
     Missing(PathBuf),
     #[error("the configuration is not valid: {0}")]
     Invalid(Box<figment::Error>),
+    /// It does not say what is there, since that may hold a password.
+    #[error("`store` is not valid: {0}")]
+    Store(#[from] store::postgres::NoAddress),
 }
 
 impl Config {
-    /// The defaults, under the file, under the environment: `TIDEGATE_LISTEN`, `TIDEGATE_DATA`, and
+    /// The defaults, under the file, under the environment: `TIDEGATE_LISTEN`, `TIDEGATE_DATA`,
+    /// `TIDEGATE_STORE`, and
     /// `TIDEGATE_<SECTION>__<OPTION>` such as `TIDEGATE_STORE__SEGMENT_EVENTS`.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Toml::string(DEFAULTS));
@@ -107,18 +118,25 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(path));
         }
-        figment
-            .merge(environment())
-            .select(Profile::Default)
-            .extract()
-            .map_err(|error| ConfigError::Invalid(Box::new(error)))
+        figment = figment.merge(environment()).select(Profile::Default);
+        let mut database = None;
+        if let Some(text) =
+            figment.find_value("store").ok().and_then(figment::value::Value::into_string)
+        {
+            database = Some(text.parse()?);
+            // What the embedded store would be given, it has by default.
+            figment = figment.merge(("store", store::sqlite::Options::default()));
+        }
+        let config: Self =
+            figment.extract().map_err(|error| ConfigError::Invalid(Box::new(error)))?;
+        Ok(Self { database, ..config })
     }
 }
 
 /// Other variables of ours, such as `TIDEGATE_ADMIN_KEY`, are not options and are left alone.
 fn environment() -> Env {
     let is_option = |name: &figment::value::UncasedStr| {
-        name == "listen" || name == "data" || name.as_str().contains("__")
+        name == "listen" || name == "data" || name == "store" || name.as_str().contains("__")
     };
     Env::prefixed("TIDEGATE_").filter(is_option).split("__")
 }
@@ -157,6 +175,22 @@ mod tests {
         for option in leaves("", &all) {
             assert!(named.contains(&option), "tidegate.toml does not name `{option}`");
         }
+    }
+
+    #[test]
+    fn a_store_that_is_an_address_is_the_database_and_never_repeated() {
+        let file = |text: &str| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            writeln!(file, "{text}").unwrap();
+            file
+        };
+        let there = file("store = \"postgres://tide:s3cret@db:5432/events\"");
+        let config = Config::load(Some(there.path())).unwrap();
+        assert_eq!(config.database.unwrap().to_string(), "postgres://db:5432/events");
+        assert_eq!(config.store, store::sqlite::Options::default());
+        let wrong = file("store = \"mysql://tide:s3cret@db/events\"");
+        let error = Config::load(Some(wrong.path())).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"));
     }
 
     #[test]

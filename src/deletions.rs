@@ -6,13 +6,12 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::{
     catalog::{Catalog, Edit, Registrar, Resource},
-    clock::Clock,
+    clock::{self, Clock},
     dispatch,
     model::{
         Deletion, DeletionId, DeletionState, DestinationId, EventId, EventSeq, NewEvent, ProjectId,
@@ -59,7 +58,7 @@ pub async fn run(mut parts: Parts) {
         if let Err(error) = done {
             // It goes on from what was noted, however far that is.
             tracing::warn!(deletion = %deletion.id, %error, "a deletion waits for the store");
-            parts.rest().await;
+            clock::pause(parts.clock.as_ref(), &mut parts.stop).await;
         }
     }
 }
@@ -121,6 +120,7 @@ impl Parts {
             timestamp: Some(deletion.created_at),
             received_at: now,
             key: None,
+            key_counts_for: None,
             metadata: Direction::metadata(to),
             payload: payload.clone(),
         };
@@ -204,14 +204,5 @@ impl Parts {
             Ok::<_, StoreError>((edit.into_iter().collect(), ()))
         };
         self.registrar.edit(decide).await
-    }
-
-    async fn rest(&mut self) {
-        const PAUSE: SignedDuration = SignedDuration::from_secs(1);
-        let until = self.clock.now().saturating_add(PAUSE).unwrap_or(Timestamp::MAX);
-        tokio::select! {
-            () = self.clock.sleep_until(until) => (),
-            _ = self.stop.changed() => (),
-        }
     }
 }

@@ -114,7 +114,8 @@ impl Gate {
         match self.store.health().refuses {
             Some(Refusal::DiskFull) => return Err(Refused::DiskFull { retry_after: LATER }),
             Some(Refusal::Broken) => return Err(Refused::Store(StoreError::Closed)),
-            None => (),
+            // Trying finds out soonest that it is there again.
+            Some(Refusal::Unreachable) | None => (),
         }
         let weight: usize = events.iter().map(NewEvent::weight).sum();
         // A batch heavier than all the room there is passes alone.

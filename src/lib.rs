@@ -8,9 +8,11 @@ pub mod model;
 pub mod clock;
 pub mod hint;
 pub mod tail;
+pub mod derived;
 pub mod crypto;
 pub mod redact;
 pub mod expr;
+pub mod schema;
 pub mod script;
 
 // The stages. Ingest, pipeline and dispatch meet only in the store.

@@ -120,6 +120,7 @@ impl Prober {
             timestamp: Some(now),
             received_at: now,
             key: None,
+            key_counts_for: None,
             metadata: RawJson::of(&json!({ "source": "system" })),
             payload,
         };

@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use crate::{
     gate::Refused,
-    resources::{FileError, Invalid},
+    pipeline::dry::CaseResult,
+    resources::{FailingTests, FileError, Invalid},
     store::StoreError,
 };
 
@@ -36,6 +37,7 @@ pub enum Kind {
     MethodNotAllowed,
     BodyTimeout,
     Conflict,
+    FailingTests,
     BodyTooLarge,
     UrlTooLong,
     UnsupportedEncoding,
@@ -50,7 +52,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidRequest,
         Self::InvalidJson,
         Self::InvalidBody,
@@ -62,6 +64,7 @@ impl Kind {
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::Conflict,
+        Self::FailingTests,
         Self::BodyTooLarge,
         Self::UrlTooLong,
         Self::UnsupportedEncoding,
@@ -91,6 +94,7 @@ impl Kind {
             }
             Self::BodyTimeout => (408, "body-timeout", "The body came too slowly"),
             Self::Conflict => (409, "conflict", "It conflicts with what is there"),
+            Self::FailingTests => (409, "failing-tests", "Test cases of the pipeline fail"),
             Self::BodyTooLarge => (413, "body-too-large", "The body is too large"),
             Self::UrlTooLong => (414, "url-too-long", "The URL is too long"),
             Self::UnsupportedEncoding => {
@@ -153,6 +157,10 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub errors: Vec<FieldError>,
+    /// The test cases that fail, where a change was refused for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Vec<CaseResult>)]
+    pub tests: Option<Box<FailingTests>>,
     #[serde(skip)]
     kind: Kind,
     #[serde(skip)]
@@ -168,6 +176,7 @@ impl Problem {
             status,
             detail: None,
             errors: Vec::new(),
+            tests: None,
             kind,
             retry_after: None,
         }
@@ -284,7 +293,7 @@ impl From<StoreError> for Problem {
                      with the same idempotency key",
                 )
             }
-            StoreError::Closed => {
+            StoreError::Closed | StoreError::Fenced => {
                 log(&error);
                 Self::new(Kind::Unavailable).retry_after(LATER).detail(
                     "nothing of the request was kept; send it again when the gateway has restarted",
@@ -310,6 +319,14 @@ impl From<Vec<Invalid>> for Problem {
     fn from(wrong: Vec<Invalid>) -> Self {
         let error = |it: Invalid| FieldError::new(it.path, it.rule, it.found);
         Self::invalid(wrong.into_iter().map(error).collect())
+    }
+}
+
+impl From<FailingTests> for Problem {
+    fn from(failing: FailingTests) -> Self {
+        let problem = Self::new(Kind::FailingTests)
+            .detail("nothing was changed; `?confirm=failing-tests` changes it all the same");
+        Self { tests: Some(Box::new(failing)), ..problem }
     }
 }
 

@@ -9,12 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
     catalog::{Catalog, Edit, Registrar, Resource},
-    clock::Clock,
+    clock::{self, Clock},
     model::{
         DeliverySeq, DeliveryState, Destination, DestinationId, Event, Lane, Ordering, Owed, Place,
         Replay, ReplayId, ReplayState, Selection,
@@ -61,7 +61,7 @@ pub async fn run(mut parts: Parts) {
                 // It goes on from what is on disk, however far that is.
                 walks.remove(&replay.id);
                 tracing::warn!(replay = %replay.id, %error, "a replay waits for the store");
-                parts.rest().await;
+                clock::pause(parts.clock.as_ref(), &mut parts.stop).await;
             }
         }
     }
@@ -235,15 +235,6 @@ impl Parts {
             Ok::<_, StoreError>((edit.into_iter().collect(), ()))
         };
         self.registrar.edit(decide).await
-    }
-
-    async fn rest(&mut self) {
-        const PAUSE: SignedDuration = SignedDuration::from_secs(1);
-        let until = self.clock.now().saturating_add(PAUSE).unwrap_or(Timestamp::MAX);
-        tokio::select! {
-            () = self.clock.sleep_until(until) => (),
-            _ = self.stop.changed() => (),
-        }
     }
 }
 

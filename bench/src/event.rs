@@ -32,10 +32,10 @@ impl Events {
         }
         body.push_str(&format!(
             "\"payload\":{{\"sent_ns\":{sent_ns},\"n\":{n},\"plan\":\"scale\",\"feature\":\"export\",\
-             \"user\":{{\"id\":\"usr_{:016x}\",\"email\":\"user{}@example.com\",\"country\":\"DE\"}},\
+             \"user\":{{\"id\":\"{}\",\"email\":\"{}\",\"country\":\"DE\"}},\
              \"page\":\"https://app.example.com/settings/exports?from=sidebar\",\"trace\":\"",
-            mix(self.tag ^ n),
-            n % 100_003,
+            user(n % PEOPLE),
+            email(n % PEOPLE),
         ));
         let mut state = mix(self.tag.wrapping_add(n));
         while body.len() < SIZE - 3 {
@@ -46,6 +46,19 @@ impl Events {
         body.push_str("\"}}");
         body
     }
+}
+
+/// How many people there are, who send events in turn.
+pub const PEOPLE: u64 = 100_003;
+
+/// The id of one of them.
+pub fn user(person: u64) -> String {
+    format!("usr_{:016x}", mix(person))
+}
+
+/// The address of one of them.
+pub fn email(person: u64) -> String {
+    format!("user{person}@example.com")
 }
 
 /// What a delivery's body says about when its event was sent: the number behind `"sent_ns":`. Read
@@ -62,7 +75,7 @@ pub fn sent_ns(body: &[u8]) -> Option<u64> {
 }
 
 /// splitmix64: turns a counter into bits that do not compress.
-fn mix(seed: u64) -> u64 {
+pub fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -9,7 +9,8 @@ mod load;
 mod sink;
 mod relay;
 mod run;
-mod steps;
+mod scripts;
+mod store;
 
 use clap::{Parser, Subcommand};
 
@@ -33,8 +34,10 @@ enum Command {
     Relay(relay::Options),
     /// Runs relay and Tidegate in turn, and writes a table of what both did.
     Run(run::Options),
-    /// Measures what each step of a pipeline costs for an event, without a gateway. Prints a table.
-    Steps(steps::Options),
+    /// Runs a script over very many events, and fails if that takes more and more time or memory.
+    Scripts(scripts::Options),
+    /// Measures the embedded store alone, as keys grow in number and old events are forgotten.
+    Store(store::Options),
 }
 
 fn main() -> Result<()> {
@@ -42,7 +45,7 @@ fn main() -> Result<()> {
     // Load and sink share two cores with what they measure: one thread each is the cheapest.
     let mut runtime = match command {
         Command::Load(_) | Command::Sink(_) => tokio::runtime::Builder::new_current_thread(),
-        Command::Relay(_) | Command::Run(_) | Command::Steps(_) => {
+        Command::Relay(_) | Command::Run(_) | Command::Scripts(_) | Command::Store(_) => {
             tokio::runtime::Builder::new_multi_thread()
         }
     };
@@ -56,7 +59,8 @@ fn main() -> Result<()> {
             Command::Sink(options) => sink::run(options).await,
             Command::Relay(options) => relay::run(options).await,
             Command::Run(options) => run::run(options).await,
-            Command::Steps(options) => steps::run(&options),
+            Command::Scripts(options) => scripts::run(&options),
+            Command::Store(options) => store::run(&options).await,
         }
     })
 }

@@ -8,7 +8,8 @@ use utoipa::{
 };
 
 use super::{
-    deletions, deliveries, directory, events, export, operations, replays, resources, stats, tail,
+    counts, deletions, deliveries, directory, dry_run, events, export, operations, replays,
+    resources, stats, tail,
 };
 use crate::{ingest, problem::Problem};
 
@@ -73,11 +74,19 @@ use crate::{ingest, problem::Problem};
         resources::event_types::get_event_type,
         resources::event_types::put_event_type,
         resources::event_types::delete_event_type,
+        resources::learned::event_type_fields,
+        resources::learned::adopt_event_type,
         resources::pipelines::list_pipelines,
         resources::pipelines::create_pipeline,
         resources::pipelines::get_pipeline,
         resources::pipelines::put_pipeline,
         resources::pipelines::delete_pipeline,
+        resources::versions::list_versions,
+        resources::versions::get_version,
+        resources::versions::compare_versions,
+        resources::versions::rollback_pipeline,
+        dry_run::try_pipeline,
+        dry_run::run_tests,
         resources::profiles::list_profiles,
         resources::destinations::list_destinations,
         resources::destinations::create_destination,
@@ -95,6 +104,7 @@ use crate::{ingest, problem::Problem};
         resources::file::apply_file,
         resources::file::export_file,
         stats::destination_stats,
+        counts::pipeline_counts,
         stats::status,
         operations::openapi,
         operations::healthz,

@@ -122,17 +122,7 @@ impl Export {
 /// An event in one line: where JSON has a line break between two values, it gets a space.
 fn line(event: &Event, catalog: &Catalog) -> EventView {
     let mut view = EventView::of(event, catalog);
-    view.metadata = in_one_line(view.metadata);
-    view.payload = view.payload.map(in_one_line);
+    view.metadata = view.metadata.in_one_line();
+    view.payload = view.payload.map(RawJson::in_one_line);
     view
-}
-
-fn in_one_line(json: RawJson) -> RawJson {
-    let is_break = |it: &u8| matches!(it, b'\n' | b'\r');
-    if !json.bytes().iter().any(is_break) {
-        return json;
-    }
-    // Within a text a line break is always escaped.
-    let bytes = json.bytes().iter().map(|it| if is_break(it) { b' ' } else { *it });
-    RawJson::trusted(bytes.collect::<Vec<u8>>())
 }

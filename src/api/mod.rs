@@ -8,17 +8,19 @@ mod events;
 mod export;
 mod deliveries;
 mod stats;
+mod counts;
 mod replays;
 mod deletions;
 mod tail;
 mod resources;
+mod dry_run;
 mod directory;
 mod operations;
 mod document;
 
 use std::{ops::Deref, sync::Arc};
 
-use axum::{Router, extract::FromRef, http::Method, response::IntoResponse as _};
+use axum::{Router, extract::FromRef, http::Method, middleware, response::IntoResponse as _};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
@@ -29,8 +31,10 @@ use crate::{
     catalog::Registrar,
     clock::Clock,
     crypto::{KeyHasher, Random, Vault},
-    dispatch,
-    ingest::{self, Ingest, Keyring},
+    destinations, dispatch,
+    ingest::{self, Caller, Ingest, Keyring},
+    model::Author,
+    pipeline::{Lookups, Tools},
     probe::Prober,
     problem::{Kind, Problem},
     replay::Replayed,
@@ -69,6 +73,10 @@ pub struct Context {
     pub random: Arc<dyn Random>,
     /// For test events and verifications.
     pub prober: Arc<Prober>,
+    /// For what destinations would be sent.
+    pub outlets: Arc<destinations::Directory>,
+    /// For steps that ask, while somebody tries them.
+    pub lookups: Arc<dyn Lookups>,
     pub dispatch: dispatch::Handle,
     /// Tells the dispatcher what a replay has made.
     pub replayed: Replayed,
@@ -81,6 +89,9 @@ pub struct Context {
     pub options: Options,
 }
 
+/// Pipelines that are tried at once, over all projects.
+const DRY_RUNS: usize = 4;
+
 /// The state of every handler. Cheap to clone.
 #[derive(Clone)]
 pub struct Api(Arc<Shared>);
@@ -89,20 +100,26 @@ pub struct Api(Arc<Shared>);
 pub struct Shared {
     context: Context,
     watchers: Arc<Semaphore>,
+    dry_runs: Semaphore,
+    /// Its threads run the scripts of dry runs only.
+    tools: Tools,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
         let watchers = Arc::new(Semaphore::new(context.options.watchers));
-        Self(Arc::new(Shared { context, watchers }))
+        let tools = Tools::new(&context.vault);
+        let dry_runs = Semaphore::new(DRY_RUNS);
+        Self(Arc::new(Shared { context, watchers, dry_runs, tools }))
     }
 
-    /// What the checks of `resources` need.
-    fn means(&self) -> Means<'_> {
+    /// What the checks of `resources` need, for what this caller changes.
+    fn means(&self, caller: &Caller) -> Means<'_> {
         Means {
             vault: &self.vault,
             random: self.random.as_ref(),
             now: self.clock.now(),
+            author: caller.key.map_or(Author::AdminKey, Author::Key),
             options: self.limits,
         }
     }
@@ -164,11 +181,20 @@ fn resource_routes(routes: Routes) -> Routes {
         .get("/api/v1/event-types/{event_type}", resources::get_event_type)
         .put("/api/v1/event-types/{event_type}", resources::put_event_type)
         .delete("/api/v1/event-types/{event_type}", resources::delete_event_type)
+        .get("/api/v1/event-types/{event_type}/fields", resources::event_type_fields)
+        .post("/api/v1/event-types/{event_type}/adopt", resources::adopt_event_type)
         .get("/api/v1/pipelines", resources::list_pipelines)
         .post("/api/v1/pipelines", resources::create_pipeline)
         .get("/api/v1/pipelines/{pipeline}", resources::get_pipeline)
         .put("/api/v1/pipelines/{pipeline}", resources::put_pipeline)
         .delete("/api/v1/pipelines/{pipeline}", resources::delete_pipeline)
+        .get("/api/v1/pipelines/{pipeline}/versions", resources::list_versions)
+        .get("/api/v1/pipelines/{pipeline}/versions/{version}", resources::get_version)
+        .get("/api/v1/pipelines/{pipeline}/diff", resources::compare_versions)
+        .post("/api/v1/pipelines/{pipeline}/rollback", resources::rollback_pipeline)
+        .post("/api/v1/pipelines/{pipeline}/test", dry_run::try_pipeline)
+        .post("/api/v1/pipelines/{pipeline}/tests", dry_run::run_tests)
+        .get("/api/v1/pipelines/{pipeline}/counts", counts::pipeline_counts)
         .get("/api/v1/profiles", resources::list_profiles)
         .get("/api/v1/destinations", resources::list_destinations)
         .post("/api/v1/destinations", resources::create_destination)
@@ -240,6 +266,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(Kind::MethodNotAllowed).into_response()
         })
+        .layer(middleware::from_fn(ingest::cors::events))
         .with_state(api.clone())
         .merge(ingest::segment::router(api.ingest.clone()))
 }

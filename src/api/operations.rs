@@ -56,6 +56,9 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, Problem> {
         Some(Refusal::Broken) => Err(Problem::new(Kind::Unavailable).detail(
             "the disk has failed: what was acknowledged is safe, and the process must be restarted",
         )),
+        Some(Refusal::Unreachable) => Err(Problem::new(Kind::Unavailable)
+            .detail("the database cannot be reached; it is tried again all the time")
+            .retry_after(LATER)),
     }
 }
 

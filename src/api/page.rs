@@ -1,5 +1,7 @@
 //! Lists, a page at a time. A cursor is opaque, and stays right while things are added.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Serialize;
@@ -99,6 +101,34 @@ pub fn resources<'a, R: 'a, K: Kind, T>(
     let next = last.filter(|_| rows.peek().is_some());
     let next = next.map(|id| URL_SAFE_NO_PAD.encode(id.bits().to_be_bytes()));
     Ok(Json(Listing { data: page.into_iter().map(view).collect(), next }))
+}
+
+/// The page of what is listed by name.
+pub fn named<N: Ord + AsRef<str>, R, T>(
+    all: BTreeMap<N, R>,
+    limit: Option<&str>,
+    cursor: Option<&str>,
+    mut view: impl FnMut(N, R) -> T,
+) -> Result<Page<T>, Problem> {
+    let limit = limit_of(limit)?;
+    let after = match cursor.filter(|it| !it.is_empty()) {
+        None => None,
+        Some(cursor) => {
+            let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad_cursor())?;
+            Some(String::from_utf8(bytes).map_err(|_| bad_cursor())?)
+        }
+    };
+    let is_before =
+        |it: &(N, R)| after.as_ref().is_some_and(|after| it.0.as_ref() <= after.as_str());
+    let mut rows = all.into_iter().skip_while(is_before).peekable();
+    let (mut data, mut last) = (Vec::new(), None);
+    while data.len() < limit
+        && let Some((name, row)) = rows.next()
+    {
+        last = Some(URL_SAFE_NO_PAD.encode(name.as_ref()));
+        data.push(view(name, row));
+    }
+    Ok(Json(Listing { data, next: last.filter(|_| rows.peek().is_some()) }))
 }
 
 pub fn limit_of(text: Option<&str>) -> Result<usize, Problem> {

@@ -86,26 +86,10 @@ pub async fn destination_stats(
     Path(destination): Path<String>,
     Query(query): Query<StatsQuery>,
 ) -> Result<Json<Stats>, Problem> {
-    const LONGEST: SignedDuration = SignedDuration::from_hours(24 * 31);
-    const MOST_POINTS: i64 = 1500;
-    const USUAL_POINTS: i64 = 120;
     let id = find::<Destination>(access.session.catalog(), access.project, &destination)?.id;
-    let now = api.clock.now();
-    let until = parse_time("until", query.until.as_deref())?.unwrap_or(now);
-    let from = parse_time("from", query.from.as_deref())?;
-    let from = from.unwrap_or(until.saturating_sub(SignedDuration::from_hours(1)).unwrap_or(until));
-    let span = until.duration_since(from);
-    if !span.is_positive() || span > LONGEST {
-        let rule = "it lies after `from`, and at most 31 days";
-        return Err(Problem::invalid_field("query:until", rule, "another moment"));
-    }
-    let minutes = (span.as_secs() + MINUTE - 1) / MINUTE;
-    let rule = "it is a number of minutes that makes at most 1500 points";
-    let step: Option<i64> = parse("step", query.step.as_deref(), rule)?;
-    let step = step.unwrap_or((minutes + USUAL_POINTS - 1) / USUAL_POINTS).max(1);
-    if minutes / step > MOST_POINTS || step > 7 * 24 * 60 {
-        return Err(Problem::invalid_field("query:step", rule, "another number"));
-    }
+    let StatsQuery { from, until, step } = &query;
+    let asked = [("from", from.as_deref()), ("until", until.as_deref()), ("step", step.as_deref())];
+    let Span { from, until, step } = Span::of(asked, api.clock.now())?;
     let minutes = api.database.stats(id, from, until).await?;
     Ok(Json(Stats {
         destination_id: id,
@@ -115,6 +99,52 @@ pub async fn destination_stats(
         duration_bounds_ms: [10, 50, 100, 500, 1000, 5000],
         points: add_up(&minutes, step),
     }))
+}
+
+/// A stretch of time in points.
+pub(super) struct Span {
+    pub from: Timestamp,
+    pub until: Timestamp,
+    /// In minutes.
+    pub step: i64,
+}
+
+impl Span {
+    /// Of three parameters by their names: the beginning, the end, and the minutes of a point.
+    pub fn of(
+        [from, until, step]: [(&str, Option<&str>); 3],
+        now: Timestamp,
+    ) -> Result<Self, Problem> {
+        const LONGEST: SignedDuration = SignedDuration::from_hours(24 * 31);
+        const MOST_POINTS: i64 = 1500;
+        const USUAL_POINTS: i64 = 120;
+        let end = parse_time(until.0, until.1)?.unwrap_or(now);
+        let begin = parse_time(from.0, from.1)?;
+        let begin =
+            begin.unwrap_or(end.saturating_sub(SignedDuration::from_hours(1)).unwrap_or(end));
+        let span = end.duration_since(begin);
+        if !span.is_positive() || span > LONGEST {
+            let rule = "it lies after the beginning, and at most 31 days";
+            let field = format!("query:{}", until.0);
+            return Err(Problem::invalid_field(field, rule, "another moment"));
+        }
+        let minutes = (span.as_secs() + MINUTE - 1) / MINUTE;
+        let rule = "it is a number of minutes that makes at most 1500 points";
+        let wanted: Option<i64> = parse(step.0, step.1, rule)?;
+        let wanted = wanted.unwrap_or((minutes + USUAL_POINTS - 1) / USUAL_POINTS).max(1);
+        if minutes / wanted > MOST_POINTS || wanted > 7 * 24 * 60 {
+            let field = format!("query:{}", step.0);
+            return Err(Problem::invalid_field(field, rule, "another number"));
+        }
+        Ok(Self { from: begin, until: end, step: wanted })
+    }
+
+    /// When the point begins that a moment belongs to: at a whole multiple of the step.
+    pub fn point(&self, at: Timestamp) -> Timestamp {
+        let seconds = MINUTE * self.step;
+        let number = at.as_second().div_euclid(seconds);
+        Timestamp::from_second(number * seconds).unwrap_or(at)
+    }
 }
 
 /// Adds up minutes into points that begin at whole multiples of the step.
@@ -214,6 +244,7 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
         refuses: api.database.health().refuses.map(|it| match it {
             Refusal::DiskFull => "disk_full",
             Refusal::Broken => "broken",
+            Refusal::Unreachable => "unreachable",
         }),
         destinations,
     }))

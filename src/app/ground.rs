@@ -15,7 +15,11 @@ use crate::{
     model::Event,
     pipeline,
     resources::File,
-    store::{self, Database, StoreError, sqlite::SqliteStore},
+    store::{
+        self, Database, Store, StoreError,
+        postgres::{Address, Node, PostgresStore},
+        sqlite::SqliteStore,
+    },
     telemetry,
 };
 
@@ -25,7 +29,13 @@ pub(super) struct Ground {
     pub vault: Arc<Vault>,
     pub database: Arc<dyn Database>,
     pub registrar: Arc<Registrar>,
-    /// Events as they are accepted, for the pipelines.
+    pub logs: Vec<Log>,
+}
+
+/// Events in one order, for a pipeline of their own.
+pub(super) struct Log {
+    pub store: Arc<dyn Store>,
+    /// As they are accepted.
     pub events: hint::Receiver<Vec<Arc<Event>>, bool>,
 }
 
@@ -37,16 +47,18 @@ impl Ground {
     ) -> Result<Self, StartError> {
         let metrics = telemetry::start_metrics()?;
         let vault = open_vault(&config.data, parts)?;
-        let (accepted, events) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
-        let database = open_store(config, parts, accepted).await?;
+        let (database, logs) = match &config.database {
+            Some(address) => open_database(config, address, parts).await?,
+            None => open_store(config, parts).await?,
+        };
         let registrar = Registrar::open(database.clone()).await;
-        let registrar = Arc::new(registrar.map_err(|source| at(&config.data, source))?);
+        let registrar = Arc::new(registrar.map_err(|source| cannot_open(config, source))?);
         if let Some(file) = resources {
             apply(file, &registrar, &vault, parts, config.resources)
                 .await
                 .map_err(StartError::Resources)?;
         }
-        Ok(Self { metrics, vault, database, registrar, events })
+        Ok(Self { metrics, vault, database, registrar, logs })
     }
 
     /// What steps may ask, with whoever learns from events.
@@ -77,11 +89,10 @@ fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {
     vault.map(Arc::new).map_err(StartError::MasterKey)
 }
 
-async fn open_store(
-    config: &Config,
-    parts: &Parts,
-    accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-) -> Result<Arc<dyn Database>, StartError> {
+type Opened = (Arc<dyn Database>, Vec<Log>);
+
+async fn open_store(config: &Config, parts: &Parts) -> Result<Opened, StartError> {
+    let (accepted, events) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
     let (path, options) = (config.data.clone(), config.store.clone());
     let (clock, random) = (parts.clock.clone(), parts.random.clone());
     let open = move || {
@@ -89,7 +100,36 @@ async fn open_store(
         SqliteStore::open(&path, options, clock, random, accepted)
     };
     let opened = tokio::task::spawn_blocking(open).await.unwrap_or(Err(StoreError::Closed));
-    Ok(Arc::new(opened.map_err(|source| at(&config.data, source))?))
+    let store = Arc::new(opened.map_err(|source| cannot_open(config, source))?);
+    Ok((store.clone(), vec![Log { store, events }]))
+}
+
+/// This node is alone: it does the work of every shard.
+async fn open_database(
+    config: &Config,
+    address: &Address,
+    parts: &Parts,
+) -> Result<Opened, StartError> {
+    let node = Node {
+        id: u128::from(parts.random.u64()) << 64 | u128::from(parts.random.u64()),
+        name: std::env::var("HOSTNAME").unwrap_or_default(),
+        roles: ["ingest", "pipeline", "dispatch", "api"].map(str::to_owned).to_vec(),
+        address: Some(config.listen.to_string()),
+        is_alone: true,
+    };
+    let mut events = Vec::new();
+    let accepts = |_| {
+        let (accepted, hints) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
+        events.push(hints);
+        accepted
+    };
+    let (options, clock) = (config.postgres.clone(), parts.clock.clone());
+    let random = in_stock(parts.random.clone());
+    let opened = PostgresStore::open(address, options, node, clock, random, accepts).await;
+    let store = Arc::new(opened.map_err(|source| cannot_open(config, source))?);
+    let log = |(shard, events)| Log { store: Arc::new(store.log(shard)), events };
+    let logs = (0..).zip(events).map(log).collect();
+    Ok((store, logs))
 }
 
 /// Asks for a good many numbers at once: each question is a call of the system.
@@ -108,6 +148,9 @@ fn in_stock(random: Arc<dyn Random>) -> store::sqlite::Random {
     })
 }
 
-fn at(path: &Path, source: StoreError) -> StartError {
-    StartError::Store { path: path.to_owned(), source }
+fn cannot_open(config: &Config, source: StoreError) -> StartError {
+    match &config.database {
+        Some(address) => StartError::Database { address: address.clone(), source },
+        None => StartError::Store { path: config.data.clone(), source },
+    }
 }

@@ -1,6 +1,7 @@
 //! Puts the stages together and takes them apart again.
 
 mod ground;
+mod planned;
 mod upkeep;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -8,7 +9,9 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use ground::Ground;
+use ground::{Ground, Log};
+
+pub use planned::Planned;
 
 use crate::{
     api::{self, Api},
@@ -26,13 +29,13 @@ use crate::{
     gate::{self, Gate},
     hint,
     ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
-    model::{Event, EventSeq, Message, Owed, Secret},
+    model::{Author, Event, Message, Owed, Secret},
     pipeline,
     probe::{self, Prober},
     replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
-    store::{Database, StoreError},
+    store::{Database, StoreError, postgres::Address},
     tail::Tail,
     telemetry::TelemetryError,
 };
@@ -71,8 +74,8 @@ pub struct App {
     pub vault: Arc<Vault>,
     pub tail: Tail,
     pub dispatch: dispatch::Handle,
-    /// Every event up to here has its plan on disk.
-    pub planned: watch::Receiver<EventSeq>,
+    /// Which events have their plan on disk.
+    pub planned: Planned,
     parts: Parts,
     limits: resources::Options,
     stops: Stops,
@@ -90,7 +93,7 @@ struct Stops {
 
 struct Tasks {
     server: JoinHandle<()>,
-    pipeline: JoinHandle<()>,
+    pipelines: Vec<JoinHandle<()>>,
     replays: JoinHandle<()>,
     errands: Vec<JoinHandle<()>>,
     dispatch: JoinHandle<()>,
@@ -108,6 +111,8 @@ pub enum StartError {
     AdminKey,
     #[error("the store in `{}` cannot be opened", .path.display())]
     Store { path: PathBuf, source: StoreError },
+    #[error("the database {address} cannot be used")]
+    Database { address: Address, source: StoreError },
     #[error("the resources cannot be applied")]
     Resources(#[source] ApplyError),
     #[error("TLS cannot be set up")]
@@ -129,39 +134,41 @@ impl App {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         let ground = Ground::open(&config, &parts, resources).await?;
-        let tail = Tail::default();
-        let stops = Stops::new();
+        let (tail, stops) = (Tail::default(), Stops::new());
         let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
-        let (listener, address) = listen(config.listen).await?;
-        egress.protect(address);
+        let (listener, address) = listen(config.listen, &egress).await?;
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
-        let Ground { metrics, vault, database, registrar, events } = ground;
-        let outlets: Arc<dyn Outlets> =
-            Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
+        let Ground { metrics, vault, database, registrar, logs } = ground;
+        let destinations = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
             database: database.clone(),
             registrar: registrar.clone(),
             clock: parts.clock.clone(),
-            outlets,
+            outlets: destinations.clone(),
             lookups,
             tail: tail.clone(),
             tools: pipeline::Tools::new(&vault),
         };
-        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.gate, config.ingest);
-        let started = stages.clone().start(events, config.pipeline, config.dispatch, &stops);
+        let given = (config.gate, config.ingest);
+        let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
+        let counting =
+            ingest::memory::keep(ingest.clone(), registrar.watch(), stops.upkeep.subscribe());
+        let started = stages.clone().start(logs, config.pipeline, config.dispatch, &stops);
         let errands = errands(&stages, &parts, &started.handle, &stops);
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
             database: database.clone(),
-            ingest: Arc::new(ingest),
+            ingest,
             keyring,
             vault: vault.clone(),
             hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
             prober: errands.prober,
+            outlets: destinations,
+            lookups: stages.lookups.clone(),
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -171,18 +178,16 @@ impl App {
             options: config.api,
         }))
         .merge(dashboard::router());
+        let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
+        upkeep.push(tokio::spawn(counting));
+        let stop = turned(stops.server.subscribe());
         let tasks = Tasks {
-            upkeep: stages.upkeep(metrics, config.retention).start(&stops.upkeep),
+            upkeep,
             dispatch: started.dispatch,
-            pipeline: started.pipeline,
+            pipelines: started.pipelines,
             replays: started.replays,
             errands: errands.tasks,
-            server: tokio::spawn(server::serve(
-                listener,
-                router,
-                config.server,
-                turned(stops.server.subscribe()),
-            )),
+            server: tokio::spawn(server::serve(listener, router, config.server, stop)),
         };
         Ok(Self {
             address,
@@ -212,7 +217,9 @@ impl App {
         let _ = self.stops.server.send(true);
         ended("server", self.tasks.server).await;
         let _ = self.stops.pipeline.send(true);
-        ended("pipeline", self.tasks.pipeline).await;
+        for task in self.tasks.pipelines {
+            ended("pipeline", task).await;
+        }
         ended("replays", self.tasks.replays).await;
         for task in self.tasks.errands {
             ended("errands", task).await;
@@ -236,7 +243,8 @@ async fn apply(
     parts: &Parts,
     options: resources::Options,
 ) -> Result<Difference, ApplyError> {
-    let means = Means { vault, random: parts.random.as_ref(), now: parts.clock.now(), options };
+    let (random, now) = (parts.random.as_ref(), parts.clock.now());
+    let means = Means { vault, random, now, author: Author::File, options };
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");
@@ -321,12 +329,12 @@ struct Stages {
 
 /// The stages behind the store, under way.
 struct Started {
-    pipeline: JoinHandle<()>,
+    pipelines: Vec<JoinHandle<()>>,
     replays: JoinHandle<()>,
     dispatch: JoinHandle<()>,
     handle: dispatch::Handle,
     replayed: Replayed,
-    planned: watch::Receiver<EventSeq>,
+    planned: Planned,
 }
 
 impl Stages {
@@ -335,9 +343,9 @@ impl Stages {
         parts: &Parts,
         vault: &Arc<Vault>,
         keyring: Arc<Keyring>,
-        gate: gate::Options,
-        options: ingest::Options,
-    ) -> Ingest {
+        folder: PathBuf,
+        (gate, options): (gate::Options, ingest::Options),
+    ) -> Arc<Ingest> {
         let gate = Gate::new(self.database.clone(), self.registrar.watch(), gate);
         let parts = IngestParts {
             gate: Arc::new(gate),
@@ -346,8 +354,10 @@ impl Stages {
             tail: self.tail.clone(),
             random: parts.random.clone(),
             doors: Doors::new(self.registrar.watch(), vault.clone()),
+            catalog: self.registrar.watch(),
+            folder,
         };
-        Ingest::new(parts, options)
+        Arc::new(Ingest::new(parts, options))
     }
 
     fn upkeep(&self, metrics: PrometheusHandle, options: config::Retention) -> upkeep::Upkeep {
@@ -362,7 +372,7 @@ impl Stages {
 
     fn start(
         self,
-        events: hint::Receiver<Vec<Arc<Event>>, bool>,
+        logs: Vec<Log>,
         pipeline: pipeline::Options,
         dispatch: dispatch::Options,
         stops: &Stops,
@@ -386,24 +396,30 @@ impl Stages {
             replayed: replayed.clone(),
             stop: stops.pipeline.subscribe(),
         });
-        let (runner, planned) = pipeline::runner(pipeline::Parts {
-            store: self.database,
-            clock: self.clock,
-            catalog: self.registrar.watch(),
-            events,
-            lookups: self.lookups,
-            deliveries: hinted,
-            stop: stops.pipeline.subscribe(),
-            tools: self.tools,
-            options: pipeline,
-        });
+        // Each log is planned in its own order, beside the others.
+        let (mut pipelines, mut planned) = (Vec::new(), Vec::new());
+        for log in logs {
+            let (runner, through) = pipeline::runner(pipeline::Parts {
+                store: log.store,
+                clock: self.clock.clone(),
+                catalog: self.registrar.watch(),
+                events: log.events,
+                lookups: self.lookups.clone(),
+                deliveries: hinted.clone(),
+                stop: stops.pipeline.subscribe(),
+                tools: self.tools.clone(),
+                options: pipeline.clone(),
+            });
+            pipelines.push(tokio::spawn(runner.run()));
+            planned.push(through);
+        }
         Started {
-            pipeline: tokio::spawn(runner.run()),
+            pipelines,
             replays: tokio::spawn(replays),
             dispatch: tokio::spawn(dispatcher.run()),
             handle,
             replayed,
-            planned,
+            planned: Planned::new(planned),
         }
     }
 }
@@ -422,10 +438,15 @@ fn keyring(
     Ok(Arc::new(Keyring::new(catalog, KeyHasher::of(vault), admin, clock, random)))
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+/// Listens, where no destination may lead from then on.
+async fn listen(
+    address: SocketAddr,
+    egress: &Egress,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
+    egress.protect(local);
     Ok((listener, local))
 }
 

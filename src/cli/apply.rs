@@ -9,7 +9,7 @@ use super::{
     diff::{self, Action, Change, Plan},
     error::{CliError, Result},
     json::Json,
-    output::{self, confirm},
+    output::{self, confirm, plural},
     yaml::ResourceFile,
 };
 
@@ -31,6 +31,9 @@ pub struct ApplyArgs {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
+    /// Change pipelines also when their test cases fail then
+    #[arg(long)]
+    confirm_failing_tests: bool,
     /// What was done, as JSON
     #[arg(long)]
     json: bool,
@@ -80,10 +83,16 @@ async fn ask(
     path: &str,
     file: &ResourceFile,
     prune: bool,
+    is_confirmed: bool,
 ) -> Result<(Json, Plan)> {
+    let query: &[_] = match is_confirmed {
+        true => &[("confirm", "failing-tests".to_owned())],
+        false => &[],
+    };
+    let body = request(file, prune).to_string().into();
     let answer = context
         .client
-        .post(path, &request(file, prune))
+        .post_as(path, query, "application/json", body)
         .await
         .map_err(|error| file.explain(error))?;
     let plan = answer.read()?;
@@ -92,7 +101,7 @@ async fn ask(
 
 pub async fn plan(context: &Context, args: PlanArgs) -> Result<()> {
     let file = read(&args.file)?;
-    let (answer, plan) = ask(context, "/api/v1/plan", &file, args.prune).await?;
+    let (answer, plan) = ask(context, "/api/v1/plan", &file, args.prune, false).await?;
     if args.json {
         return context.out.json(&answer);
     }
@@ -111,18 +120,28 @@ pub async fn apply(context: &Context, args: ApplyArgs) -> Result<()> {
         );
     }
     let file = read(&args.file)?;
+    let mut is_confirmed = args.confirm_failing_tests;
     if !args.yes {
-        let (_, plan) = ask(context, "/api/v1/plan", &file, args.prune).await?;
+        let (_, plan) = ask(context, "/api/v1/plan", &file, args.prune, false).await?;
         if plan.changes.is_empty() {
             return context.out.line(diff::done(&plan));
         }
         output::note(diff::render(&plan, output::Paint::for_stderr()).trim_end());
-        if !confirm(&format!("{}. Apply?", plan.summary()))? {
+        let failing = plan.failing_tests.len() as u64;
+        let question = match failing {
+            0 => format!("{}. Apply?", plan.summary()),
+            _ => {
+                let tests = plural(failing, "failing test case");
+                format!("{}, {tests}. Apply all the same?", plan.summary())
+            }
+        };
+        if !confirm(&question)? {
             output::note("nothing was changed");
             return Ok(());
         }
+        is_confirmed |= failing > 0;
     }
-    let (answer, plan) = ask(context, "/api/v1/apply", &file, args.prune).await?;
+    let (answer, plan) = ask(context, "/api/v1/apply", &file, args.prune, is_confirmed).await?;
     if args.json {
         return context.out.json(&answer);
     }

@@ -38,7 +38,9 @@ pub fn run(args: Args) -> Result<()> {
 fn refused(error: ConfigError) -> CliError {
     let advice = match error {
         ConfigError::Missing(_) => "tidegate config > tidegate.toml",
-        ConfigError::Invalid(_) => "`tidegate config` prints every option that there is",
+        ConfigError::Invalid(_) | ConfigError::Store(_) => {
+            "`tidegate config` prints every option that there is"
+        }
     };
     CliError::usage(error.to_string()).then(advice)
 }

@@ -3,15 +3,21 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::output::{Paint, clip, plural};
+use super::{
+    output::{Paint, clip, plural},
+    pipeline::dry_run::{self, Case},
+};
 
 /// What the gateway would do, or did.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Plan {
     #[serde(default)]
     pub changes: Vec<Change>,
     #[serde(default)]
     pub unchanged: u64,
+    /// Test cases of pipelines that would fail.
+    #[serde(default)]
+    pub failing_tests: Vec<Case>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -75,6 +81,7 @@ pub fn render(plan: &Plan, paint: Paint) -> String {
             text.push_str(&line(field, change.action, paint));
         }
     }
+    text.push_str(&dry_run::cases(&plan.failing_tests, paint));
     text
 }
 

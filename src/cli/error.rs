@@ -4,7 +4,10 @@ use std::{fmt, io, process::ExitCode};
 
 use serde_json::{Map, Value};
 
-use super::output::Paint;
+use super::{
+    output::Paint,
+    pipeline::dry_run::{self, Case},
+};
 
 pub type Result<T, E = CliError> = std::result::Result<T, E>;
 
@@ -166,10 +169,15 @@ impl Problem {
                 },
             )
             .collect();
+        let cases: Vec<Case> = (self.members.get("tests"))
+            .and_then(|it| serde_json::from_value(it.clone()).ok())
+            .unwrap_or_default();
+        let cases = dry_run::cases(&cases, Paint::PLAIN);
+        lines.extend(cases.lines().map(str::to_owned));
         for (name, value) in &self.members {
             if matches!(
                 name.as_str(),
-                "type" | "title" | "status" | "detail" | "errors" | "instance"
+                "type" | "title" | "status" | "detail" | "errors" | "instance" | "tests"
             ) {
                 continue;
             }
@@ -186,6 +194,9 @@ impl Problem {
         let advice = match self.status {
             401 => {
                 "set TIDEGATE_API_KEY to a key that this gateway knows; `tidegate keys list` names them"
+            }
+            409 if self.kind() == "failing-tests" => {
+                "correct the pipeline or its test cases; --confirm-failing-tests changes it all the same"
             }
             403 => "use a key with the scope for this, from `tidegate keys create NAME --scopes …`",
             429 | 503 => "wait a little and repeat the command: nothing was kept",

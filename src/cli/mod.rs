@@ -26,6 +26,9 @@ mod diff;
 mod destinations;
 mod profiles;
 mod directory;
+mod codegen;
+mod event_types;
+mod pipeline;
 mod keys;
 mod config;
 
@@ -120,8 +123,14 @@ enum Command {
     #[command(subcommand)]
     Destinations(destinations::Command),
     Profiles(profiles::Args),
+    #[command(subcommand, alias = "pipelines")]
+    Pipeline(pipeline::Command),
     #[command(subcommand)]
     Directory(directory::Command),
+    #[command(subcommand)]
+    Codegen(codegen::Command),
+    #[command(subcommand)]
+    EventTypes(event_types::Command),
     #[command(subcommand)]
     Keys(keys::Command),
     Sign(sign::SignArgs),
@@ -174,7 +183,10 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Deletions(command) => deletions::run(&context(), command).await,
         Command::Destinations(command) => destinations::run(&context(), command).await,
         Command::Profiles(args) => profiles::run(&args),
+        Command::Pipeline(command) => pipeline::run(&context(), command).await,
         Command::Directory(command) => directory::run(&context(), command).await,
+        Command::Codegen(command) => codegen::run(&context(), command).await,
+        Command::EventTypes(command) => event_types::run(&context(), command).await,
         Command::Keys(command) => keys::run(&context(), command).await,
         Command::Sign(args) => sign::sign(args),
         Command::Verify(args) => sign::verify(args),

@@ -6,11 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::{
-    net::TcpListener,
-    sync::{oneshot, watch},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use super::{
     error::{CliError, Result},
@@ -19,7 +15,7 @@ use super::{
     sink::{self, Judgement},
 };
 use crate::{
-    app::App,
+    app::{App, Planned},
     catalog::{Edit, Resource},
     clock::{Clock as _, SystemClock},
     config::Config,
@@ -171,7 +167,7 @@ impl Verdicts {
 struct Story {
     database: Arc<dyn Database>,
     project: ProjectId,
-    planned: watch::Receiver<EventSeq>,
+    planned: Planned,
     verdicts: Arc<Verdicts>,
     paint: Paint,
     /// Events whose beginning was told. An attempt may be seen before the acceptance.
@@ -208,7 +204,7 @@ impl Story {
         self.introduced.insert(id);
         if let Some(seq) = seq {
             // The gateway ends: there is nothing more to tell.
-            let _ended = self.planned.wait_for(|it| *it >= seq).await.is_err();
+            let _planned = self.planned.wait_for(seq).await;
         }
         if let Ok(Some(record)) = self.database.event(self.project, id).await {
             self.beginning(&record);

@@ -36,6 +36,10 @@ pub struct Args {
     /// The folder of the store
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// The database to use instead of the embedded store, postgres://user:password@host/name; better
+    /// in TIDEGATE_STORE, which other users of the machine cannot see
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
@@ -82,12 +86,17 @@ pub async fn run(args: Args) -> Result<()> {
 
 fn load(args: &Args) -> Result<Config> {
     let mut config = Config::load(args.config.as_deref()).map_err(|error| match error {
-        ConfigError::Missing(_) | ConfigError::Invalid(_) => {
+        ConfigError::Missing(_) | ConfigError::Invalid(_) | ConfigError::Store(_) => {
             CliError::usage(error.to_string()).then("tidegate config shows every option")
         }
     })?;
     if let Some(data) = &args.data {
         config.data.clone_from(data);
+    }
+    if let Some(store) = &args.store {
+        let address = store.parse();
+        config.database =
+            Some(address.map_err(|error| CliError::usage(format!("--store: {error}")))?);
     }
     if let Some(listen) = args.listen {
         config.listen = listen;
@@ -110,6 +119,9 @@ fn not_applied(error: ApplyError) -> CliError {
         ApplyError::Invalid(source) => {
             CliError::usage(source.to_string()).then("nothing was changed")
         }
+        ApplyError::Tests(_) => CliError::failed(chain(&error)).then(
+            "change the file; or start without it and use `tidegate apply --confirm-failing-tests`",
+        ),
         ApplyError::Store(_) => CliError::failed(chain(&error)),
     }
 }
@@ -127,6 +139,7 @@ fn cannot_start(error: StartError) -> CliError {
         StartError::Folder { .. }
         | StartError::AdminKey
         | StartError::Store { .. }
+        | StartError::Database { .. }
         | StartError::Tls(_)
         | StartError::Countries(_)
         | StartError::Telemetry(_) => failed,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
-    Destination, Outlets,
+    Destination, Outlets, Preview,
     egress::Egress,
     webhook::{Webhook, refused},
 };
@@ -82,5 +82,9 @@ impl Destination for Unusable {
 
     async fn send(&self, _: &[Message], _: Timestamp) -> Outcome {
         refused(Class::Config, self.reason.clone())
+    }
+
+    fn preview(&self, _: &[Message], _: Timestamp) -> Result<Vec<Preview>, Outcome> {
+        Err(refused(Class::Config, self.reason.clone()))
     }
 }

@@ -8,9 +8,10 @@ mod directory;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::model::{DestinationId, Message, Outcome};
+use crate::model::{Class, DestinationId, Message, Outcome};
 
 pub use directory::Directory;
 
@@ -29,11 +30,27 @@ pub trait Destination: Send + Sync {
     /// of the attempt, for timestamps and signatures.
     async fn send(&self, messages: &[Message], at: Timestamp) -> Outcome;
 
+    /// What [`Self::send`] would send at this moment: one request to each place. Or what would come of
+    /// the attempt before anything is sent. It does no I/O, and shows no secret.
+    fn preview(&self, _messages: &[Message], _at: Timestamp) -> Result<Vec<Preview>, Outcome> {
+        Err(webhook::refused(Class::Config, "this kind of destination shows no requests"))
+    }
+
     /// Which messages may share a request with this one: those that give the same number. Only asked
     /// where the destination's policy has a batch.
     fn group(&self, _message: &Message) -> u64 {
         0
     }
+}
+
+/// A request as it would be sent, with secrets masked as `…`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    pub method: String,
+    pub url: String,
+    /// Their names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
 }
 
 /// Where the dispatcher gets its destinations from.

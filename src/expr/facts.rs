@@ -89,9 +89,24 @@ impl Facts {
 
     /// The same with what a step found out, under a name of its own.
     pub fn with_result(&self, name: &str, result: &RawJson) -> Self {
+        self.with_results([(name, result)], None)
+    }
+
+    /// The same with several of them, and with another payload if there is one.
+    pub fn with_results<const COUNT: usize>(
+        &self,
+        results: [(&str, &RawJson); COUNT],
+        payload: Option<RawJson>,
+    ) -> Self {
         let mut next = self.copy();
-        next.results.retain(|(it, _)| **it != *name);
-        next.results.push((name.into(), json::value(result.bytes())));
+        for (name, result) in results {
+            next.results.retain(|(it, _)| **it != *name);
+            next.results.push((name.into(), json::value(result.bytes())));
+        }
+        if let Some(payload) = payload {
+            next.payload_value = OnceLock::new();
+            next.payload = payload;
+        }
         Self(Arc::new(next))
     }
 
@@ -112,6 +127,15 @@ impl Facts {
         let mut out = Vec::new();
         json::write(value, &mut out);
         Some(RawJson::trusted(out))
+    }
+
+    /// All that steps found out, as JSON.
+    pub fn results(&self) -> impl Iterator<Item = (&str, RawJson)> {
+        self.0.results.iter().map(|(name, value)| {
+            let mut out = Vec::new();
+            json::write(value, &mut out);
+            (&**name, RawJson::trusted(out))
+        })
     }
 
     pub fn event(&self) -> &Arc<Event> {

@@ -402,6 +402,51 @@ fn any_source() -> impl Strategy<Value = String> {
 const FILTER_SAMPLE: [&str; 8] =
     ["length", "lower", "list", "join(',')", "tojson", "sort", "first", "default(1)"];
 
+/// Ways to what is never there: payloads have keys of one or two letters, and short lists.
+const MISSING: [&str; 12] = [
+    "payload.zzz",
+    "payload.zzz.a.b",
+    "payload.a.zzz",
+    "payload['zzz']",
+    "payload[99]",
+    "payload.a[99].b",
+    "metadata.zzz[0]",
+    "idempotency_key",
+    "[payload.zzz][0]",
+    "{'a': payload.zzz}.a",
+    "(payload|attr('zzz'))",
+    "(payload.zzz if 1 == 1 else 1)",
+];
+
+/// Each operator, and its name as a test.
+const SIGNS: [(&str, &str); 6] =
+    [("==", "eq"), ("<", "lt"), ("<=", "le"), (">", "gt"), (">=", "ge"), ("in", "in")];
+
+/// Conditions that compare what is missing with something else.
+const NEVER: [&str; 21] = [
+    "MISSING SIGN (OTHER)",
+    "(OTHER) SIGN MISSING",
+    "MISSING SIGN MISSING",
+    "not (MISSING != (OTHER))",
+    "not (MISSING not in (OTHER))",
+    "MISSING SIGN (OTHER) SIGN (OTHER)",
+    "(OTHER) SIGN MISSING SIGN (OTHER)",
+    "(OTHER) == (OTHER) SIGN MISSING",
+    "MISSING is WORD(OTHER)",
+    "(OTHER) is WORD(MISSING)",
+    "MISSING is startingwith(OTHER)",
+    "(OTHER) is endingwith(MISSING)",
+    "[MISSING] == [OTHER]",
+    "[1, MISSING] == [1, MISSING]",
+    "{'a': MISSING} == {'a': OTHER}",
+    "{'a': [MISSING]} == {'a': [MISSING]}",
+    "MISSING in [MISSING, OTHER, none]",
+    "[MISSING] in [[MISSING], OTHER]",
+    "[MISSING]|select('SIGN', OTHER)|list|length > 0",
+    "[OTHER]|select('SIGN', MISSING)|list|length > 0",
+    "[{'a': MISSING}]|selectattr('a', 'SIGN', OTHER)|list|length > 0",
+];
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -423,13 +468,18 @@ proptest! {
     #[test]
     fn a_test_on_a_missing_field_is_never_true(
         payload in any_json(),
-        sign in prop::sample::select(vec!["==", "<", "<=", ">", ">=", "in"]),
+        missing in prop::sample::select(MISSING.to_vec()),
+        form in prop::sample::select(NEVER.to_vec()),
+        sign in prop::sample::select(SIGNS.to_vec()),
         other in any_source(),
-        is_left in any::<bool>(),
     ) {
-        let (a, b) = if is_left { ("payload.zzz", &*other) } else { (&*other, "payload.zzz") };
-        let condition = Condition::compile(&format!("({a}) {sign} ({b})")).unwrap();
-        prop_assert_ne!(condition.holds(&facts(&payload.to_string())), Ok(true));
+        let (symbol, word) = sign;
+        let words = [("MISSING", missing), ("SIGN", symbol), ("WORD", word), ("OTHER", &other)];
+        let source = words.iter().fold(form.to_owned(), |text, (from, to)| text.replace(from, to));
+        let condition = Condition::compile(&source);
+        prop_assert!(condition.is_ok(), "{}: {:?}", source, condition.err());
+        let held = condition.unwrap().holds(&facts(&payload.to_string()));
+        prop_assert_ne!(held, Ok(true), "{}", source);
     }
 
     #[test]

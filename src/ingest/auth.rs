@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, header};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
@@ -67,6 +67,7 @@ pub struct OpenSource {
     pub name: Name,
     /// Gives an event its idempotency key, where the sender gave none.
     pub key: Option<SourceKey>,
+    key_window: Option<SignedDuration>,
     never_store: Option<Redactor>,
 }
 
@@ -228,6 +229,7 @@ impl OpenSource {
             id: source.id,
             name: source.name.clone(),
             key: source.key.as_ref().and_then(compiled),
+            key_window: source.key_window.and_then(|it| it.try_into().ok()),
             never_store,
         })
     }
@@ -241,6 +243,7 @@ impl OpenSource {
         if is_key_derived && let Some(key) = &self.key {
             event.key = key.of(&event, &self.name).or(event.key);
         }
+        event.key_counts_for = self.key_window;
         event
     }
 }

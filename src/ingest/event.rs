@@ -1,11 +1,11 @@
 //! One event as it is written in a request: taken apart in one pass, its payload left as it came.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr};
 
 use jiff::Timestamp;
 use serde::{
     Deserialize,
-    de::{self, DeserializeSeed, MapAccess, Visitor},
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -116,6 +116,9 @@ impl<'a> Fields<'a, '_> {
         {
             self.wrong(METADATA, "metadata is an object", kind_of_json(metadata.get().as_bytes()));
         }
+        if metadata.is_some_and(|it| it.get().starts_with('{') && !has_plain_names(it)) {
+            self.wrong(METADATA, "the names in metadata are text in Unicode", "half a character");
+        }
         let source = self.given(SOURCE).and_then(|raw| {
             let text = text_of(raw);
             if text.is_none() {
@@ -172,6 +175,13 @@ impl<'a> Fields<'a, '_> {
     fn name(&self, field: &str) -> String {
         if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) }
     }
+}
+
+/// Whether each name of an object is a text. JSON also knows half a pair of surrogates, which is none, and
+/// the name could not be told from ours.
+fn has_plain_names(object: &RawValue) -> bool {
+    let is_suspect = object.get().contains(r"\ud") || object.get().contains(r"\uD");
+    !is_suspect || serde_json::from_str::<BTreeMap<String, IgnoredAny>>(object.get()).is_ok()
 }
 
 /// The text of a JSON string, borrowed where nothing is escaped.
@@ -321,6 +331,11 @@ mod tests {
                 "idempotency_key has another string",
             ),
             (r#"{"type":"a","payload":1,"metadata":[]}"#, "metadata has an array"),
+            (r#"{"type":"a","payload":1,"metadata":{"a":"\ud800","\ud83d\ude00":1}}"#, "none"),
+            (
+                r#"{"type":"a","payload":1,"metadata":{"\ud800":1}}"#,
+                "metadata has half a character",
+            ),
             (r#"{"type":"a","payload":1,"source":{}}"#, "source has an object"),
             (r#"{"type":"a","payload":1,"Payload":{}}"#, "Payload has an object"),
             (r#"{"type":"a","type":"b","payload":1}"#, "type has another"),

@@ -18,7 +18,7 @@ pub const HOPS_HEADER: &str = "tidegate-hops";
 const HOPS_AT_MOST: u32 = 8;
 
 /// The names that the sender cannot set.
-const OURS: [&str; 4] = ["source", "ip", "user_agent", "hops"];
+const OURS: [&str; 5] = ["source", "ip", "user_agent", "hops", "schema_errors"];
 
 /// What a request tells about its events, as the fields of a JSON object behind `source`.
 #[derive(Clone, Debug)]

@@ -8,12 +8,18 @@ mod batch;
 mod metadata;
 mod rate;
 mod answer;
+pub mod cors;
+mod types;
+mod sender;
 pub mod traffic;
+pub mod memory;
+pub mod parsers;
 pub mod segment;
 pub mod webhook;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -23,23 +29,32 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 pub use self::{
     answer::{BatchAnswer, BatchResult, EventAnswer, NewEventBody},
     auth::{ApiSources, Caller, Keyring, OpenSource, PROJECT_HEADER, Session},
 };
 use self::{
-    batch::Format, body::Room, event::Draft, metadata::Circumstances, rate::Buckets,
-    traffic::Traffic, webhook::Doors,
+    batch::Format,
+    body::Room,
+    memory::Files,
+    metadata::Circumstances,
+    rate::Buckets,
+    sender::Sender,
+    traffic::{Rejection, Traffic},
+    types::Types,
+    webhook::Doors,
 };
 use crate::{
+    catalog::Catalog,
     clock::Clock,
     crypto::Random,
     gate::{Admitted, Gate},
-    model::{IdempotencyKey, NewEvent, ProjectId, RateLimit, RawJson, Scope, SourceId},
-    problem::{FieldError, Kind, Problem},
+    model::{IdempotencyKey, RateLimit, Scope, SourceId},
+    problem::{Kind, Problem},
+    schema::Learned,
     store::Appended,
     tail::Tail,
 };
@@ -85,6 +100,9 @@ pub struct IngestParts {
     pub random: Arc<dyn Random>,
     /// The sources that other services post to.
     pub doors: Doors,
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// Where counts and what was learned are kept.
+    pub folder: PathBuf,
 }
 
 /// What all routes share.
@@ -98,19 +116,41 @@ pub struct Ingest {
     random: Arc<dyn Random>,
     doors: Doors,
     traffic: Traffic,
+    types: Arc<Types>,
+    files: Files,
     options: Options,
 }
 
 impl Ingest {
     pub fn new(parts: IngestParts, options: Options) -> Self {
-        let IngestParts { gate, keyring, clock, tail, random, doors } = parts;
-        let traffic = Traffic::default();
+        let IngestParts { gate, keyring, clock, tail, random, doors, catalog, folder } = parts;
+        let files = Files::below(&folder);
+        let traffic = Traffic::from_kept(&files.traffic);
+        let types = Arc::new(Types::new(catalog, Learned::from_kept(&files.learned)));
         let room = Room::new(options.reading_bytes);
         let buckets = Buckets::new(options.rate_limit);
-        Self { gate, keyring, clock, tail, room, buckets, random, doors, traffic, options }
+        Self {
+            gate,
+            keyring,
+            clock,
+            tail,
+            room,
+            buckets,
+            random,
+            doors,
+            traffic,
+            types,
+            files,
+            options,
+        }
     }
 
-    /// What a source took and refused since the process started.
+    /// What traffic shows of the types of events.
+    pub fn learned(&self) -> &Learned {
+        &self.types.learned
+    }
+
+    /// What a source took and refused.
     pub fn traffic(&self, source: SourceId) -> traffic::Counts {
         self.traffic.of(source)
     }
@@ -135,22 +175,30 @@ impl Ingest {
         })?;
         let ip = self.caller_ip(parts);
         let circumstances = Circumstances::of(&parts.headers, ip)?;
-        Ok(Sender { session, project, received_at, circumstances })
+        let judge = self.types.judge(received_at);
+        Ok(Sender { session, project, received_at, circumstances, judge })
     }
 
     async fn one(&self, request: Request) -> Result<EventAnswer, Problem> {
         let (parts, body) = request.into_parts();
         let sender = self.admit(&parts)?;
         let limit = self.options.event_bytes;
-        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
-        let header_key = key_of(&parts.headers)?;
-        let mut draft = event::parse(&body, "")?;
-        draft.key = one_key(draft.key.take(), header_key)?;
-        let event =
-            sender.event(&body, draft, "").map_err(|error| Problem::invalid(vec![error]))?;
+        let parsed = async {
+            let (body, lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+            let header_key = key_of(&parts.headers)?;
+            let mut draft = event::parse(&body, "")?;
+            draft.key = one_key(draft.key.take(), header_key)?;
+            Ok((sender.event(&body, draft, ""), lease))
+        };
+        let parsed = parsed.await.inspect_err(|it| self.refused(&sender, &parts, it));
+        let (event, _lease) = parsed?;
+        let event = event.map_err(|unfit| {
+            self.unfit(&sender, &parts, &unfit);
+            unfit.into_problem()
+        })?;
         let source = event.source;
         let admitted = self.gate.admit(vec![event]).await?;
-        self.traffic.taken(source, &admitted, sender.received_at);
+        self.traffic.taken(source, sender.caller(), &admitted, sender.received_at);
         let admitted = admitted.into_iter().next();
         let admitted = admitted.ok_or_else(|| Problem::new(Kind::Internal))?;
         self.show(&admitted);
@@ -161,30 +209,67 @@ impl Ingest {
         /// Beyond it, parsing would hold up the other connections of this thread.
         const AT_ONCE: usize = 256 * 1024;
         let (parts, body) = request.into_parts();
-        let sender = self.admit(&parts)?;
-        if parts.headers.contains_key(IDEMPOTENCY_HEADER) {
-            let rule = "in a batch, each event has its own `idempotency_key`";
-            return Err(Problem::invalid_field("header:idempotency-key", rule, "a key for all"));
-        }
-        let key = sender.session.caller.key;
-        let received_at = sender.received_at;
+        let sender = Arc::new(self.admit(&parts)?);
         let limit = self.options.batch_bytes;
-        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
-        let format = Format::of(&parts.headers, &body);
-        let parsed = if body.len() <= AT_ONCE {
-            sender.events(&body, format)?
-        } else {
-            let parse = move || sender.events(&body, format);
-            let parsed = tokio::task::spawn_blocking(parse).await;
-            parsed.map_err(|_| Problem::new(Kind::Internal))??
+        let parsed = async {
+            if parts.headers.contains_key(IDEMPOTENCY_HEADER) {
+                let rule = "in a batch, each event has its own `idempotency_key`";
+                let field = "header:idempotency-key";
+                return Err(Problem::invalid_field(field, rule, "a key for all"));
+            }
+            let (body, lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+            let format = Format::of(&parts.headers, &body);
+            let parsed = if body.len() <= AT_ONCE {
+                sender.events(&body, format)?
+            } else {
+                let sender = sender.clone();
+                let parse = move || sender.events(&body, format);
+                let parsed = tokio::task::spawn_blocking(parse).await;
+                parsed.map_err(|_| Problem::new(Kind::Internal))??
+            };
+            Ok((parsed, lease))
         };
-        self.buckets.owe(key, received_at, parsed.items.len() - 1);
+        let parsed = parsed.await.inspect_err(|it| self.refused(&sender, &parts, it));
+        let (parsed, _lease) = parsed?;
+        let received_at = sender.received_at;
+        self.buckets.owe(sender.session.caller.key, received_at, parsed.items.len() - 1);
+        let unfit = parsed.items.iter().filter_map(|it| it.as_ref().err());
+        unfit.for_each(|it| self.unfit(&sender, &parts, it));
+        let sources: Vec<SourceId> = parsed.events.iter().map(|it| it.source).collect();
         let admitted = match parsed.events.is_empty() {
             true => Vec::new(),
             false => self.gate.admit(parsed.events).await?,
         };
+        let mut rest = &admitted[..];
+        for run in sources.chunk_by(|one, next| one == next) {
+            let (these, behind) = rest.split_at(run.len().min(rest.len()));
+            self.traffic.taken(run[0], sender.caller(), these, received_at);
+            rest = behind;
+        }
         admitted.iter().for_each(|it| self.show(it));
-        BatchAnswer::of(parsed.items, &admitted)
+        let items = parsed.items.into_iter().enumerate();
+        let items = items.map(|(place, item)| {
+            item.map_err(|unfit| unfit.into_errors(&format!("events[{place}]")))
+        });
+        BatchAnswer::of(items.collect(), &admitted)
+    }
+
+    /// Counts a request that is refused as a whole, at the source that it would have been for.
+    fn refused(&self, sender: &Sender, parts: &Parts, problem: &Problem) {
+        let ip = self.caller_ip(parts).to_canonical();
+        if let Some(rejection) = Rejection::of(problem, sender.received_at, ip)
+            && let Some(source) = sender.usual_source()
+        {
+            self.traffic.rejected(source, sender.caller(), rejection);
+        }
+    }
+
+    fn unfit(&self, sender: &Sender, parts: &Parts, unfit: &sender::Unfit) {
+        let ip = self.caller_ip(parts).to_canonical();
+        let (source, rejection) = unfit.rejection(sender.received_at, ip);
+        if let Some(source) = source.or_else(|| sender.usual_source()) {
+            self.traffic.rejected(source, sender.caller(), rejection);
+        }
     }
 
     /// Whose request it is, by the connection and the proxies that are believed.
@@ -197,77 +282,8 @@ impl Ingest {
     fn show(&self, admitted: &Admitted) {
         if let Admitted::Kept(Appended::New(event)) = admitted {
             self.tail.accepted(event);
+            self.types.learned.see(event);
         }
-    }
-}
-
-/// Who sends, and what the request tells about its events.
-struct Sender {
-    session: Session,
-    project: ProjectId,
-    received_at: Timestamp,
-    circumstances: Circumstances,
-}
-
-/// A batch, its events apart from what was wrong with the others.
-struct Parsed {
-    events: Vec<NewEvent>,
-    /// In the order of the request; `Ok` stands for the next of `events`.
-    items: Vec<Result<(), Vec<FieldError>>>,
-}
-
-impl Sender {
-    /// `body` is what the draft was parsed from; the event keeps slices of it.
-    fn event(&self, body: &Bytes, draft: Draft<'_>, path: &str) -> Result<NewEvent, FieldError> {
-        let sources = self.session.sources(self.project);
-        let source = sources.and_then(|it| it.get(draft.source.as_deref()));
-        let Some(source) = source else {
-            let field = if path.is_empty() { "source".into() } else { format!("{path}.source") };
-            return Err(match draft.source {
-                Some(_) => FieldError::new(
-                    field,
-                    "it is the name of an enabled source of kind `api` in this project",
-                    "another name",
-                ),
-                None => FieldError::new(
-                    field,
-                    "the project has an enabled source of kind `api`: make one first",
-                    "none",
-                ),
-            });
-        };
-        let metadata = match draft.metadata {
-            Some(given) => self.circumstances.with(&source.name, given),
-            None => self.circumstances.alone(&source.name),
-        };
-        let event = NewEvent {
-            id: draft.id,
-            project: self.project,
-            source: source.id,
-            event_type: draft.event_type,
-            timestamp: draft.timestamp,
-            received_at: self.received_at,
-            key: draft.key,
-            metadata,
-            payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
-        };
-        let is_key_derived = event.key.is_none();
-        Ok(source.finish(event, is_key_derived))
-    }
-
-    fn events(&self, body: &Bytes, format: Format) -> Result<Parsed, Problem> {
-        let drafts = batch::parse(body, format)?;
-        let mut parsed = Parsed {
-            events: Vec::with_capacity(drafts.len()),
-            items: Vec::with_capacity(drafts.len()),
-        };
-        for (place, draft) in drafts.into_iter().enumerate() {
-            let event = draft.and_then(|draft| {
-                self.event(body, draft, &format!("events[{place}]")).map_err(|it| vec![it])
-            });
-            parsed.items.push(event.map(|event| parsed.events.push(event)));
-        }
-        Ok(parsed)
     }
 }
 
@@ -306,7 +322,8 @@ fn one_key(
 /// Post one event
 ///
 /// Answers 202 once the event is on disk. An event with an idempotency key (or an id) that the project
-/// has seen before is not kept again: the answer is 200 with the first event's id.
+/// has seen before is not kept again: the answer is 200 with the first event's id. 422 when the payload is
+/// not as the schema of its type says, and the type says `validate: reject`.
 #[utoipa::path(
     post,
     path = "/api/v1/events",
@@ -362,91 +379,5 @@ fn respond<T: axum::response::IntoResponse>(answer: Result<T, Problem>) -> Respo
             metrics::counter!("tidegate_ingest_refused_total", "reason" => slug).increment(1);
             problem.into_response()
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use axum::http::header;
-
-    use super::*;
-    use crate::{
-        catalog::Catalog,
-        clock::SystemClock,
-        crypto::{KeyHasher, PlainKey, SeededRandom, Vault},
-        model::{ApiKey, KeyId, Project, Source, SourceId, SourceKind},
-    };
-
-    /// A catalogue with one project and one key, and what recognises that key.
-    fn keyring() -> (Keyring, PlainKey) {
-        let random = Arc::new(SeededRandom::new(1));
-        let hasher = KeyHasher::of(&Vault::ephemeral(random.clone()));
-        let plain = PlainKey::generate(random.as_ref());
-        let (project, created_at) = (ProjectId::from_bits(1), Timestamp::UNIX_EPOCH);
-        let name: crate::model::Name = "app".parse().unwrap();
-        let mut catalog = Catalog::default();
-        let it = Project { id: project, name: name.clone(), retention: None, created_at };
-        catalog.projects.insert(project, Arc::new(it));
-        let kind = SourceKind::Api;
-        let id = SourceId::from_bits(2);
-        let it = Source {
-            id,
-            project,
-            name: name.clone(),
-            kind,
-            enabled: true,
-            never_store: None,
-            write_key: None,
-            intake: None,
-            key: None,
-            created_at,
-        };
-        catalog.sources.insert(id, Arc::new(it));
-        let key = ApiKey {
-            id: KeyId::from_bits(3),
-            project: Some(project),
-            name,
-            scopes: vec![Scope::Ingest],
-            hash: hasher.hash(&plain),
-            hint: plain.hint().to_owned(),
-            created_at,
-            expires_at: None,
-        };
-        catalog.keys.insert(key.id, Arc::new(key));
-        let catalog = tokio::sync::watch::Sender::new(Arc::new(catalog)).subscribe();
-        let clock = Arc::new(SystemClock);
-        (Keyring::new(catalog, hasher, None, clock, random.as_ref()), plain)
-    }
-
-    #[test]
-    #[ignore = "a measurement: run it optimised, with --nocapture"]
-    fn what_a_500_byte_event_costs_before_the_gate() {
-        const TIMES: u32 = 200_000;
-        let (keyring, key) = keyring();
-        let mut headers = HeaderMap::new();
-        let token = format!("Bearer {}", key.expose()).parse().unwrap();
-        headers.insert(header::AUTHORIZATION, token);
-        headers.insert(header::USER_AGENT, "bench/1".parse().unwrap());
-        let payload =
-            format!(r#"{{"user_id":"u_42","email":"a@b.c","text":"{}"}}"#, "x".repeat(380));
-        let body =
-            format!(r#"{{"type":"user.signed_up","payload":{payload},"idempotency_key":"k"}}"#);
-        let body = Bytes::from(body);
-        let begun = Instant::now();
-        let mut weight = 0;
-        for _ in 0..TIMES {
-            let session = keyring.authenticate(&headers, Scope::Ingest).unwrap();
-            let project = session.project(None).unwrap();
-            let circumstances = Circumstances::of(&headers, IpAddr::from([127, 0, 0, 1])).unwrap();
-            let received_at = Timestamp::UNIX_EPOCH;
-            let sender = Sender { session, project, received_at, circumstances };
-            let draft = event::parse(&body, "").unwrap();
-            weight += sender.event(&body, draft, "").unwrap().weight();
-        }
-        let each = begun.elapsed() / TIMES;
-        assert!(weight > 0);
-        println!("{} bytes: {each:?} each", body.len());
     }
 }

@@ -1,53 +1,110 @@
-//! What each source took and what it refused, since the process started.
+//! What each source took and what it refused, by the key that posted.
 //!
-//! Everything here is bounded and in memory: the counts of ever are in the metrics, and what was taken
-//! is in the store.
+//! Everything here is bounded and in memory, and written to a file every few seconds: a crash loses what
+//! was counted since. What was taken is in the store, and is not lost.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, VecDeque},
     net::IpAddr,
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{gate::Admitted, model::SourceId, store::Appended};
+use crate::{
+    derived,
+    gate::Admitted,
+    model::{KeyId, SourceId},
+    problem::{Kind, Problem},
+    store::Appended,
+};
 
 /// Rejections that are kept of each source, the newest.
 const KEPT: usize = 100;
 /// Codes that are counted apart. They are ours, so there are never so many.
 const CODES: usize = 64;
+/// Keys of one source that are counted apart; what others post counts for the source alone.
+const KEYS: usize = 200;
 
 /// The counts of all sources.
 #[derive(Default)]
-pub struct Traffic(Mutex<HashMap<SourceId, Counts>>);
+pub struct Traffic(Mutex<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    sources: HashMap<SourceId, Counts>,
+    /// Whether anything was counted since it was last written.
+    is_changed: bool,
+}
+
+/// Which of a source's keys posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The source has no keys of its own: its write key or its signature is its only one.
+    Source,
+    /// An API key; `None` is the administrator's, from the environment.
+    Key(Option<KeyId>),
+}
 
 /// One source's.
-#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
 #[schema(as = SourceTraffic)]
 pub struct Counts {
-    /// Events that are kept.
-    pub accepted: u64,
-    /// Events that were seen before.
-    pub duplicates: u64,
-    /// Requests and events that were refused, by why.
-    pub rejected: BTreeMap<&'static str, u64>,
-    /// When something was last taken, duplicates included.
+    #[serde(flatten)]
+    pub all: Tally,
+    /// Since when it is counted. What was counted in the last seconds before a crash is not in it.
     #[schema(value_type = Option<String>, format = DateTime)]
-    pub last_taken_at: Option<Timestamp>,
+    pub since: Option<Timestamp>,
+    /// The same for each API key that posted, of sources of kind `api`; up to 200.
+    pub keys: Vec<KeyCounts>,
     /// The newest first.
     #[schema(value_type = Vec<Rejection>)]
     pub rejections: VecDeque<Rejection>,
 }
 
+/// What was taken and refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+#[schema(as = TrafficTally)]
+pub struct Tally {
+    /// Events that are kept.
+    pub accepted: u64,
+    /// Events that were seen before.
+    pub duplicates: u64,
+    /// Requests and events that were refused, by why.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub rejected: BTreeMap<Cow<'static, str>, u64>,
+    /// When something was last taken, duplicates included.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_taken_at: Option<Timestamp>,
+}
+
+/// One API key's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = KeyTraffic)]
+pub struct KeyCounts {
+    /// The key's id; null for the administrator's key from the environment.
+    #[schema(value_type = Option<String>)]
+    pub key: Option<KeyId>,
+    /// The key's name, while there is such a key.
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
 /// A request, or an event of one, that was refused.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Rejection {
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// Such as `bad_signature` or `no_user_anon_id`.
-    pub code: &'static str,
+    /// Such as `bad_signature`, `schema` or `no_user_anon_id`.
+    #[schema(value_type = String)]
+    pub code: Cow<'static, str>,
     /// For people.
     pub reason: String,
     #[schema(value_type = String)]
@@ -59,29 +116,78 @@ impl Rejection {
     pub const NOT_READ: &'static str = "unreadable";
     /// Its user is to be forgotten.
     pub const SUPPRESSED: &'static str = "suppressed";
+
+    /// What is told of a request that has a problem; `None` where the fault is ours or passes by itself.
+    pub fn of(problem: &Problem, at: Timestamp, ip: IpAddr) -> Option<Self> {
+        let (status, slug, title) = problem.kind().parts();
+        let is_theirs = (400..500).contains(&status) && problem.kind() != Kind::Overloaded;
+        let reason = match (&problem.detail, problem.errors.first()) {
+            (_, Some(error)) => format!("{}: {}; found {}", error.field, error.rule, error.found),
+            (Some(detail), None) => detail.to_string(),
+            (None, None) => title.to_owned(),
+        };
+        is_theirs.then(|| Self { at, code: slug.replace('-', "_").into(), reason, ip })
+    }
+}
+
+impl Tally {
+    fn taken(&mut self, admitted: &[Admitted], now: Timestamp) {
+        for it in admitted {
+            match it {
+                Admitted::Kept(Appended::New(_)) => self.accepted += 1,
+                Admitted::Kept(Appended::Duplicate { .. }) => self.duplicates += 1,
+                Admitted::Suppressed => self.rejected(Rejection::SUPPRESSED),
+            }
+        }
+        self.last_taken_at = Some(now);
+    }
+
+    fn rejected(&mut self, code: &str) {
+        if let Some(times) = self.rejected.get_mut(code) {
+            *times += 1;
+        } else if self.rejected.len() < CODES {
+            self.rejected.insert(code.to_owned().into(), 1);
+        }
+    }
+}
+
+impl Counts {
+    fn key(&mut self, caller: Caller) -> Option<&mut Tally> {
+        let Caller::Key(key) = caller else { return None };
+        let place = self.keys.iter().position(|it| it.key == key).or_else(|| {
+            (self.keys.len() < KEYS).then(|| {
+                self.keys.push(KeyCounts { key, name: None, tally: Tally::default() });
+                self.keys.len() - 1
+            })
+        });
+        self.keys.get_mut(place?).map(|it| &mut it.tally)
+    }
 }
 
 impl Traffic {
-    pub fn taken(&self, source: SourceId, admitted: &[Admitted], now: Timestamp) {
-        self.with(source, |counts| {
-            for it in admitted {
-                match it {
-                    Admitted::Kept(Appended::New(_)) => counts.accepted += 1,
-                    Admitted::Kept(Appended::Duplicate { .. }) => counts.duplicates += 1,
-                    Admitted::Suppressed => {
-                        *counts.rejected.entry(Rejection::SUPPRESSED).or_default() += 1;
-                    }
-                }
+    /// What a file holds.
+    pub fn from_kept(file: &Path) -> Self {
+        let kept: Vec<(SourceId, Counts)> = derived::read(file).unwrap_or_default();
+        let sources = kept.into_iter().collect();
+        Self(Mutex::new(Counted { sources, is_changed: false }))
+    }
+
+    pub fn taken(&self, source: SourceId, by: Caller, admitted: &[Admitted], now: Timestamp) {
+        self.count(source, now, |counts| {
+            counts.all.taken(admitted, now);
+            if let Some(tally) = counts.key(by) {
+                tally.taken(admitted, now);
             }
-            counts.last_taken_at = Some(now);
         });
     }
 
-    pub fn rejected(&self, source: SourceId, rejection: Rejection) {
-        metrics::counter!("tidegate_source_rejected_total", "code" => rejection.code).increment(1);
-        self.with(source, |counts| {
-            if counts.rejected.len() < CODES || counts.rejected.contains_key(rejection.code) {
-                *counts.rejected.entry(rejection.code).or_default() += 1;
+    pub fn rejected(&self, source: SourceId, by: Caller, rejection: Rejection) {
+        let code = rejection.code.clone();
+        metrics::counter!("tidegate_source_rejected_total", "code" => code.clone()).increment(1);
+        self.count(source, rejection.at, |counts| {
+            counts.all.rejected(&code);
+            if let Some(tally) = counts.key(by) {
+                tally.rejected(&code);
             }
             counts.rejections.push_front(rejection);
             counts.rejections.truncate(KEPT);
@@ -89,12 +195,35 @@ impl Traffic {
     }
 
     pub fn of(&self, source: SourceId) -> Counts {
-        self.with(source, |counts| counts.clone())
+        self.lock().sources.get(&source).cloned().unwrap_or_default()
     }
 
-    fn with<T>(&self, source: SourceId, act: impl FnOnce(&mut Counts) -> T) -> T {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        act(all.entry(source).or_default())
+    /// All of it for a file, if anything changed since it was last asked for. Sources that are gone are
+    /// forgotten.
+    pub fn to_keep(&self, is_there: &dyn Fn(SourceId) -> bool) -> Option<Vec<(SourceId, Counts)>> {
+        let mut counted = self.lock();
+        let before = counted.sources.len();
+        counted.sources.retain(|source, _| is_there(*source));
+        let is_changed = std::mem::take(&mut counted.is_changed) || counted.sources.len() < before;
+        is_changed
+            .then(|| counted.sources.iter().map(|(id, it)| (*id, it.clone())).collect::<Vec<_>>())
+    }
+
+    /// After a writing that failed.
+    pub fn not_kept(&self) {
+        self.lock().is_changed = true;
+    }
+
+    fn count(&self, source: SourceId, now: Timestamp, act: impl FnOnce(&mut Counts)) {
+        let mut counted = self.lock();
+        counted.is_changed = true;
+        let counts = counted.sources.entry(source).or_default();
+        counts.since = counts.since.or(Some(now));
+        act(counts);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,18 +231,51 @@ impl Traffic {
 mod tests {
     use super::*;
 
+    fn rejection(code: &'static str, second: i64) -> Rejection {
+        let at = Timestamp::from_second(second).unwrap();
+        Rejection { at, code: code.into(), reason: String::new(), ip: [192, 0, 2, 1].into() }
+    }
+
     #[test]
     fn the_newest_rejections_are_kept_and_all_are_counted() {
         let (traffic, source) = (Traffic::default(), SourceId::from_bits(1));
         for number in 0..250 {
-            let at = Timestamp::from_second(number).unwrap();
-            let ip = "192.0.2.1".parse().unwrap();
             let code = if number % 2 == 0 { "bad_signature" } else { "stale_timestamp" };
-            traffic.rejected(source, Rejection { at, code, reason: String::new(), ip });
+            traffic.rejected(source, Caller::Source, rejection(code, number));
         }
         let counts = traffic.of(source);
-        assert_eq!((counts.rejected["bad_signature"], counts.rejections.len()), (125, 100));
+        assert_eq!((counts.all.rejected["bad_signature"], counts.rejections.len()), (125, 100));
         assert_eq!(counts.rejections[0].at.as_second(), 249);
         assert_eq!(traffic.of(SourceId::from_bits(2)).rejections.len(), 0);
+    }
+
+    #[test]
+    fn keys_are_counted_apart_and_only_so_many() {
+        let (traffic, source) = (Traffic::default(), SourceId::from_bits(1));
+        for number in 0..300 {
+            let key = Caller::Key(Some(KeyId::from_bits(number)));
+            traffic.taken(source, key, &[Admitted::Suppressed], Timestamp::UNIX_EPOCH);
+        }
+        traffic.rejected(source, Caller::Key(Some(KeyId::from_bits(7))), rejection("schema", 1));
+        let counts = traffic.of(source);
+        assert_eq!((counts.keys.len(), counts.all.rejected["suppressed"]), (200, 300));
+        assert_eq!(counts.keys[7].tally.rejected["schema"], 1);
+    }
+
+    #[test]
+    fn counts_are_the_same_when_they_were_written_and_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("traffic.json");
+        let (traffic, source) = (Traffic::default(), SourceId::from_bits(1));
+        assert!(traffic.to_keep(&|_| true).is_none());
+        traffic.taken(source, Caller::Key(None), &[Admitted::Suppressed], Timestamp::UNIX_EPOCH);
+        traffic.rejected(source, Caller::Source, rejection("schema", 1));
+        derived::write(&file, &traffic.to_keep(&|_| true).unwrap()).unwrap();
+        assert!(traffic.to_keep(&|_| true).is_none());
+        assert_eq!(Traffic::from_kept(&file).of(source), traffic.of(source));
+
+        // Of a source that is gone, nothing stays.
+        assert!(traffic.to_keep(&|_| false).is_some());
+        assert_eq!(traffic.of(source), Counts::default());
     }
 }

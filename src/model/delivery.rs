@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Altered, DeliveryId, DestinationId, Event, EventId, EventSeq, Name, PipelineId, RawJson,
-    TypeName,
+    Remembered, Tally, TypeName,
 };
 
 /// The place of a delivery: its event's place, and which of the event's deliveries it is.
@@ -64,6 +64,10 @@ pub struct Plan {
     pub skipped: Vec<Skipped>,
     /// It is the rest, or some more, of a plan that [waits](Self::waits).
     pub is_rest: bool,
+    /// What steps remember from now on. The later of two of one key counts.
+    pub remembered: Vec<Remembered>,
+    /// What the pipelines did that had a say in this part of the plan.
+    pub tallies: Vec<Tally>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +85,14 @@ pub struct PlannedDelivery {
 impl Plan {
     /// The first plan of an event, with nothing in it yet.
     pub fn of(event: &Arc<Event>) -> Self {
-        Self { event: event.clone(), deliveries: vec![], skipped: vec![], is_rest: false }
+        Self {
+            event: event.clone(),
+            deliveries: vec![],
+            skipped: vec![],
+            is_rest: false,
+            remembered: vec![],
+            tallies: vec![],
+        }
     }
 
     /// Whether more plans of this event follow, for pipelines that wait.
@@ -96,6 +107,9 @@ pub struct Skipped {
     /// `None`: no pipeline wanted the event.
     #[schema(value_type = Option<String>)]
     pub pipeline: Option<Name>,
+    /// The version that the pipeline had then. `None` where no pipeline had a say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline_version: Option<u32>,
     /// `None`: the whole pipeline was skipped.
     #[schema(value_type = Option<String>)]
     pub route: Option<Name>,

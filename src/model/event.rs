@@ -1,6 +1,6 @@
 //! What happened, as it was told to us.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{EventId, IdempotencyKey, ProjectId, RawJson, SourceId, TypeName};
@@ -39,6 +39,9 @@ pub struct NewEvent {
     pub timestamp: Option<Timestamp>,
     pub received_at: Timestamp,
     pub key: Option<IdempotencyKey>,
+    /// How long its key counts; `None`: for ever. When the event that has the key was accepted longer
+    /// ago, this one is taken, and the key means it from then on.
+    pub key_counts_for: Option<SignedDuration>,
     pub metadata: RawJson,
     pub payload: RawJson,
 }

@@ -39,6 +39,16 @@ impl RawJson {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    /// The same without line breaks: within a text they are escaped, and elsewhere a space will do.
+    pub fn in_one_line(self) -> Self {
+        let is_break = |it: &u8| matches!(it, b'\n' | b'\r');
+        if !self.0.iter().any(is_break) {
+            return self;
+        }
+        let bytes = self.0.iter().map(|it| if is_break(it) { b' ' } else { *it });
+        Self(bytes.collect())
+    }
+
     pub fn to_value(&self) -> serde_json::Value {
         serde_json::from_slice(&self.0).unwrap_or_default()
     }

@@ -11,6 +11,10 @@ mod intake;
 mod event;
 mod event_type;
 mod pipeline;
+mod test_case;
+pub mod packed;
+mod memory;
+mod tally;
 mod policy;
 mod destination;
 mod webhook;
@@ -30,7 +34,7 @@ pub use delivery::{
 };
 pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
-pub use event_type::EventType;
+pub use event_type::{EventType, Validate};
 pub use id::{
     DeletionId, DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind,
     LookupId, ParseIdError, PipelineId, ProjectId, ReplayId, SourceId, kind,
@@ -43,7 +47,8 @@ pub use json::RawJson;
 pub use lookup::{
     HttpLookup, Learn, Lookup, LookupCache, LookupLimits, LookupSettings, PostgresLookup, Table,
 };
-pub use pipeline::{Pattern, Pipeline, Route, StepSpec};
+pub use memory::{AbsenceMemory, Memory, MemoryKey, Remembered, SpikeMemory, StepId};
+pub use pipeline::{Author, Pattern, Pipeline, Route, StepSpec};
 pub use policy::{
     Batch, Breaker, Exponential, Ordering, Policy, RateLimit, Retry, RetryOn, RetryPreset,
 };
@@ -52,6 +57,8 @@ pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
 pub use source::{Source, SourceKind};
+pub use tally::{Counted, Edge, Passed, Tally};
+pub use test_case::{Expectation, TestCase, TestEvent};
 pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{
     Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,

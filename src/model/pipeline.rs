@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Name, PipelineId, ProjectId, TextError, TypeName};
+use super::{KeyId, Name, PipelineId, ProjectId, TestCase, TextError, TypeName};
 
 /// A trigger (`on`, `sources`, `when`), steps, and routes. Every route whose condition holds gets
 /// a delivery: that is the branch. Conditions and mappings are source text of the expression language, and
@@ -28,7 +28,26 @@ pub struct Pipeline {
     #[serde(default)]
     pub steps: Vec<StepSpec>,
     pub routes: Vec<Route>,
+    /// They run whenever the pipeline is changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestCase>,
     pub created_at: Timestamp,
+    /// When this version was saved, and by whom. `None`: by a Tidegate that did not keep it.
+    #[serde(default)]
+    pub saved_at: Option<Timestamp>,
+    #[serde(default)]
+    pub saved_by: Option<Author>,
+}
+
+/// Who changed a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Author {
+    Key(KeyId),
+    /// The administrator's key from the environment.
+    AdminKey,
+    /// The file of resources that the gateway was started with.
+    File,
 }
 
 /// One branch: where to, for which events, and what is done to this destination's copy.

@@ -1,5 +1,7 @@
 //! Where events come from.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,9 @@ pub struct Source {
     /// An expression that gives an event its idempotency key, where the sender gave none.
     #[serde(default)]
     pub key: Option<String>,
+    /// How long the key of one of its events counts; `None`: for ever.
+    #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
+    pub key_window: Option<Duration>,
     pub created_at: Timestamp,
 }
 

@@ -9,10 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    ask::Answer,
-    plan::{Made, Slot},
-};
+use super::{answers::Slot, ask::Answer, plan::Made};
 use crate::model::{DestinationId, Event, EventSeq, Lane, Name, Plan, Skipped};
 
 /// A lane of a destination, where deliveries wait for each other.
@@ -211,7 +208,8 @@ impl Aside {
         // Those that are owed have the first ordinals, by which they are told apart.
         deliveries.sort_by_key(|it| it.dead.is_some());
         let (event, skipped) = (held.event.clone(), held.skipped.clone());
-        let plan = Plan { event, deliveries, skipped, is_rest: true };
+        let (remembered, tallies) = (made.remembered, Vec::from_iter(made.tally));
+        let plan = Plan { event, deliveries, skipped, is_rest: true, remembered, tallies };
         self.wake_behind(&spots, ticket);
         Some(plan)
     }

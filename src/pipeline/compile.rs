@@ -5,17 +5,20 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::{
     Tools,
-    plan::does_not_hold,
+    detect::Detect,
+    reasons::does_not_hold,
     steps::{self, Step},
 };
 use crate::{
     catalog::Catalog,
     expr::{Condition, ExprError, Key, Names},
     model::{
-        Destination, DestinationId, Name, Ordering, Pattern, Pipeline, PipelineId, ProjectId,
-        Route, SourceId, StepSpec,
+        Destination, DestinationId, Edge, Name, Ordering, Pattern, Pipeline, PipelineId, ProjectId,
+        Route, SourceId, StepId, StepSpec,
     },
 };
 
@@ -49,10 +52,16 @@ pub struct CompiledPipeline {
     pub(super) when: Option<When>,
     pub(super) steps: Vec<Box<dyn Step>>,
     pub(super) routes: Vec<CompiledRoute>,
+    /// The places at which events are counted, in their order.
+    pub(super) edges: Arc<[Edge]>,
 }
 
 pub(super) struct CompiledRoute {
     pub to: Name,
+    /// Tells it apart from the other routes of the pipeline, whatever their order.
+    pub mark: u64,
+    /// Where it stands among the `edges`; its steps follow it.
+    pub edge: usize,
     pub when: Option<When>,
     pub steps: Vec<Box<dyn Step>>,
 }
@@ -74,6 +83,7 @@ pub fn compile(pipeline: &Pipeline, tools: &Tools) -> Result<CompiledPipeline, V
     let at = Making { project: pipeline.project, tools };
     let steps = compile_steps(at, &pipeline.steps, "steps", &mut results, &mut wrong);
     let mut routes = Vec::with_capacity(pipeline.routes.len());
+    let mut edges = Vec::from_iter(edges_of(None, steps.len()));
     for (place, route) in pipeline.routes.iter().enumerate() {
         let Route { to, when, steps } = route;
         let path = |field: &str| format!("routes[{place}].{field}");
@@ -81,13 +91,24 @@ pub fn compile(pipeline: &Pipeline, tools: &Tools) -> Result<CompiledPipeline, V
         let mut results = results.clone();
         let when = compile_when(when.as_deref(), &path("when"), &results, &mut wrong);
         let steps = compile_steps(at, steps, &path("steps"), &mut results, &mut wrong);
-        routes.push(CompiledRoute { to: to.clone(), when, steps });
+        let same = routes.iter().filter(|it: &&CompiledRoute| it.to == *to).count() as u64;
+        let mark = xxh3_64_with_seed(to.as_str().as_bytes(), 1 + same);
+        let edge = edges.len();
+        edges.extend(edges_of(u16::try_from(place).ok(), steps.len()));
+        routes.push(CompiledRoute { to: to.clone(), mark, edge, when, steps });
     }
     if !wrong.is_empty() {
         return Err(wrong);
     }
     let Pipeline { id, version, name, .. } = pipeline;
-    Ok(CompiledPipeline { id: *id, version: *version, name: name.clone(), when, steps, routes })
+    let (id, version, name, edges) = (*id, *version, name.clone(), edges.into());
+    Ok(CompiledPipeline { id, version, name, when, steps, routes, edges })
+}
+
+/// The places of a pipeline or a route with so many steps, itself before them.
+fn edges_of(route: Option<u16>, steps: usize) -> impl Iterator<Item = Edge> {
+    let steps = (0..steps).map(|it| u16::try_from(it).ok());
+    std::iter::once(None).chain(steps).map(move |step| Edge { route, step })
 }
 
 fn compile_when(
@@ -167,7 +188,9 @@ pub(super) struct Project {
 
 /// A pipeline that is enabled, with what its names mean now.
 pub(super) struct Active {
+    pub id: PipelineId,
     pub name: Name,
+    pub version: u32,
     pub on: Vec<Pattern>,
     /// `None`: any source.
     pub sources: Option<Vec<SourceId>>,
@@ -227,7 +250,9 @@ impl Compiled {
             });
             let target = |route: &Route| targets.get(&(document.project, &route.to)).cloned();
             project.pipelines.push(Active {
+                id: *id,
                 name: document.name.clone(),
+                version: document.version,
                 on: document.on.clone(),
                 sources,
                 compiled,
@@ -239,6 +264,32 @@ impl Compiled {
 
     pub(super) fn project(&self, id: ProjectId) -> Option<&Project> {
         self.projects.get(&id)
+    }
+
+    /// All steps that remember something, with their project and the name of their pipeline.
+    pub(super) fn detects(&self) -> impl Iterator<Item = (ProjectId, &Name, StepId, &Detect)> {
+        let actives =
+            self.projects.iter().flat_map(|(id, it)| it.pipelines.iter().map(|it| (*id, it)));
+        let ready = actives.filter_map(|(id, it)| Some((id, it.compiled.as_ref().ok()?)));
+        ready.flat_map(|(project, it)| {
+            it.detects().map(move |(step, detect)| (project, &it.name, step, detect))
+        })
+    }
+
+    /// Whether it is enabled, but does not compile: a newer program may know it again.
+    pub(super) fn is_broken(&self, pipeline: PipelineId) -> bool {
+        self.cache.get(&pipeline).is_some_and(|it| it.1.is_err())
+    }
+}
+
+impl CompiledPipeline {
+    fn detects(&self) -> impl Iterator<Item = (StepId, &Detect)> {
+        let own = self.steps.iter().map(|it| (0, it));
+        let routes = self.routes.iter().flat_map(|it| it.steps.iter().map(|step| (it.mark, step)));
+        own.chain(routes).filter_map(|(mark, it)| {
+            let detect = it.detect()?;
+            Some((detect.id(self.id, mark), detect))
+        })
     }
 }
 

@@ -42,7 +42,13 @@ pub(super) fn plan(event: &Arc<Event>, project: Option<&Project>) -> Planned {
     let mut failures = 0;
     let mut skip = |reason: String| {
         let by = "system".to_owned();
-        plan.skipped.push(Skipped { pipeline: None, route: None, by, reason });
+        plan.skipped.push(Skipped {
+            pipeline: None,
+            pipeline_version: None,
+            route: None,
+            by,
+            reason,
+        });
     };
     match serde_json::from_slice::<Direction>(event.metadata.bytes()) {
         Err(_) => skip("Tidegate sent this event itself, once, and no pipeline sees it".to_owned()),

@@ -30,7 +30,7 @@ impl Filter {
         };
         let condition = Condition::compile_with(source, names)
             .map_err(|error| Invalid::expression(Self::KIND, &error))?;
-        Ok(Box::new(Self { condition, reason: super::plan::does_not_hold(source) }))
+        Ok(Box::new(Self { condition, reason: super::reasons::does_not_hold(source) }))
     }
 }
 

@@ -7,16 +7,25 @@
 //! answer, and nothing else does: not the loop, no other event, and no other pipeline.
 
 mod steps;
+mod settings;
 mod filter;
 mod map;
 mod redact;
 mod transform;
 mod ask;
 mod enrich;
+mod detect;
 mod compile;
 mod integrations;
 mod directed;
+mod place;
+mod reasons;
+mod answers;
 mod plan;
+mod ahead;
+mod trace;
+pub mod dry;
+mod tally;
 mod aside;
 mod outside;
 mod sent;
@@ -34,7 +43,8 @@ use crate::{
 pub use ask::{Answer, Asked, Entity, Lookups, NoLookups, Person, Question, Status};
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
 pub use directed::Direction;
-pub use plan::{Placing, plan};
+pub use place::Placing;
+pub use plan::{plan, plan_all};
 pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};
 

@@ -11,14 +11,15 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
 
 use super::{
+    answers::{Answers, Slot},
     aside::Ticket,
     ask::{Answer, Asked, Lookups, Question, Status},
+    detect::Memories,
     enrich::{Enrich, OnError},
-    plan::{Answers, Slot},
 };
 use crate::{
     clock::Clock,
-    model::{Event, ProjectId},
+    model::{Event, Memory, ProjectId, StepId},
 };
 
 /// The first wait before a question is asked again; it doubles.
@@ -40,6 +41,7 @@ pub(super) struct Returned {
 /// The questions of one pipeline about one event.
 pub(super) struct Asking<'a> {
     outside: &'a Outside,
+    memories: &'a Memories,
     event: &'a Event,
     /// What is known, with what is found out at once.
     pub known: Vec<(Slot, Answer)>,
@@ -65,13 +67,15 @@ impl Outside {
         Self { lookups, clock, tasks: JoinSet::new() }
     }
 
+    /// Nothing that steps remember changes before the answers are there.
     pub fn asking<'a>(
         &'a self,
+        memories: &'a Memories,
         event: &'a Event,
         known: Vec<(Slot, Answer)>,
         may_wait: bool,
     ) -> Asking<'a> {
-        Asking { outside: self, event, known, open: Vec::new(), may_wait }
+        Asking { outside: self, memories, event, known, open: Vec::new(), may_wait }
     }
 
     /// Waits for the answers beside everything else.
@@ -144,6 +148,10 @@ impl Answers for Asking<'_> {
                 None
             }
         }
+    }
+
+    fn recall(&self, step: StepId, key: &[u8]) -> Option<Memory> {
+        self.memories.recall(step, key)
     }
 }
 

@@ -3,27 +3,31 @@
 //!
 //! Planning twice gives the same plan. Everything that does not go on leaves its reason.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
+    ahead,
+    answers::{Answers, AtOnce, Nobody, Slot},
     aside::Spot,
-    ask::{Answer, Question, Status},
-    compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Line, Project, Target, When},
+    ask::{Answer, Lookups, Status},
+    compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Project, Target, When},
+    detect::Origin,
     directed,
-    enrich::Enrich,
     integrations::Integrations,
-    steps::{Next, Step},
+    reasons::Stopped,
+    steps::{Heard, Next, Step},
+    trace::Trace,
 };
 use crate::{
-    catalog::Catalog,
-    expr::{EvalError, Facts, Key},
-    model::{Destination, Event, Lane, Name, Place, Plan, PlannedDelivery, Skipped, SourceId},
+    expr::{EvalError, Facts},
+    model::{
+        Event, Lane, Name, Passed, PipelineId, Plan, PlannedDelivery, Remembered, Skipped,
+        SourceId, Tally,
+    },
 };
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
 pub(super) const MOST_DELIVERIES: usize = 1024;
-/// The lane of a destination in which all deliveries wait for each other.
-const ONE_LANE: Lane = Lane(1);
 
 /// The plan of an event, and how many expressions had no value for it.
 pub(super) struct Planned {
@@ -38,6 +42,10 @@ pub(super) struct Made {
     pub skipped: Vec<Skipped>,
     /// Expressions that had no value.
     pub failures: u32,
+    /// What its steps remember from now on.
+    pub remembered: Vec<Remembered>,
+    /// `None` only where no pipeline had a say.
+    pub tally: Option<Tally>,
 }
 
 /// What one pipeline makes of an event.
@@ -47,71 +55,37 @@ pub(super) enum Part {
     Waits,
 }
 
-/// Which question of a pipeline.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Slot {
-    version: u32,
-    route: Option<u16>,
-    step: u16,
-    /// Of those that a step before made of the event.
-    branch: u16,
-}
-
-/// Where the planner gets answers from.
-pub(super) trait Answers {
-    /// `None`: it is not known yet.
-    fn answer(&mut self, slot: Slot, step: &Enrich, question: Question) -> Option<Answer>;
-}
-
-/// Nobody is there to ask.
-struct Nobody;
-
-impl Answers for Nobody {
-    fn answer(&mut self, _: Slot, _: &Enrich, _: Question) -> Option<Answer> {
-        Some(Answer::of(Status::NotFound))
-    }
-}
-
 /// Plans an event, as if nothing were known of it but what it says.
 pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
+    plan_by(event, compiled, &mut Nobody)
+}
+
+/// Plans events as the loop does, some at a time, but waits for no answer.
+pub fn plan_all(events: &[Arc<Event>], compiled: &Compiled, lookups: &dyn Lookups) -> Vec<Plan> {
+    ahead::run_scripts(events, compiled);
+    let plan = |event: &Arc<Event>| {
+        plan_by(event, compiled, &mut AtOnce { lookups, project: event.project })
+    };
+    events.iter().map(plan).collect()
+}
+
+fn plan_by(event: &Arc<Event>, compiled: &Compiled, answers: &mut dyn Answers) -> Plan {
     let mut planner = Planner::new(event, compiled);
     if let Some(planned) = planner.directed() {
         return planned.plan;
     }
     let mut plan = Plan::of(event);
     for active in planner.wanted() {
-        if let Part::Made(made) = planner.part(active, plan.deliveries.len(), &mut Nobody) {
-            plan.deliveries.extend(made.deliveries);
-            plan.skipped.extend(made.skipped);
+        if let Part::Made(made) = planner.part(active, plan.deliveries.len(), answers) {
+            made.add_to(&mut plan);
         }
     }
     plan.skipped.extend(planner.unwanted());
     plan
 }
 
-/// Says where deliveries stand in the line of one destination. For replays; plans know it already.
-pub struct Placing {
-    line: Line,
-    sources: HashMap<SourceId, Name>,
-}
-
-impl Placing {
-    pub fn of(destination: &Destination, catalog: &Catalog) -> Self {
-        let sources = catalog.sources.values().filter(|it| it.project == destination.project);
-        Self {
-            line: Line::of(destination),
-            sources: sources.map(|it| (it.id, it.name.clone())).collect(),
-        }
-    }
-
-    pub fn place(&self, event: &Arc<Event>) -> Place {
-        let source = self.sources.get(&event.source).cloned();
-        self.line.place(event, || Facts::new(event.clone(), source)).0
-    }
-}
-
 impl Active {
-    fn wants(&self, event: &Event) -> bool {
+    pub(super) fn wants(&self, event: &Event) -> bool {
         (self.on.is_empty() || self.on.iter().any(|it| it.matches(&event.event_type)))
             && self.sources.as_ref().is_none_or(|it| it.contains(&event.source))
     }
@@ -119,7 +93,7 @@ impl Active {
 
 /// Plans the pipelines of one event.
 pub(super) struct Planner<'a> {
-    event: &'a Arc<Event>,
+    pub(super) event: &'a Arc<Event>,
     project: Option<&'a Project>,
     /// Made when the first expression needs them.
     facts: Option<Facts>,
@@ -127,60 +101,86 @@ pub(super) struct Planner<'a> {
     integrations: Option<Integrations>,
     /// Deliveries of the event that there are besides those in `made`.
     before: usize,
-    made: Made,
+    pub(super) made: Made,
     waits: bool,
+    /// What happens on the way, for a person who tries a pipeline. `None`: nobody looks.
+    pub(super) trace: Option<Box<Trace>>,
+    /// How often something failed so far.
+    errors: u64,
+    /// The event tells of an absence: it goes on where that was found.
+    pub(super) origin: Option<Origin>,
+    /// The pipeline that is at work, and the mark of its route.
+    pub(super) scope: (PipelineId, u64),
 }
 
 /// What goes on of an event: itself, or the several that a step made of it. `None` where nothing
 /// had to look at it yet.
-type Branches = Vec<Option<Facts>>;
+pub(super) type Branches = Vec<Option<Facts>>;
 
 /// Where in a pipeline.
 #[derive(Clone, Copy)]
-struct At<'a> {
-    pipeline: &'a CompiledPipeline,
-    route: Option<u16>,
+pub(super) struct At<'a> {
+    pub pipeline: &'a CompiledPipeline,
+    pub route: Option<u16>,
 }
 
 impl<'a> At<'a> {
-    fn route(self) -> Option<&'a CompiledRoute> {
+    pub fn route(self) -> Option<&'a CompiledRoute> {
         self.pipeline.routes.get(usize::from(self.route?))
     }
-}
 
-/// How many branches did not go on, and why the first of them did not.
-struct Stopped {
-    count: usize,
-    of: usize,
-    first: Option<String>,
+    /// Where something is counted: at a step, or before all of them.
+    pub fn edge(self, step: Option<usize>) -> usize {
+        self.route().map_or(0, |it| it.edge) + step.map_or(0, |it| it + 1)
+    }
 }
 
 impl<'a> Planner<'a> {
     pub fn new(event: &'a Arc<Event>, compiled: &'a Compiled) -> Self {
         let project = compiled.project(event.project);
         let made = Made::default();
-        Self { event, project, facts: None, integrations: None, before: 0, made, waits: false }
+        let scope = (PipelineId::DIRECTED, 0);
+        let (facts, integrations, origin) = (None, None, Origin::of(event));
+        let (before, waits, errors, trace) = (0, false, 0, None);
+        Self {
+            event,
+            project,
+            facts,
+            integrations,
+            before,
+            made,
+            waits,
+            trace,
+            errors,
+            origin,
+            scope,
+        }
     }
 
     /// The whole plan of an event that Tidegate sends in its own name; `None`: it is none.
     pub fn directed(&self) -> Option<Planned> {
-        (self.event.source == SourceId::SYSTEM).then(|| directed::plan(self.event, self.project))
+        let is_directed = self.event.source == SourceId::SYSTEM && self.origin.is_none();
+        is_directed.then(|| directed::plan(self.event, self.project))
     }
 
     /// The pipelines that are triggered by the event.
     pub fn wanted(&self) -> impl Iterator<Item = &'a Active> + use<'a> {
-        let event = self.event;
+        let (event, origin) = (self.event, self.origin.as_ref().map(|it| it.pipeline));
         let all = self.project.map_or(&[][..], |it| &it.pipelines);
-        all.iter().filter(move |it| it.wants(event))
+        all.iter().filter(move |it| origin.map_or_else(|| it.wants(event), |id| id == it.id))
     }
 
     /// Why there is nothing to plan, if no pipeline wants the event.
     pub fn unwanted(&self) -> Option<Skipped> {
         self.wanted().next().is_none().then(|| Skipped {
             pipeline: None,
+            pipeline_version: None,
             route: None,
             by: "trigger".to_owned(),
-            reason: "no pipeline is triggered by this event".to_owned(),
+            reason: match self.origin {
+                None => "no pipeline is triggered by this event".to_owned(),
+                Some(_) => "its pipeline was deleted or disabled".to_owned(),
+            },
         })
     }
 
@@ -212,6 +212,13 @@ impl<'a> Planner<'a> {
 }
 
 impl Made {
+    pub fn add_to(self, plan: &mut Plan) {
+        plan.deliveries.extend(self.deliveries);
+        plan.skipped.extend(self.skipped);
+        plan.remembered.extend(self.remembered);
+        plan.tallies.extend(self.tally);
+    }
+
     /// The lanes in which its deliveries stand, where they wait for each other.
     pub fn spots(&self) -> Vec<Spot> {
         let spot = |it: &PlannedDelivery| (it.destination, it.place.lane);
@@ -224,17 +231,18 @@ impl Made {
 }
 
 impl Planner<'_> {
-    fn skip(&mut self, pipeline: Option<&Name>, route: Option<&Name>, by: &str, reason: String) {
+    pub(super) fn skip(&mut self, at: At<'_>, by: &str, reason: String) {
         self.made.skipped.push(Skipped {
-            pipeline: pipeline.cloned(),
-            route: route.cloned(),
+            pipeline: Some(at.pipeline.name.clone()),
+            pipeline_version: Some(at.pipeline.version),
+            route: at.route().map(|it| it.to.clone()),
             by: by.to_owned(),
             reason,
         });
     }
 
     /// The event as it came in.
-    fn facts(&mut self) -> Facts {
+    pub(super) fn facts(&mut self) -> Facts {
         let source = self.project.and_then(|it| it.sources.get(&self.event.source));
         self.facts.get_or_insert_with(|| Facts::new(self.event.clone(), source.cloned())).clone()
     }
@@ -243,20 +251,46 @@ impl Planner<'_> {
         let pipeline = match &active.compiled {
             Ok(pipeline) => pipeline,
             Err(reason) => {
-                let reason = format!("the pipeline does not compile: {reason}");
-                return self.skip(Some(&active.name), None, "pipeline", reason);
+                return self.made.skipped.push(Skipped {
+                    pipeline: Some(active.name.clone()),
+                    pipeline_version: Some(active.version),
+                    route: None,
+                    by: "pipeline".to_owned(),
+                    reason: format!("the pipeline does not compile: {reason}"),
+                });
             }
         };
         let at = At { pipeline, route: None };
+        let (id, version, edges) = (pipeline.id, pipeline.version, pipeline.edges.clone());
+        self.made.tally = Some(Tally { pipeline: id, version, edges, passed: Vec::new() });
+        self.scope = (pipeline.id, 0);
+        if let Some(origin) = self.origin.clone() {
+            return self.resume(&origin, active, pipeline, answers);
+        }
         // `None` for as long as nothing had to look at the event.
         let branches = self.when(pipeline.when.as_ref(), vec![None], at);
-        let branches = self.steps(&pipeline.steps, branches, at, answers);
+        self.passed(at.edge(None)).left += branches.len() as u64;
+        let branches = self.steps(&pipeline.steps, 0, branches, at, answers);
+        self.routes(active, pipeline, branches, answers);
+    }
+
+    /// What the routes make of what the steps left.
+    pub(super) fn routes(
+        &mut self,
+        active: &Active,
+        pipeline: &CompiledPipeline,
+        branches: Branches,
+        answers: &mut dyn Answers,
+    ) {
         if branches.is_empty() {
             return;
         }
         for (place, target) in (0..).zip(&active.targets) {
             // Each route has its own copy; what is in it is shared until a step changes it.
             let at = At { pipeline, route: Some(place) };
+            if let Some(trace) = &mut self.trace {
+                trace.enter(self.made.deliveries.len(), self.made.skipped.len());
+            }
             self.route(at, target, branches.clone(), answers);
         }
     }
@@ -269,11 +303,13 @@ impl Planner<'_> {
         answers: &mut dyn Answers,
     ) {
         let Some(route) = at.route() else { return };
+        self.scope = (at.pipeline.id, route.mark);
         let branches = self.when(route.when.as_ref(), branches, at);
         let Some(target) = target else {
             if !branches.is_empty() {
+                self.passed(at.edge(None)).filtered += branches.len() as u64;
                 let reason = format!("there is no destination `{}`", route.to);
-                self.skip(Some(&at.pipeline.name), at.route().map(|it| &it.to), "route", reason);
+                self.skip(at, "route", reason);
             }
             return;
         };
@@ -283,28 +319,33 @@ impl Planner<'_> {
             let payload = &self.event.payload;
             let integrations = self.integrations.get_or_insert_with(|| Integrations::of(payload));
             if let Some(reason) = integrations.exclude(name) {
-                return self.skip(
-                    Some(&at.pipeline.name),
-                    at.route().map(|it| &it.to),
-                    "integrations",
-                    reason,
-                );
+                self.passed(at.edge(None)).filtered += branches.len() as u64;
+                return self.skip(at, "integrations", reason);
             }
         }
-        for facts in self.steps(&route.steps, branches, at, answers) {
+        self.deliver(at, target, 0, branches, answers);
+    }
+
+    /// The deliveries of a route, behind its first few steps.
+    pub(super) fn deliver(
+        &mut self,
+        at: At<'_>,
+        target: &Target,
+        from: usize,
+        branches: Branches,
+        answers: &mut dyn Answers,
+    ) {
+        let Some(route) = at.route() else { return };
+        for facts in self.steps(&route.steps, from, branches, at, answers) {
             if self.before + self.made.deliveries.len() >= MOST_DELIVERIES {
                 let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
-                return self.skip(
-                    Some(&at.pipeline.name),
-                    at.route().map(|it| &it.to),
-                    "route",
-                    reason,
-                );
+                return self.skip(at, "route", reason);
             }
             let copy = facts.as_ref().and_then(Facts::altered);
             // The key is that of the event: what a route did to its copy moves it to no other lane.
             let (place, failed) = target.line.place(self.event, || self.facts());
             self.made.failures += u32::from(failed);
+            self.passed(at.edge(None)).left += 1;
             self.made.deliveries.push(PlannedDelivery {
                 destination: target.id,
                 pipeline: at.pipeline.id,
@@ -318,8 +359,11 @@ impl Planner<'_> {
 
     /// The branches for which the condition holds.
     fn when(&mut self, when: Option<&When>, branches: Branches, at: At<'_>) -> Branches {
+        let arrived = branches.len() as u64;
+        self.passed(at.edge(None)).arrived += arrived;
         let Some(when) = when else { return branches };
         let (mut next, mut stopped) = (Branches::new(), Stopped::of(branches.len()));
+        let errors = self.errors;
         for branch in branches {
             let facts = branch.unwrap_or_else(|| self.facts());
             match when.condition.holds(&facts) {
@@ -328,26 +372,39 @@ impl Planner<'_> {
                 Err(error) => stopped.add(|| self.failed(&error)),
             }
         }
+        let passed = Passed {
+            filtered: arrived - next.len() as u64,
+            errored: self.errors - errors,
+            ..Passed::default()
+        };
+        *self.passed(at.edge(None)) += passed;
         self.say(stopped, "when", at);
         next
     }
 
-    /// What the steps leave. Where a step makes several of one event, each goes its own way from there.
-    fn steps(
+    /// What the steps leave, behind the first few. Where a step makes several of one event, each goes its
+    /// own way from there.
+    pub(super) fn steps(
         &mut self,
         steps: &[Box<dyn Step>],
+        from: usize,
         mut branches: Branches,
         at: At<'_>,
         answers: &mut dyn Answers,
     ) -> Branches {
-        for (step, place) in steps.iter().zip(0..) {
+        for (step, place) in steps.iter().zip(0..).skip(from) {
+            if branches.is_empty() {
+                break;
+            }
             let mut next = Branches::with_capacity(branches.len());
             let (mut has_parts, mut stopped) = (false, Stopped::of(branches.len()));
+            let mut passed = Passed { arrived: branches.len() as u64, ..Passed::default() };
             for (branch, number) in branches.into_iter().zip(0..) {
                 let before = branch.unwrap_or_else(|| self.facts());
                 let version = at.pipeline.version;
                 let slot = Slot { version, route: at.route, step: place, branch: number };
-                match self.apply(step.as_ref(), slot, &before, answers) {
+                let errors = self.errors;
+                match self.applied(step.as_ref(), slot, &before, answers) {
                     Ok(Next::Same) => next.push(Some(before)),
                     Ok(Next::Changed(after)) => next.push(Some(after)),
                     Ok(Next::Several(parts)) => {
@@ -355,8 +412,12 @@ impl Planner<'_> {
                         next.extend(parts.into_iter().map(Some));
                     }
                     Ok(Next::Stop(reason)) => stopped.add(|| reason),
-                    Err(error) => stopped.add(|| self.failed(&error)),
+                    Err(error) => match self.after_failure(step.as_ref(), &before, &error) {
+                        Ok(after) => next.push(Some(after)),
+                        Err(reason) => stopped.add(|| reason),
+                    },
                 }
+                passed.errored += u64::from(self.errors != errors);
                 if next.len() > MOST_DELIVERIES {
                     next.truncate(MOST_DELIVERIES);
                     stopped.add(|| format!("an event becomes at most {MOST_DELIVERIES}"));
@@ -366,20 +427,28 @@ impl Planner<'_> {
             if has_parts {
                 number(&mut next);
             }
+            (passed.filtered, passed.left) = (stopped.count as u64, next.len() as u64);
+            *self.passed(at.edge(Some(usize::from(place)))) += passed;
             self.say(stopped, step.kind(), at);
             branches = next;
         }
         branches
     }
 
-    fn apply(
+    pub(super) fn apply(
         &mut self,
         step: &dyn Step,
         slot: Slot,
         facts: &Facts,
         answers: &mut dyn Answers,
+        heard: Option<&mut Heard>,
     ) -> Result<Next, EvalError> {
-        let Some(enrich) = step.enrich() else { return step.apply(facts) };
+        if let Some(detect) = step.detect() {
+            return self.detect(detect, facts, answers);
+        }
+        let Some(enrich) = step.enrich() else {
+            return heard.map_or_else(|| step.apply(facts), |it| step.apply_heard(facts, it));
+        };
         let answer = match enrich.question(facts)? {
             None => Answer::of(Status::NoKey),
             Some(question) => match answers.answer(slot, enrich, question) {
@@ -391,17 +460,19 @@ impl Planner<'_> {
                 }
             },
         };
+        self.errors += u64::from(answer.status.is_failure());
         Ok(enrich.answered(facts, &answer))
     }
 
-    fn say(&mut self, stopped: Stopped, by: &str, at: At<'_>) {
+    pub(super) fn say(&mut self, stopped: Stopped, by: &str, at: At<'_>) {
         let Stopped { count, of, first: Some(first) } = stopped else { return };
         let reason = if of == 1 { first } else { format!("{count} of {of}, the first: {first}") };
-        self.skip(Some(&at.pipeline.name), at.route().map(|it| &it.to), by, reason);
+        self.skip(at, by, reason);
     }
 
-    fn failed(&mut self, error: &EvalError) -> String {
+    pub(super) fn failed(&mut self, error: &EvalError) -> String {
         self.made.failures += 1;
+        self.errors += 1;
         format!("could not be evaluated: {error}")
     }
 }
@@ -410,41 +481,5 @@ impl Planner<'_> {
 fn number(branches: &mut Branches) {
     for (branch, part) in branches.iter_mut().zip(1..) {
         *branch = branch.as_ref().map(|it| it.as_part(part));
-    }
-}
-
-impl Stopped {
-    fn of(branches: usize) -> Self {
-        Self { count: 0, of: branches, first: None }
-    }
-
-    fn add(&mut self, reason: impl FnOnce() -> String) {
-        self.count += 1;
-        let reason = reason();
-        self.first.get_or_insert(reason);
-    }
-}
-
-/// What people read when a condition does not hold.
-pub(super) fn does_not_hold(source: &str) -> String {
-    /// How much of the condition is repeated.
-    const SHOWN: usize = 200;
-    let shown: String = source.chars().take(SHOWN).collect();
-    let more = if shown.len() < source.len() { "…" } else { "" };
-    format!("`{shown}{more}` does not hold")
-}
-
-impl Line {
-    /// The place, and whether the key had no value because it could not be evaluated.
-    pub(super) fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
-        let (lane, failed) = match self {
-            Self::None => return (Place { lane: Lane::NONE, position: 0 }, false),
-            Self::Fifo | Self::Broken => (ONE_LANE, false),
-            Self::Key(key) => match key.lane(&facts()) {
-                Ok(lane) => (lane, false),
-                Err(_) => (Key::fallback(), true),
-            },
-        };
-        (Place { lane, position: event.timestamp.as_millisecond() }, failed)
     }
 }

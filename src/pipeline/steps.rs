@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    Invalid, Tools, enrich::Enrich, filter::Filter, map::Map, redact::Redact, transform::Transform,
+    Invalid, Tools, detect::Detect, enrich::Enrich, filter::Filter, map::Map, redact::Redact,
+    transform::Transform,
 };
 use crate::{
     expr::{EvalError, Facts, Names},
@@ -20,6 +21,11 @@ pub trait Step: Send + Sync {
 
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError>;
 
+    /// The same, for a person who tries it and wants to know what it said.
+    fn apply_heard(&self, facts: &Facts, _: &mut Heard) -> Result<Next, EvalError> {
+        self.apply(facts)
+    }
+
     /// The names under which it adds what it found out, if it does.
     fn adds(&self) -> Vec<&str> {
         Vec::new()
@@ -30,6 +36,42 @@ pub trait Step: Send + Sync {
     fn enrich(&self) -> Option<&Enrich> {
         None
     }
+
+    /// Of a step that runs a script, which is better run over many events at once.
+    fn transform(&self) -> Option<&Transform> {
+        None
+    }
+
+    /// Of a step that remembers events: what it remembers goes in with the event. Such a step is never
+    /// [applied](Self::apply).
+    fn detect(&self) -> Option<&Detect> {
+        None
+    }
+
+    /// What becomes of an event for which it cannot be applied.
+    fn on_error(&self) -> OnError {
+        OnError::Drop
+    }
+}
+
+/// What a step says besides its result.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// What a script logged.
+    pub log: Vec<String>,
+    /// Where in the source it failed: line and column, from 1.
+    pub place: Option<(usize, usize)>,
+}
+
+/// What becomes of an event with which a step failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// It goes no further, and says why.
+    Drop,
+    /// It goes on as it was, and each of its deliveries is a dead letter from the start.
+    DeadLetter,
+    /// It goes on as it was, and what failed stands under this name.
+    Continue(&'static str),
 }
 
 /// How an event goes on.
@@ -56,6 +98,8 @@ const KINDS: &[Kind] = &[
     (Transform::KIND, Transform::build),
     (Enrich::PERSON, Enrich::person),
     (Enrich::ENTITY, Enrich::entity),
+    (Detect::SPIKE, Detect::spike),
+    (Detect::ABSENCE, Detect::absence),
 ];
 
 /// The step that was written. The path of an error is inside of it.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Invalid, Tools,
-    steps::{Next, Step, kind_of},
+    steps::{Heard, Next, OnError, Step, kind_of},
 };
 use crate::{
     expr::{EvalError, Facts, Names},
@@ -14,9 +14,13 @@ use crate::{
     script::{Input, Limits, Returned, Script},
 };
 
-pub(super) struct Transform {
+pub struct Transform {
     script: Script,
+    on_error: OnError,
 }
+
+/// What becomes of an event with which a script failed stands under this name.
+const RESULT: &str = "transform";
 
 const NULL: &str = "the script returned null";
 
@@ -25,29 +29,63 @@ impl Transform {
 
     pub fn build(
         settings: &Value,
-        _: &Names<'_>,
+        names: &Names<'_>,
         _: ProjectId,
         tools: &Tools,
     ) -> Result<Box<dyn Step>, Invalid> {
-        let (source, limits, path) = read(settings)?;
+        let Settings { source, limits, on_error, path } = read(settings)?;
+        // A later script may say the same about itself.
+        if matches!(on_error, OnError::Continue(_))
+            && !names.is_free(RESULT)
+            && !names.results.iter().any(|it| it == RESULT)
+        {
+            let rule = "must have no name `transform` before it";
+            return Err(Invalid::new(Self::KIND, rule, "one"));
+        }
         let script = Script::compile(source, limits, tools.scripts.clone()).map_err(|error| {
             let place = error.place.map_or_else(String::new, |(line, column)| {
                 format!(" at line {line}, column {column}")
             });
             Invalid::new(&path, format!("must be a script that compiles{place}"), error.message)
         })?;
-        Ok(Box::new(Self { script }))
+        Ok(Box::new(Self { script, on_error }))
+    }
+
+    /// What the script is given for an event.
+    pub(super) fn input(&self, facts: &Facts) -> Input {
+        input(facts)
+    }
+
+    /// Runs the script over what it will be applied to next, in this order.
+    pub(super) fn run_ahead(&self, inputs: Vec<Input>) {
+        self.script.run_ahead(inputs);
     }
 }
 
-/// The source alone, or `{ source, timeout }`.
-fn read(settings: &Value) -> Result<(&str, Limits, String), Invalid> {
+struct Settings<'a> {
+    source: &'a str,
+    limits: Limits,
+    on_error: OnError,
+    /// Where the source stands.
+    path: String,
+}
+
+/// The source alone, or `{ source, timeout, on_error }`.
+fn read(settings: &Value) -> Result<Settings<'_>, Invalid> {
     const KIND: &str = Transform::KIND;
+    let mut on_error = OnError::Drop;
     let fields = match settings {
-        Value::String(source) => return Ok((source, Limits::default(), KIND.to_owned())),
+        Value::String(source) => {
+            return Ok(Settings {
+                source,
+                limits: Limits::default(),
+                on_error,
+                path: KIND.to_owned(),
+            });
+        }
         Value::Object(fields) => fields,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
-            let rule = "must be a script, or an object with `source` and `timeout`";
+            let rule = "must be a script, or an object with `source`, `timeout` and `on_error`";
             return Err(Invalid::new(KIND, rule, kind_of(settings)));
         }
     };
@@ -56,17 +94,33 @@ fn read(settings: &Value) -> Result<(&str, Limits, String), Invalid> {
         match name.as_str() {
             "source" => (),
             "timeout" => limits.time = timeout(value)?,
+            "on_error" => on_error = read_on_error(value)?,
             _ => {
-                let rule = "must have no fields but `source` and `timeout`";
+                let rule = "must have no fields but `source`, `timeout` and `on_error`";
                 return Err(Invalid::new(KIND, rule, "another field"));
             }
         }
     }
     match fields.get("source") {
-        Some(Value::String(source)) => Ok((source, limits, format!("{KIND}.source"))),
+        Some(Value::String(source)) => {
+            Ok(Settings { source, limits, on_error, path: format!("{KIND}.source") })
+        }
         other => {
             let found = other.map_or("nothing", kind_of);
             Err(Invalid::new(&format!("{KIND}.source"), "must be a script", found))
+        }
+    }
+}
+
+fn read_on_error(value: &Value) -> Result<OnError, Invalid> {
+    match value.as_str() {
+        Some("drop") => Ok(OnError::Drop),
+        Some("dead_letter") => Ok(OnError::DeadLetter),
+        Some("continue") => Ok(OnError::Continue(RESULT)),
+        Some(_) | None => {
+            let path = format!("{}.on_error", Transform::KIND);
+            let rule = "must be `drop`, `dead_letter` or `continue`";
+            Err(Invalid::new(&path, rule, kind_of(value)))
         }
     }
 }
@@ -88,8 +142,38 @@ impl Step for Transform {
         Self::KIND
     }
 
+    fn transform(&self) -> Option<&Transform> {
+        Some(self)
+    }
+
+    fn adds(&self) -> Vec<&str> {
+        match self.on_error {
+            OnError::Drop | OnError::DeadLetter => Vec::new(),
+            OnError::Continue(name) => vec![name],
+        }
+    }
+
+    fn on_error(&self) -> OnError {
+        self.on_error
+    }
+
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError> {
-        let outcome = self.script.run(input(facts));
+        self.next(facts, None)
+    }
+
+    fn apply_heard(&self, facts: &Facts, heard: &mut Heard) -> Result<Next, EvalError> {
+        self.next(facts, Some(heard))
+    }
+}
+
+impl Transform {
+    fn next(&self, facts: &Facts, heard: Option<&mut Heard>) -> Result<Next, EvalError> {
+        let listens = heard.is_some();
+        let outcome = self.script.run(Input { listens, ..input(facts) });
+        if let Some(heard) = heard {
+            heard.log = outcome.logs;
+            heard.place = outcome.returned.as_ref().err().and_then(|it| it.place);
+        }
         let failed = |text: String| EvalError::Failed(text);
         let returned = outcome.returned.map_err(|error| failed(error.to_string()))?;
         let mut parts = Vec::new();

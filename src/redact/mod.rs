@@ -1,6 +1,7 @@
 //! Takes personal data out of events: named fields, and values that are known by their form.
 //!
-//! What is not personal keeps its bytes. Keys of objects are never touched.
+//! What is not personal keeps its bytes. The key of a member is looked at like a text: where it says
+//! something personal, that is taken out of it, or the member goes.
 
 mod path;
 mod detect;

@@ -2,7 +2,7 @@
 
 use super::{
     Redactor, Segment,
-    detect::{SHORTEST_CARD, Traits, is_card},
+    detect::{Detectors, SHORTEST_CARD, Traits, is_card},
     text::{Cleaned, Decoded},
 };
 use crate::model::{RawJson, RedactionMode};
@@ -104,7 +104,8 @@ impl Walk<'_> {
         let mut end_before = None;
         while self.peek() == b'"' {
             let key_start = self.at;
-            self.skip_string();
+            let before_key = (self.out.len(), self.copied);
+            let of_key = if self.redactor.detectors.any() { self.string() } else { self.text() };
             let key = &self.json[key_start + 1..self.at - 1];
             let below = below(paths, |it| match it {
                 Segment::Key(name) => is_key(key, name),
@@ -114,7 +115,18 @@ impl Walk<'_> {
             self.space();
             self.at += 1;
             self.space();
-            let after = self.value(&below, depth + 1);
+            let after = match of_key {
+                After::Kept => self.value(&below, depth + 1),
+                After::Dropped => {
+                    self.skip();
+                    After::Dropped
+                }
+            };
+            if after == After::Dropped {
+                // The member goes with its key, whatever became of that.
+                self.out.truncate(before_key.0);
+                self.copied = before_key.1;
+            }
             let end = self.at;
             self.space();
             let has_more = self.peek() == b',';
@@ -163,6 +175,12 @@ impl Walk<'_> {
             place += 1;
         }
         self.at += 1;
+        After::Kept
+    }
+
+    /// A string in which nothing is looked for.
+    fn text(&mut self) -> After {
+        self.skip_string();
         After::Kept
     }
 
@@ -233,8 +251,8 @@ impl Walk<'_> {
                     self.skip_string();
                     let end = self.at;
                     self.space();
-                    if self.peek() != b':' {
-                        let text = Decoded::of(&self.json[start + 1..end - 1]).text;
+                    let text = Decoded::of(&self.json[start + 1..end - 1]).text;
+                    if self.peek() != b':' || Detectors::all().whole(&text).is_some() {
                         self.splice(start, end, &quoted(&self.redactor.named(&text)));
                     }
                     self.at = end;

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use super::{
-    DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec,
+    DestinationSpec, EventTypeSpec, Invalid, PipelineSpec, ProjectSpec, Scope, SourceSpec, cases,
     diff::Shown as _, lookup,
 };
 use crate::{
-    model::{EventType, Pipeline, Project, RawJson, Route},
+    model::{EventType, Pipeline, Project, RawJson, Route, TypeName, Validate},
     pipeline,
+    schema::{InvalidSchema, Schema},
 };
 
 /// A shape in which people write one kind of resource.
@@ -71,13 +72,24 @@ impl Spec for EventTypeSpec {
         if self.description.len() > 4096 {
             wrong.push(Invalid::new("description", "must be at most 4096 bytes", "a longer text"));
         }
+        let is_heading = |it: &String| {
+            (1..=64).contains(&it.chars().count()) && !it.chars().any(char::is_control)
+        };
+        if self.group.as_ref().is_some_and(|it| !is_heading(it)) {
+            let rule = "must be 1 to 64 characters, in one line";
+            wrong.push(Invalid::new("group", rule, "another text"));
+        }
+        self.check_schema(&mut wrong);
         all_right(wrong)?;
         Ok(EventType {
             id: old.map_or_else(|| scope.id(), |it| it.id),
             project: scope.project,
             name: self.name.clone(),
             description: self.description.clone(),
+            group: self.group.clone(),
             example: self.example.as_ref().map(RawJson::of),
+            schema: self.schema.as_ref().map(RawJson::of),
+            validate: self.validate,
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
     }
@@ -86,7 +98,58 @@ impl Spec for EventTypeSpec {
         Self {
             name: model.name.clone(),
             description: model.description.clone(),
+            group: model.group.clone(),
             example: model.example.as_ref().map(RawJson::to_value),
+            schema: model.schema.as_ref().map(RawJson::to_value),
+            validate: model.validate,
+        }
+    }
+}
+
+impl EventTypeSpec {
+    /// A type of which nothing is said.
+    pub fn named(name: TypeName) -> Self {
+        Self {
+            name,
+            description: String::new(),
+            group: None,
+            example: None,
+            schema: None,
+            validate: Validate::Off,
+        }
+    }
+
+    /// Notes what is wrong with the schema, and with the example by the schema.
+    fn check_schema(&self, wrong: &mut Vec<Invalid>) {
+        const LARGEST_EXAMPLE: usize = 64 * 1024;
+        let is_large = |it: &serde_json::Value| it.to_string().len() > LARGEST_EXAMPLE;
+        if self.example.as_ref().is_some_and(is_large) {
+            let rule = format!("must be at most {LARGEST_EXAMPLE} bytes");
+            wrong.push(Invalid::new("example", rule, "more"));
+            return;
+        }
+        let schema = match (&self.schema, self.validate) {
+            (None, Validate::Off) => return,
+            (None, Validate::Flag | Validate::Reject) => {
+                let rule = "must be there, since events are held to it by `validate`";
+                wrong.push(Invalid::new("schema", rule, "nothing"));
+                return;
+            }
+            (Some(schema), _) => schema,
+        };
+        match Schema::compile(schema) {
+            Ok(compiled) => {
+                let faults = self.example.as_ref().map(|it| compiled.faults(it));
+                wrong.extend(faults.into_iter().flatten().map(|it| {
+                    let rule = format!("must agree with the schema: {}", it.rule);
+                    Invalid::new(format!("example{}", it.path), rule, "something else")
+                }));
+            }
+            Err(InvalidSchema { pointer, rule }) => {
+                let path = format!("schema{}", pointer.replace('/', "."));
+                let rule = format!("{rule} (at `{pointer}`)");
+                wrong.push(Invalid::new(path, rule, "something else"));
+            }
         }
     }
 }
@@ -124,6 +187,7 @@ impl Spec for PipelineSpec {
             let path = format!("routes[{place}].steps");
             lookup::check_steps(&route.steps, &path, scope, &mut wrong);
         }
+        cases::check(&self.tests, &mut wrong);
         let pipeline = Pipeline {
             id: old.map_or_else(|| scope.id(), |it| it.id),
             project,
@@ -141,16 +205,21 @@ impl Spec for PipelineSpec {
                     steps: it.steps.clone(),
                 })
                 .collect(),
+            tests: self.tests.clone(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
+            saved_at: old.and_then(|it| it.saved_at),
+            saved_by: old.and_then(|it| it.saved_by),
         };
         if let Err(more) = pipeline::compile(&pipeline, &pipeline::Tools::new(scope.means.vault)) {
             wrong.extend(more.into_iter().map(Invalid::from));
         }
         all_right(wrong)?;
-        Ok(match old {
-            Some(old) if *old != pipeline => Pipeline { version: old.version + 1, ..pipeline },
-            Some(_) | None => pipeline,
-        })
+        if old == Some(&pipeline) {
+            return Ok(pipeline);
+        }
+        let (saved_at, saved_by) = (Some(scope.means.now), Some(scope.means.author));
+        let version = old.map_or(1, |it| it.version + 1);
+        Ok(Pipeline { version, saved_at, saved_by, ..pipeline })
     }
 
     fn of(model: &Pipeline) -> Self {

@@ -8,7 +8,10 @@ use serde_json::Value;
 use super::{
     DestinationSpec, EventTypeSpec, LookupSpec, PipelineSpec, ProjectSpec, SourceSpec, Spec,
 };
-use crate::model::{Auth, Connection, Destination};
+use crate::{
+    model::{Auth, Connection, Destination},
+    pipeline::dry::CaseResult,
+};
 
 /// Everything that a file would change. It prints as a diff with `+`, `~` and `-`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, utoipa::ToSchema)]
@@ -18,6 +21,11 @@ pub struct Difference {
     pub unchanged: usize,
     /// Resources that the file does not name, and that stay all the same.
     pub left_alone: usize,
+    /// Test cases of changed pipelines that would fail, or do by now. The change is made only when that
+    /// is confirmed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub failing_tests: Vec<CaseResult>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
@@ -195,7 +203,12 @@ impl Difference {
 }
 
 /// What differs, leaf by leaf.
-fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, fields: &mut Vec<FieldChange>) {
+pub(super) fn compare(
+    path: &str,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    fields: &mut Vec<FieldChange>,
+) {
     if old == new || is_nothing(old) && is_nothing(new) {
         return;
     }

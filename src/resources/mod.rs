@@ -19,6 +19,9 @@ mod source;
 mod show;
 pub mod profiles;
 mod state;
+mod cases;
+mod lines;
+mod versions;
 mod file;
 mod diff;
 mod plan;
@@ -32,10 +35,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     catalog::Catalog,
     crypto::{Random, Vault},
-    model::{Id, IdSequence, Name, ProjectId},
+    model::{Author, Id, IdSequence, Name, ProjectId},
     pipeline,
 };
 
+pub use cases::{FailingTests, failing_tests};
 pub use check::Spec;
 pub use diff::{Action, Difference, FieldChange, ResourceChange};
 pub use export::export;
@@ -50,6 +54,7 @@ pub use spec::{
     ProjectSpec, RouteSpec, SecretSpec, SignatureSpec,
 };
 pub use tree::Location;
+pub use versions::{VersionDifference, compare_versions};
 
 /// What is wrong with a resource, without the value itself: it may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -101,6 +106,8 @@ pub struct Means<'a> {
     pub vault: &'a Vault,
     pub random: &'a dyn Random,
     pub now: Timestamp,
+    /// Who changes it.
+    pub author: Author,
     pub options: Options,
 }
 

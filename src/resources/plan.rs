@@ -5,8 +5,9 @@ use std::{collections::HashSet, sync::Arc};
 use serde::Serialize;
 
 use super::{
-    DestinationSpec, EventTypeSpec, File, FileError, Invalid, LookupSpec, Means, PipelineSpec,
-    ProjectSpec, Scope, SourceSpec, Spec,
+    DestinationSpec, EventTypeSpec, FailingTests, File, FileError, Invalid, LookupSpec, Means,
+    PipelineSpec, ProjectSpec, Scope, SourceSpec, Spec,
+    cases::failing_tests,
     diff::{Difference, Shown},
     file::ProjectEntry,
 };
@@ -21,6 +22,8 @@ pub struct Planned {
     pub difference: Difference,
     pub edits: Vec<Edit>,
     pub project: ProjectId,
+    /// The resources as they would be.
+    pub catalog: Catalog,
 }
 
 /// Why a file was not applied. Nothing was changed.
@@ -28,6 +31,9 @@ pub struct Planned {
 pub enum ApplyError {
     #[error("the file is not valid")]
     Invalid(#[source] FileError),
+    /// Nobody is there to confirm it.
+    #[error("the pipelines do not pass their own tests")]
+    Tests(#[source] FailingTests),
     #[error("the changes could not be kept")]
     Store(
         #[from]
@@ -67,15 +73,18 @@ pub fn plan(
         planner.all(&file.content.pipelines, "pipelines");
         planner.count_left_alone(file);
     }
-    let Planner { difference, edits, wrong, project, .. } = planner;
+    if planner.wrong.is_empty() {
+        planner.rehearse();
+    }
+    let Planner { difference, edits, wrong, project, catalog, .. } = planner;
     if wrong.is_empty() {
-        Ok(Planned { difference, edits, project })
+        Ok(Planned { difference, edits, project, catalog })
     } else {
         Err(file.explain(wrong))
     }
 }
 
-/// Plans and keeps, in one transaction.
+/// Plans and keeps, in one transaction. Where a test case fails, nothing is changed.
 pub async fn apply(
     file: &File,
     registrar: &Registrar,
@@ -85,6 +94,10 @@ pub async fn apply(
     registrar
         .edit(|catalog| {
             let planned = plan(file, catalog, means, prune).map_err(ApplyError::Invalid)?;
+            if !planned.difference.failing_tests.is_empty() {
+                let failing = planned.difference.failing_tests;
+                return Err(ApplyError::Tests(FailingTests(failing)));
+            }
             Ok((planned.edits, planned.difference))
         })
         .await
@@ -208,6 +221,16 @@ impl Planner<'_> {
             }
             stays
         });
+    }
+
+    /// Runs the test cases of what is changed, when all of it is there.
+    fn rehearse(&mut self) {
+        for edit in &self.edits {
+            let Edit::Put(Resource::Pipeline(it)) = edit else { continue };
+            let Some(pipeline) = self.catalog.pipelines.get(&it.id) else { continue };
+            let failing = failing_tests(pipeline, &self.catalog, self.means);
+            self.difference.failing_tests.extend(failing);
+        }
     }
 
     fn count_left_alone(&mut self, file: &File) {

@@ -131,5 +131,6 @@ pub(super) fn pipeline(model: &Pipeline) -> PipelineSpec {
                 steps: it.steps.clone(),
             })
             .collect(),
+        tests: model.tests.clone(),
     }
 }

@@ -1,6 +1,6 @@
 //! Sources as people write them: what each kind needs, and how the webhooks of others are verified.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,11 @@ pub struct SourceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "payload.user_id")]
     pub key: Option<String>,
+    /// For the kinds `segment` and `webhook`: how long a message or delivery counts as one that came
+    /// before; a day or more. Left out: for ever.
+    #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "7days")]
+    pub key_window: Option<Duration>,
     /// What must never reach the disk: fields, and values by their form. It is taken out (`drop`, or
     /// `mask`) before the event is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -170,6 +175,7 @@ impl Spec for SourceSpec {
         let write_key = self.write_key(scope, old, &mut wrong);
         let intake = self.intake(scope, id, old, &mut wrong);
         self.check_expressions(&mut wrong);
+        self.check_window(&mut wrong);
         if let Some(redaction) = &self.never_store
             && let Err(error) = Redactor::before_storing(redaction)
         {
@@ -186,6 +192,7 @@ impl Spec for SourceSpec {
             write_key,
             intake,
             key: self.key.clone(),
+            key_window: self.key_window,
             never_store: self.never_store.clone(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
@@ -210,6 +217,7 @@ impl Spec for SourceSpec {
             secret,
             event_type: intake.and_then(|it| it.event_type.clone()),
             key: model.key.clone(),
+            key_window: model.key_window,
             never_store: model.never_store.clone(),
             url: intake.and_then(|it| it.url.clone()),
             answer: intake.and_then(|it| it.answer.clone()),
@@ -218,6 +226,20 @@ impl Spec for SourceSpec {
 }
 
 impl SourceSpec {
+    fn check_window(&self, wrong: &mut Vec<Invalid>) {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let rule = match (self.kind, self.key_window) {
+            (_, None) => return,
+            // What a sender calls a key of its own is a promise for ever.
+            (SourceKind::Api, Some(_)) => "must be left out where `kind` is `api`",
+            (SourceKind::Segment | SourceKind::Webhook, Some(it)) if it < DAY => {
+                "must be a day or more"
+            }
+            (SourceKind::Segment | SourceKind::Webhook, Some(_)) => return,
+        };
+        wrong.push(Invalid::new("key_window", rule, "a duration"));
+    }
+
     /// The key that is written, the one there is, or a new one.
     fn write_key(
         &self,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::setting::{Setting, Span};
 use crate::model::{
     Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, Ordering, Pattern, Profile,
-    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, StepSpec, TypeName,
+    RateLimit, Retry, RetryOn, Scheme, Secret, Signed, StepSpec, TestCase, TypeName, Validate,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -240,6 +240,9 @@ pub struct PipelineSpec {
     pub steps: Vec<StepSpec>,
     /// Every route whose condition holds gets a delivery.
     pub routes: Vec<RouteSpec>,
+    /// They run whenever the pipeline is changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestCase>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -263,10 +266,22 @@ pub struct EventTypeSpec {
     pub name: TypeName,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// A payload to show and to test with.
+    /// Under which heading people find it, e.g. `billing`. Up to 64 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "accounts")]
+    pub group: Option<String>,
+    /// A payload to show and to test with. With a schema, it must agree with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    pub example: Option<serde_json::Value>,
+    /// A JSON Schema of the payload: of any draft from 4 to 2020-12, which is the usual one. It refers to
+    /// nothing outside of itself, and not to itself as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    pub example: Option<serde_json::Value>,
+    pub schema: Option<serde_json::Value>,
+    /// What becomes of an event whose payload is not as the schema says.
+    #[serde(default, skip_serializing_if = "Validate::is_off")]
+    pub validate: Validate,
 }
 
 pub(super) fn yes() -> bool {

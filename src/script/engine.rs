@@ -3,11 +3,11 @@
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use rquickjs::{
-    CatchResultExt, CaughtError, Context, Ctx, Function, Module, Persistent, Runtime,
+    CatchResultExt, CaughtError, Context, Ctx, Function, Module, Persistent, Runtime, Value,
     context::{EvalOptions, intrinsic},
 };
 
-use super::{Limits, Outcome, Returned, ScriptError, Task, source, worker::Leash};
+use super::{Input, Limits, Outcome, Returned, ScriptError, Task, same, source, worker::Leash};
 
 /// The file that errors name.
 const FILE: &str = "transform.js";
@@ -64,18 +64,26 @@ impl Engine {
         Ok(Self { run, logs, rewrite, context, runtime, work, limits })
     }
 
-    /// Runs the script over one event, or, without one, only what stands around its function.
-    pub fn run(&self, task: &Task) -> Outcome {
-        self.work.ticks.set(task.ticks);
+    /// Runs the script over one event, with so much work; or, as a trial, only what stands around its
+    /// function.
+    pub fn run(&self, task: &Task, ticks: u32) -> Outcome {
+        self.work.ticks.set(ticks);
+        let Input { event, context, now_millis, seed, listens, .. } = &task.input;
         let returned = self.context.with(|ctx| {
-            let event = task.event.as_deref();
-            let given = (event, &*task.context, task.now_millis, task.seed, task.listens);
             let run = self.run.clone().restore(&ctx).map_err(|_| no_memory())?;
-            let parts: rquickjs::Result<Option<Vec<String>>> = run.call(given);
-            let parts = parts.catch(&ctx).map_err(|it| self.stopped(it))?;
-            parts.map(|it| self.returned(&ctx, it, task)).transpose()
+            let parts = || -> rquickjs::Result<Option<Vec<String>>> {
+                let event = match task.is_trial {
+                    true => Value::new_undefined(ctx.clone()),
+                    false => ctx.json_parse(event.as_str())?,
+                };
+                let context = ctx.json_parse(context.as_str())?;
+                let seed = (seed ^ seed >> 32) as i32;
+                run.call((event, context, *now_millis as f64, seed, *listens))
+            };
+            let parts = parts().catch(&ctx).map_err(|it| self.stopped(it))?;
+            parts.map(|it| self.returned(&ctx, it, &task.input)).transpose()
         });
-        let logs = if task.listens { self.logs() } else { Vec::new() };
+        let logs = if *listens { self.logs() } else { Vec::new() };
         if self.runtime.is_job_pending() {
             let returned = Err(ScriptError::new("it must not be asynchronous").fatal());
             return Outcome { returned, logs };
@@ -87,13 +95,16 @@ impl Engine {
         &self,
         ctx: &Ctx<'_>,
         parts: Vec<String>,
-        task: &Task,
+        input: &Input,
     ) -> Result<Vec<Returned>, ScriptError> {
-        let rewrite = self.rewrite.clone().restore(ctx).map_err(|_| no_memory())?;
+        let rewritten = |old: &str| {
+            let rewrite = self.rewrite.clone().restore(ctx)?;
+            rewrite.call::<_, String>((old,))
+        };
         // What reads the same as before keeps its bytes, for numbers that JavaScript would round.
         let changed = |new: String, old: &str| {
-            let is_same = new == old
-                || rewrite.call::<_, String>((old,)).is_ok_and(|rewritten| rewritten == new);
+            let is_same = same::is_same(old, &new)
+                .unwrap_or_else(|| rewritten(old).is_ok_and(|rewritten| rewritten == new));
             (!is_same).then_some(new)
         };
         let mut parts = parts.into_iter();
@@ -105,10 +116,10 @@ impl Engine {
             size += payload.len() + metadata.len();
             all.push(Returned {
                 event_type: Some(event_type).filter(|it| !it.is_empty()),
-                payload: changed(payload, &task.payload),
+                payload: changed(payload, &input.payload),
                 metadata: match metadata.is_empty() {
                     true => None,
-                    false => changed(metadata, &task.metadata),
+                    false => changed(metadata, &input.metadata),
                 },
             });
         }
@@ -116,6 +127,13 @@ impl Engine {
             return Err(ScriptError::new("what it returns is too large"));
         }
         Ok(all)
+    }
+
+    /// Bytes that the engine holds, without what is only waiting to be collected.
+    #[cfg(test)]
+    pub fn memory(&self) -> i64 {
+        self.runtime.run_gc();
+        self.runtime.memory_usage().malloc_size
     }
 
     fn logs(&self) -> Vec<String> {

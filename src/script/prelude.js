@@ -154,7 +154,7 @@
       logged = 0;
       const transform = factory();
       if (typeof transform !== "function") throw new TypeError("the default export must be a function");
-      return event === undefined ? null : told(transform(parse(event), parse(context)), most, size);
+      return event === undefined ? null : told(transform(event, context), most, size);
     },
     () => logs ?? [],
     // One JSON as this engine would write it: to know whether a part came back as it was.

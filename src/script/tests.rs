@@ -217,21 +217,81 @@ fn a_script_that_always_takes_too_long_soon_holds_up_less() {
     assert!(later < first / 5, "{first:?}, then {later:?}");
 }
 
+/// `tidegate-bench scripts` does the same hundreds of thousands of times.
 #[test]
-#[ignore = "a measurement: run it optimised, with --nocapture"]
-fn what_a_million_trivial_transforms_cost() {
-    let script = compiled("export default (e) => { e.payload.x = 1; return e }").unwrap();
-    let resident = || {
-        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-        text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4
+fn many_events_leave_nothing_in_the_engine_and_take_no_longer() {
+    const ROUND: u32 = 4_000;
+    let source = "const all = new Map(); let last = null;
+        export default (e) => {
+            all.set(e, [last]); last = e; e.self = all;
+            if (e.payload.n > 1) e.payload.seen = `${e.payload.n}`.match(/./g).length;
+            return [{ payload: e.payload }, { payload: { n: 2 } }];
+        }";
+    let engine = engine::Engine::new(source, Limits::default(), Arc::default()).unwrap();
+    let task = Task { input: Input { listens: false, ..input() }, is_trial: false };
+    let round = || {
+        let fastest = (0..ROUND).map(|_| {
+            let begun = std::time::Instant::now();
+            let outcome = engine.run(&task, Limits::default().ticks());
+            assert_eq!(outcome.returned.unwrap().unwrap().len(), 2);
+            begun.elapsed()
+        });
+        (fastest.min().unwrap(), engine.memory())
     };
-    for round in 0..10 {
-        let begun = std::time::Instant::now();
-        for _ in 0..100_000 {
-            script.run(Input { listens: false, ..input() }).returned.unwrap();
-        }
-        println!("{round}: {:?} each, {} KiB resident", begun.elapsed() / 100_000, resident());
+    let (first, held) = round();
+    for _ in 0..5 {
+        let (fastest, holds) = round();
+        assert_eq!(holds, held, "it leaks");
+        assert!(fastest < first * 2, "{first:?}, then {fastest:?}");
     }
+}
+
+#[test]
+fn what_is_run_ahead_is_what_would_have_come_of_it_alone() {
+    // Given a script that fails for one event, and returns nothing for another,
+    let source =
+        "export default (e) => e.n === 3 ? null : { payload: [e.n, e.n.x(), Math.random()] }";
+    let source = source.replace("e.n.x()", "(e.n === 5 ? e.no.where : 1)");
+    let numbered = |n: u64| {
+        let (event, seed) = (format!(r#"{{"n":{n},"payload":null}}"#), n);
+        Input { event, seed, listens: false, ..input() }
+    };
+    let told = |outcome: Outcome| format!("{:?}", outcome.returned);
+    let alone: Vec<String> = {
+        let script = compiled(&source).unwrap();
+        (0..10).map(|n| told(script.run(numbered(n)))).collect()
+    };
+
+    // when it is run over ten events at once,
+    let script = compiled(&source).unwrap();
+    script.run_ahead((0..10).map(numbered).collect());
+
+    // then each finds its own outcome, also where another was foreseen.
+    for n in [0, 1, 3, 2, 4, 5, 9, 8, 20, 7] {
+        let expected = alone.get(n as usize).cloned();
+        let found = told(script.run(numbered(n)));
+        assert!(expected.is_none_or(|it| it == found), "{n}: {found}");
+    }
+    assert!(alone[5].contains("Some((1, 72))") && alone[3] == "Ok(None)", "{alone:?}");
+}
+
+#[test]
+fn of_events_that_are_run_at_once_only_the_one_that_is_stuck_is_lost() {
+    let source = "export default (e) => {
+        if (e.n === 2) 'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b');
+        return { payload: e.n }
+    }";
+    let script = compiled(source).unwrap();
+    let inputs = (0..4).map(|n| Input { event: format!(r#"{{"n":{n}}}"#), ..input() });
+    let inputs: Vec<Input> = inputs.collect();
+    script.run_ahead(inputs.clone());
+    let told: Vec<String> = inputs
+        .into_iter()
+        .map(|it| script.run(it).returned.map_or_else(|error| error.to_string(), |_| "ok".into()))
+        .collect();
+    assert_eq!(told[..2], ["ok", "ok"]);
+    assert!(told[2].contains("cannot be stopped"), "{told:?}");
+    assert!(told[3].contains("not run again"), "{told:?}");
 }
 
 #[test]
@@ -239,7 +299,7 @@ fn a_call_that_no_engine_can_stop_holds_up_nobody() {
     // Given a script that compares megabytes with megabytes in one call,
     let pool: Arc<Pool> = Arc::default();
     let source =
-        "export default () => ({ payload: 'a'.repeat(8e6).indexOf('a'.repeat(4e6) + 'b') })";
+        "export default () => ({ payload: 'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b') })";
     let stuck = Script::compile(source, Limits::default(), pool.clone()).unwrap();
     let other = "export default (e) => e";
     let other = Script::compile(other, Limits::default(), pool).unwrap();

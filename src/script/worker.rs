@@ -7,9 +7,9 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     time::Duration,
 };
@@ -40,61 +40,76 @@ impl Leash {
     }
 }
 
+/// Events for one script, and what came of them so far.
 struct Job {
     script: Arc<Shared>,
-    task: Task,
+    tasks: Vec<Task>,
+    done: Mutex<Vec<Outcome>>,
+}
+
+impl Job {
+    fn done(&self) -> MutexGuard<'_, Vec<Outcome>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The events with their outcomes; `rest` for those that have none.
+    fn outcomes(self: Arc<Self>, rest: &str) -> Vec<(Task, Outcome)> {
+        let mut done = std::mem::take(&mut *self.done()).into_iter();
+        // A thread that is left behind still has the events.
+        let tasks = Arc::try_unwrap(self).map_or_else(|job| job.tasks.clone(), |job| job.tasks);
+        let outcome = |task| (task, done.next().unwrap_or_else(|| Outcome::failed(rest)));
+        tasks.into_iter().map(outcome).collect()
+    }
 }
 
 struct Worker {
-    jobs: SyncSender<Job>,
-    outcomes: Receiver<Outcome>,
+    jobs: SyncSender<Arc<Job>>,
+    /// Says that the job is done.
+    ends: Receiver<()>,
     leash: Arc<Leash>,
 }
 
 impl Pool {
-    /// Runs a script, and waits for it no longer than its patience.
-    pub(super) fn run(&self, script: &Arc<Shared>, task: Task) -> Outcome {
-        let failed = |text: &str| Outcome { returned: Err(ScriptError::new(text)), logs: vec![] };
+    /// Runs a script over events, in their order, and waits for each no longer than its patience.
+    pub(super) fn run(&self, script: &Arc<Shared>, tasks: Vec<Task>) -> Vec<(Task, Outcome)> {
+        const AGAIN: &str =
+            "it was stuck in one call before, and is not run again until it is changed";
+        let job = Arc::new(Job { script: script.clone(), tasks, done: Mutex::default() });
         if script.is_stuck.load(Ordering::Relaxed) {
-            return failed(
-                "it was stuck in one call before, and is not run again until it is changed",
-            );
+            return job.outcomes(AGAIN);
         }
         if self.lost.load(Ordering::Relaxed) >= MOST_LOST {
-            return failed("too many scripts are stuck; none is run until they end");
+            return job.outcomes("too many scripts are stuck; none is run until they end");
         }
-        let patience = script.limits.patience();
         let idle = self.lock().pop();
         let Some(worker) = idle.or_else(|| Worker::start(self.lost.clone())) else {
-            return failed("there is no thread for it");
+            return job.outcomes("there is no thread for it");
         };
-        if worker.jobs.send(Job { script: script.clone(), task }).is_err() {
-            return failed("its engine ended");
+        if worker.jobs.send(job.clone()).is_err() {
+            return job.outcomes("its engine ended");
         }
-        let soon = soon(&worker.outcomes).map(Ok);
-        match soon.unwrap_or_else(|| worker.outcomes.recv_timeout(patience)) {
-            Ok(outcome) => {
-                self.lock().push(worker);
-                outcome
-            }
-            Err(_) => {
-                script.is_stuck.store(true, Ordering::Relaxed);
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                worker.leash.0.store(true, Ordering::Relaxed);
-                failed("it takes too long, in one call that cannot be stopped")
-            }
+        if worker.has_ended(&job) {
+            self.lock().push(worker);
+            return job.outcomes("its engine ended");
         }
+        script.is_stuck.store(true, Ordering::Relaxed);
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        worker.leash.0.store(true, Ordering::Relaxed);
+        let stuck = "it takes too long, in one call that cannot be stopped";
+        job.done().push(Outcome::failed(stuck));
+        job.outcomes(AGAIN)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
-        self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What comes within some microseconds, which is what most scripts take, and what most callers let
-/// pass before the next event: to sleep and to be woken costs more.
+/// What comes within a few microseconds, which is what a script takes over one event, and what most
+/// callers let pass before the next: to sleep and to be woken costs more, unless others want the
+/// processor.
 fn soon<T>(from: &Receiver<T>) -> Option<T> {
-    const LOOKS: usize = 400;
+    const LOOKS: usize = 60;
     (0..LOOKS).find_map(|_| {
         (0..8).for_each(|_| std::hint::spin_loop());
         from.try_recv().ok()
@@ -103,16 +118,24 @@ fn soon<T>(from: &Receiver<T>) -> Option<T> {
 
 impl Worker {
     fn start(lost: Arc<AtomicUsize>) -> Option<Self> {
-        let (jobs, queue) = sync_channel::<Job>(1);
-        let (results, outcomes) = sync_channel(1);
+        let (jobs, queue) = sync_channel::<Arc<Job>>(1);
+        let (ended, ends) = sync_channel(1);
         let leash = Arc::new(Leash::default());
         let own = leash.clone();
         let thread = std::thread::Builder::new().name("scripts".to_owned()).stack_size(STACK);
         let work = move || {
             let mut engines = Engines::default();
-            while let Some(Job { script, task }) = soon(&queue).or_else(|| queue.recv().ok()) {
-                let outcome = engines.run(&script, &task, &own);
-                if results.send(outcome).is_err() || own.is_cut() {
+            while let Some(job) = soon(&queue).or_else(|| queue.recv().ok()) {
+                for task in &job.tasks {
+                    let outcome = engines.run(&job.script, task, &own);
+                    let mut done = job.done();
+                    if own.is_cut() {
+                        break;
+                    }
+                    done.push(outcome);
+                }
+                drop(job);
+                if ended.send(()).is_err() || own.is_cut() {
                     break;
                 }
             }
@@ -121,7 +144,28 @@ impl Worker {
             }
         };
         thread.spawn(work).ok()?;
-        Some(Self { jobs, outcomes, leash })
+        Some(Self { jobs, ends, leash })
+    }
+
+    /// Waits for the end of the job; `false`: it does not get on.
+    fn has_ended(&self, job: &Job) -> bool {
+        let patience = job.script.limits.patience();
+        if job.tasks.len() == 1 && soon(&self.ends).is_some() {
+            return true;
+        }
+        let mut before = 0;
+        loop {
+            match self.ends.recv_timeout(patience) {
+                Ok(()) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {
+                    let done = job.done().len();
+                    if std::mem::replace(&mut before, done) == done {
+                        return false;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -146,7 +190,10 @@ impl Engines {
             return Outcome { returned: Err(ScriptError::new("it has no engine")), logs: vec![] };
         };
         *used = self.uses;
-        let outcome = engine.run(task);
+        let outcome = engine.run(task, script.ticks());
+        if !task.is_trial {
+            script.note(&outcome);
+        }
         // What ran out of memory may be left in any state.
         if outcome.returned.as_ref().is_err_and(|it| it.fatal) {
             self.by_script.remove(&script.id);

@@ -5,18 +5,26 @@
 //! up; [`Eraser`] for people who want to be forgotten. A database implements all of them, and passes
 //! the suite in `tests/it/store`, which is their contract.
 
+mod error;
+mod codes;
+mod counts;
+mod fields;
 mod cluster;
 pub mod sqlite;
+pub mod postgres;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+pub use self::error::{Result, StoreError};
+
 use crate::model::{
-    Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry, Event,
-    EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person, PipelineId,
-    Place, Plan, ProjectId, RawJson, ReplayId, Selection, Skipped, SourceId, Standing,
+    Altered, Class, Counted, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry,
+    Event, EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person,
+    PipelineId, Place, Plan, ProjectId, RawJson, Remembered, ReplayId, Selection, Skipped,
+    SourceId, Standing,
 };
 
 pub use cluster::{Epoch, Lease, Member, MemberId, Membership, Role, Share, UnknownRole, View};
@@ -55,6 +63,20 @@ pub trait Store: Send + Sync {
     /// The oldest events behind `after` whose plan waits, in accept order. Large ones may come fewer
     /// at a time than `limit`; nothing comes only when there are none.
     async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>>;
+
+    // What steps remember. It also changes with the plans that say so, in their transaction: a plan that is
+    // ignored changes nothing.
+
+    /// All of it, as it is after the plans that were kept.
+    async fn memories(&self) -> Result<Vec<Remembered>>;
+
+    /// Whether the events of this project are planned over this store, where several nodes share them.
+    fn plans_for(&self, _project: ProjectId) -> bool {
+        true
+    }
+
+    /// Changes some of it beside the plans, behind those that were asked for before.
+    async fn remember(&self, changes: Vec<Remembered>) -> Result<()>;
 
     // What Tidegate sends itself.
 
@@ -155,6 +177,13 @@ pub trait Records: Send + Sync {
         from: Timestamp,
         until: Timestamp,
     ) -> Result<Vec<Minute>>;
+    /// Counts of one pipeline by minute, oldest first, then by version and place.
+    async fn counts(
+        &self,
+        pipeline: PipelineId,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Counted>>;
     async fn replay_progress(&self, replay: ReplayId) -> Result<ReplayProgress>;
 }
 
@@ -353,6 +382,8 @@ pub enum Refusal {
     DiskFull,
     /// The disk failed to write or sync. What was acknowledged is safe; the process must be restarted.
     Broken,
+    /// The database cannot be reached. It is tried again all the time.
+    Unreachable,
 }
 
 #[derive(Clone, Debug)]
@@ -467,30 +498,4 @@ pub struct Document {
 pub enum Change {
     Put(Document),
     Delete { kind: String, id: u128 },
-}
-
-pub type Result<T, E = StoreError> = std::result::Result<T, E>;
-
-/// What can go wrong between us and a database.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database cannot be reached or is too busy. The same call may succeed later.
-    #[error("the store is unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No room on the disk. Nothing of the call was kept; it succeeds when there is room again.
-    #[error("the disk is full")]
-    Full,
-    /// A row does not mean what we wrote there.
-    #[error("the store holds a damaged {what}")]
-    Damaged { what: &'static str },
-    /// The files were written by a newer version, which this one must not touch.
-    #[error(
-        "the store has schema version {found}, and this program knows versions up to {known}: run a newer tidegate"
-    )]
-    Newer { found: u32, known: u32 },
-    /// An event has as many deliveries as it can have.
-    #[error("the event has {} deliveries, and there is room for no more", DeliverySeq::PER_EVENT)]
-    TooManyDeliveries,
-    #[error("the store is closed")]
-    Closed,
 }

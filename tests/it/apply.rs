@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tidegate::{
     catalog::{Catalog, Registrar},
     crypto::{Context, Field, SeededRandom, Vault},
-    model::{Auth, Connection, Ordering, RawJson, Secret},
+    model::{Auth, Author, Connection, Ordering, RawJson, Secret},
     resources::{self, Difference, File, FileError, Means, Spec},
     store::{Change, Document, Registry, Result, StoreError},
 };
@@ -43,7 +43,12 @@ pipelines:
       - to: audit
         when: payload.plan == "scale"
 event_types:
-  - { name: user.signed_up, description: Somebody is new, example: { plan: pro, big: 1.5 } }
+  - name: user.signed_up
+    description: Somebody is new
+    group: accounts
+    example: { plan: pro, big: 1.5 }
+    schema: { type: object, required: [plan], properties: { plan: { enum: [free, pro] } } }
+    validate: flag
 "#;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -104,7 +109,8 @@ impl Bench {
 
     pub fn means(&self) -> Means<'_> {
         let options = resources::Options::default();
-        Means { vault: &self.vault, random: &self.random, now: self.now, options }
+        let author = Author::File;
+        Means { vault: &self.vault, random: &self.random, now: self.now, author, options }
     }
 
     async fn apply(&self, text: &str) -> Difference {
@@ -116,6 +122,7 @@ impl Bench {
         match resources::apply(&file, &self.registrar, self.means(), prune).await {
             Ok(difference) => Ok(difference),
             Err(resources::ApplyError::Invalid(error)) => Err(error),
+            Err(resources::ApplyError::Tests(error)) => panic!("{error}"),
             Err(resources::ApplyError::Store(error)) => panic!("{error}"),
         }
     }

@@ -27,18 +27,106 @@ async fn after_a_write_that_failed_nothing_is_acknowledged_until_a_restart() {
     breaks_and_heals("write").await;
 }
 
+/// The file that says what is to fail next.
+const TRIGGER: &str = "break-now";
+
+/// A gateway whose files break when they begin and end so, and the environment of one that is whole.
+fn breaking(
+    folder: &Path,
+    receiver: &Receiver,
+    below: &str,
+    ending: &str,
+) -> (Setup, Vec<(&'static str, String)>) {
+    let mut setup = setup(folder, &resources(receiver), 100_000);
+    let plain = setup.environment.clone();
+    setup.environment.extend([
+        ("LD_PRELOAD", library("break", folder).display().to_string()),
+        ("BREAK_BELOW", setup.data.join(below).display().to_string()),
+        ("BREAK_ENDING", ending.to_owned()),
+        ("BREAK_WHEN", folder.join(TRIGGER).display().to_string()),
+    ]);
+    (setup, plain)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_sync_of_the_resources_failed_no_event_is_acknowledged() {
+    // Given a gateway that runs,
+    let folder = folder("broken-control", Random::seed("BROKEN_SEED"));
+    let receiver = Receiver::start(&folder.join("received.ndjson"), 1, || 0).await;
+    // The log at the commit, or the file itself at the checkpoint behind it.
+    for (number, ending) in ["-wal", ".db"].into_iter().enumerate() {
+        let (setup, _) = breaking(&folder, &receiver, "control.db", ending);
+        let gateway = Gateway::start(&setup).await;
+        let mut connection = Connection::open(gateway.address).await.unwrap();
+        let (status, answer) = post(&mut connection, number as u32).await;
+        assert_eq!(status, 202, "{answer}");
+
+        // when its disk fails below a change of a resource,
+        break_at(&folder.join(TRIGGER), "sync");
+        let source = json!({"name": format!("source-{number}"), "kind": "api"});
+        let (status, body) = connection.post("/api/v1/sources", source.to_string()).await.unwrap();
+        assert_eq!(status, 503, "{}", String::from_utf8_lossy(&body));
+        assert!(!folder.join(TRIGGER).exists(), "nothing has failed");
+
+        // then it accepts nothing more.
+        accepts_nothing(&gateway, 10..13).await;
+        gateway.kill();
+    }
+    receiver.quiet().await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_sync_of_the_keys_failed_no_event_is_acknowledged() {
+    // Given a gateway that has acknowledged so many keys that they are about to be written,
+    const KEYS: u32 = 114_688;
+    const BATCH: u32 = 1000;
+    let folder = folder("broken-keys", Random::seed("BROKEN_SEED"));
+    let receiver = Receiver::start(&folder.join("received.ndjson"), 1, || 0).await;
+    let (setup, _) = breaking(&folder, &receiver, "keys", "");
+    std::fs::write(
+        &setup.resources,
+        "version: 1\nproject: crash\nsources: [{ name: app, kind: api }]\n",
+    )
+    .unwrap();
+    let gateway = Gateway::start(&setup).await;
+    let mut connection = Connection::open(gateway.address).await.unwrap();
+    let batch = |number: u32| {
+        let event = |n| json!({"type": "a", "payload": 1, "idempotency_key": format!("key-{n}")});
+        json!((number * BATCH..(number + 1) * BATCH).map(event).collect::<Vec<_>>()).to_string()
+    };
+    for number in 0..KEYS / BATCH {
+        let (status, body) = connection.post("/api/v1/events/batch", batch(number)).await.unwrap();
+        assert_eq!(status, 202, "{}", String::from_utf8_lossy(&body));
+    }
+
+    // when its disk fails below them,
+    break_at(&folder.join(TRIGGER), "sync");
+    // These may be accepted still: the keys are written beside them.
+    connection.post("/api/v1/events/batch", batch(KEYS / BATCH)).await.unwrap();
+    let begun = std::time::Instant::now();
+    while folder.join(TRIGGER).exists() {
+        assert!(begun.elapsed() < STALL, "nothing has failed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // then it soon accepts nothing more.
+    while Connection::get(gateway.address, "/readyz").await.unwrap() == 200 {
+        assert!(begun.elapsed() < STALL, "it goes on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    accepts_nothing(&gateway, 10..13).await;
+    gateway.kill();
+    receiver.quiet().await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 async fn breaks_and_heals(what: &str) {
     // Given a gateway that has acknowledged events,
     let folder = folder(&format!("broken-{what}"), Random::seed("BROKEN_SEED"));
     let receiver = Receiver::start(&folder.join("received.ndjson"), 1, || 0).await;
-    let mut setup = setup(&folder, &resources(&receiver), 100_000);
-    let plain = setup.environment.clone();
-    let trigger = folder.join("break-now");
-    setup.environment.extend([
-        ("LD_PRELOAD", library("break", &folder).display().to_string()),
-        ("BREAK_BELOW", setup.data.join("segments").display().to_string()),
-        ("BREAK_WHEN", trigger.display().to_string()),
-    ]);
+    let (mut setup, plain) = breaking(&folder, &receiver, "segments", "-wal");
+    let trigger = folder.join(TRIGGER);
     let gateway = Gateway::start(&setup).await;
     let mut connection = Connection::open(gateway.address).await.unwrap();
     let mut acknowledged = Vec::new();
@@ -64,13 +152,7 @@ async fn breaks_and_heals(what: &str) {
     assert!(!trigger.exists(), "nothing has failed");
 
     // then it accepts nothing more, although the disk would take it, and says so;
-    for number in 28..33 {
-        refused(&post(&mut connection, number).await);
-    }
-    let (ready, text) = Connection::fetch(gateway.address, "/readyz").await.unwrap();
-    let text = String::from_utf8(text.to_vec()).unwrap();
-    assert!(ready == 503 && text.contains("the process must be restarted"), "{ready} {text}");
-    assert_eq!(Connection::get(gateway.address, "/healthz").await.unwrap(), 200);
+    accepts_nothing(&gateway, 28..33).await;
     gateway.kill();
     receiver.quiet().await;
 
@@ -78,6 +160,18 @@ async fn breaks_and_heals(what: &str) {
     setup.environment = plain;
     heals(&setup, &receiver, &acknowledged).await;
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Every event is refused from now on, and whoever asks is told that only a restart helps.
+async fn accepts_nothing(gateway: &Gateway, numbers: std::ops::Range<u32>) {
+    let mut connection = Connection::open(gateway.address).await.unwrap();
+    for number in numbers {
+        refused(&post(&mut connection, number).await);
+    }
+    let (ready, text) = Connection::fetch(gateway.address, "/readyz").await.unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    assert!(ready == 503 && text.contains("the process must be restarted"), "{ready} {text}");
+    assert_eq!(Connection::get(gateway.address, "/healthz").await.unwrap(), 200);
 }
 
 async fn heals(setup: &Setup, receiver: &Receiver, acknowledged: &[String]) {

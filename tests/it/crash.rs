@@ -31,6 +31,8 @@ use receiver::{Manner, Receiver};
 use sender::Sender;
 use tokio::{sync::watch, task::JoinHandle};
 
+use crate::harness::cluster::Cluster;
+
 const CONCURRENCY: u64 = 16;
 /// Settlements that may wait for the disk: what has been delivered and may come twice nonetheless.
 pub const UNSETTLED_AT_MOST: u64 = 16;
@@ -43,24 +45,41 @@ const UNSETTLED_FOR: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_accepted_is_lost_when_it_is_killed_at_random_moments() {
-    // Given senders, a receiver, and a gateway that events pass through
     let cycles = std::env::var("CRASH_CYCLES").map_or(40, |text| text.parse().unwrap());
+    survives("crash", cycles, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_accepted_is_lost_when_it_or_its_database_is_killed_at_random_moments() {
+    let cycles = std::env::var("CRASH_CYCLES").map_or(12, |text| text.parse().unwrap());
+    let cluster = Cluster::start();
+    survives("crash-postgres", cycles, Some(&cluster)).await;
+}
+
+/// With a database of our own, or with the embedded store.
+async fn survives(suite: &str, cycles: u64, cluster: Option<&Cluster>) {
+    // Given senders, a receiver, and a gateway that events pass through
     let seed = Random::seed("CRASH_SEED");
     eprintln!("crash: CRASH_SEED={seed} CRASH_CYCLES={cycles}");
-    let folder = folder("crash", seed);
+    let folder = folder(suite, seed);
     let mut random = Random::new(seed);
     let receiver = Receiver::start(&folder.join("received.ndjson"), random.next(), || 0).await;
     receiver.behave("plain-a", Manner { refuses_percent: 1, holds_back_ms: 0 });
     receiver.behave("plain-b", Manner { refuses_percent: 0, holds_back_ms: 10 });
     receiver.behave("ordered", Manner { refuses_percent: 1, holds_back_ms: 0 });
-    let setup = setup(&folder, &resources(&receiver), 500);
+    let mut setup = setup(&folder, &resources(&receiver), 500);
+    if let Some(cluster) = cluster {
+        setup.environment.retain(|it| !it.0.starts_with("TIDEGATE_STORE"));
+        setup.environment.push(("TIDEGATE_STORE", cluster.url("postgres")));
+        setup.environment.push(("TIDEGATE_POSTGRES__PARTITION_EVENTS", "500".to_owned()));
+    }
     let sent = Arc::new(Log::create(&folder.join("sent.ndjson")));
     let (at, gateway) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
     let senders = senders(seed, &mut random, &sent, &gateway, &stopped);
 
     // When it is killed again and again
-    let kills = kill_again_and_again(cycles, &mut random, &setup, &receiver, &at).await;
+    let kills = kill_again_and_again(cycles, &mut random, &setup, &receiver, &at, cluster).await;
 
     // Then, once it is left in peace, everything arrives, and the judge finds nothing
     let last = Gateway::start(&setup).await;
@@ -93,6 +112,7 @@ async fn kill_again_and_again(
     setup: &Setup,
     receiver: &Receiver,
     at: &watch::Sender<Option<SocketAddr>>,
+    cluster: Option<&Cluster>,
 ) -> Vec<u64> {
     let template = "{bar:40} {pos}/{len} kills, {eta} left";
     let bar = ProgressBar::new(cycles);
@@ -109,6 +129,15 @@ async fn kill_again_and_again(
             at.send_replace(Some(gateway.address));
             // This is no wait for something: the moment of the kill is what is drawn.
             tokio::time::sleep(Duration::from_millis(50 + random.below(450))).await;
+            if let Some(cluster) = cluster
+                && random.percent(40)
+            {
+                // As after a power cut, under a gateway that goes on.
+                cluster.stop();
+                tokio::time::sleep(Duration::from_millis(random.below(300))).await;
+                cluster.resume();
+                tokio::time::sleep(Duration::from_millis(random.below(1500))).await;
+            }
             gateway
         };
         gateway.kill();

@@ -432,3 +432,41 @@ async fn what_a_source_must_never_store_is_gone_before_it_is_kept_and_duplicates
     assert_eq!((&again["duplicate"], &again["same_body"]), (&json!(true), &json!(true)));
     assert_eq!(count(&sender).await, 2);
 }
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_post_events_and_nothing_else() {
+    let (_gateway, sender) = gateway().await;
+    let ask = async |path: &str, method: &str| {
+        let asks = [
+            ("origin", "https://shop.example"),
+            ("access-control-request-method", method),
+            ("access-control-request-headers", "authorization,content-type,tidegate-project"),
+        ];
+        let answer = sender.send(Method::OPTIONS, path, &asks, "").await;
+        let header = |name| answer.headers.get(name).map(|it| it.to_str().unwrap().to_owned());
+        let allowed = header("access-control-allow-headers");
+        assert_eq!(allowed.is_some(), answer.status.as_u16() == 204);
+        assert!(allowed.is_none_or(|it| it == asks[2].1));
+        assert_eq!(header("access-control-allow-credentials"), None);
+        header("access-control-allow-origin")
+    };
+    for path in ["/api/v1/events", "/api/v1/events/batch"] {
+        assert_eq!(ask(path, "POST").await.as_deref(), Some("https://shop.example"));
+        assert_eq!(ask(path, "GET").await, None);
+        // The page can read what was refused, and when to come back.
+        let refused = sender.send(Method::POST, path, &[("origin", "null")], "[").await.expect(400);
+        assert_eq!(refused.headers["access-control-allow-origin"], "null");
+        assert!(
+            refused.headers["access-control-expose-headers"]
+                .to_str()
+                .unwrap()
+                .contains("Retry-After")
+        );
+    }
+    for path in ["/api/v1/deliveries", "/api/v1/keys", "/api/v1/events/export"] {
+        assert_eq!(ask(path, "POST").await, None, "{path}");
+    }
+    let list =
+        sender.send(Method::GET, "/api/v1/events", &[("origin", "https://shop.example")], "");
+    assert!(!list.await.expect(200).headers.contains_key("access-control-allow-origin"));
+}

@@ -16,6 +16,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("crypto", "model"),
     ("redact", "model crypto"),
     ("expr", "model"),
+    ("derived", ""),
+    ("schema", "model derived"),
     ("script", ""),
     ("store", "model clock hint crypto"),
     ("catalog", "model store"),
@@ -27,13 +29,13 @@ const LAYERS: &[(&str, &str)] = &[
     ("probe", "model clock tail crypto store catalog destinations"),
     ("dispatch", "model clock hint tail store catalog destinations"),
     ("deletions", "model clock store catalog pipeline dispatch"),
-    ("resources", "model crypto redact expr store catalog pipeline destinations dispatch"),
-    ("problem", "model store gate resources"),
-    ("ingest", "model clock tail crypto redact expr store catalog gate problem"),
+    ("resources", "model crypto redact expr schema store catalog pipeline destinations dispatch"),
+    ("problem", "model store gate pipeline resources"),
+    ("ingest", "model clock tail derived crypto redact expr schema store catalog gate problem"),
     (
         "api",
-        "model clock tail crypto expr store catalog gate pipeline replay destinations enrich probe \
-         dispatch deletions resources problem ingest",
+        "model clock tail crypto expr schema store catalog gate pipeline replay destinations enrich \
+         probe dispatch deletions resources problem ingest",
     ),
     ("dashboard", "problem"),
     ("server", "problem"),

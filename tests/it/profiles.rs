@@ -29,6 +29,7 @@ async fn apply(bench: &Bench, file: &File) -> Result<resources::Difference, File
     match resources::apply(file, &bench.registrar, bench.means(), false).await {
         Ok(difference) => Ok(difference),
         Err(resources::ApplyError::Invalid(error)) => Err(error),
+        Err(resources::ApplyError::Tests(error)) => panic!("{error}"),
         Err(resources::ApplyError::Store(error)) => panic!("{error}"),
     }
 }

@@ -4,11 +4,8 @@ use std::{collections::BTreeSet, fs, ops::RangeInclusive, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use tidegate::{
-    model::{DeliverySeq, EventSeq, NewEvent, Pattern, ProjectId, RawJson, Selection},
-    store::{
-        Appended, EventFilter, OwedQuery, Page, Records, Store, StoreError,
-        sqlite::{Options, SqliteStore},
-    },
+    model::{DeliverySeq, EventSeq, NewEvent, ProjectId, RawJson},
+    store::{Appended, OwedQuery, Page, Records, Store, StoreError, sqlite::SqliteStore},
 };
 
 use crate::{
@@ -17,7 +14,7 @@ use crate::{
         reader, segment_files,
         world::{PROJECTS, Told, World, step_for},
     },
-    store::home::{ended, event, new_events, note, now, plan_for, projects, small, sqlite},
+    store::home::{now, projects},
 };
 
 /// The events that the store still lists.
@@ -288,6 +285,7 @@ async fn check_keys(world: &World, of: impl Iterator<Item = &Told>) {
             timestamp: None,
             received_at: now(),
             key: event.key.clone(),
+            key_counts_for: None,
             metadata: RawJson::NULL,
             payload: RawJson::NULL,
         };
@@ -364,63 +362,4 @@ async fn a_closed_store_forgets_nothing() {
     assert!(matches!(refused, Err(StoreError::Closed)), "{refused:?}");
     let mut world = world.crash();
     check_everything(&mut world, 25).await;
-}
-
-/// `cargo test --release --test it retention_speed -- --ignored --nocapture`
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn retention_speed() {
-    const EVENTS: usize = 100_000;
-    let folder = tempfile::TempDir::new().unwrap();
-    let options = Options { segment_events: EVENTS as u64, ..small() };
-    let (store, _accepted, _) = sqlite(folder.path(), options).unwrap();
-    let offer = |number: usize| NewEvent {
-        project: projects(1 + (number % 2) as u128),
-        received_at: after(0) + SignedDuration::from_secs(number as i64),
-        key: Some(format!("key {number}").parse().unwrap()),
-        ..event(&format!("{{\"number\": {number}, \"text\": \"{}\"}}", "x".repeat(500)))
-    };
-    let mut next = 0;
-    let mut append = async |what: &str, calls: usize| {
-        let mut times = Vec::new();
-        for _ in 0..calls {
-            let events: Vec<NewEvent> = (next..next + 100).map(offer).collect();
-            next += 100;
-            let start = std::time::Instant::now();
-            let accepted = new_events(&store.append(events).await.unwrap());
-            times.push(start.elapsed());
-            let plans = accepted.iter().map(|it| plan_for(it, &[1])).collect();
-            let owed = store.plan(plans).await.unwrap();
-            let ends = owed.iter().map(|it| note(it, ended())).collect();
-            store.settle(ends).await.unwrap();
-        }
-        times.sort();
-        let of = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-        println!("append of 100 {what}: p50 {:?} p99 {:?} max {:?}", of(0.5), of(0.99), of(1.0));
-    };
-    append("alone", 900).await;
-    append("while a segment is sealed", 1200).await;
-    for (project, part) in [(1, 30_000), (1, 100_000), (2, 100_000)] {
-        let horizons = [(projects(project), after(0) + SignedDuration::from_secs(part))];
-        let pruning = {
-            let store = store.clone();
-            tokio::spawn(async move {
-                let start = std::time::Instant::now();
-                (store.prune(&horizons).await.unwrap(), start.elapsed())
-            })
-        };
-        append("while events are forgotten", 100).await;
-        println!("pruned: {:?}", pruning.await.unwrap());
-    }
-    let page = Page { before: None, limit: 50 };
-    for event_type in ["user.signed_up", "user.*", "nothing.here"] {
-        let event_type = Some(Pattern::try_from(event_type.to_owned()).unwrap());
-        let selection = Selection { event_type: event_type.clone(), ..Selection::default() };
-        let start = std::time::Instant::now();
-        let filter = EventFilter { event_type, ..EventFilter::default() };
-        let events = store.events(projects(1), &filter, page).await.unwrap().len();
-        let listed = start.elapsed();
-        let count = store.count(projects(1), &selection).await.unwrap();
-        println!("{events} events {listed:?}, count of {count} {:?}", start.elapsed() - listed);
-    }
 }

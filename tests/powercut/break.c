@@ -1,6 +1,7 @@
 // A disk that breaks once: LD_PRELOAD this.
 //
-//   BREAK_BELOW  a folder, an absolute path: only write-ahead logs in it are touched
+//   BREAK_BELOW  how the paths begin of the files that are touched, from the root on
+//   BREAK_ENDING how they end: `-wal`, a write-ahead log, unless it says otherwise
 //   BREAK_WHEN   a file; when it says `sync` or `write`, the next one fails with EIO, and the file is
 //                removed
 //
@@ -21,14 +22,15 @@
 #define REAL(name) ({ static __typeof__(&name) real; \
     if (!real) { real = (__typeof__(&name))dlsym(RTLD_NEXT, #name); } real; })
 
-static int is_log(int fd) {
-    const char *below = getenv("BREAK_BELOW");
+static int is_meant(int fd) {
+    const char *below = getenv("BREAK_BELOW"), *ending = getenv("BREAK_ENDING");
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
-    if (!below || length < 4) return 0;
+    if (!ending) ending = "-wal";
+    if (!below || length < (ssize_t)strlen(ending)) return 0;
     path[length] = 0;
-    return !strncmp(path, below, strlen(below)) && !strcmp(path + length - 4, "-wal");
+    return !strncmp(path, below, strlen(below)) && !strcmp(path + length - strlen(ending), ending);
 }
 
 static int breaks(int fd, const char *what) {
@@ -40,7 +42,7 @@ static int breaks(int fd, const char *what) {
         ssize_t length = read(trigger, said, sizeof said - 1);
         close(trigger);
         // Of several at once, one can remove it.
-        broken = length > 0 && !strcmp(said, what) && is_log(fd) && !unlink(when);
+        broken = length > 0 && !strcmp(said, what) && is_meant(fd) && !unlink(when);
     }
     errno = broken ? EIO : kept;
     return broken;

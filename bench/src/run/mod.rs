@@ -10,6 +10,7 @@ mod throughput;
 mod latency;
 mod backlog;
 mod neighbours;
+mod pipelines;
 mod table;
 
 use std::{path::PathBuf, time::Duration};
@@ -27,7 +28,7 @@ pub struct Options {
     /// Only the relay, while there is no gateway to measure.
     #[arg(long)]
     relay_only: bool,
-    /// Only these parts: throughput, fan-out, latency, backlog, neighbours.
+    /// Only these parts: throughput, fan-out, latency, backlog, neighbours, pipelines.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
     #[arg(long, default_value = "target/release/tidegate")]
@@ -53,11 +54,18 @@ enum Part {
     Latency,
     Backlog,
     Neighbours,
+    Pipelines,
 }
 
 impl Part {
-    const ALL: [Self; 5] =
-        [Self::Throughput, Self::FanOut, Self::Latency, Self::Backlog, Self::Neighbours];
+    const ALL: [Self; 6] = [
+        Self::Throughput,
+        Self::FanOut,
+        Self::Latency,
+        Self::Backlog,
+        Self::Neighbours,
+        Self::Pipelines,
+    ];
 }
 
 /// How long things take, quick or in full.
@@ -137,6 +145,8 @@ fn expected(parts: &[Part], scale: &Scale, relay_only: bool) -> Duration {
             Duration::from_secs(scale.pending / 50_000 + 20) + scale.load * 4 * scale.rounds as u32
         }
         Part::Neighbours if relay_only => Duration::ZERO,
+        Part::Pipelines if relay_only => Duration::ZERO,
+        Part::Pipelines => (scale.load + AROUND * 2) * scale.rounds as u32 * pipelines::TURNS,
         Part::Neighbours => (scale.neighbours + AROUND) * 2 * neighbours::MODES.len() as u32,
     };
     parts.iter().map(part).sum()
@@ -153,6 +163,8 @@ impl Bench {
                 Part::Backlog => backlog::backlog(self).await?,
                 Part::Neighbours if self.options.relay_only => (),
                 Part::Neighbours => neighbours::neighbours(self).await?,
+                Part::Pipelines if self.options.relay_only => (),
+                Part::Pipelines => pipelines::pipelines(self).await?,
             }
         }
         Ok(())

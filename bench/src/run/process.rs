@@ -274,6 +274,19 @@ pub fn free_address() -> Result<SocketAddr> {
 
 /// One request over a connection of its own.
 pub async fn call(to: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, Bytes)> {
+    call_with(to, method, path, "application/json", String::new()).await
+}
+
+/// The same with a body, which may take a while.
+pub async fn call_with(
+    to: SocketAddr,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: String,
+) -> Result<(StatusCode, Bytes)> {
+    /// A hundred thousand rows take some seconds.
+    const PATIENCE: Duration = Duration::from_secs(30);
     let answer = async {
         let mut sender = load::connect(to).await?;
         let request = Request::builder()
@@ -282,10 +295,11 @@ pub async fn call(to: SocketAddr, method: Method, path: &str) -> Result<(StatusC
             .header("host", "localhost")
             .header("authorization", format!("Bearer {KEY}"))
             .header("tidegate-project", "bench")
-            .body(Full::new(Bytes::new()))?;
+            .header("content-type", content_type)
+            .body(Full::new(Bytes::from(body)))?;
         let response = sender.send_request(request).await?;
         let status = response.status();
         Ok((status, response.into_body().collect().await?.to_bytes()))
     };
-    tokio::time::timeout(Duration::from_secs(10), answer).await?
+    tokio::time::timeout(PATIENCE, answer).await?
 }

@@ -30,6 +30,12 @@ pub fn by_type(urls: &[String], concurrency: usize) -> String {
     text
 }
 
+/// Every event goes through one pipeline, of which this is the rest, to `endpoint-0`.
+pub fn one_with(url: &str, concurrency: usize, pipeline: &str) -> String {
+    let destination = destination(0, url, concurrency);
+    format!("{}{destination}pipelines:\n  - {{ name: all, on: [\"*\"], {pipeline} }}\n", head())
+}
+
 fn head() -> String {
     "version: 1\nproject: bench\nsources:\n  - { name: app, kind: api }\ndestinations:\n".to_owned()
 }

@@ -66,6 +66,20 @@ impl Table {
         });
     }
 
+    /// Tidegate beside itself, where more is better; the target is on the ratio to this base.
+    pub fn beside(&mut self, what: &str, base: Option<&[f64]>, values: &[f64], target: Target) {
+        let ratio = base.map(|base| median(values) / median(base));
+        let (sign, limit) = target.sign();
+        self.rows.push(Row {
+            what: what.to_owned(),
+            relay: String::new(),
+            tidegate: rounds(values),
+            ratio: ratio.map(percent).unwrap_or_default(),
+            target: ratio.map_or_else(String::new, |_| format!("{sign} {:.0} %", limit * 100.0)),
+            met: ratio.map(|ratio| target.met(ratio)),
+        });
+    }
+
     /// A number of Tidegate alone, or beside the relay's.
     pub fn value(
         &mut self,

@@ -188,7 +188,7 @@ pub async fn create_destination(
     body: Body,
 ) -> Result<(StatusCode, Json<NewDestinationView>), Problem> {
     let was_given = body.read::<DestinationSpec>()?.secret.is_some();
-    let made: Destination = create(&api, access.project, &body).await?;
+    let made: Destination = create(&api, &access, &body).await?;
     let made = settled(&api, made).await;
     let context = Context::of_destination(made.project, made.id, Field::SigningKey);
     let secret = signing_keys(&made).first().filter(|_| !was_given);
@@ -242,7 +242,7 @@ pub async fn put_destination(
     Path(destination): Path<String>,
     body: Body,
 ) -> Result<Json<DestinationView>, Problem> {
-    let changed = replace(&api, access.project, &destination, &body).await?;
+    let changed = replace(&api, &access, &destination, &body).await?;
     let changed = settled(&api, changed).await;
     Ok(Json(DestinationView::of(&changed)))
 }

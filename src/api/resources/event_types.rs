@@ -1,4 +1,6 @@
-//! Event types, which document what sources send.
+//! Event types: those that people registered, and those that traffic has shown.
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -6,37 +8,92 @@ use axum::{
     http::StatusCode,
 };
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{Kept as _, Written, create, delete, find, replace};
 use crate::{
     api::{
         Api,
-        page::{Listing, Page},
-        request::{Access, Administer, Body, Query, Read},
+        page::{self, Listing, Page},
+        request::{Access, Administer, Body, Query, Read, parse},
     },
     catalog::{Catalog, Edit, Resource},
-    model::{EventType, EventTypeId},
+    model::{EventType, EventTypeId, ProjectId, TypeName},
     problem::Problem,
     resources::{EventTypeSpec, Spec as _},
+    schema::{
+        Learned,
+        learned::{Counts, Type},
+    },
 };
 
-/// A registered type of event.
+/// A type of event: registered, or known from traffic alone.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = EventType)]
 pub struct EventTypeView {
-    #[schema(value_type = String)]
-    pub id: EventTypeId,
+    /// Null while it is not registered.
+    #[schema(value_type = Option<String>)]
+    pub id: Option<EventTypeId>,
     #[serde(flatten)]
     pub spec: EventTypeSpec,
-    #[schema(value_type = String, format = DateTime)]
-    pub created_at: Timestamp,
+    /// `false`: nobody described it, and it is known from traffic alone.
+    pub registered: bool,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub created_at: Option<Timestamp>,
+    /// How often it came; null when it never did, or not for 90 days. A crash loses the last minute of it.
+    pub traffic: Option<Counts>,
 }
 
 impl EventTypeView {
-    fn of(it: &EventType) -> Self {
-        Self { id: it.id, spec: EventTypeSpec::of(it), created_at: it.created_at }
+    pub(super) fn of(it: &EventType, learned: &Learned) -> Self {
+        Self {
+            id: Some(it.id),
+            spec: EventTypeSpec::of(it),
+            registered: true,
+            created_at: Some(it.created_at),
+            traffic: learned.get(it.project, &it.name).map(|it| it.counts()),
+        }
     }
+
+    fn of_learned(name: TypeName, learned: &Type) -> Self {
+        Self {
+            id: None,
+            spec: EventTypeSpec::named(name),
+            registered: false,
+            created_at: None,
+            traffic: Some(learned.counts()),
+        }
+    }
+}
+
+/// The type with this name or id: its name, and the resource if it is registered.
+pub(super) fn named(
+    catalog: &Catalog,
+    api: &Api,
+    project: ProjectId,
+    name_or_id: &str,
+) -> Result<(TypeName, Option<Arc<EventType>>), Problem> {
+    let not_found = match find::<EventType>(catalog, project, name_or_id) {
+        Ok(found) => return Ok((found.name.clone(), Some(found.clone()))),
+        Err(problem) => problem,
+    };
+    let name = name_or_id.parse().ok();
+    let known = name.filter(|it| api.ingest.learned().get(project, it).is_some());
+    known.map(|it| (it, None)).ok_or(not_found)
+}
+
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventTypesQuery {
+    /// 1 to 200, usually 50.
+    #[param(value_type = Option<u32>)]
+    limit: Option<String>,
+    /// The `next` of the page before.
+    cursor: Option<String>,
+    /// `true`: only those that are registered. `false`: only the others.
+    #[param(value_type = Option<bool>)]
+    registered: Option<String>,
 }
 
 kept!(EventType, "event type", event_types);
@@ -58,11 +115,13 @@ impl Written for EventType {
 }
 
 /// List event types
+///
+/// By name: those that are registered, and those that are known from traffic (`registered: false`).
 #[utoipa::path(
     get,
     path = "/api/v1/event-types",
     tag = "event-types",
-    params(ResourcesQuery),
+    params(EventTypesQuery),
     responses(
         (status = 200, description = "A page of them", body = Listing<EventTypeView>),
         (status = "4XX", response = Problem),
@@ -71,9 +130,32 @@ impl Written for EventType {
 pub async fn list_event_types(
     State(api): State<Api>,
     access: Access<Read>,
-    query: Query<ResourcesQuery>,
+    Query(query): Query<EventTypesQuery>,
 ) -> Result<Page<EventTypeView>, Problem> {
-    list(&api.registrar.current(), access.project, &query, EventTypeView::of)
+    let wanted = parse::<bool>("registered", query.registered.as_deref(), "it is true or false")?;
+    let (catalog, learned) = (api.registrar.current(), api.ingest.learned());
+    let registered = catalog.event_types.values().filter(|it| it.project == access.project);
+    let mut all: BTreeMap<TypeName, Entry> = BTreeMap::new();
+    if wanted != Some(true) {
+        let types = learned.all(access.project).into_iter();
+        all.extend(types.map(|(name, it)| (name, Entry::Learned(it))));
+    }
+    for it in registered {
+        match wanted {
+            Some(false) => drop(all.remove(&it.name)),
+            Some(true) | None => drop(all.insert(it.name.clone(), Entry::Registered(it.clone()))),
+        }
+    }
+    let (limit, cursor) = (query.limit.as_deref(), query.cursor.as_deref());
+    page::named(all, limit, cursor, |name, entry| match entry {
+        Entry::Registered(it) => EventTypeView::of(&it, learned),
+        Entry::Learned(it) => EventTypeView::of_learned(name, &it),
+    })
+}
+
+enum Entry {
+    Registered(Arc<EventType>),
+    Learned(Arc<Type>),
 }
 
 /// Make an event type
@@ -92,8 +174,8 @@ pub async fn create_event_type(
     access: Access<Administer>,
     body: Body,
 ) -> Result<(StatusCode, Json<EventTypeView>), Problem> {
-    let made = create(&api, access.project, &body).await?;
-    Ok((StatusCode::CREATED, Json(EventTypeView::of(&made))))
+    let made = create(&api, &access, &body).await?;
+    Ok((StatusCode::CREATED, Json(EventTypeView::of(&made, api.ingest.learned()))))
 }
 
 /// Get an event type
@@ -113,7 +195,13 @@ pub async fn get_event_type(
     Path(event_type): Path<String>,
 ) -> Result<Json<EventTypeView>, Problem> {
     let catalog = api.registrar.current();
-    Ok(Json(EventTypeView::of(find(&catalog, access.project, &event_type)?)))
+    let (name, registered) = named(&catalog, &api, access.project, &event_type)?;
+    let learned = api.ingest.learned();
+    match (registered, learned.get(access.project, &name)) {
+        (Some(it), _) => Ok(Json(EventTypeView::of(&it, learned))),
+        (None, Some(it)) => Ok(Json(EventTypeView::of_learned(name, &it))),
+        (None, None) => Err(Problem::not_found(EventType::WORD)),
+    }
 }
 
 /// Replace an event type
@@ -136,13 +224,13 @@ pub async fn put_event_type(
     Path(event_type): Path<String>,
     body: Body,
 ) -> Result<Json<EventTypeView>, Problem> {
-    let changed = replace(&api, access.project, &event_type, &body).await?;
-    Ok(Json(EventTypeView::of(&changed)))
+    let changed = replace(&api, &access, &event_type, &body).await?;
+    Ok(Json(EventTypeView::of(&changed, api.ingest.learned())))
 }
 
 /// Delete an event type
 ///
-/// Events of this type stay, and others may come.
+/// Events of this type stay, and others may come. What is known of it from traffic stays, too.
 #[utoipa::path(
     delete,
     path = "/api/v1/event-types/{event_type}",

@@ -9,6 +9,8 @@ use axum::{
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::pipelines::is_confirmed;
+
 use crate::{
     api::{
         Api,
@@ -16,7 +18,7 @@ use crate::{
     },
     catalog::Catalog,
     problem::{Kind, Problem},
-    resources::{self, Difference, File},
+    resources::{self, Difference, FailingTests, File},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -26,6 +28,9 @@ pub struct FileQuery {
     /// `true`: resources that the file does not name are deleted. For a file in YAML.
     #[param(value_type = Option<bool>)]
     prune: Option<String>,
+    /// `failing-tests`: pipelines are changed also when their test cases fail then.
+    #[param(value_type = Option<String>)]
+    confirm: Option<String>,
 }
 
 /// A file as JSON.
@@ -74,7 +79,7 @@ fn check_project(
 
 /// Compare a file of resources with what is there
 ///
-/// Changes nothing.
+/// Changes nothing. Test cases that would fail are named.
 #[utoipa::path(
     post,
     path = "/api/v1/plan",
@@ -96,12 +101,13 @@ pub async fn plan_file(
     let (file, prune) = read(&query, &headers, &body)?;
     let catalog = api.registrar.current();
     check_project(&access, &file, &catalog)?;
-    Ok(Json(resources::plan(&file, &catalog, api.means(), prune)?.difference))
+    Ok(Json(resources::plan(&file, &catalog, api.means(&access.session.caller), prune)?.difference))
 }
 
 /// Make the resources what a file says
 ///
-/// All of it in one transaction, or nothing.
+/// All of it in one transaction, or nothing. A change that makes test cases of a pipeline fail is refused
+/// with 409, unless that is confirmed.
 #[utoipa::path(
     post,
     path = "/api/v1/apply",
@@ -120,11 +126,16 @@ pub async fn apply_file(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Difference>, Problem> {
+    let is_confirmed = is_confirmed(query.confirm.as_deref())?;
     let (file, prune) = read(&query, &headers, &body)?;
-    let means = api.means();
+    let means = api.means(&access.session.caller);
     let decide = |catalog: &Catalog| {
         check_project(&access, &file, catalog)?;
         let planned = resources::plan(&file, catalog, means, prune)?;
+        let failing = &planned.difference.failing_tests;
+        if !failing.is_empty() && !is_confirmed {
+            return Err(FailingTests(failing.clone()).into());
+        }
         Ok::<_, Problem>((planned.edits, planned.difference))
     };
     Ok(Json(api.registrar.edit(decide).await?))

@@ -133,7 +133,7 @@ pub async fn create_lookup(
     access: Access<Administer>,
     body: Body,
 ) -> Result<(StatusCode, Json<LookupView>), Problem> {
-    let made = create(&api, access.project, &body).await?;
+    let made = create(&api, &access, &body).await?;
     Ok((StatusCode::CREATED, Json(LookupView::of(&made))))
 }
 
@@ -178,7 +178,7 @@ pub async fn put_lookup(
     Path(lookup): Path<String>,
     body: Body,
 ) -> Result<Json<LookupView>, Problem> {
-    let changed = replace(&api, access.project, &lookup, &body).await?;
+    let changed = replace(&api, &access, &lookup, &body).await?;
     Ok(Json(LookupView::of(&changed)))
 }
 

@@ -34,7 +34,9 @@ pub mod keys;
 pub mod lookups;
 pub mod sources;
 pub mod event_types;
+pub mod learned;
 pub mod pipelines;
+pub mod versions;
 pub mod destinations;
 pub mod profiles;
 pub mod rotation;
@@ -56,6 +58,7 @@ pub use self::{
     },
     file::{apply_file, export_file, plan_file},
     keys::{create_key, delete_key, list_keys},
+    learned::{adopt_event_type, event_type_fields},
     lookups::{create_lookup, delete_lookup, get_lookup, list_lookups, put_lookup},
     pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},
     profiles::list_profiles,
@@ -64,11 +67,12 @@ pub use self::{
     sources::{create_source, delete_source, get_source, list_sources, put_source, source_traffic},
     trial::test_destination,
     verify::verify_destination,
+    versions::{compare_versions, get_version, list_versions, rollback_pipeline},
 };
 use super::{
     Api,
     page::{self, Page},
-    request::{Body, Query},
+    request::{Access, Administer, Body, Query},
 };
 use crate::{
     catalog::{Catalog, Edit, Resource},
@@ -149,15 +153,31 @@ fn list<T: Kept, V>(
     page::resources(own, query.limit(), query.cursor(), view)
 }
 
-async fn create<T: Written>(api: &Api, project: ProjectId, body: &Body) -> Result<T, Problem> {
+async fn create<T: Written>(
+    api: &Api,
+    access: &Access<Administer>,
+    body: &Body,
+) -> Result<T, Problem> {
+    create_judged(api, access, body, |_, _| Ok(())).await
+}
+
+/// The same, where somebody has a say in it: of the resource, among those that there are.
+async fn create_judged<T: Written>(
+    api: &Api,
+    access: &Access<Administer>,
+    body: &Body,
+    judge: impl FnOnce(&Catalog, &T) -> Result<(), Problem>,
+) -> Result<T, Problem> {
     let spec: T::Spec = body.read()?;
-    let means = api.means();
+    let project = access.project;
+    let means = api.means(&access.session.caller);
     let decide = |catalog: &Catalog| {
         if T::all(catalog).values().filter(|it| it.project() == project).count() >= MOST {
             let detail = format!("a project has at most {MOST} of these");
             return Err(Problem::new(problem::Kind::Conflict).detail(detail));
         }
         let resource = spec.check(&Scope::new(catalog, project, means), None)?;
+        judge(catalog, &resource)?;
         Ok((vec![Edit::Put(resource.clone().into_resource())], resource))
     };
     api.registrar.edit(decide).await
@@ -166,12 +186,24 @@ async fn create<T: Written>(api: &Api, project: ProjectId, body: &Body) -> Resul
 /// Replaces a resource by what the body says; what it does not say has its default again.
 async fn replace<T: Written + PartialEq>(
     api: &Api,
-    project: ProjectId,
+    access: &Access<Administer>,
     id_or_name: &str,
     body: &Body,
 ) -> Result<T, Problem> {
+    replace_judged(api, access, id_or_name, body, |_, _| Ok(())).await
+}
+
+/// The same, where somebody has a say in it.
+async fn replace_judged<T: Written + PartialEq>(
+    api: &Api,
+    access: &Access<Administer>,
+    id_or_name: &str,
+    body: &Body,
+    judge: impl FnOnce(&Catalog, &T) -> Result<(), Problem>,
+) -> Result<T, Problem> {
     let spec: T::Spec = body.read()?;
-    let means = api.means();
+    let project = access.project;
+    let means = api.means(&access.session.caller);
     let decide = |catalog: &Catalog| {
         let old = find::<T>(catalog, project, id_or_name)?;
         let new = spec.check(&Scope::new(catalog, project, means), Some(old))?;
@@ -181,6 +213,7 @@ async fn replace<T: Written + PartialEq>(
         if new.name() != old.name() {
             refuse_if_used::<T>(old, catalog)?;
         }
+        judge(catalog, &new)?;
         Ok((vec![Edit::Put(new.clone().into_resource())], new))
     };
     api.registrar.edit(decide).await

@@ -1,5 +1,7 @@
 //! Pipelines.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -8,7 +10,10 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{
+    ResourcesQuery, Written, create_judged, delete, find, list, replace_judged,
+    versions::AuthorView,
+};
 use crate::{
     api::{
         Api,
@@ -18,7 +23,7 @@ use crate::{
     catalog::{Catalog, Edit, Resource},
     model::{Pipeline, PipelineId},
     problem::Problem,
-    resources::{PipelineSpec, Spec as _},
+    resources::{FailingTests, PipelineSpec, Spec as _, failing_tests},
 };
 
 /// A pipeline.
@@ -33,15 +38,21 @@ pub struct PipelineView {
     pub spec: PipelineSpec,
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+    /// When this version was saved. Null: by a Tidegate that did not keep this yet.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub saved_at: Option<Timestamp>,
+    pub saved_by: Option<AuthorView>,
 }
 
 impl PipelineView {
-    fn of(it: &Pipeline) -> Self {
+    pub fn of(it: &Pipeline, catalog: &Catalog) -> Self {
         Self {
             id: it.id,
             version: it.version,
             spec: PipelineSpec::of(it),
             created_at: it.created_at,
+            saved_at: it.saved_at,
+            saved_by: it.saved_by.map(|it| AuthorView::of(it, catalog)),
         }
     }
 }
@@ -64,6 +75,48 @@ impl Written for Pipeline {
     }
 }
 
+#[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ConfirmQuery {
+    /// `failing-tests`: the pipeline is changed also when its test cases fail then.
+    #[param(value_type = Option<String>)]
+    confirm: Option<String>,
+}
+
+impl ConfirmQuery {
+    pub fn is_confirmed(&self) -> Result<bool, Problem> {
+        is_confirmed(self.confirm.as_deref())
+    }
+}
+
+/// Whether a caller takes it that test cases fail.
+pub fn is_confirmed(confirm: Option<&str>) -> Result<bool, Problem> {
+    match confirm {
+        None | Some("") => Ok(false),
+        Some("failing-tests") => Ok(true),
+        Some(_) => {
+            Err(Problem::invalid_field("query:confirm", "it is `failing-tests`", "another text"))
+        }
+    }
+}
+
+/// Refuses a pipeline whose test cases fail, unless that is confirmed.
+pub fn judge(
+    api: &Api,
+    access: &Access<Administer>,
+    is_confirmed: bool,
+) -> impl FnOnce(&Catalog, &Pipeline) -> Result<(), Problem> {
+    let means = api.means(&access.session.caller);
+    move |catalog, pipeline| {
+        if is_confirmed {
+            return Ok(());
+        }
+        let failing = failing_tests(&Arc::new(pipeline.clone()), catalog, means);
+        if failing.is_empty() { Ok(()) } else { Err(FailingTests(failing).into()) }
+    }
+}
+
 /// List pipelines
 #[utoipa::path(
     get,
@@ -80,14 +133,18 @@ pub async fn list_pipelines(
     access: Access<Read>,
     query: Query<ResourcesQuery>,
 ) -> Result<Page<PipelineView>, Problem> {
-    list(&api.registrar.current(), access.project, &query, PipelineView::of)
+    let catalog = api.registrar.current();
+    list(&catalog, access.project, &query, |it| PipelineView::of(it, &catalog))
 }
 
 /// Make a pipeline
+///
+/// Where one of its test cases fails, it is refused with 409, unless that is confirmed.
 #[utoipa::path(
     post,
     path = "/api/v1/pipelines",
     tag = "pipelines",
+    params(ConfirmQuery),
     request_body = PipelineSpec,
     responses(
         (status = 201, description = "It is there", body = PipelineView),
@@ -97,10 +154,12 @@ pub async fn list_pipelines(
 pub async fn create_pipeline(
     State(api): State<Api>,
     access: Access<Administer>,
+    Query(query): Query<ConfirmQuery>,
     body: Body,
 ) -> Result<(StatusCode, Json<PipelineView>), Problem> {
-    let made = create(&api, access.project, &body).await?;
-    Ok((StatusCode::CREATED, Json(PipelineView::of(&made))))
+    let judge = judge(&api, &access, query.is_confirmed()?);
+    let made = create_judged(&api, &access, &body, judge).await?;
+    Ok((StatusCode::CREATED, Json(PipelineView::of(&made, &api.registrar.current()))))
 }
 
 /// Get a pipeline
@@ -120,17 +179,18 @@ pub async fn get_pipeline(
     Path(pipeline): Path<String>,
 ) -> Result<Json<PipelineView>, Problem> {
     let catalog = api.registrar.current();
-    Ok(Json(PipelineView::of(find(&catalog, access.project, &pipeline)?)))
+    Ok(Json(PipelineView::of(find(&catalog, access.project, &pipeline)?, &catalog)))
 }
 
 /// Replace a pipeline
 ///
-/// What the body leaves out has its default again.
+/// What the body leaves out has its default again. Where a test case fails then, it is refused with 409,
+/// unless that is confirmed. Every change is a new version.
 #[utoipa::path(
     put,
     path = "/api/v1/pipelines/{pipeline}",
     tag = "pipelines",
-    params(("pipeline" = String, Path, description = "Its name or id")),
+    params(("pipeline" = String, Path, description = "Its name or id"), ConfirmQuery),
     request_body = PipelineSpec,
     responses(
         (status = 200, description = "As it is now", body = PipelineView),
@@ -141,10 +201,12 @@ pub async fn put_pipeline(
     State(api): State<Api>,
     access: Access<Administer>,
     Path(pipeline): Path<String>,
+    Query(query): Query<ConfirmQuery>,
     body: Body,
 ) -> Result<Json<PipelineView>, Problem> {
-    let changed = replace(&api, access.project, &pipeline, &body).await?;
-    Ok(Json(PipelineView::of(&changed)))
+    let judge = judge(&api, &access, query.is_confirmed()?);
+    let changed = replace_judged(&api, &access, &pipeline, &body, judge).await?;
+    Ok(Json(PipelineView::of(&changed, &api.registrar.current())))
 }
 
 /// Delete a pipeline

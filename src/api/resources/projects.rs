@@ -96,7 +96,7 @@ pub async fn create_project(
 ) -> Result<(StatusCode, Json<ProjectView>), Problem> {
     access.for_all_projects()?;
     let spec: ProjectSpec = body.read()?;
-    let means = api.means();
+    let means = api.means(&access.session.caller);
     let decide = |catalog: &Catalog| {
         if catalog.projects.len() >= super::MOST {
             return Err(Problem::new(problem::Kind::Conflict).detail("there are too many projects"));
@@ -154,7 +154,7 @@ pub async fn put_project(
 ) -> Result<Json<ProjectView>, Problem> {
     let id = access.session.project(Some(&project))?;
     let spec: ProjectSpec = body.read()?;
-    let means = api.means();
+    let means = api.means(&access.session.caller);
     let decide = |catalog: &Catalog| {
         let old = catalog.projects.get(&id).ok_or_else(|| Problem::not_found("project"))?;
         let project = spec.check(&Scope::new(catalog, id, means), Some(old))?;

@@ -95,7 +95,7 @@ pub async fn create_source(
     access: Access<Administer>,
     body: Body,
 ) -> Result<(StatusCode, Json<SourceView>), Problem> {
-    let made = create(&api, access.project, &body).await?;
+    let made = create(&api, &access, &body).await?;
     Ok((StatusCode::CREATED, Json(SourceView::of(&made))))
 }
 
@@ -139,7 +139,7 @@ pub async fn put_source(
     Path(source): Path<String>,
     body: Body,
 ) -> Result<Json<SourceView>, Problem> {
-    let changed = replace(&api, access.project, &source, &body).await?;
+    let changed = replace(&api, &access, &source, &body).await?;
     Ok(Json(SourceView::of(&changed)))
 }
 
@@ -167,8 +167,9 @@ pub async fn delete_source(
 
 /// What a source took and refused
 ///
-/// Since the process started: events accepted and seen before, and what was refused by why, with the
-/// newest hundred one by one.
+/// Events accepted and seen before, and what was refused by why, with the newest hundred one by one; for
+/// the source, and for each API key that posted. Counted since `since`, through restarts; a crash loses what
+/// was counted in its last five seconds.
 #[utoipa::path(
     get,
     path = "/api/v1/sources/{source}/traffic",
@@ -184,6 +185,11 @@ pub async fn source_traffic(
     access: Access<Read>,
     Path(source): Path<String>,
 ) -> Result<Json<Counts>, Problem> {
-    let id = find::<Source>(&api.registrar.current(), access.project, &source)?.id;
-    Ok(Json(api.ingest.traffic(id)))
+    let catalog = api.registrar.current();
+    let id = find::<Source>(&catalog, access.project, &source)?.id;
+    let mut counts = api.ingest.traffic(id);
+    for it in &mut counts.keys {
+        it.name = it.key.and_then(|key| Some(catalog.keys.get(&key)?.name.to_string()));
+    }
+    Ok(Json(counts))
 }

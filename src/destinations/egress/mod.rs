@@ -187,11 +187,25 @@ impl Endpoint {
         body: Bytes,
         deadline: Instant,
     ) -> Result<Answer, Failure> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = target;
-        *request.headers_mut() = headers;
+        let request = self.prepare(Some(target), method, headers, body).map(Full::new);
         self.exchange(request, deadline, Snippet::LIMIT).await
+    }
+
+    /// The request that [`Self::send_to`] sends, or [`Self::send`] where there is no target. The
+    /// connection adds its length.
+    pub fn prepare(
+        &self,
+        target: Option<Uri>,
+        method: http::Method,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Request<Bytes> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = target.unwrap_or_else(|| self.target.clone());
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(header::HOST, self.host.clone());
+        request
     }
 
     /// Reads what stands at a path of the same place, once, and ends by the deadline. The answer's
@@ -205,6 +219,7 @@ impl Endpoint {
         let mut request = Request::new(Full::new(Bytes::new()));
         *request.uri_mut() = target;
         *request.headers_mut() = headers;
+        request.headers_mut().insert(header::HOST, self.host.clone());
         self.exchange(request, deadline, connection::BODY_LIMIT).await
     }
 
@@ -214,8 +229,6 @@ impl Endpoint {
         deadline: Instant,
         keep: usize,
     ) -> Result<Answer, Failure> {
-        request.headers_mut().insert(header::HOST, self.host.clone());
-
         let idle_for = self.shared.idle_for;
         while let Some(mut connection) = self.pool.take() {
             match connection.exchange(request, deadline, idle_for, keep).await {

@@ -110,7 +110,8 @@ impl Form {
         let payload = message.payload().bytes();
         let event = &message.event;
         let mut put = |parts: &[&[u8]]| parts.iter().for_each(|it| out.extend_from_slice(it));
-        let event_type = event.event_type.as_str().as_bytes();
+        // As the steps have left them: what a route has redacted must not go out here.
+        let event_type = message.event_type().as_str().as_bytes();
         match self.envelope {
             Envelope::Standard => {
                 put(&[br#"{"type":""#, event_type]);
@@ -125,7 +126,7 @@ impl Form {
                 put(&[br#"","type":""#, event_type]);
                 put(&[br#"","timestamp":""#, event.timestamp.to_string().as_bytes()]);
                 put(&[br#"","data":"#, payload]);
-                put(&[br#","metadata":"#, event.metadata.bytes(), b"}"]);
+                put(&[br#","metadata":"#, message.metadata().bytes(), b"}"]);
             }
             Envelope::Segment => return segment(payload, out),
             Envelope::Payload => put(&[payload]),
@@ -166,10 +167,12 @@ fn is_text(json: &[u8], word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         destinations::{profiles, webhook::tests::message},
-        model::Profile,
+        model::{Altered, Profile, RawJson, TypeName},
     };
 
     fn form(profile: Profile) -> Form {
@@ -206,6 +209,24 @@ mod tests {
         let copied = message("{}", PAYLOAD, Some("[1, 2]"));
         let expected = r#"{"type":"user.signed_up","payload":[1, 2]}"#;
         assert_eq!(written(form(Profile::Ingestlayer), &[copied]).as_deref(), Ok(expected));
+    }
+
+    #[test]
+    fn a_body_has_the_type_and_the_metadata_that_the_steps_have_left() {
+        let whole = message(r#"{"ip":"203.0.113.9"}"#, "{}", None);
+        let copy = Altered {
+            event_type: Some(TypeName::trusted("job.back")),
+            metadata: Some(RawJson::trusted(r#"{"ip":"[ip]"}"#)),
+            ..Altered::default()
+        };
+        let copied = Message { copy: Some(Arc::new(copy)), ..whole };
+        for profile in [Profile::Standard, Profile::Ingestlayer, Profile::Admin] {
+            let body = written(form(profile), std::slice::from_ref(&copied)).unwrap();
+            assert!(body.contains(r#""type":"job.back""#), "{body}");
+            assert!(!body.contains("203.0.113.9"), "{body}");
+        }
+        let body = written(form(Profile::Admin), &[copied]).unwrap();
+        assert!(body.ends_with(r#""metadata":{"ip":"[ip]"}}"#), "{body}");
     }
 
     #[test]

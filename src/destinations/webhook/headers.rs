@@ -93,6 +93,11 @@ impl OwnHeaders {
         !self.templates.is_empty()
     }
 
+    /// Whether it is one of them.
+    pub fn has(&self, name: &HeaderName) -> bool {
+        self.fixed.contains_key(name) || self.templates.iter().any(|it| it.0 == *name)
+    }
+
     /// The values of the templates for one event.
     pub fn render(&self, facts: &Facts) -> Result<Vec<(HeaderName, HeaderValue)>, Unrendered> {
         let render = |(name, template): &(HeaderName, Template)| {

@@ -15,6 +15,7 @@ mod body;
 mod signer;
 mod answer;
 mod several;
+mod preview;
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    Destination,
+    Destination, Preview,
     egress::{BadUrl, Egress, Endpoint},
 };
 use crate::{
@@ -309,6 +310,10 @@ impl Destination for Webhook {
             join_all((0..self.urls.len()).map(|it| self.send_to(it, &request, at))).await;
         let origins = self.urls.iter().map(|it| it.origin.as_str());
         several::joined(origins.zip(outcomes).collect(), start.elapsed())
+    }
+
+    fn preview(&self, messages: &[Message], at: Timestamp) -> Result<Vec<Preview>, Outcome> {
+        self.requests(messages, at)
     }
 
     /// A message that cannot be sent is in a group of its own, so that it takes none with it.

@@ -94,6 +94,7 @@ fn refused(problem: &Problem) -> Response {
         | Kind::UrlTooLong
         | Kind::Rejected
         | Kind::Conflict
+        | Kind::FailingTests
         | Kind::Loop => 400,
         // 429 is not counted as one of a client's few tries; 503 is.
         Kind::TooManyConnections | Kind::Overloaded | Kind::RateLimited => 429,

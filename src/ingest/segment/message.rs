@@ -67,7 +67,7 @@ impl Around<'_> {
     pub fn rejection(&self, fault: &Fault) -> Rejection {
         Rejection {
             at: self.received_at,
-            code: fault.code,
+            code: fault.code.into(),
             reason: fault.message.to_string(),
             ip: self.ip,
         }

@@ -8,9 +8,9 @@ mod key;
 mod fields;
 mod times;
 mod message;
-mod cors;
 mod settings;
 mod answer;
+pub(super) mod parsers;
 
 use std::sync::Arc;
 
@@ -31,7 +31,13 @@ use self::{
     fields::Fields,
     message::{Around, Call},
 };
-use super::{Ingest, OpenSource, body, metadata::Circumstances};
+use super::{
+    Ingest, OpenSource, body, cors,
+    metadata::Circumstances,
+    sender::judged,
+    traffic::Caller,
+    types::{self, Judge},
+};
 use crate::{
     model::{IdempotencyKey, NewEvent, TypeName},
     problem::{Kind, Problem},
@@ -76,7 +82,7 @@ pub fn router(ingest: Arc<Ingest>) -> Router {
         .method_not_allowed_fallback(|| async {
             answered(Err(Problem::new(Kind::MethodNotAllowed)))
         })
-        .layer(middleware::from_fn(cors::cors))
+        .layer(middleware::from_fn(cors::segment))
         .with_state(ingest)
 }
 
@@ -170,14 +176,15 @@ impl Ingest {
         })?;
         let messages = fields.messages(call.is_none())?;
         let around = self.around(call, parts, &fields)?;
+        let judge = self.types.judge(around.received_at);
         let mut taken = Taken::default();
         let mut events = Vec::with_capacity(messages.len());
         for (place, message) in messages.iter().enumerate() {
             let event = self.segment_message(place, message, &around);
-            match event {
-                Ok(event) => events.push(event.into_new(&source, &around)),
+            match event.and_then(|it| it.into_new(&source, &around, &judge)) {
+                Ok(event) => events.push(event),
                 Err(fault) => {
-                    self.traffic.rejected(source.id, around.rejection(&fault));
+                    self.traffic.rejected(source.id, Caller::Source, around.rejection(&fault));
                     taken.reject(place, fault);
                 }
             }
@@ -189,7 +196,7 @@ impl Ingest {
         }
         if !events.is_empty() {
             let appended = self.gate.admit(events).await?;
-            self.traffic.taken(source.id, &appended, around.received_at);
+            self.traffic.taken(source.id, Caller::Source, &appended, around.received_at);
             appended.iter().for_each(|it| self.show(it));
         }
         Ok(taken)
@@ -234,7 +241,12 @@ impl Ingest {
 }
 
 impl message::Message {
-    fn into_new(self, source: &OpenSource, around: &Around<'_>) -> NewEvent {
+    fn into_new(
+        self,
+        source: &OpenSource,
+        around: &Around<'_>,
+        judge: &Judge,
+    ) -> Result<NewEvent, Fault> {
         // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
         let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
         let key = Some(key).filter(|_| self.is_known);
@@ -246,9 +258,13 @@ impl message::Message {
             timestamp: Some(self.timestamp),
             received_at: around.received_at,
             key,
+            key_counts_for: None,
             metadata: around.circumstances.alone(&source.name),
             payload: self.payload,
         };
-        source.finish(event, true)
+        judged(event, source, true, judge).map_err(|unfit| {
+            let (_, rejection) = unfit.rejection(around.received_at, around.ip);
+            Fault::new(types::CODE, rejection.reason)
+        })
     }
 }

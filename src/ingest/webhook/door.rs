@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::http::HeaderMap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::content::{self, Content};
@@ -17,16 +17,23 @@ use crate::{
         inbound::{self, Doubt, Key},
     },
     expr::{Facts, Names, Template},
-    ingest::metadata::Circumstances,
+    ingest::{
+        metadata::Circumstances,
+        types::{self, Judge, Verdict},
+    },
     model::{
         Acknowledgement, Event, EventId, EventSeq, IdempotencyKey, InboundScheme, Intake, Name,
         NewEvent, ProjectId, Provider, RawJson, Source, SourceId, TypeName, Verify,
     },
     redact::Redactor,
+    schema::Fault,
 };
 
 /// The type of an event whose own cannot be found out.
 const UNTYPED: &str = "webhook.received";
+
+/// The type of an event that is not kept, and what its schema says of it.
+pub type Unfit = (TypeName, Vec<Fault>);
 
 /// All of them. One is built when it is first posted to, and kept until its source changes.
 pub struct Doors {
@@ -51,6 +58,7 @@ pub struct Door {
     is_list: bool,
     event_type: Option<Template>,
     key: Option<Template>,
+    key_window: Option<SignedDuration>,
     never_store: Option<Redactor>,
 }
 
@@ -133,6 +141,7 @@ impl Door {
             is_list: rows.is_some_and(|it| it.is_list),
             event_type: event_type.and_then(compiled),
             key: key.and_then(compiled),
+            key_window: source.key_window.and_then(|it| it.try_into().ok()),
             never_store,
             scheme,
         })
@@ -155,14 +164,31 @@ impl Door {
         headers: &HeaderMap,
         circumstances: &Circumstances,
         now: Timestamp,
-    ) -> Vec<NewEvent> {
+        judge: &Judge,
+    ) -> Vec<Result<NewEvent, Unfit>> {
         let headers = content::shown(headers);
         let payloads = match self.is_list.then(|| content::elements(&content.payload)) {
             Some(Some(elements)) => elements,
             Some(None) | None => vec![content.payload],
         };
         let metadata = circumstances.with(&self.name, &content::metadata(&headers));
-        payloads.into_iter().map(|it| self.event(it, &headers, metadata.clone(), now)).collect()
+        let event = |it: RawJson| {
+            let (sent, kept) = (it.clone(), self.event(it, &headers, metadata.clone(), now));
+            self.judged(kept, &sent, judge)
+        };
+        payloads.into_iter().map(event).collect()
+    }
+
+    /// What the schema of its type says of what was sent, of which not all may be kept.
+    fn judged(&self, event: NewEvent, sent: &RawJson, judge: &Judge) -> Result<NewEvent, Unfit> {
+        match judge.verdict(self.project, &event.event_type, sent) {
+            Verdict::Fine => Ok(event),
+            Verdict::Flagged(faults) => {
+                let metadata = types::flagged(&event.metadata, &faults);
+                Ok(NewEvent { metadata, ..event })
+            }
+            Verdict::Rejected(faults) => Err((event.event_type, faults)),
+        }
     }
 
     fn event(
@@ -203,6 +229,7 @@ impl Door {
             timestamp: None,
             received_at: now,
             key: value(&self.key).map(|it| key_of(&self.name, &it)),
+            key_counts_for: self.key_window,
             metadata,
             payload,
         }

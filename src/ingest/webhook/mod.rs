@@ -5,6 +5,7 @@
 
 mod door;
 mod content;
+pub(super) mod parsers;
 
 use std::sync::Arc;
 
@@ -21,7 +22,12 @@ use self::{
     content::{Content, Unreadable},
     door::Door,
 };
-use super::{Ingest, body, metadata::Circumstances, traffic::Rejection};
+use super::{
+    Ingest, body,
+    metadata::Circumstances,
+    traffic::{Caller, Rejection},
+    types,
+};
 use crate::{
     crypto::inbound::Received,
     problem::{Kind, Problem},
@@ -111,21 +117,39 @@ impl Ingest {
         }
         let ip = self.caller_ip(parts);
         let circumstances = Circumstances::of(&parts.headers, ip)?;
-        let events = door.events(content, &parts.headers, &circumstances, self.clock.now());
-        let appended = self.gate.admit(events).await?;
+        let now = self.clock.now();
+        let judge = self.types.judge(now);
+        let events = door.events(content, &parts.headers, &circumstances, now, &judge);
+        let mut unfit = None;
+        let mut kept = Vec::with_capacity(events.len());
+        for event in events {
+            match event {
+                Ok(event) => kept.push(event),
+                Err(it) => {
+                    self.reject(door, parts, types::CODE, &types::reason(&it.0, &it.1));
+                    unfit = Some(it);
+                }
+            }
+        }
+        if kept.is_empty()
+            && let Some((event_type, faults)) = unfit
+        {
+            return Err(types::problem(&event_type, &faults));
+        }
+        let appended = self.gate.admit(kept).await?;
         appended.iter().for_each(|it| self.show(it));
-        self.traffic.taken(door.source, &appended, self.clock.now());
+        self.traffic.taken(door.source, Caller::Source, &appended, self.clock.now());
         Ok(Outcome::Taken)
     }
 
     fn reject(&self, door: &Door, parts: &Parts, code: &'static str, reason: &str) {
         let rejection = Rejection {
             at: self.clock.now(),
-            code,
+            code: code.into(),
             reason: reason.to_owned(),
             ip: self.caller_ip(parts).to_canonical(),
         };
-        self.traffic.rejected(door.source, rejection);
+        self.traffic.rejected(door.source, Caller::Source, rejection);
     }
 }
 

@@ -20,7 +20,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     /// The plan of an event, as far as it can be made now. The rest is set aside.
     pub(super) fn first_part(&mut self, event: &Arc<Event>, failures: &mut u64) -> Plan {
         let Options { waiting, waiting_bytes, .. } = self.parts.options;
-        let Self { compiled, aside, outside, .. } = self;
+        let Self { compiled, aside, outside, memories, .. } = self;
         let mut planner = Planner::new(event, compiled);
         if let Some(planned) = planner.directed() {
             *failures += u64::from(planned.failures);
@@ -30,14 +30,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let mut has_waits = false;
         for active in planner.wanted() {
             let may_wait = aside.has_room(waiting, waiting_bytes);
-            let mut asking = outside.asking(event, Vec::new(), may_wait);
+            let mut asking = outside.asking(memories, event, Vec::new(), may_wait);
             let part = planner.part(active, plan.deliveries.len(), &mut asking);
             let (known, open) = (asking.known, asking.open);
             match part {
-                Part::Made(made) if !(may_wait && aside.blocks(event.seq, &made.spots())) => {
+                Part::Made(mut made) if !(may_wait && aside.blocks(event.seq, &made.spots())) => {
                     *failures += u64::from(made.failures);
-                    plan.deliveries.extend(made.deliveries);
-                    plan.skipped.extend(made.skipped);
+                    made.remembered = memories.keep(made.remembered);
+                    made.add_to(&mut plan);
                 }
                 Part::Made(_) | Part::Waits => {
                     let spots = planner.spots(active);
@@ -66,7 +66,9 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 return ControlFlow::Continue(());
             }
         };
-        self.look_at_catalog();
+        if !self.look_at_catalog().await {
+            return ControlFlow::Continue(());
+        }
         self.waiting_behind = found.last().map(|it| it.event.seq);
         for Waiting { event, skipped } in found {
             for pipeline in
@@ -85,11 +87,11 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     }
 
     fn set_aside_again(&mut self, event: &Arc<Event>, pipeline: &Name) {
-        let Self { compiled, aside, outside, .. } = self;
+        let Self { compiled, aside, outside, memories, .. } = self;
         let mut planner = Planner::new(event, compiled);
         let (mut spots, mut known, mut open) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(active) = planner.named(pipeline) {
-            let mut asking = outside.asking(event, Vec::new(), true);
+            let mut asking = outside.asking(memories, event, Vec::new(), true);
             // What it makes of the answers comes when it is its turn.
             planner.part(active, 0, &mut asking);
             (known, open) = (asking.known, asking.open);
@@ -103,7 +105,9 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     pub(super) async fn go_on(&mut self) {
         while !self.aside.is_empty() && self.waiting_behind.is_none() && self.room_for_more().await
         {
-            self.look_at_catalog();
+            if !self.look_at_catalog().await {
+                return;
+            }
             self.aside.next_call();
             let (mut plans, mut failures, mut bytes) = (Vec::new(), 0, 0);
             let most = self.parts.options.batch.max(1);
@@ -123,14 +127,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     /// The plan with what the next pipeline makes that can go on.
     fn later_part(&mut self, failures: &mut u64) -> Option<(Plan, Sent)> {
-        let Self { compiled, aside, outside, .. } = self;
+        let Self { compiled, aside, outside, memories, .. } = self;
         loop {
             let Turn { ticket, event, answers: known, deliveries: before } = aside.next()?;
             let mut planner = Planner::new(&event, compiled);
-            let made = match planner.named(&ticket.pipeline) {
+            let mut made = match planner.named(&ticket.pipeline) {
                 None => gone(&ticket.pipeline),
                 Some(active) => {
-                    let mut asking = outside.asking(&event, known, true);
+                    let mut asking = outside.asking(memories, &event, known, true);
                     let part = planner.part(active, before, &mut asking);
                     let (known, open) = (asking.known, asking.open);
                     match part {
@@ -144,6 +148,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 }
             };
             *failures += u64::from(made.failures);
+            made.remembered = memories.keep(made.remembered);
             if let Some(plan) = aside.send(&ticket, made) {
                 let sent = Sent::of(&plan, SentPart::Later(ticket, before));
                 return Some((plan, sent));
@@ -160,6 +165,7 @@ fn waits(active: &Active, is_behind: bool) -> Skipped {
     };
     Skipped {
         pipeline: Some(active.name.clone()),
+        pipeline_version: Some(active.version),
         route: None,
         by: Skipped::WAITS.to_owned(),
         reason: reason.to_owned(),
@@ -170,6 +176,7 @@ fn waits(active: &Active, is_behind: bool) -> Skipped {
 fn gone(pipeline: &Name) -> Made {
     let skipped = Skipped {
         pipeline: Some(pipeline.clone()),
+        pipeline_version: None,
         route: None,
         by: "pipeline".to_owned(),
         reason: "it was deleted, renamed or disabled while it waited for an answer".to_owned(),

@@ -9,6 +9,7 @@
 //! store keeps which events those are.
 
 mod later;
+mod remember;
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
@@ -16,10 +17,11 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use tokio::sync::watch;
 
 use super::{
-    Options, Tools,
+    Options, Tools, ahead,
     aside::Aside,
     ask::Lookups,
     compile::Compiled,
+    detect::Memories,
     outside::{Outside, Returned},
     sent::{Sent, SentPart, messages},
 };
@@ -61,6 +63,9 @@ pub struct Runner<L> {
     behind: bool,
     aside: Aside,
     outside: Outside,
+    memories: Memories,
+    /// What the steps remember has to be read anew, once no plan is on its way.
+    is_forgetful: bool,
     /// Where to go on reading what waits; `None` when all of it is in `aside`.
     waiting_behind: Option<EventSeq>,
     in_flight: FuturesOrdered<InFlight>,
@@ -88,6 +93,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
     parts: Parts<L>,
 ) -> (Runner<L>, watch::Receiver<EventSeq>) {
     let (planned, watch) = watch::channel(EventSeq(0));
+    let memories = Memories::new(parts.clock.now());
     let outside = Outside::new(parts.lookups.clone(), parts.clock.clone());
     let runner = Runner {
         parts,
@@ -99,6 +105,8 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
         behind: true,
         aside: Aside::default(),
         outside,
+        memories,
+        is_forgetful: true,
         waiting_behind: Some(EventSeq(0)),
         in_flight: FuturesOrdered::new(),
         waiting_bytes: 0,
@@ -114,6 +122,10 @@ enum Wake {
     Kept(Vec<Sent>, Result<Vec<Owed>, StoreError>),
     Hint(Option<Hint<Vec<Arc<Event>>, bool>>),
     Returned(Returned),
+    /// Something may be missing.
+    Due,
+    /// The resources have changed.
+    Catalog,
 }
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
@@ -125,6 +137,12 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         while !*self.parts.stop.borrow() {
             if !self.doubtful.is_empty() && self.in_flight.is_empty() {
                 self.resolve().await;
+                continue;
+            }
+            if self.is_forgetful && self.in_flight.is_empty() {
+                if self.recollect().await.is_break() {
+                    break;
+                }
                 continue;
             }
             if let Some(after) = self.waiting_behind
@@ -143,6 +161,8 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             }
             match self.wake().await {
                 Wake::Stop => break,
+                Wake::Due => self.tell_absences().await,
+                Wake::Catalog => self.take_catalog().await,
                 Wake::Hint(None) => break,
                 Wake::Hint(Some(Hint::Lost(_))) => self.behind = true,
                 Wake::Hint(Some(Hint::Some(events))) => self.live(events).await,
@@ -165,7 +185,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     }
 
     fn has_room(&self) -> bool {
-        !self.is_full() && self.doubtful.is_empty()
+        !self.is_full() && self.doubtful.is_empty() && !self.is_forgetful
     }
 
     fn is_full(&self) -> bool {
@@ -175,14 +195,18 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     async fn wake(&mut self) -> Wake {
         let has_room = self.has_room();
-        let Self { parts, in_flight, outside, .. } = self;
+        let Self { parts, in_flight, outside, memories, .. } = self;
+        let Parts { stop, events, clock, catalog, .. } = parts;
+        let due = memories.next_due();
         tokio::select! {
             biased;
             // An error means that nobody can stop us any more: then the process ends.
-            _ = parts.stop.wait_for(|it| *it) => Wake::Stop,
+            _ = stop.wait_for(|it| *it) => Wake::Stop,
             Some((sent, result)) = in_flight.next() => Wake::Kept(sent, result),
             Some(returned) = outside.next(), if has_room => Wake::Returned(returned),
-            hint = parts.events.receive(), if has_room => Wake::Hint(hint),
+            Ok(()) = catalog.changed(), if has_room => Wake::Catalog,
+            () = remember::until(clock.as_ref(), due), if has_room => Wake::Due,
+            hint = events.receive(), if has_room => Wake::Hint(hint),
         }
     }
 
@@ -235,13 +259,6 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         }
     }
 
-    fn look_at_catalog(&mut self) {
-        if self.parts.catalog.has_changed().unwrap_or(false) {
-            let catalog = self.parts.catalog.borrow_and_update().clone();
-            self.compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
-        }
-    }
-
     /// Waits until more may be on its way to the disk. `false`: not before what failed is resolved.
     async fn room_for_more(&mut self) -> bool {
         while self.is_full()
@@ -249,12 +266,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         {
             self.kept(sent, result);
         }
-        self.doubtful.is_empty()
+        self.doubtful.is_empty() && !self.is_forgetful
     }
 
     /// Plans events that follow each other, and starts to keep their plans.
     async fn plan(&mut self, events: Vec<Arc<Event>>) {
-        self.look_at_catalog();
+        if !self.look_at_catalog().await {
+            return;
+        }
         let mut rest = &events[..];
         while !rest.is_empty() {
             if !self.room_for_more().await {
@@ -266,6 +285,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             let mut plans = Vec::with_capacity(batch.len());
             let mut failures = 0;
             for events in batch.chunks(BREATH) {
+                ahead::run_scripts(events, &self.compiled);
                 for event in events {
                     self.parts.lookups.tell(event);
                     let plan = self.first_part(event, &mut failures);
@@ -367,6 +387,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         self.behind = true;
         self.aside.clear();
         self.outside.clear();
+        self.is_forgetful = true;
         self.waiting_behind = Some(EventSeq(0));
     }
 

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::{
     files::{self, Kind, Sync},
     lock,
+    upkeep::checkpoint_if_possible,
 };
 use crate::{
     model::{Id, RawJson},
@@ -134,9 +135,7 @@ impl Control {
         }
         transaction.commit()?;
         // Nothing here writes often, so nobody else empties the log.
-        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            tracing::warn!(%error, "control.db keeps its log for now");
-        }
+        checkpoint_if_possible(&connection, "control.db")?;
         self.learn(&added);
         Ok(())
     }

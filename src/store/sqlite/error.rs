@@ -37,27 +37,34 @@ pub(super) fn unavailable(why: &'static str) -> StoreError {
     StoreError::Unavailable(why.into())
 }
 
+/// An input/output error: the same number on every system that we run on.
+const EIO: i32 = 5;
+
 /// Whether the files can no longer be trusted to keep what is written to them.
 ///
 /// After a failed sync the kernel may drop the pages and report success the next time, so it is
-/// never tried again.
+/// never tried again. Of a plain file, an input/output error is such a failure; that a file is
+/// missing or may not be opened says nothing about the disk.
 pub(super) fn is_broken(error: &StoreError) -> bool {
     match error {
-        StoreError::Unavailable(source) => source
-            .downcast_ref::<rusqlite::Error>()
-            .and_then(rusqlite::Error::sqlite_error_code)
-            .is_some_and(|code| {
-                matches!(
-                    code,
-                    ErrorCode::SystemIoFailure
-                        | ErrorCode::DatabaseCorrupt
-                        | ErrorCode::NotADatabase
-                )
-            }),
+        StoreError::Unavailable(source) => {
+            let of_sqlite = source.downcast_ref::<rusqlite::Error>();
+            let of_file = source.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+            of_file == Some(EIO)
+                || of_sqlite.and_then(rusqlite::Error::sqlite_error_code).is_some_and(|code| {
+                    matches!(
+                        code,
+                        ErrorCode::SystemIoFailure
+                            | ErrorCode::DatabaseCorrupt
+                            | ErrorCode::NotADatabase
+                    )
+                })
+        }
         StoreError::Damaged { .. } => true,
         StoreError::Full
         | StoreError::Newer { .. }
         | StoreError::TooManyDeliveries
+        | StoreError::Fenced
         | StoreError::Closed => false,
     }
 }
@@ -80,6 +87,22 @@ mod tests {
         ] {
             let failure = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
             let error = StoreError::from(failure);
+            assert_eq!(matches!(error, StoreError::Full), is_full, "{code}");
+            assert_eq!(is_broken(&error), breaks, "{code}");
+        }
+    }
+
+    #[test]
+    fn each_failure_of_a_file_is_what_the_store_must_do_about_it() {
+        // EIO, ENOSPC, EDQUOT, ENOENT and EMFILE.
+        for (code, is_full, breaks) in [
+            (EIO, false, true),
+            (28, true, false),
+            (122, true, false),
+            (2, false, false),
+            (24, false, false),
+        ] {
+            let error = of_file(io::Error::from_raw_os_error(code));
             assert_eq!(matches!(error, StoreError::Full), is_full, "{code}");
             assert_eq!(is_broken(&error), breaks, "{code}");
         }

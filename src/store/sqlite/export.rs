@@ -136,21 +136,11 @@ fn write(event: Event, out: &mut dyn Write) -> io::Result<()> {
         timestamp: event.timestamp,
         received_at: event.received_at,
         idempotency_key: event.key,
-        metadata: in_one_line(event.metadata),
-        payload: in_one_line(event.payload),
+        metadata: event.metadata.in_one_line(),
+        payload: event.payload.in_one_line(),
     };
     serde_json::to_writer(&mut *out, &line)?;
     out.write_all(b"\n")
-}
-
-/// In JSON, a line break stands only between values: within a text it is escaped.
-fn in_one_line(json: RawJson) -> RawJson {
-    let is_break = |it: &u8| matches!(it, b'\n' | b'\r');
-    if !json.bytes().iter().any(is_break) {
-        return json;
-    }
-    let bytes = json.bytes().iter().map(|it| if is_break(it) { b' ' } else { *it });
-    RawJson::trusted(bytes.collect::<Vec<u8>>())
 }
 
 #[cfg(test)]
@@ -160,6 +150,6 @@ mod tests {
     #[test]
     fn a_line_break_between_values_becomes_a_space_and_nothing_else_changes() {
         let json = RawJson::trusted("{\r\n  \"a\": 1.50,\n  \"b\": \"x\\ny\"}");
-        assert_eq!(in_one_line(json).as_str(), "{    \"a\": 1.50,   \"b\": \"x\\ny\"}");
+        assert_eq!(json.in_one_line().as_str(), "{    \"a\": 1.50,   \"b\": \"x\\ny\"}");
     }
 }

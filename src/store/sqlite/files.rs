@@ -216,7 +216,10 @@ fn migrations(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Control => &[include_str!("migrations/control_0001.sql")],
         Kind::Owed => &[include_str!("migrations/owed_0001.sql")],
-        Kind::Segment => &[include_str!("migrations/segment_0001.sql")],
+        Kind::Segment => &[
+            include_str!("migrations/segment_0001.sql"),
+            include_str!("migrations/segment_0002.sql"),
+        ],
         Kind::Directory => &[include_str!("migrations/directory_0001.sql")],
     }
 }

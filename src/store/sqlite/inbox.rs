@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{keys::KeyHash, lock, record::Recorded, replay::Prepared};
 use crate::{
-    model::{NewEvent, Owed, Plan},
+    model::{NewEvent, Owed, Plan, Remembered},
     store::{Appended, Result, Settlement, StoreError},
 };
 
@@ -39,6 +39,7 @@ pub(super) enum Task {
     Replay(Prepared),
     /// Accepts an event, and so is answered once it is on disk.
     Record(Box<Recorded>),
+    Remember(Vec<Remembered>),
 }
 
 pub(super) struct Work {
@@ -284,6 +285,7 @@ impl Task {
             Self::Settle(settlements) => settlements.len(),
             Self::Replay(prepared) => prepared.items.len(),
             Self::Record(recorded) => 1 + recorded.entries.len(),
+            Self::Remember(changes) => changes.len(),
         }
     }
 
@@ -291,7 +293,7 @@ impl Task {
     pub fn outcomes(&self) -> usize {
         match self {
             Self::Settle(settlements) => settlements.len(),
-            Self::Plan(_) | Self::Replay(_) | Self::Record(_) => 0,
+            Self::Plan(_) | Self::Replay(_) | Self::Record(_) | Self::Remember(_) => 0,
         }
     }
 
@@ -300,7 +302,7 @@ impl Task {
     pub fn is_promised(&self) -> bool {
         match self {
             Self::Replay(_) | Self::Record(_) => true,
-            Self::Plan(_) | Self::Settle(_) => false,
+            Self::Plan(_) | Self::Settle(_) | Self::Remember(_) => false,
         }
     }
 
@@ -315,7 +317,7 @@ impl Task {
                 .map(|it| it.weight())
                 .sum(),
             // Texts of an outcome are short.
-            Self::Settle(_) => 0,
+            Self::Settle(_) | Self::Remember(_) => 0,
             Self::Replay(prepared) => {
                 prepared.items.iter().filter_map(|it| it.row.copy.as_ref()).map(Vec::len).sum()
             }

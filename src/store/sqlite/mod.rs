@@ -5,6 +5,7 @@
 //! [owed] is a table beside them that follows the commits at a distance. Readers use connections
 //! of their own.
 
+mod options;
 mod error;
 mod files;
 mod control;
@@ -16,6 +17,8 @@ mod segments;
 mod readers;
 mod keys;
 mod minutes;
+mod memories;
+mod tallies;
 mod owed;
 mod inbox;
 mod turn;
@@ -43,10 +46,10 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::options::Options;
 use self::{
     blocks::Blocks,
     control::Control,
@@ -72,42 +75,9 @@ use crate::{
     hint,
     model::{
         DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, Name,
-        NewEvent, Owed, Plan, ProjectId, RawJson,
+        NewEvent, Owed, Plan, ProjectId, RawJson, Remembered,
     },
 };
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Events in one file. Retention drops whole files, so smaller ones are dropped sooner.
-    pub segment_events: u64,
-    /// Bytes after which a file is full, however few events it has.
-    pub segment_bytes: u64,
-    /// Bytes of events that may wait for the writer; more make callers wait.
-    pub waiting_event_bytes: usize,
-    /// Bytes of plans and outcomes that may wait for the writer.
-    pub waiting_work_bytes: usize,
-    /// Bytes on the disk that are held back, so that deliveries go on when it is full.
-    pub reserve_bytes: u64,
-    /// Bytes of event bodies that are kept in memory after they were read.
-    pub body_cache_bytes: usize,
-    /// Queries that run at once.
-    pub readers: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            segment_events: 500_000,
-            segment_bytes: 1 << 30,
-            waiting_event_bytes: 48 << 20,
-            waiting_work_bytes: 32 << 20,
-            reserve_bytes: 16 << 20,
-            body_cache_bytes: 8 << 20,
-            readers: 6,
-        }
-    }
-}
 
 /// Where ids get what nobody can guess.
 pub type Random = Box<dyn FnMut() -> u64 + Send>;
@@ -210,6 +180,15 @@ impl SqliteStore {
         blocking(move || read(&readers)).await
     }
 
+    /// Writes beside the writer, to a file of its own, on a thread that may block. A disk that breaks
+    /// under it is broken for all.
+    async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Readers) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.read(write).await.inspect_err(|error| self.status.judge(error))
+    }
+
     /// Reads what is owed, as it is after all that was asked before.
     async fn read_owed<T: Send + 'static>(
         &self,
@@ -267,6 +246,14 @@ impl Store for SqliteStore {
         let mut events = self.status.waiting();
         events.retain(|it| *it > after);
         self.read(move |it| waiting::read(it, &events, limit)).await
+    }
+
+    async fn memories(&self) -> Result<Vec<Remembered>> {
+        self.read(memories::read).await
+    }
+
+    async fn remember(&self, changes: Vec<Remembered>) -> Result<()> {
+        self.inbox.work(Task::Remember(changes)).await.map(drop)
     }
 
     async fn record(&self, recording: Recording) -> Result<Arc<Event>> {
@@ -332,7 +319,7 @@ impl Registry for SqliteStore {
     }
 
     async fn change(&self, changes: Vec<Change>) -> Result<()> {
-        self.read(move |it| it.control.change(&changes)).await
+        self.write(move |it| it.control.change(&changes)).await
     }
 }
 
@@ -346,7 +333,7 @@ impl Directory for SqliteStore {
         how: Upsert,
     ) -> Result<()> {
         let (directory, table) = (self.directory.clone(), table.clone());
-        self.read(move |_| directory.put(project, &table, &entities, how)).await
+        self.write(move |_| directory.put(project, &table, &entities, how)).await
     }
 
     async fn find_entities(
@@ -384,7 +371,7 @@ impl Directory for SqliteStore {
         keys: Vec<String>,
     ) -> Result<u64> {
         let (directory, table) = (self.directory.clone(), table.clone());
-        self.read(move |_| directory.remove(project, &table, &keys)).await
+        self.write(move |_| directory.remove(project, &table, &keys)).await
     }
 }
 

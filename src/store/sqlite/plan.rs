@@ -42,12 +42,24 @@ impl Turn<'_> {
                 continue;
             }
             self.memory.waiting.set(seq, plan.waits());
+            self.memory.memories.change(&plan.remembered);
+            self.count(plan)?;
         }
         let marks = &mut self.memory.marks;
         let through = marks.planned_through;
         marks.written +=
             self.memory.waiting.note(self.connection, self.segment.first(), through)?;
         Ok(Ok(owed))
+    }
+
+    /// What the pipelines did counts with the plan that says so.
+    fn count(&mut self, plan: &Plan) -> Result<()> {
+        for tally in &plan.tallies {
+            let pipeline = self.memory.control.number(tally.pipeline)?;
+            let place = (self.connection, self.segment.first());
+            self.memory.tallies.add(place, pipeline, tally, self.now)?;
+        }
+        Ok(())
     }
 
     /// Nothing may be left out: events up to the last planned one count as planned for ever. A call

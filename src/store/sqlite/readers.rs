@@ -8,13 +8,12 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{
     blocks::{Block, Blocks},
     control::Control,
-    prune::ERASED_METADATA,
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments},
 };
 use crate::{
     model::{DeliverySeq, Event, EventId, EventSeq, IdempotencyKey, Message, ProjectId, TypeName},
-    store::{Result, StoreError},
+    store::{Result, StoreError, codes::ERASED_METADATA},
 };
 
 pub(super) struct Readers {

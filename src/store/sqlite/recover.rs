@@ -10,11 +10,13 @@ use super::{
     files::Folder,
     gate_key,
     keys::Keys,
+    memories::Memories,
     minutes::Minutes,
     owed::{self, Ledger, OwedFile},
     plan,
     segments::Segments,
     status::Status,
+    tallies::Tallies,
     turn::{Marks, Memory},
     waiting::{self, Waiting},
     writer::Newest,
@@ -51,10 +53,11 @@ pub(super) fn recover(
         trimmed: trimmed(&newest.connection)?,
         written: 0,
     };
-    let mut keys = Keys::open(&folder.keys(), secret)?;
+    let mut keys = Keys::open(&folder.keys(), secret, status.clone())?;
     catch_up(&mut keys, &control, &segments)?;
     let (owed, number) = owed::open(&folder.owed(), &segments)?;
     let ledger = Ledger::new(owed.clone(), number, status)?;
+    let memories = Memories::open(&segments)?;
     let memory = Memory {
         control,
         segments,
@@ -64,6 +67,8 @@ pub(super) fn recover(
         packer: Packer::new()?,
         ledger,
         minutes: Minutes::default(),
+        tallies: Tallies::default(),
+        memories,
         replays: HashMap::new(),
         waiting,
         projects: HashMap::new(),

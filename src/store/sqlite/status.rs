@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
-use super::lock;
+use super::{error::is_broken, lock};
 use crate::{
     model::EventSeq,
     store::{Health, Refusal, Result, StoreError},
@@ -52,6 +52,13 @@ impl Status {
             tracing::error!("the disk is full: no events are accepted until there is room");
         } else if moved {
             tracing::info!("there is room on the disk again: events are accepted");
+        }
+    }
+
+    /// Stops accepting, for ever, if this failure means that the files cannot be trusted any more.
+    pub fn judge(&self, error: &StoreError) {
+        if is_broken(error) {
+            self.break_down();
         }
     }
 

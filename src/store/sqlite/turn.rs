@@ -13,10 +13,12 @@ use super::{
     control::Control,
     inbox::{Offered, Task},
     keys::{KeyHash, Keys},
+    memories::Memories,
     minutes::Minutes,
     owed::{Ledger, OwedRow},
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments, set_fact},
+    tallies::Tallies,
     waiting::Waiting,
 };
 use crate::{
@@ -35,6 +37,8 @@ pub(super) struct Memory {
     pub packer: Packer,
     pub ledger: Ledger,
     pub minutes: Minutes,
+    pub tallies: Tallies,
+    pub memories: Memories,
     pub replays: HashMap<i64, ReplayProgress>,
     /// Events whose plan is not whole yet.
     pub waiting: Waiting,
@@ -68,12 +72,20 @@ impl Memory {
         self.projects.insert(destination, project);
     }
 
+    /// A transaction is about to begin.
+    pub fn begin(&mut self) {
+        self.waiting.begin();
+        self.memories.begin();
+    }
+
     /// The transaction failed: everything stands as it did at `marks`.
     pub fn roll_back(&mut self, marks: Marks) {
         self.marks = marks;
         self.ledger.roll_back();
         self.packer.clear();
         self.minutes.clear();
+        self.tallies.roll_back();
+        self.memories.roll_back();
         self.waiting.roll_back();
         // Read again when it is needed.
         self.replays.clear();
@@ -110,7 +122,6 @@ impl<'a> Turn<'a> {
         segment: &'a Segment,
         memory: &'a mut Memory,
     ) -> Result<Self> {
-        memory.waiting.begin();
         let insert_delivery = format!(
             "INSERT INTO deliveries ({DELIVERY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         );
@@ -148,7 +159,7 @@ impl<'a> Turn<'a> {
                     Some(first) => Some(*first),
                     None => self.memory.keys.find(&hash)?,
                 };
-                if let Some(id) = first {
+                if let Some(id) = first.filter(|id| self.counts(*id, &offered.event)) {
                     answers.push(Appended::Duplicate { id, same_body: None });
                     continue;
                 }
@@ -156,6 +167,13 @@ impl<'a> Turn<'a> {
             answers.push(Appended::New(self.accept(offered)?));
         }
         Ok(answers)
+    }
+
+    /// Whether the key of the event that has this id counts for a new one.
+    fn counts(&self, first: EventId, new: &NewEvent) -> bool {
+        let Some(window) = new.key_counts_for else { return true };
+        let accepted = Timestamp::from_millisecond(first.millis()).unwrap_or(Timestamp::MAX);
+        self.now.duration_since(accepted) <= window
     }
 
     pub fn accept(&mut self, offered: Offered) -> Result<Arc<Event>> {
@@ -212,6 +230,10 @@ impl<'a> Turn<'a> {
             Task::Settle(settlements) => self.settle(settlements).map(|()| Ok(Vec::new())),
             Task::Replay(prepared) => self.replay(prepared),
             Task::Record(recorded) => self.record(recorded),
+            Task::Remember(changes) => {
+                self.memory.memories.change(changes);
+                Ok(Ok(Vec::new()))
+            }
         }
     }
 
@@ -259,6 +281,9 @@ impl<'a> Turn<'a> {
         self.write_block()?;
         let memory = self.memory;
         memory.minutes.write(self.connection)?;
+        memory.tallies.write(self.connection)?;
+        let told = memory.memories.write(self.connection, self.segment.first())?;
+        memory.marks.written += told;
         if memory.marks.oldest < self.marks.oldest {
             set_fact(self.connection, "oldest_event", memory.marks.oldest.0 as i64)?;
             self.segment.note_oldest(memory.marks.oldest);

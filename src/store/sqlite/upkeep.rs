@@ -196,3 +196,16 @@ pub(super) fn checkpoint(connection: &Connection) -> Result<u64> {
         connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
     Ok(pages.max(0) as u64)
 }
+
+/// The same for a file that is written beside the writer, after a commit: only a disk that is broken
+/// is a failure, for otherwise the log just stays longer.
+pub(super) fn checkpoint_if_possible(connection: &Connection, file: &str) -> Result<()> {
+    match checkpoint(connection) {
+        Ok(_) => Ok(()),
+        Err(error) if is_broken(&error) => Err(error),
+        Err(error) => {
+            tracing::warn!(file, error = &error as &dyn std::error::Error, "a log stays for now");
+            Ok(())
+        }
+    }
+}

@@ -192,6 +192,7 @@ impl Writer {
         }
         let begun = Instant::now();
         let marks = self.memory.marks;
+        self.memory.begin();
         let committed = match self.transact(events, works) {
             Ok(committed) => committed,
             Err(error) => {
@@ -331,6 +332,25 @@ impl Writer {
         }
     }
 
+    /// Tells a new segment what steps remember, since the ones before it may go. If that fails, the next
+    /// commit does it.
+    fn tell_memories(&mut self) -> Result<()> {
+        let Newest { connection, segment, .. } = &self.newest;
+        self.memory.memories.begin();
+        let transaction = connection.unchecked_transaction()?;
+        let told = self.memory.memories.write(connection, segment.first());
+        match told.and_then(|_| Ok(transaction.commit()?)) {
+            Ok(()) => {
+                self.newest.journal.note_commit(0);
+                Ok(())
+            }
+            Err(error) => {
+                self.memory.memories.roll_back();
+                Err(error)
+            }
+        }
+    }
+
     /// Goes on in a new segment. When that is not possible, the old one grows for a while longer.
     fn roll(&mut self) {
         let first = self.memory.marks.next_event;
@@ -355,6 +375,9 @@ impl Writer {
                 self.memory.marks.oldest = first;
                 self.memory.marks.written = 0;
                 self.memory.marks.trimmed = self.memory.ledger.number();
+                if let Err(error) = self.tell_memories() {
+                    self.judge(error);
+                }
                 self.upkeep.seal(old.segment, old.connection);
             }
             Err(StoreError::Full) => self.newest.not_before = Instant::now() + Room::PATIENCE,

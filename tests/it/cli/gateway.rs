@@ -356,3 +356,82 @@ fn after_a_rotation_both_secrets_sign_and_the_receiver_may_have_either() {
     serving.output(&body);
     assert!(new.line("user.signed_up").contains("✔ signature verified"));
 }
+
+/// A pipeline that drops who pays nothing, with a test case for each end.
+fn tested(when: &str) -> String {
+    let pipeline = format!(
+        "  - name: paying\n    when: {when}\n    steps: [ {{ map: {{ plan: \"{{{{ payload.plan }}}}!\" }} }} ]\n    \
+         routes: [{{ to: crm }}]\n    tests:\n      \
+         - {{ name: pro gets through, event: {{ type: a, payload: {{ plan: pro }} }}, expect: {{ routes: [crm] }} }}\n      \
+         - {{ name: free does not, event: {{ type: a, payload: {{ plan: free }} }}, expect: {{ dropped_at: when }} }}\n"
+    );
+    resources("http://127.0.0.1:9/hooks") + &pipeline
+}
+
+#[test]
+fn a_pipeline_is_tried_changed_compared_and_brought_back() {
+    let serving = Serving::start();
+    let good = serving.file("good.yaml", &tested("payload.plan != \"free\""));
+    let bad = serving.file("bad.yaml", &tested("payload.plan != \"pro\""));
+    let [good, bad] = [&good, &bad].map(|it| it.to_str().unwrap());
+    serving.output(&["apply", good, "--yes"]);
+
+    // Its test cases pass, and one event is told with its request.
+    let cases = serving.output(&["pipeline", "test", "paying"]);
+    assert_eq!(cases, "✔ paying · pro gets through\n✔ paying · free does not\n");
+    let data = ["--type", "a", "--data", r#"{"plan":"pro"}"#];
+    let told = serving.output(&[&["pipeline", "test", "paying"][..], &data].concat());
+    for part in [
+        "paying v1  a  evt_",
+        "steps[0] map",
+        "  ~ /payload/plan: \"pro\" → \"pro!\"\n",
+        "→ crm  gets it\n",
+        "  POST http://127.0.0.1:9/hooks\n",
+        "    webhook-signature: v1,",
+        r#""data":{"plan":"pro!"}}"#,
+    ] {
+        assert!(told.contains(part), "{part:?} in {told}");
+    }
+    // An expectation that is not met is exit code 1.
+    let expect = ["--expect", r#"{"dropped":true}"#];
+    let output = serving.run(&[&["pipeline", "test", "paying"][..], &data, &expect].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("dropped: expected true, got false"), "{}", stdout(&output));
+
+    // A file that breaks the cases shows it before, and is refused.
+    let output = serving.run(&["pipeline", "test", "paying", "--file", bad]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stdout(&output).contains("✘ paying · free does not\n    dropped_at: expected \"when\"")
+    );
+    assert!(stderr(&output).contains("2 of 2 test cases failed"), "{}", stderr(&output));
+    assert!(serving.output(&["plan", bad]).contains("✘ paying · pro gets through"));
+    let refused = serving.run(&["apply", bad, "--yes"]);
+    assert_eq!(refused.status.code(), Some(1));
+    for part in [
+        "(409 Conflict)",
+        "✘ paying · pro gets through",
+        "next: correct",
+        "--confirm-failing-tests",
+    ] {
+        assert!(stderr(&refused).contains(part), "{part}: {}", stderr(&refused));
+    }
+    assert!(serving.output(&["pipeline", "versions", "paying"]).starts_with("v1"));
+    serving.output(&["apply", bad, "--yes", "--confirm-failing-tests"]);
+
+    // What changed is shown, and can be undone.
+    let versions = serving.output(&["pipeline", "versions", "paying"]);
+    assert!(
+        versions.starts_with("v2  ") && versions.contains("the administrator's key"),
+        "{versions}"
+    );
+    let diff = serving.output(&["pipeline", "diff", "paying"]);
+    assert!(diff.starts_with("--- paying v1\n+++ paying v2\n@@ -"), "{diff}");
+    assert!(diff.contains("\n-when: ") && diff.contains("\n+when: "), "{diff}");
+    let unasked = serving.run(&["pipeline", "rollback", "paying", "1"]);
+    assert_eq!(unasked.status.code(), Some(2));
+    let back = serving.output(&["pipeline", "rollback", "paying", "1", "--yes"]);
+    assert_eq!(back, "paying is at version 3, as version 1 was\n");
+    assert_eq!(serving.rows(&["pipeline", "list", "--json"]).len(), 2);
+    serving.output(&["pipeline", "test", "paying"]);
+}

@@ -1,6 +1,6 @@
 //! The command line as people run it: the real binary, its output, and its exit codes.
 
-mod program;
+pub mod program;
 mod gateway;
 
 use std::{

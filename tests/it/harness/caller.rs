@@ -68,6 +68,10 @@ impl Caller {
         Self::new(gateway, made.json()["key"].as_str())
     }
 
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], "").await
     }

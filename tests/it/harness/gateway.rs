@@ -107,6 +107,14 @@ impl Gateway {
         Self::open(folder, clock).await
     }
 
+    /// The same, with so much time in between.
+    pub async fn pause(self, span: SignedDuration) -> Self {
+        let Self { app, clock, folder, .. } = self;
+        app.stop().await;
+        clock.advance(span);
+        Self::open(folder, clock).await
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -135,9 +143,9 @@ impl Gateway {
     pub async fn planned(&self, id: EventId) {
         let project = *self.app.registrar.current().projects.keys().next().unwrap();
         let record = self.app.database.event(project, id).await.unwrap().unwrap();
-        let mut planned = self.app.planned.clone();
-        let waited = tokio::time::timeout(PATIENCE, planned.wait_for(|it| *it >= record.event.seq));
-        waited.await.expect("the event is never planned").unwrap();
+        let planned = self.app.planned.wait_for(record.event.seq);
+        let waited = tokio::time::timeout(PATIENCE, planned).await;
+        assert!(waited.expect("the event is never planned"), "the gateway ends");
     }
 
     /// Waits until nothing more happens at this time.

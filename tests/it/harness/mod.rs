@@ -9,6 +9,7 @@ pub mod authority;
 pub mod gateway;
 pub mod caller;
 pub mod postgres;
+pub mod cluster;
 
 use std::time::Duration;
 

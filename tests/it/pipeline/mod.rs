@@ -1,9 +1,12 @@
 //! Pipelines: what they plan for an event, what steps make of it, and that the loop plans each event once, in order.
 
 mod plan;
+mod hostile;
 mod run;
 mod shapes;
+mod twice;
 mod waiting;
+mod memory;
 
 use std::sync::Arc;
 
@@ -26,7 +29,9 @@ pub fn catalog(text: &str) -> Catalog {
     let vault = Vault::ephemeral(Arc::new(SeededRandom::new(1)));
     let random = SeededRandom::new(2);
     let options = resources::Options::default();
-    let means = Means { vault: &vault, random: &random, now: Timestamp::UNIX_EPOCH, options };
+    let author = tidegate::model::Author::File;
+    let means =
+        Means { vault: &vault, random: &random, now: Timestamp::UNIX_EPOCH, author, options };
     let file = File::read("test.yaml", text, &|_| None).unwrap_or_else(|error| panic!("{error}"));
     let mut catalog = Catalog::default();
     let planned = resources::plan(&file, &catalog, means, false);
@@ -39,7 +44,10 @@ pub fn catalog(text: &str) -> Catalog {
             Resource::Pipeline(it) => drop(catalog.pipelines.insert(it.id, Arc::new(it))),
             Resource::EventType(it) => drop(catalog.event_types.insert(it.id, Arc::new(it))),
             Resource::Lookup(it) => drop(catalog.lookups.insert(it.id, Arc::new(it))),
-            Resource::Key(_) | Resource::Replay(_) | Resource::Deletion(_) => {
+            Resource::Key(_)
+            | Resource::Replay(_)
+            | Resource::Deletion(_)
+            | Resource::PipelineVersion(_) => {
                 panic!("a file holds no such thing")
             }
         }

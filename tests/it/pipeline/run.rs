@@ -12,7 +12,9 @@ use tidegate::{
     catalog::Catalog,
     clock::ManualClock,
     hint::{self, Hint},
-    model::{DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId, RawJson},
+    model::{
+        DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId, RawJson, Remembered,
+    },
     pipeline::{self, Options, Parts},
     store::{
         Appended, Backlog, Database, Health, OwedQuery, Recording, ReplayStep, Result, Settlement,
@@ -71,6 +73,14 @@ impl Store for Stumbling {
 
     async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
         self.inner.waiting(after, limit).await
+    }
+
+    async fn memories(&self) -> Result<Vec<Remembered>> {
+        self.inner.memories().await
+    }
+
+    async fn remember(&self, changes: Vec<Remembered>) -> Result<()> {
+        self.inner.remember(changes).await
     }
 
     async fn record(&self, recording: Recording) -> Result<Arc<Event>> {
@@ -199,6 +209,7 @@ pub fn new_event(catalog: &Catalog, payload: &str) -> NewEvent {
         timestamp: None,
         received_at: Timestamp::UNIX_EPOCH,
         key: None,
+        key_counts_for: None,
         metadata: RawJson::of(&json!({})),
         payload: RawJson::parse(payload.to_owned()).unwrap(),
     }

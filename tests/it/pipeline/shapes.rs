@@ -190,7 +190,9 @@ fn a_part_that_comes_back_as_it_was_keeps_its_bytes() {
 fn refused(text: &str) -> String {
     let vault = Vault::ephemeral(Arc::new(SeededRandom::new(1)));
     let (random, options) = (SeededRandom::new(2), resources::Options::default());
-    let means = Means { vault: &vault, random: &random, now: Timestamp::UNIX_EPOCH, options };
+    let author = tidegate::model::Author::File;
+    let means =
+        Means { vault: &vault, random: &random, now: Timestamp::UNIX_EPOCH, author, options };
     let file = File::read("test.yaml", text, &|_| None)
         .and_then(|file| resources::plan(&file, &Catalog::default(), means, false));
     file.err().map(|error| error.to_string()).unwrap_or_default()

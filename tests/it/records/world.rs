@@ -132,6 +132,7 @@ impl World {
             event_type: TypeName::trusted(event_type),
             received_at: now() + SignedDuration::from_mins(minutes),
             key: self.below(2).eq(&0).then(|| format!("key {number}").parse().unwrap()),
+            key_counts_for: None,
             metadata: RawJson::trusted(format!("{{\"number\": {number}}}")),
             ..event(&format!("{{\"a\": {number}.50, \"text\": \"{}\"}}", "x".repeat(50)))
         }
@@ -161,6 +162,7 @@ impl World {
             if self.below(2) == 0 {
                 plan.skipped.push(Skipped {
                     pipeline: None,
+                    pipeline_version: None,
                     route: None,
                     by: "trigger".to_owned(),
                     reason: format!("not wanted: {}", next.0),

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use http::Method;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -264,4 +265,47 @@ async fn what_a_source_must_never_store_reaches_no_disk_by_any_door() {
     assert_eq!(list["data"].as_array().unwrap().len(), 2);
     assert!(!kept.contains("never-this") && !kept.contains("4242 4242"), "{kept}");
     assert!(kept.contains(r#""plan":"pro""#));
+}
+
+#[tokio::test]
+async fn a_message_counts_once_for_as_long_as_its_source_says() {
+    let resources = "version: 1\nproject: acme\nsources:\n  \
+        - { name: web, kind: segment, write_key: wk_demo, key_window: 36h }\n  \
+        - { name: ever, kind: segment, write_key: wk_ever }\n  \
+        - { name: hook, kind: webhook, verify: none, key: payload.id, key_window: 24h }\n";
+    let gateway = Gateway::start(resources, "http://127.0.0.1:9/").await;
+    let send = async |gateway: &Gateway, key: &str| {
+        let mut message = track("m1");
+        message["writeKey"] = key.into();
+        Caller::new(gateway, None).post("/v1/track", &message).await.expect(200);
+        let reader = Caller::admin(gateway);
+        let list = reader.get("/api/v1/events?project=acme").await.expect(200).json();
+        list["data"].as_array().unwrap().len()
+    };
+    // The same message within the window is one event, and after it another, which then counts.
+    for (hours, events) in [(0, 1), (36, 1), (1, 2), (30, 2), (7, 3)] {
+        gateway.clock.advance(SignedDuration::from_hours(hours));
+        assert_eq!(send(&gateway, "wk_demo").await, events, "{hours} hours later");
+    }
+    let gateway = gateway.restart().await;
+    gateway.clock.advance(SignedDuration::from_hours(35));
+    assert_eq!(send(&gateway, "wk_demo").await, 3);
+    // Where nothing is said, a key counts for ever, whoever took it.
+    gateway.clock.advance(SignedDuration::from_hours(24 * 365));
+    assert_eq!(send(&gateway, "wk_ever").await, 3);
+
+    // It is the same for what other services post.
+    for (hours, events) in [(0, 4), (24, 4), (1, 5)] {
+        gateway.clock.advance(SignedDuration::from_hours(hours));
+        Caller::new(&gateway, None).post("/in/hook", &json!({ "id": 7 })).await.expect(200);
+        let list = Caller::admin(&gateway).get("/api/v1/events?project=acme").await.json();
+        assert_eq!(list["data"].as_array().unwrap().len(), events, "{hours} hours later");
+    }
+
+    let caller = Caller::admin(&gateway);
+    for (kind, window) in [("segment", "23h"), ("api", "48h")] {
+        let spec = json!({ "name": "x", "kind": kind, "key_window": window });
+        let problem = caller.post("/api/v1/sources?project=acme", &spec).await.expect(400).json();
+        assert_eq!(problem["errors"][0]["field"], "key_window", "{problem}");
+    }
 }

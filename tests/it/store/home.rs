@@ -15,9 +15,12 @@ use tidegate::{
     },
     store::{
         Appended, Database, Next, Recording, Settlement,
+        postgres::{self, Address, Node, PostgresStore},
         sqlite::{Options, SqliteStore},
     },
 };
+
+use crate::harness::cluster::shared;
 
 /// Where a database is opened, and found again after its process was lost.
 #[async_trait]
@@ -65,7 +68,7 @@ pub fn open_sqlite(path: &Path, options: Options) -> tidegate::store::Result<Ope
     Ok(Open { store, accepted, clock })
 }
 
-type Accepted = hint::Receiver<Vec<Arc<Event>>, bool>;
+pub type Accepted = hint::Receiver<Vec<Arc<Event>>, bool>;
 
 /// With all that it can do beyond the contract.
 pub fn sqlite(
@@ -81,6 +84,62 @@ pub fn sqlite(
     });
     let store = Arc::new(SqliteStore::open(path, options, clock.clone(), random, sender)?);
     Ok((store, accepted, clock))
+}
+
+pub fn on_postgres() -> PostgresHome {
+    PostgresHome { address: shared().prepared() }
+}
+
+/// A database of its own.
+pub struct PostgresHome {
+    pub address: Address,
+}
+
+#[async_trait]
+impl Home for PostgresHome {
+    async fn open(&self) -> Open {
+        let (store, mut accepts, clock) = postgres(&self.address, 1).await.unwrap();
+        Open { store, accepted: accepts.remove(0), clock }
+    }
+}
+
+/// A node that is alone, with the hints of each shard, of which a new database gets so many.
+pub async fn postgres(
+    address: &Address,
+    shards: u16,
+) -> tidegate::store::Result<(Arc<PostgresStore>, Vec<Accepted>, Arc<ManualClock>)> {
+    // Small partitions, so that histories are about several.
+    let options = postgres::Options { shards, partition_events: 64, ..Default::default() };
+    postgres_with(address, options).await
+}
+
+pub async fn postgres_with(
+    address: &Address,
+    options: postgres::Options,
+) -> tidegate::store::Result<(Arc<PostgresStore>, Vec<Accepted>, Arc<ManualClock>)> {
+    let node = Node {
+        id: u128::from(number()) << 64 | u128::from(number()),
+        name: "test".to_owned(),
+        roles: vec![],
+        address: None,
+        is_alone: true,
+    };
+    let clock = Arc::new(ManualClock::at(now()));
+    let mut accepts = Vec::new();
+    let accept = |_| {
+        let (sender, accepted) = hint::channel(10_000);
+        accepts.push(accepted);
+        sender
+    };
+    let random = Box::new(number);
+    let store = PostgresStore::open(address, options, node, clock.clone(), random, accept).await?;
+    Ok((Arc::new(store), accepts, clock))
+}
+
+fn number() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).unwrap();
+    u64::from_le_bytes(bytes)
 }
 
 pub fn now() -> Timestamp {
@@ -104,6 +163,7 @@ pub fn event(payload: &str) -> NewEvent {
         timestamp: Some(now() - SignedDuration::from_mins(5)),
         received_at: now() + SignedDuration::from_nanos(123_456_789),
         key: None,
+        key_counts_for: None,
         metadata: RawJson::trusted(r#"{"ip": "127.0.0.1"}"#),
         payload: RawJson::trusted(payload.to_owned()),
     }

@@ -9,8 +9,11 @@ mod replay;
 mod waiting;
 mod record;
 mod erase;
+mod memories;
 mod random;
 mod sqlite;
+mod postgres;
+mod postgres_speed;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -22,8 +25,16 @@ use tidegate::{
 
 use self::home::{Home, ended, event, ids, keyed, new_events, note, plan_for, projects, seqs};
 
+/// Every test on every database.
 macro_rules! contract {
-    ($($backend:ident: $($module:ident::$test:ident)*;)*) => { $(
+    ($($module:ident::$test:ident)*) => {
+        on!(on_sqlite: $($module::$test)*);
+        on!(on_postgres: $($module::$test)*);
+    };
+}
+
+macro_rules! on {
+    ($backend:ident: $($module:ident::$test:ident)*) => {
         mod $backend {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -32,44 +43,45 @@ macro_rules! contract {
                 }
             )*
         }
-    )* };
+    };
 }
 
 contract! {
-    on_sqlite:
-        events::a_key_is_accepted_once_of_64_at_the_same_time
-        events::a_key_counts_in_its_own_project_only_and_for_ever
-        events::a_given_id_counts_as_a_key_of_its_own_kind
-        events::events_have_dense_places_in_the_order_of_the_hints
-        events::an_event_is_read_back_as_it_was_accepted
-        events::an_event_is_planned_once
-        events::a_plan_that_leaves_one_out_is_refused
-        events::what_has_no_plan_survives_a_crash
-        events::resources_change_all_or_none
-        events::after_close_every_call_says_so
-        owed::what_is_planned_is_owed_until_it_ends
-        owed::a_settlement_of_what_has_ended_is_ignored
-        owed::a_line_is_in_the_order_of_its_places
-        owed::a_line_takes_only_so_many_of_each_lane
-        owed::a_line_goes_on_behind_any_place
-        owed::what_failed_is_due_when_its_time_has_come
-        owed::the_backlog_counts_by_destination
-        owed::what_is_owed_survives_a_crash
-        owed::what_is_owed_survives_closing
-        owed::a_message_has_the_copy_of_its_destination
-        waiting::a_plan_that_waits_gets_its_rest_later_and_in_any_order
-        waiting::a_rest_that_is_refused_can_be_planned_again
-        waiting::a_delivery_can_be_dead_from_the_start
-        replay::a_replay_makes_new_deliveries_and_keeps_its_progress
-        replay::a_replay_repeats_the_copy_of_a_delivery
-        replay::an_event_has_room_for_so_many_deliveries_and_no_more
-        record::what_was_sent_already_is_kept_with_what_came_of_it
-        record::a_recording_says_nothing_about_the_plans_before_it
-        record::what_was_recorded_can_be_replayed
-        erase::what_events_say_about_a_person_is_erased_and_nothing_else
-        erase::an_erasure_that_is_asked_for_again_finds_the_rest
-        random::work_of_any_kind_agrees_with_a_model
-        ;
+    events::a_key_is_accepted_once_of_64_at_the_same_time
+    events::a_key_counts_in_its_own_project_only_and_for_ever
+    events::a_given_id_counts_as_a_key_of_its_own_kind
+    events::events_have_dense_places_in_the_order_of_the_hints
+    events::an_event_is_read_back_as_it_was_accepted
+    events::an_event_is_planned_once
+    events::a_plan_that_leaves_one_out_is_refused
+    events::what_has_no_plan_survives_a_crash
+    events::resources_change_all_or_none
+    events::after_close_every_call_says_so
+    owed::what_is_planned_is_owed_until_it_ends
+    owed::a_settlement_of_what_has_ended_is_ignored
+    owed::a_line_is_in_the_order_of_its_places
+    owed::a_line_takes_only_so_many_of_each_lane
+    owed::a_line_goes_on_behind_any_place
+    owed::what_failed_is_due_when_its_time_has_come
+    owed::the_backlog_counts_by_destination
+    owed::what_is_owed_survives_a_crash
+    owed::what_is_owed_survives_closing
+    owed::a_message_has_the_copy_of_its_destination
+    waiting::a_plan_that_waits_gets_its_rest_later_and_in_any_order
+    waiting::a_rest_that_is_refused_can_be_planned_again
+    waiting::a_delivery_can_be_dead_from_the_start
+    replay::a_replay_makes_new_deliveries_and_keeps_its_progress
+    replay::a_replay_repeats_the_copy_of_a_delivery
+    replay::an_event_has_room_for_so_many_deliveries_and_no_more
+    record::what_was_sent_already_is_kept_with_what_came_of_it
+    record::a_recording_says_nothing_about_the_plans_before_it
+    record::what_was_recorded_can_be_replayed
+    erase::what_events_say_about_a_person_is_erased_and_nothing_else
+    erase::an_erasure_that_is_asked_for_again_finds_the_rest
+    memories::what_is_remembered_changes_with_its_plan_and_survives_a_crash
+    memories::counts_of_a_minute_add_up_by_version_and_place
+    memories::a_key_that_counts_for_a_while_is_taken_again_after_it
+    random::work_of_any_kind_agrees_with_a_model
 }
 
 mod events {
@@ -224,6 +236,7 @@ mod events {
         let events = new_events(&open.store.append(offered).await.unwrap());
         let skipped = Skipped {
             pipeline: None,
+            pipeline_version: None,
             route: None,
             by: "trigger".to_owned(),
             reason: "no pipeline wants it".to_owned(),

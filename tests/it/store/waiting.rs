@@ -10,6 +10,7 @@ use super::home::{Home, Open, ended, event, new_events, note, plan_for, projects
 fn reason(by: &str) -> Skipped {
     Skipped {
         pipeline: Some("leads".parse().unwrap()),
+        pipeline_version: Some(3),
         route: None,
         by: by.to_owned(),
         reason: format!("because of {by}"),

@@ -13,7 +13,7 @@ use std::{
 use super::{
     KeyHash, Limits, Shared, State, Table, merge,
     run::{self, EXTENSION, Run},
-    similar, wait,
+    wait,
     write::{self, UNFINISHED, Writer},
 };
 use crate::{
@@ -109,6 +109,7 @@ fn flush_tables(shared: &Shared) {
             }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "keys are not written");
+                shared.status.judge(&error);
                 state.failure = Some(error);
                 shared.moved.notify_all();
                 state = pause(shared, state);
@@ -158,7 +159,7 @@ fn merge_runs(shared: &Shared) {
             Ok(None) => (),
             Err(error) => {
                 // Nothing is lost: the runs stay as they are, and a search looks at a few more.
-                let error = similar(&error);
+                shared.status.judge(&error);
                 tracing::warn!(error = &error as &dyn std::error::Error, "keys are not merged");
                 state = pause(shared, state);
             }
@@ -173,7 +174,9 @@ fn remove(shared: &Shared, runs: &[Arc<Run>]) {
             tracing::warn!(error = &error as &dyn std::error::Error, "a merged run stays");
         }
     }
-    let _ = write::sync_folder(&shared.folder);
+    if let Err(error) = write::sync_folder(&shared.folder) {
+        shared.status.judge(&error);
+    }
 }
 
 /// What a run that takes the place of `replaced` may use for its filter.

@@ -56,22 +56,22 @@ pub fn merge(
     let mut heads = BinaryHeap::new();
     for (age, source) in sources.iter_mut().enumerate() {
         if let Some((hash, id)) = source.next().transpose()? {
-            heads.push(Reverse((hash, age, id)));
+            heads.push(Reverse((hash, Reverse(age), id)));
         }
     }
     let mut previous: Option<KeyHash> = None;
-    while let Some(Reverse((hash, age, id))) = heads.pop() {
+    while let Some(Reverse((hash, Reverse(age), id))) = heads.pop() {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        // Of equal hashes the one in the oldest run stays. The store adds a key once, so this only
-        // decides what happens if it ever did not.
+        // Of equal hashes the one in the newest run stays: a key that counts for a while only may have
+        // been taken again.
         if previous != Some(hash) {
             writer.push((hash, id))?;
         }
         previous = Some(hash);
         if let Some((hash, id)) = sources[age].next().transpose()? {
-            heads.push(Reverse((hash, age, id)));
+            heads.push(Reverse((hash, Reverse(age), id)));
         }
     }
     writer.finish(filter_memory).map(Some)

@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use self::run::Run;
+use super::status::Status;
 use crate::{
     model::{EventId, EventSeq, ProjectId},
     store::{Result, StoreError},
@@ -88,6 +89,8 @@ struct Shared {
     /// Something moved: a table is full, a run is there, the end is near.
     moved: Condvar,
     stop: AtomicBool,
+    /// Hears of a disk that broke.
+    status: Arc<Status>,
 }
 
 struct State {
@@ -130,11 +133,18 @@ impl Keys {
     ///
     /// What a crash left unfinished is deleted: events still have those keys. A run that is damaged
     /// or missing is an error, since its events may be gone, and their keys would be accepted anew.
-    pub fn open(folder: &Path, secret: [u8; 32]) -> Result<Self> {
-        Self::open_with(folder, secret, Limits::default())
+    ///
+    /// `status` hears of a disk that broke.
+    pub fn open(folder: &Path, secret: [u8; 32], status: Arc<Status>) -> Result<Self> {
+        Self::open_with(folder, secret, Limits::default(), status)
     }
 
-    pub fn open_with(folder: &Path, secret: [u8; 32], limits: Limits) -> Result<Self> {
+    pub fn open_with(
+        folder: &Path,
+        secret: [u8; 32],
+        limits: Limits,
+        status: Arc<Status>,
+    ) -> Result<Self> {
         let secret = Zeroizing::new(secret);
         fs::create_dir_all(folder).map_err(run::failure)?;
         let runs = background::open_runs(folder, secret_check(&secret), &limits)?;
@@ -154,6 +164,7 @@ impl Keys {
             state: Mutex::new(state),
             moved: Condvar::new(),
             stop: AtomicBool::new(false),
+            status,
         });
         let background = background::start(&shared)?;
         Ok(Self { reader: KeyReader { shared }, background })
@@ -172,13 +183,14 @@ impl Keys {
     }
 
     /// Adds the key of an event that is committed, in the order of events; an event may have several.
+    /// A key that was added before means the newest event from now on.
     ///
     /// It waits only while more tables than `Limits::waiting_tables` wait for a disk that does not keep up.
     pub fn add(&mut self, hash: KeyHash, id: EventId, seq: EventSeq) {
         let shared = &self.reader.shared;
         let mut state = shared.room(seq.0);
         if seq.0 > state.covered {
-            state.recent.entries.entry(hash.bits()).or_insert(id);
+            state.recent.entries.insert(hash.bits(), id);
             state.seen = state.seen.max(seq.0);
         }
     }
@@ -304,8 +316,8 @@ impl Shared {
 impl State {
     fn in_memory(&self, hash: &KeyHash) -> Option<EventId> {
         let bits = hash.bits();
-        let full = self.full.iter().find_map(|it| it.entries.get(&bits));
-        full.or_else(|| self.recent.entries.get(&bits)).copied()
+        let full = || self.full.iter().rev().find_map(|it| it.entries.get(&bits));
+        self.recent.entries.get(&bits).or_else(full).copied()
     }
 
     /// The last event whose keys are in a run or in a table that is on its way there.
@@ -359,6 +371,7 @@ fn similar(failure: &StoreError) -> StoreError {
         StoreError::Damaged { what } => StoreError::Damaged { what },
         StoreError::Newer { found, known } => StoreError::Newer { found: *found, known: *known },
         StoreError::TooManyDeliveries => StoreError::TooManyDeliveries,
+        StoreError::Fenced => StoreError::Fenced,
         StoreError::Closed => StoreError::Closed,
         StoreError::Unavailable(source) => StoreError::Unavailable(source.to_string().into()),
     }

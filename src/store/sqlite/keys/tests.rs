@@ -16,7 +16,7 @@ const SMALL: Limits = Limits {
 };
 
 fn open(folder: &Path) -> Keys {
-    Keys::open_with(folder, SECRET, SMALL).unwrap()
+    Keys::open_with(folder, SECRET, SMALL, Arc::default()).unwrap()
 }
 
 fn project() -> ProjectId {
@@ -46,7 +46,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn refused(folder: &Path) -> StoreError {
-    Keys::open_with(folder, SECRET, SMALL).err().expect("it must not open")
+    Keys::open_with(folder, SECRET, SMALL, Arc::default()).err().expect("it must not open")
 }
 
 #[derive(Clone, Debug)]
@@ -125,20 +125,27 @@ fn keys_of_other_projects_and_namespaces_are_other_keys() {
 }
 
 #[test]
-fn an_event_that_is_added_twice_keeps_its_first_id() {
+fn a_key_that_is_taken_again_means_the_newest_event_through_merges_and_restarts() {
     let folder = tempfile::tempdir().unwrap();
-    let mut keys = open(folder.path());
-    let hash = keys.reader.hash(0, project(), "a");
-    keys.add(hash, id(1), EventSeq(1));
-    keys.add(hash, id(2), EventSeq(2));
-    assert_eq!(keys.find(&hash).unwrap(), Some(id(1)));
+    let limits = Limits { recent_keys: 2, ..SMALL };
+    let mut keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
+    let hash = keys.reader.hash(0, project(), "again");
+    for seq in 1..=200 {
+        let key = if seq % 10 == 0 { "again".to_owned() } else { seq.to_string() };
+        keys.add(keys.reader.hash(0, project(), &key), id(seq), EventSeq(seq));
+        assert_eq!(keys.find(&hash).unwrap(), (seq >= 10).then(|| id(seq / 10 * 10)), "{seq}");
+    }
+    keys.reader.flush().unwrap();
+    drop(keys);
+    let keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
+    assert_eq!(keys.find(&hash).unwrap(), Some(id(200)));
 }
 
 #[test]
 fn both_keys_of_an_event_are_in_one_run() {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { recent_keys: 1, ..SMALL };
-    let mut keys = Keys::open_with(folder.path(), SECRET, limits).unwrap();
+    let mut keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
     for seq in 1..=50 {
         for namespace in 0..2 {
             let hash = keys.reader.hash(namespace, project(), &seq.to_string());
@@ -146,7 +153,7 @@ fn both_keys_of_an_event_are_in_one_run() {
         }
     }
     drop(keys);
-    let keys = Keys::open_with(folder.path(), SECRET, limits).unwrap();
+    let keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
     assert!(keys.covered() > EventSeq(0));
     for seq in 1..=keys.covered().0 {
         for namespace in 0..2 {
@@ -216,7 +223,7 @@ fn a_run_of_another_secret_is_refused() {
     fill(&mut keys, 1..=100);
     keys.reader().flush().unwrap();
     drop(keys);
-    let error = Keys::open_with(folder.path(), [8; 32], SMALL).err().unwrap();
+    let error = Keys::open_with(folder.path(), [8; 32], SMALL, Arc::default()).err().unwrap();
     assert!(matches!(error, StoreError::Damaged { .. }));
 }
 
@@ -249,7 +256,9 @@ fn a_flipped_bit_is_found_before_it_is_believed() {
         flipped[place] ^= 1;
         fs::write(path, &flipped).unwrap();
         // Either it does not open, or no find gives a wrong answer, or the bit is in unused space.
-        let Ok(keys) = Keys::open_with(folder.path(), SECRET, SMALL) else { continue };
+        let Ok(keys) = Keys::open_with(folder.path(), SECRET, SMALL, Arc::default()) else {
+            continue;
+        };
         for key in 1..=190 {
             let hash = keys.reader.hash(0, project(), &key.to_string());
             match keys.find(&hash) {
@@ -278,48 +287,4 @@ fn when_the_disk_fails_for_long_nothing_more_may_be_accepted() {
     }
     assert_eq!(keys.find(&absent).unwrap(), None);
     assert_eq!(keys.covered(), EventSeq(1_000));
-}
-
-/// `cargo test --release --lib keys_speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn keys_speed() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut keys = Keys::open(folder.path(), SECRET).unwrap();
-    for million in 1..=10_u64 {
-        let start = std::time::Instant::now();
-        for seq in (million - 1) * 1_000_000 + 1..=million * 1_000_000 {
-            let hash = keys.reader.hash(0, project(), &format!("order-{seq}-placed"));
-            if keys.find(&hash).unwrap().is_none() {
-                keys.add(hash, id(seq), EventSeq(seq));
-            }
-        }
-        let all = start.elapsed();
-        let start = std::time::Instant::now();
-        for absent in 0..200_000 {
-            let hash = keys.reader.hash(1, project(), &format!("order-{absent}-placed"));
-            assert!(keys.find(&hash).unwrap().is_none());
-        }
-        let find = start.elapsed();
-        let (runs, waiting) = {
-            let state = keys.reader.shared.lock();
-            (state.runs.len(), state.full.len())
-        };
-        println!(
-            "{million} M keys: hash + find + add {:.2} µs, hash + find {:.2} µs, {runs} runs, {waiting} tables wait",
-            all.as_secs_f64(),
-            find.as_secs_f64() * 5.0,
-        );
-    }
-    keys.reader().flush().unwrap();
-    drop(keys);
-    let start = std::time::Instant::now();
-    let keys = Keys::open(folder.path(), SECRET).unwrap();
-    println!("opened in {:?}, covered {:?}", start.elapsed(), keys.covered());
-    let start = std::time::Instant::now();
-    for seq in (1..=10_000_000_u64).step_by(100) {
-        let hash = keys.reader.hash(0, project(), &format!("order-{seq}-placed"));
-        assert_eq!(keys.find(&hash).unwrap(), Some(id(seq)));
-    }
-    println!("hash + find of a key that is there: {:.2} µs", start.elapsed().as_secs_f64() * 10.0);
 }

@@ -248,6 +248,7 @@ fn is_damage(error: &StoreError) -> bool {
         StoreError::Full
         | StoreError::Newer { .. }
         | StoreError::TooManyDeliveries
+        | StoreError::Fenced
         | StoreError::Closed => false,
     }
 }

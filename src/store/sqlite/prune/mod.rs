@@ -8,8 +8,6 @@
 mod erase;
 mod rewrite;
 
-pub(super) use rewrite::ERASED_METADATA;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},

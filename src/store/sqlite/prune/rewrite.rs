@@ -13,6 +13,7 @@ use crate::{
     model::{DeliverySeq, EventSeq},
     store::{
         Result,
+        codes::ERASED_METADATA,
         sqlite::{
             blocks::{Block, Packer},
             error::of_file,
@@ -182,10 +183,6 @@ impl Forgetting {
     }
 }
 
-/// What stands where the body of an event was. No sender can write such metadata: ours always names a
-/// source.
-pub(in crate::store::sqlite) const ERASED_METADATA: &[u8] = br#"{"erased":true}"#;
-
 /// What else is erased. The digest 0 stands for an event whose body is.
 const ERASURES: &str = "
     UPDATE main.events SET key = NULL, digest = 0 WHERE seq IN (SELECT event FROM erased);
@@ -208,6 +205,8 @@ const COPIES: &[&str] = &[
     "INSERT INTO main.activity SELECT * FROM old.activity \
      WHERE delivery >> 11 NOT IN (SELECT event FROM gone) ORDER BY delivery, number",
     "INSERT INTO main.minutes SELECT * FROM old.minutes",
+    "INSERT INTO main.tallies SELECT * FROM old.tallies",
+    "INSERT INTO main.memories SELECT * FROM old.memories",
     "INSERT INTO main.replays SELECT * FROM old.replays",
     "INSERT INTO main.facts SELECT * FROM old.facts",
 ];

@@ -13,6 +13,7 @@ mod deliveries;
 mod activity;
 mod count;
 mod stats;
+mod counts;
 
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ use jiff::Timestamp;
 use super::{SqliteStore, blocking, first_with_key, owed::OwedFile, readers::Readers, replay};
 use crate::{
     model::{
-        DeliveryId, DeliverySeq, DeliveryState, DestinationId, Event, EventId, EventSeq,
-        IdempotencyKey, ProjectId, ReplayId, Selection,
+        Counted, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Event, EventId, EventSeq,
+        IdempotencyKey, PipelineId, ProjectId, ReplayId, Selection,
     },
     store::{
         ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Minute, Page,
@@ -132,6 +133,15 @@ impl Records for SqliteStore {
         until: Timestamp,
     ) -> Result<Vec<Minute>> {
         self.ask(move |it| it.stats(destination, from, until)).await
+    }
+
+    async fn counts(
+        &self,
+        pipeline: PipelineId,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Counted>> {
+        self.ask(move |it| it.counts(pipeline, from, until)).await
     }
 
     async fn replay_progress(&self, replay: ReplayId) -> Result<ReplayProgress> {

@@ -1,0 +1,4 @@
+// The package as Node finds it.
+import "./webcrypto.js";
+
+export * from "./index.js";

@@ -1,0 +1,150 @@
+//! The parsers that strangers' bytes reach, each as a function from bytes to what it promises, for the
+//! fuzzers in `fuzz/` and for the test that runs their corpus.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::{
+    batch::{self, AT_MOST, Format},
+    body::{self, Room},
+    event::{self, Draft},
+    metadata::Circumstances,
+    segment::parsers as segment_parsers,
+    webhook::parsers as webhook_parsers,
+};
+use crate::{
+    crypto::inbound::{self, Received},
+    model::{Name, Provider, Secret, TypeName},
+};
+
+/// A promise that was broken.
+pub type Broken = &'static str;
+
+/// One event of the REST API.
+pub fn envelope(bytes: &[u8]) -> Result<(), Broken> {
+    event::parse(bytes, "").map_or(Ok(()), |draft| well_formed(&draft))
+}
+
+/// Many events of the REST API. The first byte says in which format.
+pub fn batch(bytes: &[u8]) -> Result<(), Broken> {
+    let Some((first, body)) = bytes.split_first() else { return Ok(()) };
+    let format = if first % 2 == 0 { Format::Array } else { Format::Lines };
+    let Ok(items) = batch::parse(body, format) else { return Ok(()) };
+    if items.is_empty() || items.len() > AT_MOST {
+        return Err("a batch has one to a thousand events");
+    }
+    items.iter().flatten().try_for_each(well_formed)
+}
+
+/// A request of Segment's clients. The first byte says in which encoding it comes, and for which call.
+pub fn segment(bytes: &[u8]) -> Result<(), Broken> {
+    const LARGEST: usize = 512 * 1024;
+    let Some((first, body)) = bytes.split_first() else { return Ok(()) };
+    let mut headers = HeaderMap::new();
+    let encoding = ["", "gzip", "zstd", "identity"][usize::from(first % 4)];
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    let room = Room::new(LARGEST);
+    let read = body::read(Body::from(body.to_vec()), &headers, LARGEST, &room).now_or_never();
+    let Ok((body, _lease)) = read.ok_or("a body that is there is read at once")? else {
+        return Ok(());
+    };
+    if body.len() > LARGEST {
+        return Err("a body inflates to its limit at most");
+    }
+    segment_parsers::messages(&body, first >> 2)
+}
+
+/// A webhook with the signature of a service: a byte that says which, header lines, an empty line, and
+/// the body. Nobody knows the secret, so nothing may be believed.
+pub fn signature(bytes: &[u8]) -> Result<(), Broken> {
+    let Some((first, rest)) = bytes.split_first() else { return Ok(()) };
+    let provider = Provider::ALL[usize::from(*first) % Provider::ALL.len()];
+    let scheme = inbound::preset(provider).scheme;
+    let (headers, body) = head_and_body(rest);
+    let secret = match provider {
+        Provider::StandardWebhooks | Provider::Svix => "whsec_nVkT0pWq7pXo3yS8rJd2mC5hZaQ4uLb6",
+        // A point of the curve, to which nobody has the private key.
+        Provider::Sendgrid => {
+            "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEks76I3SklaMExYeThDt2B27MSJBjquH0zMkwBvjsRu2g1GWFOXX6KHfUfMGc3O6ZNBJbtfYWnK17rZPT33I5kw=="
+        }
+        Provider::Stripe
+        | Provider::Github
+        | Provider::Slack
+        | Provider::Shopify
+        | Provider::Twilio
+        | Provider::Gitlab
+        | Provider::Paddle
+        | Provider::Segment
+        | Provider::Customerio => "p9Kx2vQ7rT4mZ8wB1nC6",
+    };
+    let key = scheme.key(&Secret::new(secret)).map_err(|_| "the secret is of use")?;
+    let received = Received { headers: &headers, url: "https://a.example/in/x?a=b", body };
+    // 2026-01-01, which the times of the corpus are near.
+    let now = Timestamp::from_second(1_767_225_600).unwrap_or(Timestamp::UNIX_EPOCH);
+    if scheme.verify(&[key], &received, now).is_ok() {
+        return Err("nothing is believed without the secret");
+    }
+    webhook_parsers::content(&headers, &Bytes::copy_from_slice(body))
+}
+
+/// What is behind the last line that is no header, is the body.
+fn head_and_body(bytes: &[u8]) -> (HeaderMap, &[u8]) {
+    let mut headers = HeaderMap::new();
+    let mut rest = bytes;
+    while let Some(end) = rest.iter().position(|it| *it == b'\n') {
+        let (line, behind) = (&rest[..end], &rest[end + 1..]);
+        let Some(colon) = line.iter().position(|it| *it == b':') else {
+            return (headers, behind);
+        };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+        rest = behind;
+    }
+    (headers, rest)
+}
+
+/// What everything behind the parser relies on.
+fn well_formed(draft: &Draft<'_>) -> Result<(), Broken> {
+    valid(draft.payload.get().as_bytes())?;
+    if draft.event_type.as_str().parse::<TypeName>().is_err() {
+        return Err("a type obeys its rule");
+    }
+    let Some(given) = draft.metadata else { return Ok(()) };
+    let Ok(source) = "app".parse::<Name>() else { return Ok(()) };
+    let seen = Circumstances::of(&HeaderMap::new(), IpAddr::from([192, 0, 2, 1]));
+    let Ok(seen) = seen else { return Ok(()) };
+    let metadata = seen.with(&source, given);
+    valid(metadata.bytes())?;
+    let names: Result<BTreeMap<String, IgnoredAny>, _> = serde_json::from_str(given.get());
+    let kept: Result<BTreeMap<String, IgnoredAny>, _> = serde_json::from_slice(metadata.bytes());
+    let (Ok(names), Ok(kept)) = (names, kept) else { return Err("names in metadata are texts") };
+    if names.keys().any(|it| {
+        !kept.contains_key(it) && it != "schema_errors" && it != "hops" && it != "user_agent"
+    }) {
+        return Err("nothing of the sender's metadata is lost");
+    }
+    match serde_json::from_slice::<Value>(metadata.bytes()) {
+        Ok(it) if it["source"] != "app" || it["ip"] != "192.0.2.1" => {
+            Err("what we saw wins over what the sender says")
+        }
+        // Half a pair of surrogates is JSON, and no text.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether it is JSON: payloads are trusted to be.
+pub(super) fn valid(json: &[u8]) -> Result<(), Broken> {
+    serde_json::from_slice::<IgnoredAny>(json).map(drop).map_err(|_| "a payload is JSON")
+}

@@ -1,0 +1,156 @@
+//! Who posts to `/api/v1/events`, and how what is posted becomes events of a source.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{
+    auth::{OpenSource, Session},
+    batch::{self, Format},
+    event::Draft,
+    metadata::Circumstances,
+    traffic::{Caller, Rejection},
+    types::{self, Judge, Verdict},
+};
+use crate::{
+    model::{NewEvent, ProjectId, RawJson, SourceId, TypeName},
+    problem::{FieldError, Problem},
+    schema::Fault,
+};
+
+/// Who sends, and what the request tells about its events.
+pub struct Sender {
+    pub session: Session,
+    pub project: ProjectId,
+    pub received_at: Timestamp,
+    pub circumstances: Circumstances,
+    pub judge: Judge,
+}
+
+/// A batch, its events apart from what was wrong with the others.
+pub struct Parsed {
+    pub events: Vec<NewEvent>,
+    /// In the order of the request; `Ok` stands for the next of `events`.
+    pub items: Vec<Result<(), Unfit>>,
+}
+
+/// Why an event is not kept.
+#[derive(Debug)]
+pub enum Unfit {
+    Fields(Vec<FieldError>),
+    Schema { source: SourceId, event_type: TypeName, faults: Vec<Fault> },
+}
+
+impl Unfit {
+    /// As errors of a request. `path` is where the event stands in it; fields have theirs already.
+    pub fn into_errors(self, path: &str) -> Vec<FieldError> {
+        match self {
+            Self::Fields(errors) => errors,
+            Self::Schema { faults, .. } => types::field_errors(path, &faults),
+        }
+    }
+
+    pub fn into_problem(self) -> Problem {
+        match self {
+            Self::Fields(errors) => Problem::invalid(errors),
+            Self::Schema { event_type, faults, .. } => types::problem(&event_type, &faults),
+        }
+    }
+
+    /// What its source's list of rejections tells, and which source that is, if it is known.
+    pub fn rejection(&self, at: Timestamp, ip: std::net::IpAddr) -> (Option<SourceId>, Rejection) {
+        match self {
+            Self::Fields(errors) => {
+                let first = errors.first();
+                let reason =
+                    first.map(|it| format!("{}: {}; found {}", it.field, it.rule, it.found));
+                let code = "invalid_request".into();
+                (None, Rejection { at, code, reason: reason.unwrap_or_default(), ip })
+            }
+            Self::Schema { source, event_type, faults } => {
+                let reason = types::reason(event_type, faults);
+                (Some(*source), Rejection { at, code: types::CODE.into(), reason, ip })
+            }
+        }
+    }
+}
+
+impl Sender {
+    /// Whose key it is, for the counts.
+    pub fn caller(&self) -> Caller {
+        Caller::Key(self.session.caller.key)
+    }
+
+    /// Where an event is counted that names no source.
+    pub fn usual_source(&self) -> Option<SourceId> {
+        self.session.sources(self.project)?.get(None).map(|it| it.id)
+    }
+
+    /// `body` is what the draft was parsed from; the event keeps slices of it.
+    pub fn event(&self, body: &Bytes, draft: Draft<'_>, path: &str) -> Result<NewEvent, Unfit> {
+        let sources = self.session.sources(self.project);
+        let source = sources.and_then(|it| it.get(draft.source.as_deref()));
+        let Some(source) = source else {
+            let field = if path.is_empty() { "source".into() } else { format!("{path}.source") };
+            let (rule, found) = match draft.source {
+                Some(_) => (
+                    "it is the name of an enabled source of kind `api` in this project",
+                    "another name",
+                ),
+                None => ("the project has an enabled source of kind `api`: make one first", "none"),
+            };
+            return Err(Unfit::Fields(vec![FieldError::new(field, rule, found)]));
+        };
+        let metadata = match draft.metadata {
+            Some(given) => self.circumstances.with(&source.name, given),
+            None => self.circumstances.alone(&source.name),
+        };
+        let event = NewEvent {
+            id: draft.id,
+            project: self.project,
+            source: source.id,
+            event_type: draft.event_type,
+            timestamp: draft.timestamp,
+            received_at: self.received_at,
+            key: draft.key,
+            key_counts_for: None,
+            metadata,
+            payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
+        };
+        let is_key_derived = event.key.is_none();
+        judged(event, source, is_key_derived, &self.judge)
+    }
+
+    pub fn events(&self, body: &Bytes, format: Format) -> Result<Parsed, Problem> {
+        let drafts = batch::parse(body, format)?;
+        let mut parsed = Parsed {
+            events: Vec::with_capacity(drafts.len()),
+            items: Vec::with_capacity(drafts.len()),
+        };
+        for (place, draft) in drafts.into_iter().enumerate() {
+            let event = draft
+                .map_err(Unfit::Fields)
+                .and_then(|draft| self.event(body, draft, &format!("events[{place}]")));
+            parsed.items.push(event.map(|event| parsed.events.push(event)));
+        }
+        Ok(parsed)
+    }
+}
+
+/// The event as its source keeps it, if the schema of its type lets it.
+pub fn judged(
+    mut event: NewEvent,
+    source: &OpenSource,
+    is_key_derived: bool,
+    judge: &Judge,
+) -> Result<NewEvent, Unfit> {
+    // Of what the sender sent, and so before anything is taken out that must not be kept.
+    match judge.verdict(event.project, &event.event_type, &event.payload) {
+        Verdict::Fine => (),
+        Verdict::Flagged(faults) => event.metadata = types::flagged(&event.metadata, &faults),
+        Verdict::Rejected(faults) => {
+            let event_type = event.event_type;
+            return Err(Unfit::Schema { source: event.source, event_type, faults });
+        }
+    }
+    Ok(source.finish(event, is_key_derived))
+}

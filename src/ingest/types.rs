@@ -1,0 +1,183 @@
+//! Event types that events are held to: their schemas, compiled once, and what they say of a payload.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::{
+    catalog::Catalog,
+    model::{EventType, ProjectId, RawJson, TypeName, Validate},
+    problem::{FieldError, Kind, Problem},
+    schema::{Fault, Learned, Schema},
+};
+
+/// Why an event is not kept, among the codes of rejections.
+pub const CODE: &str = "schema";
+
+/// All event types that events are held to, and what traffic shows of every type.
+pub struct Types {
+    catalog: watch::Receiver<Arc<Catalog>>,
+    held: RwLock<Arc<Held>>,
+    pub learned: Learned,
+}
+
+/// Those of one catalogue. It lives until the catalogue changes.
+struct Held {
+    catalog: Arc<Catalog>,
+    by_project: HashMap<ProjectId, HashMap<TypeName, Arc<HeldType>>>,
+}
+
+/// One type, with the resource that it was compiled from.
+struct HeldType {
+    of: Arc<EventType>,
+    schema: Schema,
+}
+
+/// The types as one request sees them.
+pub struct Judge {
+    held: Arc<Held>,
+    types: Arc<Types>,
+    now: Timestamp,
+}
+
+/// What a schema says of a payload.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    Fine,
+    /// It is kept, and shows what is wrong with it.
+    Flagged(Vec<Fault>),
+    /// It is not kept.
+    Rejected(Vec<Fault>),
+}
+
+impl Types {
+    pub fn new(catalog: watch::Receiver<Arc<Catalog>>, learned: Learned) -> Self {
+        let now = catalog.borrow().clone();
+        let held = RwLock::new(Arc::new(Held::of(now, None)));
+        Self { catalog, held, learned }
+    }
+
+    pub fn judge(self: &Arc<Self>, now: Timestamp) -> Judge {
+        Judge { held: self.held(), types: self.clone(), now }
+    }
+
+    fn held(&self) -> Arc<Held> {
+        let catalog = self.catalog.borrow().clone();
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // It keeps its catalogue alive, so the same address is the same catalogue.
+        if Arc::ptr_eq(&held.catalog, &catalog) {
+            return held;
+        }
+        let fresh = Arc::new(Held::of(catalog, Some(&held)));
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
+        fresh
+    }
+}
+
+impl Held {
+    /// What `before` compiled is compiled once.
+    fn of(catalog: Arc<Catalog>, before: Option<&Self>) -> Self {
+        let mut by_project: HashMap<_, HashMap<_, _>> = HashMap::new();
+        for of in catalog.event_types.values().filter(|it| !it.validate.is_off()) {
+            let known = before.and_then(|it| it.by_project.get(&of.project)?.get(&of.name));
+            let known = known.filter(|it| Arc::ptr_eq(&it.of, of)).cloned();
+            let Some(held) = known.or_else(|| HeldType::of(of).map(Arc::new)) else { continue };
+            by_project.entry(of.project).or_default().insert(of.name.clone(), held);
+        }
+        Self { catalog, by_project }
+    }
+}
+
+impl HeldType {
+    fn of(of: &Arc<EventType>) -> Option<Self> {
+        let schema = Schema::compile(&of.schema.as_ref()?.to_value());
+        // It was compiled before it was saved. A newer version of ours may think otherwise of it, and then
+        // it is better to keep events that nobody looks at than to keep none.
+        let schema = schema.inspect_err(|error| {
+            tracing::error!(event_type = %of.name, %error, "a stored schema makes no sense; nothing is held to it");
+        });
+        Some(Self { of: of.clone(), schema: schema.ok()? })
+    }
+}
+
+impl Judge {
+    /// What the schema of this type says, if there is one that counts. `payload` is as the sender sent it.
+    pub fn verdict(&self, project: ProjectId, name: &TypeName, payload: &RawJson) -> Verdict {
+        let types = self.held.by_project.get(&project);
+        let Some(held) = types.and_then(|it| it.get(name)) else { return Verdict::Fine };
+        let faults = match serde_json::from_slice(payload.bytes()) {
+            Ok(value) => held.schema.faults(&value),
+            // JSON knows numbers that are too large, and half a pair of surrogates. No schema can say anything
+            // about them, and so they are not as it says.
+            Err(_) => {
+                let rule = "it has only numbers that a computer knows, and texts in Unicode";
+                vec![Fault { path: String::new(), rule: rule.to_owned() }]
+            }
+        };
+        if faults.is_empty() {
+            return Verdict::Fine;
+        }
+        let is_kept = held.of.validate != Validate::Reject;
+        let outcome = if is_kept { "flagged" } else { "rejected" };
+        metrics::counter!("tidegate_schema_faults_total", "outcome" => outcome).increment(1);
+        self.types.learned.judged(project, name, is_kept, self.now);
+        if is_kept { Verdict::Flagged(faults) } else { Verdict::Rejected(faults) }
+    }
+}
+
+/// The metadata with what is wrong with the payload, as `schema_errors`.
+pub fn flagged(metadata: &RawJson, faults: &[Fault]) -> RawJson {
+    let errors = faults.iter().map(|it| format!("payload{}: {}", it.path, it.rule));
+    let errors = RawJson::of(&errors.collect::<Vec<_>>());
+    // Metadata is an object of ours, with one field at least.
+    let text = metadata.as_str().trim_end();
+    let open = text.strip_suffix('}').unwrap_or(text);
+    RawJson::trusted(format!(r#"{open},"schema_errors":{}}}"#, errors.as_str()))
+}
+
+/// The faults as errors of a request; `path` is where the event stands in it, and may be empty.
+pub fn field_errors(path: &str, faults: &[Fault]) -> Vec<FieldError> {
+    let dot = if path.is_empty() { "" } else { "." };
+    let error = |it: &Fault| {
+        let rule = format!("the schema of its type: {}", it.rule);
+        FieldError::new(format!("{path}{dot}payload{}", it.path), rule, "something else")
+    };
+    faults.iter().map(error).collect()
+}
+
+/// For people who look at the source's list of rejections.
+pub fn reason(name: &TypeName, faults: &[Fault]) -> String {
+    let first = faults.first().map(|it| format!("payload{}: {}", it.path, it.rule));
+    let more = match faults.len() {
+        0 | 1 => String::new(),
+        more => format!(" (and {} more)", more - 1),
+    };
+    format!("not as the schema of `{name}` says: {}{more}", first.unwrap_or_default())
+}
+
+pub fn problem(name: &TypeName, faults: &[Fault]) -> Problem {
+    Problem::new(Kind::Rejected)
+        .detail(format!("the payload is not as the schema of the event type `{name}` says"))
+        .errors(field_errors("", faults))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_stands_in_the_metadata_behind_what_was_there() {
+        let metadata = RawJson::trusted(r#"{"a":{"b":{}},"source":"app"}"#);
+        let faults = [Fault { path: ".plan".into(), rule: "it is \"so\"".into() }];
+        let flagged = flagged(&metadata, &faults).to_value();
+        assert_eq!(flagged["schema_errors"][0], "payload.plan: it is \"so\"");
+        assert_eq!(
+            (&flagged["source"], &flagged["a"]["b"]),
+            (&"app".into(), &serde_json::json!({}))
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! What the reader of webhooks' bodies promises, for the fuzzers.
+
+use axum::http::HeaderMap;
+use bytes::Bytes;
+
+use super::content::{self, Content};
+use crate::ingest::parsers::{Broken, valid};
+
+/// The body as a payload, whole and as a list.
+pub fn content(headers: &HeaderMap, body: &Bytes) -> Result<(), Broken> {
+    let shown = content::shown(headers);
+    valid(content::metadata(&shown).get().as_bytes())?;
+    let Ok(content) = Content::of(headers, body) else { return Ok(()) };
+    valid(content.payload.bytes())?;
+    let elements = content::elements(&content.payload).unwrap_or_default();
+    elements.iter().try_for_each(|it| valid(it.bytes()))
+}

@@ -1,0 +1,49 @@
+//! Where deliveries stand in the line of their destination.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::compile::Line;
+use crate::{
+    catalog::Catalog,
+    expr::{Facts, Key},
+    model::{Destination, Event, Lane, Name, Place, SourceId},
+};
+
+/// The lane of a destination in which all deliveries wait for each other.
+const ONE_LANE: Lane = Lane(1);
+
+/// Says where deliveries stand in the line of one destination. For replays; plans know it already.
+pub struct Placing {
+    line: Line,
+    sources: HashMap<SourceId, Name>,
+}
+
+impl Placing {
+    pub fn of(destination: &Destination, catalog: &Catalog) -> Self {
+        let sources = catalog.sources.values().filter(|it| it.project == destination.project);
+        Self {
+            line: Line::of(destination),
+            sources: sources.map(|it| (it.id, it.name.clone())).collect(),
+        }
+    }
+
+    pub fn place(&self, event: &Arc<Event>) -> Place {
+        let source = self.sources.get(&event.source).cloned();
+        self.line.place(event, || Facts::new(event.clone(), source)).0
+    }
+}
+
+impl Line {
+    /// The place, and whether the key had no value because it could not be evaluated.
+    pub(super) fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
+        let (lane, failed) = match self {
+            Self::None => return (Place { lane: Lane::NONE, position: 0 }, false),
+            Self::Fifo | Self::Broken => (ONE_LANE, false),
+            Self::Key(key) => match key.lane(&facts()) {
+                Ok(lane) => (lane, false),
+                Err(_) => (Key::fallback(), true),
+            },
+        };
+        (Place { lane, position: event.timestamp.as_millisecond() }, failed)
+    }
+}

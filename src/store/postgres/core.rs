@@ -1,0 +1,222 @@
+//! What every part of the store shares.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    Node, Options, Random,
+    address::Address,
+    append::Offered,
+    connect::{Connection, Connector, Loan, Pool},
+    leases::{self, Leases},
+    lock, migrate,
+    values::{self, Uuid},
+};
+use crate::{
+    clock::Clock,
+    model::{EventId, IdSequence, IdempotencyKey, NewEvent, ProjectId},
+    store::{Result, StoreError},
+};
+
+pub(super) struct Core {
+    pub connector: Arc<Connector>,
+    pub pool: Arc<Pool>,
+    pub shards: u16,
+    pub node: Node,
+    pub leases: Leases,
+    pub clock: Arc<dyn Clock>,
+    pub partition_events: i64,
+    /// Keys the hashes of idempotency keys.
+    secret: [u8; 32],
+    ids: Mutex<(IdSequence, Random)>,
+    is_closed: AtomicBool,
+    is_full: AtomicBool,
+    /// Partitions of which too little may go, and until when they are not looked at again.
+    pub unworthy: Mutex<HashMap<String, Timestamp>>,
+}
+
+impl Core {
+    pub async fn open(
+        address: &Address,
+        options: &Options,
+        node: Node,
+        clock: Arc<dyn Clock>,
+        mut random: Random,
+    ) -> Result<Self> {
+        let connector = Arc::new(Connector::new(address)?);
+        let mut connection = connector.connect().await?;
+        migrate::migrate(&mut connection).await?;
+        let secret = secret(&mut connection, &mut random).await?;
+        let shards = shards(&mut connection, options.shards).await?;
+        register(&mut connection, &node).await?;
+        let leases = Leases::default();
+        if node.is_alone {
+            for (duty, shard, epoch) in leases::take_all(&mut connection, node.id).await? {
+                leases.hold(duty, shard, epoch);
+            }
+        }
+        Ok(Self {
+            pool: Pool::new(connector.clone(), options.readers),
+            connector,
+            shards,
+            node,
+            leases,
+            clock,
+            // Bounds of partitions must fit the seqs of their deliveries.
+            partition_events: i64::try_from(options.partition_events)
+                .unwrap_or(i64::MAX)
+                .clamp(1, 1 << 30),
+            secret,
+            ids: Mutex::new((IdSequence::default(), random)),
+            is_closed: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
+            unworthy: Mutex::default(),
+        })
+    }
+
+    /// What can be worked out about an event before a writer takes it.
+    pub fn offer(&self, event: NewEvent) -> Offered {
+        let hash = self.gate_hash(event.project, event.key.as_ref(), event.id);
+        let mut ids = lock(&self.ids);
+        let (sequence, random) = &mut *ids;
+        let random = random();
+        let id = sequence.next(self.clock.now(), random);
+        Offered {
+            // 0 stands for a body that is erased.
+            digest: xxh3_64(event.payload.bytes()).max(1) as i64,
+            shard: values::shard_of_project(event.project, self.shards),
+            hash,
+            id,
+            event,
+        }
+    }
+
+    /// What makes an event unique in its project: its key, or else the id that its sender gave it.
+    pub fn gate_hash(
+        &self,
+        project: ProjectId,
+        key: Option<&IdempotencyKey>,
+        given: Option<EventId>,
+    ) -> Option<Uuid> {
+        const KEY: u8 = 0;
+        const GIVEN_ID: u8 = 1;
+        let hash = |namespace: u8, key: &str| {
+            let digest = Sha256::new()
+                .chain_update(self.secret)
+                .chain_update([namespace])
+                .chain_update(project.bits().to_be_bytes())
+                .chain_update(key)
+                .finalize();
+            Uuid(u128::from_be_bytes(digest.as_chunks().0[0]))
+        };
+        match (key, given) {
+            (Some(key), _) => Some(hash(KEY, key.as_str())),
+            (None, Some(id)) => Some(hash(GIVEN_ID, &id.to_string())),
+            (None, None) => None,
+        }
+    }
+
+    /// A session to read with, or to write with now and then.
+    pub async fn session(&self) -> Result<Loan> {
+        self.check_open()?;
+        self.pool.get().await
+    }
+
+    pub fn check_open(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Acquire)
+    }
+
+    /// How the last commit of events went.
+    pub fn set_full(&self, is_full: bool) {
+        if self.is_full.swap(is_full, Ordering::AcqRel) != is_full {
+            if is_full {
+                tracing::error!("the database has no room: no events are accepted until it has");
+            } else {
+                tracing::info!("the database has room again: events are accepted");
+            }
+        }
+    }
+}
+
+/// The session of a writer, made again when the last one broke.
+pub(super) async fn session<'a>(
+    core: &Core,
+    kept: &'a mut Option<Connection>,
+) -> Result<&'a mut Connection> {
+    if !kept.as_ref().is_some_and(Connection::is_usable) {
+        *kept = None;
+        *kept = Some(core.connector.connect().await?);
+    }
+    kept.as_mut().ok_or(StoreError::Closed)
+}
+
+async fn secret(connection: &mut Connection, random: &mut Random) -> Result<[u8; 32]> {
+    let mut secret = [0_u8; 32];
+    for part in secret.chunks_mut(8) {
+        part.copy_from_slice(&random().to_le_bytes());
+    }
+    let kept = setting(connection, "key_hash", &secret).await?;
+    kept.try_into().map_err(|_| StoreError::Damaged { what: "secret of key hashes" })
+}
+
+/// How many shards there are: as many as the first node wanted.
+async fn shards(connection: &mut Connection, wanted: u16) -> Result<u16> {
+    /// Few enough that seqs have room for them.
+    const MOST: u16 = 1024;
+    let wanted = wanted.clamp(1, MOST);
+    let kept = setting(connection, "shards", &wanted.to_be_bytes()).await?;
+    let kept = kept.try_into().map_err(|_| StoreError::Damaged { what: "number of shards" })?;
+    let shards = u16::from_be_bytes(kept);
+    let firsts: Vec<i64> = (0..shards).map(|it| values::seq_to_row(values::first_of(it))).collect();
+    let numbers: Vec<i32> = (0..shards).map(i32::from).collect();
+    let sqls = [
+        "INSERT INTO logs (shard, last, room) SELECT shard, first, first \
+         FROM unnest($1::int[], $2::bigint[]) AS w (shard, first) ON CONFLICT DO NOTHING",
+        "INSERT INTO plans (shard, through) SELECT shard, first \
+         FROM unnest($1::int[], $2::bigint[]) AS w (shard, first) ON CONFLICT DO NOTHING",
+    ];
+    for sql in sqls {
+        connection.execute(sql, &[&numbers, &firsts]).await?;
+    }
+    let sql = "INSERT INTO leases (kind, shard) SELECT kind, shard \
+               FROM unnest($1::text[]) AS k (kind), unnest($2::int[]) AS s (shard) \
+               ON CONFLICT DO NOTHING";
+    let kinds: Vec<&str> = leases::Duty::ALL.iter().map(|it| it.name()).collect();
+    connection.execute(sql, &[&kinds, &numbers]).await?;
+    Ok(shards)
+}
+
+/// A value of this database, given by whoever comes first.
+async fn setting(connection: &mut Connection, name: &str, first: &[u8]) -> Result<Vec<u8>> {
+    let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    connection.execute(sql, &[&name, &first]).await?;
+    let rows = connection.query("SELECT value FROM meta WHERE name = $1", &[&name]).await?;
+    let row = rows.first().ok_or(StoreError::Damaged { what: "setting" })?;
+    Ok(row.try_get(0)?)
+}
+
+async fn register(connection: &mut Connection, node: &Node) -> Result<()> {
+    let sql = "INSERT INTO nodes (id, name, roles, address, version) VALUES ($1, $2, $3, $4, $5) \
+               ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()";
+    let version = env!("CARGO_PKG_VERSION");
+    let (id, Node { name, roles, address, .. }) = (Uuid(node.id), node);
+    connection.execute(sql, &[&id, name, roles, address, &version]).await?;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! What this node may work on. Each duty of each shard belongs to one node at a time, under a lease
+//! with an epoch that grows when it changes hands. Whoever writes for a shard has the database check
+//! the epoch in the same transaction, so that a node that lost a lease can write nothing, whenever it
+//! finds out.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::RwLock,
+};
+
+use super::connect::Connection;
+use super::values::Uuid;
+use crate::store::{Result, StoreError};
+
+/// What is done for a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Duty {
+    /// Planning its events; shards are those of projects.
+    Pipeline,
+    /// Bringing deliveries to their destinations; shards are those of destinations.
+    Dispatch,
+}
+
+impl Duty {
+    pub const ALL: [Self; 2] = [Self::Pipeline, Self::Dispatch];
+
+    /// As `leases.kind` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pipeline => "pipeline",
+            Self::Dispatch => "dispatch",
+        }
+    }
+}
+
+/// The leases that this node holds, as far as it knows, with their epochs.
+#[derive(Default)]
+pub struct Leases(RwLock<HashMap<(Duty, u16), i64>>);
+
+impl Leases {
+    /// It was acquired in this epoch.
+    pub fn hold(&self, duty: Duty, shard: u16, epoch: i64) {
+        self.write().insert((duty, shard), epoch);
+    }
+
+    /// It was given back, or lost.
+    pub fn release(&self, duty: Duty, shard: u16) {
+        self.write().remove(&(duty, shard));
+    }
+
+    pub fn holds(&self, duty: Duty, shard: u16) -> bool {
+        self.read().contains_key(&(duty, shard))
+    }
+
+    /// What the database must check before it writes for these shards. [`StoreError::Fenced`]: one of
+    /// them is not ours, which is known already.
+    pub(super) fn claim(&self, duty: Duty, shards: impl Iterator<Item = u16>) -> Result<Claim> {
+        let held = self.read();
+        let mut epochs = BTreeMap::new();
+        for shard in shards {
+            let epoch = held.get(&(duty, shard)).ok_or(StoreError::Fenced)?;
+            epochs.insert(i32::from(shard), *epoch);
+        }
+        let (shards, epochs) = epochs.into_iter().unzip();
+        Ok(Claim { duty: duty.name(), shards, epochs })
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<(Duty, u16), i64>> {
+        self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<(Duty, u16), i64>> {
+        self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Leases that a transaction depends on, in the order in which they are locked.
+pub(super) struct Claim {
+    pub duty: &'static str,
+    pub shards: Vec<i32>,
+    pub epochs: Vec<i64>,
+}
+
+/// The first statement of a transaction that depends on a claim.
+pub(super) const CHECK: &str = "SELECT check_leases($1, $2, $3)";
+
+/// Takes every lease for one node, whoever holds them: for a gateway that is alone. Another one that
+/// still runs is fenced from now on.
+pub(super) async fn take_all(
+    connection: &mut Connection,
+    node: u128,
+) -> Result<Vec<(Duty, u16, i64)>> {
+    let sql = "UPDATE leases SET node = $1, epoch = epoch + 1, expires_at = 'infinity' \
+               WHERE kind = $2 RETURNING shard, epoch";
+    let mut taken = Vec::new();
+    for duty in Duty::ALL {
+        for row in connection.query(sql, &[&Uuid(node), &duty.name()]).await? {
+            let shard: i32 = row.try_get(0)?;
+            taken.push((duty, shard as u16, row.try_get(1)?));
+        }
+    }
+    Ok(taken)
+}

@@ -1,0 +1,123 @@
+//! Scripts that want to do harm, through a running gateway beside a pipeline that does its work: each
+//! is stopped in its limits, says why, and costs nobody else an event.
+
+use serde_json::{Value, json};
+use tidegate::model::EventId;
+
+use crate::harness::{gateway::Gateway, sink::Sink};
+
+/// What stands in the function, and what people read of it.
+const HOSTILE: [(&str, &str); 23] = [
+    ("for (;;);", "takes too long"),
+    ("try { for (;;); } finally { for (;;); }", "takes too long"),
+    ("const a = []; for (;;) a.push('x'.repeat(100000) + a.length);", "memory"),
+    ("let s = 'x'; for (;;) s += s;", ""),
+    ("return { payload: 'x'.repeat(2 ** 29) };", ""),
+    ("return { payload: Array(2 ** 20).fill('x') };", "too large"),
+    ("return Array(1e6).fill(e);", "at most 1024"),
+    ("const f = () => f() + 1; f();", "stack"),
+    ("let a = []; for (let i = 0; i < 1e5; i++) a = [a]; return { payload: a };", ""),
+    ("return { get payload() { for (;;); } };", "takes too long"),
+    ("return { payload: { toJSON() { for (;;); } } };", "takes too long"),
+    ("return { payload: { toString() { return this + '' } } + '' };", "stack"),
+    ("return new Proxy({}, { get() { for (;;); } });", "Proxy"),
+    ("Object.prototype.toJSON = () => 'mine'; return e;", "TypeError"),
+    ("Object.setPrototypeOf(Object.prototype, { payload: 1 }); return {};", "TypeError"),
+    ("Object.defineProperty(Array.prototype, 'length', { get() { for (;;); } });", "TypeError"),
+    ("/^(a+)+$/.test('a'.repeat(40) + 'b');", "takes too long"),
+    ("'x'.repeat(1e6).replace(/(x+x+)+y/g, '');", ""),
+    ("(async () => { for (;;) await null; })(); return e;", ""),
+    ("return { payload: 1, then() {} };", "asynchronous"),
+    ("function* g() { for (;;) yield 'x'; } return { payload: [...g()] };", ""),
+    ("return (() => {}).constructor('return this')();", "made of a text"),
+    // One call that no engine can stop, for some seconds; the thread that makes it is left behind.
+    ("'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b');", "cannot be stopped"),
+];
+
+/// One pipeline for each script, and one that has nothing to do with them.
+fn resources(sink: &Sink) -> String {
+    let pipelines = HOSTILE.iter().enumerate().map(|(number, (source, _))| {
+        let source = json!(format!("export default function (e) {{ {source} }}"));
+        format!(
+            "  - {{ name: hostile-{number}, on: [\"bad.n{number}\"], \
+             steps: [ {{ transform.js: {source} }} ], routes: [ {{ to: hostile }} ] }}\n"
+        )
+    });
+    format!(
+        "version: 1\nproject: acme\nsources: [{{ name: app, kind: api }}]\ndestinations:\n  \
+         - {{ name: healthy, kind: webhook, url: \"{}\", signed: false }}\n  \
+         - {{ name: hostile, kind: webhook, url: \"{}\", signed: false }}\npipelines:\n  \
+         - {{ name: healthy, steps: [ {{ transform.js: \"export default (e) => e\" }} ], \
+         routes: [ {{ to: healthy }} ] }}\n{}",
+        sink.url("/healthy"),
+        sink.url("/hostile"),
+        pipelines.collect::<String>(),
+    )
+}
+
+async fn post(gateway: &Gateway, event_type: String, n: usize) -> EventId {
+    let event = json!({ "type": event_type, "payload": { "n": n } });
+    let answer = gateway.post("/api/v1/events", event).await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    answer.body["id"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_scripts_are_stopped_while_other_pipelines_keep_their_pace() {
+    // Given a pipeline that gets every event, and one for each of the hostile scripts,
+    let sink = Sink::new().await;
+    let gateway = Gateway::start(&resources(&sink), "http://127.0.0.1:9/").await;
+
+    // when each of these gets events, three times in turn, with ordinary events in between,
+    let (mut hostile, mut count) = (Vec::new(), 0);
+    for _ in 0..3 {
+        for number in 0..HOSTILE.len() {
+            hostile.push((number, post(&gateway, format!("bad.n{number}"), count).await));
+            post(&gateway, "good".to_owned(), count + 1).await;
+            count += 2;
+        }
+    }
+
+    // then every event arrives where no hostile script stands before it,
+    let arrived = sink.received_at_least(count).await;
+    let mut numbers: Vec<u64> =
+        arrived.iter().map(|it| it.json()["data"]["n"].as_u64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..count as u64).collect::<Vec<_>>());
+    assert!(arrived.iter().all(|it| it.path == "/healthy"), "a hostile script sent something");
+
+    // and each hostile script says what became of it.
+    for (place, (number, id)) in hostile.into_iter().enumerate() {
+        gateway.planned(id).await;
+        let event = gateway.get(&format!("/api/v1/events/{id}")).await.body;
+        let stopped = event["skipped"].as_array().unwrap().iter();
+        let stopped: Vec<&Value> = stopped.filter(|it| it["by"] == "transform.js").collect();
+        let (source, expected) = HOSTILE[number];
+        let is_again = place >= HOSTILE.len() && expected == "cannot be stopped";
+        let expected = if is_again { "not run again" } else { expected };
+        assert_eq!(stopped.len(), 1, "{source}: {event}");
+        let reason = stopped[0]["reason"].as_str().unwrap();
+        assert!(reason.contains(expected), "{source}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_that_never_ends_soon_costs_other_pipelines_next_to_nothing() {
+    // Given hundreds of events for a script that never ends, which would have 50 ms for each,
+    const EVENTS: usize = 400;
+    let sink = Sink::new().await;
+    let gateway = Gateway::start(&resources(&sink), "http://127.0.0.1:9/").await;
+    let events: Vec<Value> = (0..EVENTS)
+        .map(|n| json!({ "type": if n % 2 == 0 { "bad.n0" } else { "good" }, "payload": { "n": n } }))
+        .collect();
+
+    // when they come at once,
+    let begun = std::time::Instant::now();
+    let answer = gateway.post("/api/v1/events/batch", json!(events)).await;
+    assert_eq!(answer.body["accepted"], EVENTS, "{}", answer.body);
+
+    // then all of them go through the other pipeline before it could have had its time for each.
+    assert_eq!(sink.received_at_least(EVENTS).await.len(), EVENTS);
+    let all_of_its_time = std::time::Duration::from_millis(50) * (EVENTS / 2) as u32;
+    assert!(begun.elapsed() < all_of_its_time, "{:?}", begun.elapsed());
+}
