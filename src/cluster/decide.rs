@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use super::{Lease, MemberId, Role, Share, View};
+use super::{Duty, Lease, MemberId, Share, View};
 
 /// What to do now. Nothing of it is sure: another node may be quicker.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -12,21 +12,22 @@ pub struct Decision {
     pub give_back: Vec<Share>,
 }
 
-/// Decides for one node. Every share of a role is to be held by a node that has the role, and each such
+/// Decides for one node. Every share of a duty is to be held by a node that has the role for it, and each such
 /// node is to hold as many as the others, or one more. What is held well is left where it is: a
 /// node that comes takes only what makes it equal, and a node that goes moves only what it held.
 pub fn decide(me: MemberId, view: &View) -> Decision {
     let mut decision = Decision::default();
-    for role in Role::WORKING {
-        decide_role(me, view, role, &mut decision);
+    for duty in Duty::ALL {
+        decide_duty(me, view, duty, &mut decision);
     }
     decision
 }
 
-fn decide_role(me: MemberId, view: &View, role: Role, decision: &mut Decision) {
+fn decide_duty(me: MemberId, view: &View, duty: Duty, decision: &mut Decision) {
+    let role = duty.role();
     let able: Vec<MemberId> =
         view.members.iter().filter(|it| it.roles.contains(&role)).map(|it| it.id).collect();
-    let shares: Vec<&Lease> = view.leases.iter().filter(|it| it.share.role == role).collect();
+    let shares: Vec<&Lease> = view.leases.iter().filter(|it| it.share.duty == duty).collect();
     let is_held = |it: &&&Lease| it.holder.is_some_and(|holder| able.contains(&holder));
     let mut counts: BTreeMap<MemberId, usize> = able.iter().map(|it| (*it, 0)).collect();
     for holder in shares.iter().filter(is_held).filter_map(|it| it.holder) {
@@ -53,9 +54,8 @@ fn targets(counts: &BTreeMap<MemberId, usize>, shares: usize) -> BTreeMap<Member
     let (floor, rest) = (shares / counts.len().max(1), shares % counts.len().max(1));
     let mut order: Vec<(MemberId, usize)> = counts.iter().map(|(id, n)| (*id, *n)).collect();
     order.sort_by_key(|(id, count)| (Reverse(*count), *id));
-    let target = |(place, (id, _)): (usize, &(MemberId, usize))| {
-        (*id, floor + usize::from(place < rest))
-    };
+    let target =
+        |(place, (id, _)): (usize, &(MemberId, usize))| (*id, floor + usize::from(place < rest));
     order.iter().enumerate().map(target).collect()
 }
 
@@ -64,22 +64,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cluster::{Epoch, Member};
+    use crate::cluster::{Epoch, Member, Role};
 
     const SHARDS: u16 = 16;
+    const WORKING: [Role; 2] = [Role::Pipeline, Role::Dispatch];
 
     fn member(id: u128, roles: &[Role]) -> Member {
         let name = format!("node-{id}");
-        Member { id: MemberId(id), name, roles: roles.to_vec(), address: String::new() }
+        let (started_at, seen_at) = Default::default();
+        let (id, address) = (MemberId(id), String::new());
+        Member { id, name, roles: roles.to_vec(), address, started_at, seen_at }
     }
 
     /// All shares of both roles, none of them held.
     fn fresh(members: Vec<Member>) -> View {
-        let shares = Role::WORKING
-            .into_iter()
-            .flat_map(|role| (0..SHARDS).map(move |shard| Share { role, shard }));
+        let of = |duty: Duty| (0..duty.shards(SHARDS)).map(move |shard| Share { duty, shard });
+        let shares = Duty::ALL.into_iter().flat_map(of);
         let leases = shares.map(|share| Lease { share, holder: None, epoch: Epoch(0) }).collect();
-        View { members, leases }
+        View { members, leases, ..View::default() }
     }
 
     /// Each node looks once, in turn, and does at once what it decided. Returns how many shares moved.
@@ -113,33 +115,33 @@ mod tests {
         panic!("it does not come to rest: {view:?}");
     }
 
-    fn counts(view: &View, role: Role) -> Vec<usize> {
+    fn counts(view: &View, duty: Duty) -> Vec<usize> {
         let held = |id| {
-            let is_its = |it: &&Lease| it.share.role == role && it.holder == Some(id);
+            let is_its = |it: &&Lease| it.share.duty == duty && it.holder == Some(id);
             view.leases.iter().filter(is_its).count()
         };
-        let able = view.members.iter().filter(|it| it.roles.contains(&role));
+        let able = view.members.iter().filter(|it| it.roles.contains(&duty.role()));
         able.map(|it| held(it.id)).collect()
     }
 
     #[test]
     fn shares_are_dealt_out_evenly_and_a_newcomer_gets_its_part_without_a_storm() {
-        let mut view = fresh(vec![member(1, &Role::WORKING)]);
+        let mut view = fresh(vec![member(1, &WORKING)]);
         settle(&mut view);
-        assert_eq!(counts(&view, Role::Pipeline), [16]);
-        view.members.push(member(2, &Role::WORKING));
+        assert_eq!(counts(&view, Duty::Pipeline), [16]);
+        view.members.push(member(2, &WORKING));
         assert_eq!(settle(&mut view), 2 * 2 * 8, "eight of each role are given back and claimed");
-        assert_eq!(counts(&view, Role::Dispatch), [8, 8]);
-        view.members.push(member(3, &Role::WORKING));
+        assert_eq!(counts(&view, Duty::Dispatch), [8, 8]);
+        view.members.push(member(3, &WORKING));
         settle(&mut view);
-        let mut spread = counts(&view, Role::Dispatch);
+        let mut spread = counts(&view, Duty::Dispatch);
         spread.sort();
         assert_eq!(spread, [5, 5, 6]);
         // What a dead node held, and only that, moves.
         let dead = view.members.remove(0).id;
         let orphans = view.leases.iter().filter(|it| it.holder == Some(dead)).count();
         assert_eq!(settle(&mut view), orphans);
-        assert_eq!(counts(&view, Role::Dispatch), [8, 8]);
+        assert_eq!(counts(&view, Duty::Dispatch), [8, 8]);
     }
 
     #[test]
@@ -150,8 +152,8 @@ mod tests {
             member(3, &[Role::Dispatch]),
         ]);
         settle(&mut view);
-        assert_eq!(counts(&view, Role::Pipeline), [16]);
-        assert_eq!(counts(&view, Role::Dispatch), [16]);
+        assert_eq!(counts(&view, Duty::Pipeline), [16]);
+        assert_eq!(counts(&view, Duty::Dispatch), [16]);
         assert!(view.leases.iter().all(|it| it.holder != Some(MemberId(1))));
     }
 
@@ -160,16 +162,17 @@ mod tests {
         fn whoever_comes_and_goes_every_share_is_held_and_nobody_has_two_more(
             changes in prop::collection::vec((1_u128..8, any::<bool>()), 1..30),
         ) {
-            let mut view = fresh(vec![member(100, &Role::WORKING)]);
+            let mut view = fresh(vec![member(100, &WORKING)]);
             for (id, is_coming) in changes {
                 view.members.retain(|it| it.id != MemberId(id));
                 if is_coming {
-                    view.members.push(member(id, &Role::WORKING));
+                    view.members.push(member(id, &WORKING));
                 }
                 settle(&mut view);
-                for role in Role::WORKING {
-                    let counts = counts(&view, role);
-                    prop_assert_eq!(counts.iter().sum::<usize>(), SHARDS as usize);
+                for duty in Duty::ALL {
+                    let counts = counts(&view, duty);
+                    let all = usize::from(duty.shards(SHARDS));
+                    prop_assert_eq!(counts.iter().sum::<usize>(), all);
                     let (least, most) = (counts.iter().min(), counts.iter().max());
                     prop_assert!(most.unwrap() - least.unwrap() <= 1, "{counts:?}");
                 }
