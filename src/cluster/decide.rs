@@ -71,9 +71,7 @@ mod tests {
 
     fn member(id: u128, roles: &[Role]) -> Member {
         let name = format!("node-{id}");
-        let (started_at, seen_at) = Default::default();
-        let (id, address) = (MemberId(id), String::new());
-        Member { id, name, roles: roles.to_vec(), address, started_at, seen_at }
+        Member { id: MemberId(id), name, roles: roles.to_vec(), ..Member::default() }
     }
 
     /// All shares of both roles, none of them held.

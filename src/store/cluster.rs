@@ -63,7 +63,7 @@ pub struct Holding {
 #[derive(Clone, Debug)]
 pub struct Working(Arc<watch::Sender<Held>>);
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Member {
     pub id: MemberId,
     pub name: String,
