@@ -9,6 +9,8 @@ mod error;
 mod codes;
 mod counts;
 mod fields;
+mod registry;
+mod cluster;
 pub mod sqlite;
 pub mod postgres;
 
@@ -17,13 +19,21 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-pub use self::error::{Result, StoreError};
+pub use self::{
+    error::{Result, StoreError},
+    registry::{Change, Document, Registry, Revised, Turn},
+};
 
 use crate::model::{
     Altered, Class, Counted, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry,
     Event, EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person,
     PipelineId, Place, Plan, ProjectId, RawJson, Remembered, ReplayId, Selection, Skipped,
     SourceId, Standing,
+};
+
+pub use self::cluster::{
+    Duty, Epoch, Heard, Held, Holding, Lease, Member, MemberId, Order, OwedFrom, Progress, Role,
+    Share, UnknownRole, View, Word, Working,
 };
 
 /// What the stages ask of a database.
@@ -182,15 +192,6 @@ pub trait Records: Send + Sync {
         until: Timestamp,
     ) -> Result<Vec<Counted>>;
     async fn replay_progress(&self, replay: ReplayId) -> Result<ReplayProgress>;
-}
-
-/// Where resources are kept: documents with a version, changed in one transaction.
-#[async_trait]
-pub trait Registry: Send + Sync {
-    async fn load(&self) -> Result<Vec<Document>>;
-
-    /// Applies all changes or none.
-    async fn change(&self, changes: Vec<Change>) -> Result<()>;
 }
 
 /// What projects know of people, companies and things of their own: JSON objects by table and key.
@@ -480,19 +481,4 @@ pub enum Upsert {
     Replace,
     /// They stay, unless the new row has them, too. A new field that is null takes the old one away.
     Merge,
-}
-
-/// A resource as it is kept.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Document {
-    /// `project`, `destination`, …
-    pub kind: String,
-    pub id: u128,
-    pub body: RawJson,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    Put(Document),
-    Delete { kind: String, id: u128 },
 }
