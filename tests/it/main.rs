@@ -44,3 +44,4 @@ mod sdk;
 mod crash;
 mod powercut;
 mod broken_disk;
+mod outage;

@@ -11,6 +11,7 @@ mod error;
 mod tls;
 mod address;
 mod connect;
+mod session;
 mod migrate;
 mod leases;
 mod lane;

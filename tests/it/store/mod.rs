@@ -13,6 +13,7 @@ mod memories;
 mod random;
 mod sqlite;
 mod postgres;
+mod tls;
 mod postgres_speed;
 
 use std::{collections::HashSet, sync::Arc};
