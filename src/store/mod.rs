@@ -11,6 +11,7 @@ mod counts;
 mod fields;
 pub mod sqlite;
 pub mod postgres;
+pub mod transfer;
 
 use std::sync::Arc;
 

@@ -45,3 +45,4 @@ mod crash;
 mod powercut;
 mod broken_disk;
 mod outage;
+mod transfer;

@@ -9,6 +9,7 @@ use std::{
 
 use http::header;
 use serde_json::json;
+use tempfile::TempDir;
 use tidegate::{
     app::{App, Parts},
     clock::SystemClock,
@@ -34,24 +35,28 @@ const HEALED: Duration = Duration::from_secs(10);
 /// Nobody waits longer for an answer.
 const BOUND: Duration = Duration::from_secs(10);
 
-struct World {
-    app: App,
-    caller: Caller,
-    sink: Sink,
-    _folder: tempfile::TempDir,
+pub struct World {
+    pub app: App,
+    pub caller: Caller,
+    pub sink: Sink,
+    pub folder: TempDir,
 }
 
 impl World {
-    async fn on(database: &str, sink: Sink) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    pub async fn on(database: &str, sink: Sink) -> Self {
+        Self::in_folder(tempfile::tempdir().unwrap(), Some(database), sink).await
+    }
+
+    /// With the embedded store, where there is no database.
+    pub async fn in_folder(folder: TempDir, database: Option<&str>, sink: Sink) -> Self {
         let mut config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             data: folder.path().to_owned(),
-            database: Some(database.parse().unwrap()),
+            database: database.map(|it| it.parse().unwrap()),
             ..Config::default()
         };
         config.egress.allow_nets.push("127.0.0.0/8".parse().unwrap());
-        config.postgres.shards = 4;
+        config.postgres.shards = 16;
         let parts = Parts {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
@@ -71,10 +76,10 @@ impl World {
         let file = File::read("test.yaml", resources, &variable).unwrap();
         let app = App::start(config, parts, Some(&file)).await.unwrap();
         let caller = Caller::at(app.address, Some(ADMIN_KEY));
-        Self { app, caller, sink, _folder: folder }
+        Self { app, caller, sink, folder }
     }
 
-    async fn post(&self, key: &str) -> Answer {
+    pub async fn post(&self, key: &str) -> Answer {
         post(&self.caller, key).await
     }
 
@@ -144,7 +149,7 @@ impl World {
     }
 
     /// The message ids of each request, by the key of its event.
-    fn received(&self) -> BTreeMap<String, Vec<String>> {
+    pub fn received(&self) -> BTreeMap<String, Vec<String>> {
         let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for it in self.sink.received() {
             let key = it.json()["data"]["key"].as_str().unwrap().to_owned();

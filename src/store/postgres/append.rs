@@ -70,7 +70,7 @@ const LOCK: &str =
 const KNOWN: &str = "SELECT g.hash, g.id, g.seq, e.digest \
      FROM unnest($1::uuid[]) AS w (hash) JOIN gate g ON g.hash = w.hash \
      LEFT JOIN events e ON e.seq = g.seq";
-const EVENTS: &str = "INSERT INTO events (seq, received_at, timestamp, digest, id, project, source, \
+pub(super) const EVENTS: &str = "INSERT INTO events (seq, received_at, timestamp, digest, id, project, source, \
      type, key, metadata, payload) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], \
      $4::bigint[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[], \
      $11::bytea[])";

@@ -20,7 +20,7 @@ use super::{
     address::Address,
     error::{Told, unavailable},
     lock,
-    session::Link,
+    session::{self, Link},
     tls::tls,
 };
 use crate::store::{Result, StoreError};
@@ -134,7 +134,9 @@ impl Connector {
                 }
             }
         });
-        let link = Link { connector: self.clone(), driver: driver.abort_handle(), generation };
+        let patience = session::PATIENCE;
+        let link =
+            Link { connector: self.clone(), driver: driver.abort_handle(), generation, patience };
         let connection = Connection::new(client, link);
         connection.client.batch_execute(SESSION).await?;
         Ok(connection)

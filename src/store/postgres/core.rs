@@ -17,6 +17,7 @@ use super::{
     address::Address,
     append::Offered,
     connect::{Connection, Connector, Loan, Pool},
+    intake,
     leases::{self, Leases},
     lock, migrate,
     values::{self, Uuid},
@@ -54,7 +55,9 @@ impl Core {
     ) -> Result<Self> {
         let connector = Arc::new(Connector::new(address)?);
         let mut connection = connector.connect().await?;
+        connection.be_patient();
         migrate::migrate(&mut connection).await?;
+        intake::check_whole(&mut connection).await?;
         let secret = secret(&mut connection, &mut random).await?;
         let shards = shards(&mut connection, options.shards).await?;
         register(&mut connection, &node).await?;
@@ -177,7 +180,7 @@ async fn secret(connection: &mut Connection, random: &mut Random) -> Result<[u8;
 }
 
 /// How many shards there are: as many as the first node wanted.
-async fn shards(connection: &mut Connection, wanted: u16) -> Result<u16> {
+pub(super) async fn shards(connection: &mut Connection, wanted: u16) -> Result<u16> {
     /// Few enough that seqs have room for them.
     const MOST: u16 = 1024;
     let wanted = wanted.clamp(1, MOST);

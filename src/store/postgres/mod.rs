@@ -23,6 +23,7 @@ mod rows;
 mod memories;
 mod minutes;
 mod owed;
+mod backlog;
 mod unplanned;
 mod replay;
 mod registry;
@@ -30,6 +31,7 @@ mod directory;
 mod erase;
 mod prune;
 mod log;
+pub mod intake;
 mod records;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -276,7 +278,7 @@ impl Store for PostgresStore {
     async fn backlog(&self) -> Result<Vec<Backlog>> {
         self.core.check_open()?;
         self.flush().await?;
-        owed::backlog(&self.core).await
+        backlog::backlog(&self.core).await
     }
 
     async fn messages(&self, deliveries: &[DeliverySeq]) -> Result<Vec<Message>> {

@@ -23,13 +23,15 @@ pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 /// After so long without an answer the database is asked, over a session of its own, whether it is there.
 const DOUBT: Duration = Duration::from_secs(3);
 /// Longer than any statement may take: then this session alone has lost its server.
-const PATIENCE: u32 = 25;
+pub(super) const PATIENCE: u32 = 25;
 
 /// What a session hangs by.
 pub(super) struct Link {
     pub connector: Arc<Connector>,
     pub driver: tokio::task::AbortHandle,
     pub generation: u64,
+    /// How often an answer is doubted.
+    pub patience: u32,
 }
 
 impl Link {
@@ -46,7 +48,7 @@ impl Link {
                 break answer;
             }
             doubts += 1;
-            if !self.connector.check(since).await || doubts == PATIENCE {
+            if !self.connector.check(since).await || doubts == self.patience {
                 // Then the call fails, since nobody reads its answer.
                 self.driver.abort();
             }
@@ -87,6 +89,11 @@ impl Connection {
     pub fn is_usable(&self) -> bool {
         let is_right = self.link.generation == self.link.connector.generation();
         is_right && !self.in_transaction && !self.client.is_closed()
+    }
+
+    /// Its statements may take as long as they do, as long as the database is there.
+    pub fn be_patient(&mut self) {
+        self.link.patience = u32::MAX;
     }
 
     /// Prepared once a session.

@@ -8,9 +8,7 @@ use tidegate::{
         Class, DeliveryState, DestinationId, EntryKind, Event, Pattern, ProjectId, Selection,
         SourceId,
     },
-    store::{
-        ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Page,
-    },
+    store::{ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Page},
 };
 
 use super::world::{Due, Lived, PROJECTS, REPLAY, Told, World};
@@ -160,7 +158,11 @@ async fn check_events<S: Lived>(world: &mut World<S>, project: ProjectId) {
     assert_eq!(found, expected);
 }
 
-async fn check_deliveries<S: Lived>(world: &mut World<S>, project: ProjectId, state: Option<DeliveryState>) {
+async fn check_deliveries<S: Lived>(
+    world: &mut World<S>,
+    project: ProjectId,
+    state: Option<DeliveryState>,
+) {
     let (from, until) = world.some_range();
     let selection = Selection {
         destination: world.some_destination(project),

@@ -333,6 +333,32 @@ impl<S: Lived> World<S> {
         }
     }
 
+    /// The same history in another store, where events have other places.
+    pub fn moved<T: Lived>(
+        self,
+        home: T::Home,
+        store: Arc<T>,
+        places: &BTreeMap<EventSeq, EventSeq>,
+    ) -> World<T> {
+        let place = |it: DeliverySeq| DeliverySeq::new(places[&it.event()], it.ordinal());
+        let told = |(seq, mut told): (EventSeq, Told)| {
+            let event = Event { seq: places[&seq], ..Event::clone(&told.event) };
+            told.event = Arc::new(event);
+            (places[&seq], told)
+        };
+        let due = |(seq, mut due): (DeliverySeq, Due)| {
+            due.owed.seq = place(seq);
+            due.entries.iter_mut().for_each(|it| it.delivery = place(seq));
+            (place(seq), due)
+        };
+        World {
+            events: self.events.into_iter().map(told).collect(),
+            deliveries: self.deliveries.into_iter().map(due).collect(),
+            replayed: self.replayed,
+            ..World::of(self.random, home, store)
+        }
+    }
+
     /// What the store still has, by what it says itself.
     pub fn keep_only(&mut self, present: &BTreeSet<EventSeq>) {
         self.events.retain(|seq, _| present.contains(seq));
