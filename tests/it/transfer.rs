@@ -428,3 +428,27 @@ async fn is_all_delivered(world: &outage::World) -> bool {
     let listed = world.caller.get(path).await.expect(200).json();
     listed["data"].as_array().unwrap().len() == 60
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, which wants the machine for itself"]
+async fn how_fast_a_store_is_carried_over() {
+    const EVENTS: usize = 200_000;
+    let folder = TempDir::new().unwrap();
+    let (store, _, _) = sqlite(folder.path(), Default::default()).unwrap();
+    let payload = format!("{{\"text\":\"{}\"}}", "some words of a payload ".repeat(23));
+    for batch in 0..EVENTS / 1000 {
+        let new = |n| keyed(projects(1), &format!("{batch}-{n}"), &payload);
+        let events = new_events(&store.append((0..1000).map(new).collect()).await.unwrap());
+        let plans = events.iter().map(|it| plan_for(it, &[1])).collect();
+        let owed = store.plan(plans).await.unwrap();
+        let end = |it| crate::store::home::note(it, crate::store::home::ended());
+        store.settle(owed.iter().skip(batch % 2).map(end).collect()).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    let cluster = crate::harness::cluster::Cluster::durable();
+    let begun = std::time::Instant::now();
+    let report = carry(folder.path(), &cluster.database(), Request::BATCH).await.unwrap();
+    let rate = EVENTS as f64 / begun.elapsed().as_secs_f64();
+    eprintln!("{report:?} in {:?}: {rate:.0} events/s", begun.elapsed());
+}

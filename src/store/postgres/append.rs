@@ -17,7 +17,7 @@ use super::{
     Accepts,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::{Core, session},
-    error::is_about_values,
+    error::{is_about_values, is_worth_another_try},
     lane::{Batch, Call, Queue},
     rows::{NewDeliveries, NewEntries},
     values::{self, Uuid, seq_to_row},
@@ -103,7 +103,15 @@ async fn commit(
     if calls.is_empty() {
         return;
     }
-    let failed = match try_commit(core, hints, kept, &calls).await {
+    let mut tries = 1;
+    let mut tried = try_commit(core, hints, kept, &calls).await;
+    while let Err(failed) = &tried
+        && is_worth_another_try(&failed.error, tries)
+    {
+        tries += 1;
+        tried = try_commit(core, hints, kept, &calls).await;
+    }
+    let failed = match tried {
         Ok(accepted) => {
             core.set_full(false);
             for (call, accepted) in calls.into_iter().zip(accepted) {
