@@ -234,7 +234,7 @@ impl Transfer<'_> {
         let begun = self.to.place();
         let first = if begun.segment == BEHIND { begun.part } else { OWED };
         let place = |part| Place { segment: BEHIND, part, after: (0, 0) };
-        if first <= OWED {
+        if first == OWED {
             self.owed(place(OWED)).await?;
         }
         if first <= ENTITIES {
