@@ -45,3 +45,5 @@ mod sdk;
 mod crash;
 mod powercut;
 mod broken_disk;
+mod outage;
+mod transfer;
