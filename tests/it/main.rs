@@ -40,5 +40,6 @@ mod contracts;
 mod cli;
 mod sdk;
 mod crash;
+mod chaos;
 mod powercut;
 mod broken_disk;
