@@ -67,16 +67,24 @@ impl Table {
     }
 
     /// Tidegate beside itself, where more is better; the target is on the ratio to this base.
-    pub fn beside(&mut self, what: &str, base: Option<&[f64]>, values: &[f64], target: Target) {
+    pub fn beside(
+        &mut self,
+        what: &str,
+        base: Option<&[f64]>,
+        values: &[f64],
+        target: Option<Target>,
+    ) {
         let ratio = base.map(|base| median(values) / median(base));
-        let (sign, limit) = target.sign();
+        let target = target.filter(|_| ratio.is_some());
         self.rows.push(Row {
             what: what.to_owned(),
             relay: String::new(),
             tidegate: rounds(values),
             ratio: ratio.map(percent).unwrap_or_default(),
-            target: ratio.map_or_else(String::new, |_| format!("{sign} {:.0} %", limit * 100.0)),
-            met: ratio.map(|ratio| target.met(ratio)),
+            target: target
+                .map(Target::sign)
+                .map_or_else(String::new, |(sign, limit)| format!("{sign} {:.0} %", limit * 100.0)),
+            met: target.zip(ratio).map(|(target, ratio)| target.met(ratio)),
         });
     }
 
