@@ -14,7 +14,7 @@ use crate::{
         Lookup, LookupId, Pipeline, PipelineId, Project, ProjectId, RawJson, Replay, ReplayId,
         Source, SourceId,
     },
-    store::{Change, Document, Registry, StoreError},
+    store::{Change, Document, Registry, Revised, StoreError},
 };
 
 /// Every resource, by id.
@@ -100,22 +100,25 @@ pub enum Edit {
     DeleteDeletion(DeletionId),
 }
 
-/// The one writer of the catalogue.
+/// The one writer of the catalogue in this process. Others may change the same resources: then each
+/// change is decided on by what the database has at that moment, while the others wait.
 pub struct Registrar {
     registry: Arc<dyn Registry>,
     current: watch::Sender<Arc<Catalog>>,
-    /// One change at a time, so that each sees the one before.
-    turn: Mutex<()>,
+    /// One change at a time, so that each sees the one before. It is the revision that is known.
+    turn: Mutex<u64>,
 }
 
 impl Registrar {
     /// Reads the catalogue as it was kept.
     pub async fn open(registry: Arc<dyn Registry>) -> Result<Self, StoreError> {
-        let mut catalog = Catalog::default();
-        for document in registry.load().await? {
-            catalog.apply(Edit::Put(Resource::from_document(&document)?));
-        }
-        Ok(Self { registry, current: watch::Sender::new(Arc::new(catalog)), turn: Mutex::new(()) })
+        let kept = match registry.newer(0).await? {
+            Some(kept) => kept,
+            None => Revised { revision: 0, documents: registry.load().await? },
+        };
+        let catalog = Catalog::of(&kept.documents, &Catalog::default())?;
+        let current = watch::Sender::new(Arc::new(catalog));
+        Ok(Self { registry, current, turn: Mutex::new(kept.revision) })
     }
 
     pub fn current(&self) -> Arc<Catalog> {
@@ -126,21 +129,51 @@ impl Registrar {
         self.current.subscribe()
     }
 
+    /// Takes over what other nodes have changed, if anything.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let mut known = self.turn.lock().await;
+        if let Some(newer) = self.registry.newer(*known).await? {
+            self.take_over(&newer, &mut known)?;
+        }
+        Ok(())
+    }
+
+    fn take_over(&self, newer: &Revised, known: &mut u64) -> Result<(), StoreError> {
+        let catalog = Catalog::of(&newer.documents, &self.current())?;
+        *known = newer.revision;
+        self.current.send_replace(Arc::new(catalog));
+        Ok(())
+    }
+
     /// Decides on edits by the catalogue as it is, keeps them all in one transaction, and then
-    /// shows them. Decisions run one at a time, so a check in `decide` still holds when its edits are kept.
-    /// What a pipeline was before it was changed is kept in the same transaction.
+    /// shows them. Decisions run one at a time, over all nodes, so a check in `decide` still holds when its
+    /// edits are kept. What a pipeline was before it was changed is kept in the same transaction.
     pub async fn edit<T, E: From<StoreError>>(
         &self,
         decide: impl FnOnce(&Catalog) -> Result<(Vec<Edit>, T), E>,
     ) -> Result<T, E> {
-        let _turn = self.turn.lock().await;
-        let mut next = Catalog::clone(&self.current());
-        let (mut edits, answer) = decide(&next)?;
-        if edits.is_empty() {
-            return Ok(answer);
+        let mut known = self.turn.lock().await;
+        let mut turn = self.registry.turn(*known).await?;
+        if let Some(newer) = turn.as_mut().and_then(|it| it.newer()) {
+            self.take_over(&newer, &mut known)?;
         }
+        let mut next = Catalog::clone(&self.current());
+        let decided = decide(&next);
+        let (mut edits, answer) = match decided {
+            Ok((edits, answer)) if !edits.is_empty() => (edits, answer),
+            nothing => {
+                if let Some(turn) = turn {
+                    turn.give_up().await;
+                }
+                return nothing.map(|it| it.1);
+            }
+        };
         edits.extend(next.remembered(&edits));
-        self.registry.change(edits.iter().map(Edit::to_change).collect()).await?;
+        let changes = edits.iter().map(Edit::to_change).collect();
+        match turn {
+            Some(turn) => *known = turn.commit(changes).await?,
+            None => self.registry.change(changes).await?,
+        }
         for edit in edits {
             next.apply(edit);
         }
@@ -150,6 +183,33 @@ impl Registrar {
 }
 
 impl Catalog {
+    /// As documents say. What is as it was is the same object, so that whoever looks for changes finds
+    /// only these.
+    fn of(documents: &[Document], before: &Self) -> Result<Self, StoreError> {
+        fn same<K: Ord, V: PartialEq>(new: &mut BTreeMap<K, Arc<V>>, before: &BTreeMap<K, Arc<V>>) {
+            for (key, value) in new {
+                if let Some(it) = before.get(key).filter(|it| *it == value) {
+                    *value = it.clone();
+                }
+            }
+        }
+        let mut catalog = Self::default();
+        for document in documents {
+            catalog.apply(Edit::Put(Resource::from_document(document)?));
+        }
+        same(&mut catalog.projects, &before.projects);
+        same(&mut catalog.keys, &before.keys);
+        same(&mut catalog.sources, &before.sources);
+        same(&mut catalog.destinations, &before.destinations);
+        same(&mut catalog.pipelines, &before.pipelines);
+        same(&mut catalog.histories, &before.histories);
+        same(&mut catalog.event_types, &before.event_types);
+        same(&mut catalog.replays, &before.replays);
+        same(&mut catalog.lookups, &before.lookups);
+        same(&mut catalog.deletions, &before.deletions);
+        Ok(catalog)
+    }
+
     fn apply(&mut self, edit: Edit) {
         match edit {
             Edit::Put(Resource::Project(it)) => drop(self.projects.insert(it.id, Arc::new(it))),

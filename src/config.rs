@@ -19,8 +19,8 @@ use figment::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api, destinations::egress, dispatch, enrich, gate, ingest, pipeline, resources, server, store,
-    telemetry,
+    api, cluster, destinations::egress, dispatch, enrich, gate, ingest, pipeline, resources,
+    server, store, telemetry,
 };
 
 /// The default configuration, as a file with a sentence on each option.
@@ -43,6 +43,8 @@ pub struct Config {
     #[serde(skip)]
     pub database: Option<store::postgres::Address>,
     pub postgres: store::postgres::Options,
+    /// This node among others on the same database.
+    pub cluster: cluster::Options,
     pub retention: Retention,
     pub pipeline: pipeline::Options,
     pub enrichment: enrich::Options,
@@ -82,6 +84,7 @@ impl Default for Config {
             store: store::sqlite::Options::default(),
             database: None,
             postgres: store::postgres::Options::default(),
+            cluster: cluster::Options::default(),
             retention: Retention::default(),
             pipeline: pipeline::Options::default(),
             enrichment: enrich::Options::default(),

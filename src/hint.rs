@@ -91,6 +91,12 @@ impl<T: Send, L: Loss<T>> Sender<T, L> {
         }
     }
 
+    /// Says that there is something which was not sent here.
+    pub fn lose(&self, note: impl FnOnce(&mut L)) {
+        note(lock(&self.shared.loss).get_or_insert_default());
+        self.shared.dropped.notify_one();
+    }
+
     fn drop_hint(&self, hint: &T) {
         lock(&self.shared.loss).get_or_insert_default().add(hint);
         self.shared.dropped.notify_one();

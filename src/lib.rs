@@ -37,6 +37,7 @@ pub mod server;
 pub mod telemetry;
 
 // What holds the stages together.
+pub mod cluster;
 pub mod config;
 pub mod app;
 pub mod cli;

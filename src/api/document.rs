@@ -8,8 +8,8 @@ use utoipa::{
 };
 
 use super::{
-    counts, deletions, deliveries, directory, dry_run, events, export, operations, replays,
-    resources, stats, tail,
+    cluster, counts, deletions, deliveries, directory, dry_run, events, export, operations,
+    replays, resources, stats, tail,
 };
 use crate::{ingest, problem::Problem};
 
@@ -106,6 +106,7 @@ use crate::{ingest, problem::Problem};
         stats::destination_stats,
         counts::pipeline_counts,
         stats::status,
+        cluster::cluster,
         operations::openapi,
         operations::healthz,
         operations::readyz,

@@ -16,6 +16,7 @@ mod resources;
 mod dry_run;
 mod directory;
 mod operations;
+mod cluster;
 mod document;
 
 use std::{ops::Deref, sync::Arc};
@@ -25,8 +26,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 
-pub use self::document::document;
 use self::routes::Routes;
+pub use self::{cluster::Place, document::document};
 use crate::{
     catalog::Registrar,
     clock::Clock,
@@ -39,7 +40,7 @@ use crate::{
     problem::{Kind, Problem},
     replay::Replayed,
     resources::Means,
-    store::Database,
+    store::{Database, Role},
     tail::Tail,
 };
 
@@ -84,6 +85,8 @@ pub struct Context {
     pub metrics: PrometheusHandle,
     /// Becomes true when the gateway is about to stop, and should get no more requests.
     pub draining: watch::Receiver<bool>,
+    /// Where several nodes share the database.
+    pub place: Option<Place>,
     /// What a project may have.
     pub limits: crate::resources::Options,
     pub options: Options,
@@ -246,6 +249,7 @@ fn routes() -> Routes {
         .post("/api/v1/replays/{replay}/cancel", replays::cancel_replay)
         // How everything is.
         .get("/api/v1/status", stats::status)
+        .get("/api/v1/cluster", cluster::cluster)
         .get("/api/v1/openapi.json", operations::openapi)
         .get("/healthz", operations::healthz)
         .get("/readyz", operations::readyz)
@@ -269,4 +273,12 @@ pub fn router(api: Api) -> Router {
         .layer(middleware::from_fn(ingest::cors::events))
         .with_state(api.clone())
         .merge(ingest::segment::router(api.ingest.clone()))
+}
+
+/// Refuses what a node with just these roles does not do.
+pub fn only_for(roles: Vec<Role>, router: Router) -> Router {
+    if Role::ALL.into_iter().all(|it| roles.contains(&it)) {
+        return router;
+    }
+    router.layer(middleware::from_fn_with_state(roles, cluster::refuse_others))
 }

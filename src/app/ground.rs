@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::{HINTED_BYTES, HINTS, Parts, StartError, apply, weigh_events};
+use super::{HINTED_BYTES, HINTS, Parts, StartError, apply, node::Newcomer, weigh_events};
 use crate::{
     catalog::Registrar,
     config::Config,
@@ -16,7 +16,7 @@ use crate::{
     pipeline,
     resources::File,
     store::{
-        self, Database, Store, StoreError,
+        self, Database, MemberId, Store, StoreError,
         postgres::{Address, Node, PostgresStore},
         sqlite::SqliteStore,
     },
@@ -30,6 +30,8 @@ pub(super) struct Ground {
     pub database: Arc<dyn Database>,
     pub registrar: Arc<Registrar>,
     pub logs: Vec<Log>,
+    /// Where many nodes share the database.
+    pub newcomer: Option<Newcomer>,
 }
 
 /// Events in one order, for a pipeline of their own.
@@ -47,7 +49,7 @@ impl Ground {
     ) -> Result<Self, StartError> {
         let metrics = telemetry::start_metrics()?;
         let vault = open_vault(&config.data, parts)?;
-        let (database, logs) = match &config.database {
+        let Opened { database, logs, newcomer } = match &config.database {
             Some(address) => open_database(config, address, parts).await?,
             None => open_store(config, parts).await?,
         };
@@ -58,7 +60,7 @@ impl Ground {
                 .await
                 .map_err(StartError::Resources)?;
         }
-        Ok(Self { metrics, vault, database, registrar, logs })
+        Ok(Self { metrics, vault, database, registrar, logs, newcomer })
     }
 
     /// What steps may ask, with whoever learns from events.
@@ -89,7 +91,11 @@ fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {
     vault.map(Arc::new).map_err(StartError::MasterKey)
 }
 
-type Opened = (Arc<dyn Database>, Vec<Log>);
+struct Opened {
+    database: Arc<dyn Database>,
+    logs: Vec<Log>,
+    newcomer: Option<Newcomer>,
+}
 
 async fn open_store(config: &Config, parts: &Parts) -> Result<Opened, StartError> {
     let (accepted, events) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
@@ -101,35 +107,32 @@ async fn open_store(config: &Config, parts: &Parts) -> Result<Opened, StartError
     };
     let opened = tokio::task::spawn_blocking(open).await.unwrap_or(Err(StoreError::Closed));
     let store = Arc::new(opened.map_err(|source| cannot_open(config, source))?);
-    Ok((store.clone(), vec![Log { store, events }]))
+    let logs = vec![Log { store: store.clone(), events }];
+    Ok(Opened { database: store, logs, newcomer: None })
 }
 
-/// This node is alone: it does the work of every shard.
 async fn open_database(
     config: &Config,
     address: &Address,
     parts: &Parts,
 ) -> Result<Opened, StartError> {
-    let node = Node {
-        id: u128::from(parts.random.u64()) << 64 | u128::from(parts.random.u64()),
-        name: std::env::var("HOSTNAME").unwrap_or_default(),
-        roles: ["ingest", "pipeline", "dispatch", "api"].map(str::to_owned).to_vec(),
-        address: Some(config.listen.to_string()),
-        is_alone: true,
-    };
-    let mut events = Vec::new();
-    let accepts = |_| {
+    let id = u128::from(parts.random.u64()) << 64 | u128::from(parts.random.u64());
+    let (mut events, mut accepts) = (Vec::new(), Vec::new());
+    let accept = |_| {
         let (accepted, hints) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
         events.push(hints);
+        accepts.push(accepted.clone());
         accepted
     };
     let (options, clock) = (config.postgres.clone(), parts.clock.clone());
     let random = in_stock(parts.random.clone());
-    let opened = PostgresStore::open(address, options, node, clock, random, accepts).await;
+    let node = Node { id, name: String::new(), roles: vec![], address: None, is_alone: false };
+    let opened = PostgresStore::open(address, options, node, clock, random, accept).await;
     let store = Arc::new(opened.map_err(|source| cannot_open(config, source))?);
     let log = |(shard, events)| Log { store: Arc::new(store.log(shard)), events };
     let logs = (0..).zip(events).map(log).collect();
-    Ok((store, logs))
+    let newcomer = Some(Newcomer { store: store.clone(), accepts, id: MemberId(id) });
+    Ok(Opened { database: store, logs, newcomer })
 }
 
 /// Asks for a good many numbers at once: each question is a call of the system.
@@ -148,7 +151,7 @@ fn in_stock(random: Arc<dyn Random>) -> store::sqlite::Random {
     })
 }
 
-fn cannot_open(config: &Config, source: StoreError) -> StartError {
+pub(super) fn cannot_open(config: &Config, source: StoreError) -> StartError {
     match &config.database {
         Some(address) => StartError::Database { address: address.clone(), source },
         None => StartError::Store { path: config.data.clone(), source },

@@ -3,13 +3,21 @@
 mod ground;
 mod planned;
 mod upkeep;
+mod node;
+mod shares;
+mod stages;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinError, JoinHandle},
+};
 
 use ground::{Ground, Log};
+use node::Node;
+use stages::Stages;
 
 pub use planned::Planned;
 
@@ -17,22 +25,18 @@ use crate::{
     api::{self, Api},
     catalog::Registrar,
     clock::{Clock, SystemClock},
-    config::{self, Config},
+    config::Config,
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
-    dashboard, deletions,
+    dashboard,
     destinations::{
-        Directory, Outlets,
+        Directory,
         egress::{Egress, Resolver, SystemResolver, TlsError},
     },
     dispatch,
     enrich::CountryError,
-    gate::{self, Gate},
-    hint,
-    ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
+    ingest::{self, Keyring},
     model::{Author, Event, Message, Owed, Secret},
     pipeline,
-    probe::{self, Prober},
-    replay::{self, Replayed},
     resources::{self, ApplyError, Difference, File, Means},
     server,
     store::{Database, StoreError, postgres::Address},
@@ -80,6 +84,7 @@ pub struct App {
     limits: resources::Options,
     stops: Stops,
     tasks: Tasks,
+    node: Option<Node>,
 }
 
 /// One switch for each layer, turned in the order in which they stop.
@@ -94,7 +99,6 @@ struct Stops {
 struct Tasks {
     server: JoinHandle<()>,
     pipelines: Vec<JoinHandle<()>>,
-    replays: JoinHandle<()>,
     errands: Vec<JoinHandle<()>>,
     dispatch: JoinHandle<()>,
     upkeep: Vec<JoinHandle<()>>,
@@ -113,6 +117,14 @@ pub enum StartError {
     Store { path: PathBuf, source: StoreError },
     #[error("the database {address} cannot be used")]
     Database { address: Address, source: StoreError },
+    #[error("this node cannot take part among those of the database")]
+    Node(#[source] StoreError),
+    #[error("a gateway on the embedded store is alone, and needs every role")]
+    Roles,
+    #[error("a node without a role does nothing")]
+    NoRoles,
+    #[error("the cluster's `lease` is too short for its `beat`")]
+    Beat,
     #[error("the resources cannot be applied")]
     Resources(#[source] ApplyError),
     #[error("TLS cannot be set up")]
@@ -133,13 +145,14 @@ impl App {
         parts: Parts,
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
+        check(&config)?;
         let ground = Ground::open(&config, &parts, resources).await?;
         let (tail, stops) = (Tail::default(), Stops::new());
         let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen, &egress).await?;
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
-        let Ground { metrics, vault, database, registrar, logs } = ground;
+        let Ground { metrics, vault, database, registrar, logs, newcomer } = ground;
         let destinations = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
         let stages = Stages {
             database: database.clone(),
@@ -154,8 +167,18 @@ impl App {
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
         let counting =
             ingest::memory::keep(ingest.clone(), registrar.watch(), stops.upkeep.subscribe());
-        let started = stages.clone().start(logs, config.pipeline, config.dispatch, &stops);
-        let errands = errands(&stages, &parts, &started.handle, &stops);
+        let roles = config.cluster.roles.clone();
+        let place = match newcomer {
+            Some(newcomer) => {
+                let node = Node::start(&newcomer, config.cluster, address.to_string()).await;
+                Some((newcomer, node.map_err(StartError::Node)?))
+            }
+            None => None,
+        };
+        let prober = stages.prober(&parts);
+        let (pipeline, dispatch) = (config.pipeline, config.dispatch);
+        let started =
+            stages.clone().start(logs, pipeline, dispatch, prober.clone(), &stops, place.as_ref());
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
@@ -166,18 +189,24 @@ impl App {
             hasher: KeyHasher::of(&vault),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
-            prober: errands.prober,
+            prober,
             outlets: destinations,
             lookups: stages.lookups.clone(),
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
+            place: place.as_ref().map(|(newcomer, node)| api::Place {
+                me: newcomer.id,
+                roles: roles.clone(),
+                view: node.handles.view.clone(),
+            }),
             tail: tail.clone(),
             metrics: metrics.clone(),
             limits: config.resources,
             options: config.api,
         }))
         .merge(dashboard::router());
+        let router = api::only_for(roles, router);
         let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
         upkeep.push(tokio::spawn(counting));
         let stop = turned(stops.server.subscribe());
@@ -185,8 +214,7 @@ impl App {
             upkeep,
             dispatch: started.dispatch,
             pipelines: started.pipelines,
-            replays: started.replays,
-            errands: errands.tasks,
+            errands: started.errands,
             server: tokio::spawn(server::serve(listener, router, config.server, stop)),
         };
         Ok(Self {
@@ -201,6 +229,7 @@ impl App {
             limits: config.resources,
             stops,
             tasks,
+            node: place.map(|it| it.1),
         })
     }
 
@@ -215,22 +244,30 @@ impl App {
     pub async fn stop(self) {
         let _ = self.stops.draining.send(true);
         let _ = self.stops.server.send(true);
-        ended("server", self.tasks.server).await;
+        ended("server", self.tasks.server.await);
+        if let Some(node) = &self.node {
+            node.retire();
+        }
         let _ = self.stops.pipeline.send(true);
         for task in self.tasks.pipelines {
-            ended("pipeline", task).await;
+            ended("pipeline", task.await);
         }
-        ended("replays", self.tasks.replays).await;
         for task in self.tasks.errands {
-            ended("errands", task).await;
+            ended("errands", task.await);
         }
         let _ = self.stops.dispatch.send(true);
-        if tokio::time::timeout(DRAIN, ended("dispatch", self.tasks.dispatch)).await.is_err() {
-            tracing::warn!("attempts that are still under way are cut, and made again later");
+        match tokio::time::timeout(DRAIN, self.tasks.dispatch).await {
+            Ok(it) => ended("dispatch", it),
+            Err(_) => {
+                tracing::warn!("attempts that are still under way are cut, and made again later");
+            }
+        }
+        if let Some(node) = self.node {
+            node.leave().await;
         }
         let _ = self.stops.upkeep.send(true);
         for task in self.tasks.upkeep {
-            ended("upkeep", task).await;
+            ended("upkeep", task.await);
         }
         self.database.close().await;
     }
@@ -281,149 +318,6 @@ impl Stops {
     }
 }
 
-/// Tells the dispatcher to read from the store what a replay has made.
-fn replayed(dispatch: dispatch::Handle) -> Replayed {
-    Arc::new(move |owed| {
-        let mut lost = dispatch::Lost::default();
-        for it in owed {
-            lost.note(it);
-        }
-        let dispatch = dispatch.clone();
-        tokio::spawn(async move { dispatch.spilled(lost).await });
-    })
-}
-
-/// What Tidegate does by itself beside the stages.
-struct Errands {
-    prober: Arc<Prober>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-fn errands(stages: &Stages, parts: &Parts, dispatch: &dispatch::Handle, stops: &Stops) -> Errands {
-    let Stages { database, registrar, clock, outlets, tail, .. } = stages.clone();
-    let deletions = deletions::run(deletions::Parts {
-        database: database.clone(),
-        registrar: registrar.clone(),
-        clock: clock.clone(),
-        dispatch: dispatch.clone(),
-        stop: stops.pipeline.subscribe(),
-    });
-    let random = parts.random.clone();
-    let parts = probe::Parts { database, registrar, outlets, clock, random, tail };
-    let prober = Arc::new(Prober::new(parts));
-    let probes = probe::run(prober.clone(), stops.pipeline.subscribe());
-    Errands { prober, tasks: vec![tokio::spawn(probes), tokio::spawn(deletions)] }
-}
-
-/// What the stages behind the store share.
-#[derive(Clone)]
-struct Stages {
-    database: Arc<dyn Database>,
-    registrar: Arc<Registrar>,
-    clock: Arc<dyn Clock>,
-    outlets: Arc<dyn Outlets>,
-    lookups: Arc<dyn pipeline::Lookups>,
-    tail: Tail,
-    tools: pipeline::Tools,
-}
-
-/// The stages behind the store, under way.
-struct Started {
-    pipelines: Vec<JoinHandle<()>>,
-    replays: JoinHandle<()>,
-    dispatch: JoinHandle<()>,
-    handle: dispatch::Handle,
-    replayed: Replayed,
-    planned: Planned,
-}
-
-impl Stages {
-    fn ingest(
-        &self,
-        parts: &Parts,
-        vault: &Arc<Vault>,
-        keyring: Arc<Keyring>,
-        folder: PathBuf,
-        (gate, options): (gate::Options, ingest::Options),
-    ) -> Arc<Ingest> {
-        let gate = Gate::new(self.database.clone(), self.registrar.watch(), gate);
-        let parts = IngestParts {
-            gate: Arc::new(gate),
-            keyring,
-            clock: self.clock.clone(),
-            tail: self.tail.clone(),
-            random: parts.random.clone(),
-            doors: Doors::new(self.registrar.watch(), vault.clone()),
-            catalog: self.registrar.watch(),
-            folder,
-        };
-        Arc::new(Ingest::new(parts, options))
-    }
-
-    fn upkeep(&self, metrics: PrometheusHandle, options: config::Retention) -> upkeep::Upkeep {
-        upkeep::Upkeep {
-            database: self.database.clone(),
-            catalog: self.registrar.watch(),
-            clock: self.clock.clone(),
-            metrics,
-            options,
-        }
-    }
-
-    fn start(
-        self,
-        logs: Vec<Log>,
-        pipeline: pipeline::Options,
-        dispatch: dispatch::Options,
-        stops: &Stops,
-    ) -> Started {
-        let (hinted, deliveries) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_deliveries);
-        let (dispatcher, handle) = dispatch::runner(dispatch::Parts {
-            store: self.database.clone(),
-            clock: self.clock.clone(),
-            registrar: self.registrar.clone(),
-            outlets: self.outlets,
-            hints: deliveries,
-            tail: self.tail,
-            stop: stops.dispatch.subscribe(),
-            options: dispatch,
-        });
-        let replayed = replayed(handle.clone());
-        let replays = replay::run(replay::Parts {
-            database: self.database.clone(),
-            registrar: self.registrar.clone(),
-            clock: self.clock.clone(),
-            replayed: replayed.clone(),
-            stop: stops.pipeline.subscribe(),
-        });
-        // Each log is planned in its own order, beside the others.
-        let (mut pipelines, mut planned) = (Vec::new(), Vec::new());
-        for log in logs {
-            let (runner, through) = pipeline::runner(pipeline::Parts {
-                store: log.store,
-                clock: self.clock.clone(),
-                catalog: self.registrar.watch(),
-                events: log.events,
-                lookups: self.lookups.clone(),
-                deliveries: hinted.clone(),
-                stop: stops.pipeline.subscribe(),
-                tools: self.tools.clone(),
-                options: pipeline.clone(),
-            });
-            pipelines.push(tokio::spawn(runner.run()));
-            planned.push(through);
-        }
-        Started {
-            pipelines,
-            replays: tokio::spawn(replays),
-            dispatch: tokio::spawn(dispatcher.run()),
-            handle,
-            replayed,
-            planned: Planned::new(planned),
-        }
-    }
-}
-
 fn keyring(
     parts: &Parts,
     registrar: &Registrar,
@@ -456,8 +350,22 @@ async fn turned(mut switch: watch::Receiver<bool>) {
     let _ = switch.wait_for(|it| *it).await;
 }
 
-async fn ended(what: &'static str, task: JoinHandle<()>) {
-    if let Err(error) = task.await {
+fn ended(what: &'static str, task: Result<(), JoinError>) {
+    if let Err(error) = task {
         tracing::error!(%error, "the {what} ended badly");
+    }
+}
+
+/// What options must have in common.
+fn check(config: &Config) -> Result<(), StartError> {
+    let cluster = &config.cluster;
+    if cluster.roles.is_empty() {
+        Err(StartError::NoRoles)
+    } else if config.database.is_none() && !cluster.has_all() {
+        Err(StartError::Roles)
+    } else if cluster.beat.is_zero() || cluster.lease < cluster.beat * 3 {
+        Err(StartError::Beat)
+    } else {
+        Ok(())
     }
 }

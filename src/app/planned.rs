@@ -4,7 +4,8 @@ use tokio::sync::watch;
 
 use crate::model::EventSeq;
 
-/// For each log of the store, the last event up to which every one has its plan on disk.
+/// For each log of the store, the last event up to which every one has its plan on disk. Of logs that
+/// another node works on, nothing is known.
 #[derive(Clone)]
 pub struct Planned(Vec<watch::Receiver<EventSeq>>);
 

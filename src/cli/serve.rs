@@ -17,6 +17,7 @@ use crate::{
     destinations::egress::policy::Net,
     model::Secret,
     resources::{ApplyError, File},
+    store::Role,
     telemetry,
 };
 
@@ -40,6 +41,12 @@ pub struct Args {
     /// in TIDEGATE_STORE, which other users of the machine cannot see
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    /// What this node is called among others on the same database; the host's name and the port otherwise
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// What this node does, where others share the database: ingest, pipeline, dispatch, api
+    #[arg(long, value_name = "ROLE", value_delimiter = ',')]
+    roles: Vec<Role>,
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
@@ -98,6 +105,12 @@ fn load(args: &Args) -> Result<Config> {
         config.database =
             Some(address.map_err(|error| CliError::usage(format!("--store: {error}")))?);
     }
+    if let Some(node) = &args.node {
+        config.cluster.name = Some(node.clone());
+    }
+    if !args.roles.is_empty() {
+        config.cluster.roles.clone_from(&args.roles);
+    }
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
@@ -136,8 +149,12 @@ fn cannot_start(error: StartError) -> CliError {
         StartError::MasterKey(_) => {
             failed.then("restore master.key from its backup, or set TIDEGATE_MASTER_KEY")
         }
+        StartError::Roles => failed.then("share a PostgreSQL with --store, or leave --roles away"),
+        StartError::NoRoles => failed.then("give it at least one, or leave them away for all"),
+        StartError::Beat => failed.then("make `lease` at least three times `beat`"),
         StartError::Folder { .. }
         | StartError::AdminKey
+        | StartError::Node(_)
         | StartError::Store { .. }
         | StartError::Database { .. }
         | StartError::Tls(_)

@@ -1,6 +1,6 @@
 //! What the dispatcher asks of the store, again and again until it is done.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -12,7 +12,7 @@ use crate::{
     store::{Settlement, Store, StoreError},
 };
 
-/// Offers settlements to the store until it takes them, or is closed.
+/// Offers settlements to the store until it takes them, refuses them, or is closed.
 pub async fn settle(
     store: &dyn Store,
     clock: &dyn Clock,
@@ -20,21 +20,58 @@ pub async fn settle(
     patience: Duration,
     reports: &mpsc::UnboundedSender<Report>,
 ) {
-    let settled = settlements.iter().map(|it| (it.owed.destination, it.owed.seq)).collect();
+    let report = match offer(store, clock, &settlements, patience).await {
+        Offered::Taken => Report::Settled(names(&settlements)),
+        Offered::Closed => Report::Closed,
+        // Some of them may still be ours.
+        Offered::Refused => {
+            let mut by_destination: BTreeMap<DestinationId, Vec<Settlement>> = BTreeMap::new();
+            for it in settlements {
+                by_destination.entry(it.owed.destination).or_default().push(it);
+            }
+            let (mut settled, mut refused) = (Vec::new(), Vec::new());
+            for settlements in by_destination.into_values() {
+                match offer(store, clock, &settlements, patience).await {
+                    Offered::Taken => settled.extend(names(&settlements)),
+                    Offered::Refused => refused.extend(names(&settlements)),
+                    Offered::Closed => {
+                        let _ = reports.send(Report::Closed);
+                        return;
+                    }
+                }
+            }
+            Report::Refused { settled, refused }
+        }
+    };
+    let _ = reports.send(report);
+}
+
+enum Offered {
+    Taken,
+    /// Another node works for one of the destinations.
+    Refused,
+    Closed,
+}
+
+async fn offer(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    settlements: &[Settlement],
+    patience: Duration,
+) -> Offered {
     loop {
-        match store.settle(settlements.clone()).await {
-            Ok(()) => {
-                let _ = reports.send(Report::Settled(settled));
-                return;
-            }
-            Err(StoreError::Closed) => {
-                let _ = reports.send(Report::Closed);
-                return;
-            }
+        match store.settle(settlements.to_vec()).await {
+            Ok(()) => return Offered::Taken,
+            Err(StoreError::Closed) => return Offered::Closed,
+            Err(StoreError::Fenced) => return Offered::Refused,
             Err(error) => warn(&error, "what came of attempts is not on disk yet"),
         }
         clock.sleep_until(later(clock.now(), patience)).await;
     }
+}
+
+fn names(settlements: &[Settlement]) -> Vec<(DestinationId, DeliverySeq)> {
+    settlements.iter().map(|it| (it.owed.destination, it.owed.seq)).collect()
 }
 
 /// Asks the store for messages until it answers, or is closed.

@@ -17,6 +17,9 @@ pub(super) enum Command {
     Cancel(Vec<Owed>),
     Spilled(Lost),
     Poke(DestinationId),
+    /// Another node has said so.
+    Heard(Lost),
+    Anew,
     Line(DestinationId, oneshot::Sender<Option<LineStatus>>),
     Idle(oneshot::Sender<Status>),
 }
@@ -39,7 +42,17 @@ impl Handle {
         let _ = self.commands.send(Command::Poke(destination)).await;
     }
 
-    /// `None`: there is no such destination, or it was deleted.
+    /// Another node has told what the store owes since lately.
+    pub async fn heard(&self, lost: Lost) {
+        let _ = self.commands.send(Command::Heard(lost)).await;
+    }
+
+    /// Anything may have happened of which nothing was heard: all is to be read from the store.
+    pub async fn anew(&self) {
+        let _ = self.commands.send(Command::Anew).await;
+    }
+
+    /// `None`: there is no such destination, it was deleted, or another node delivers to it.
     pub async fn line(&self, destination: DestinationId) -> Option<LineStatus> {
         let (answer, answered) = oneshot::channel();
         let _ = self.commands.send(Command::Line(destination, answer)).await;

@@ -1,9 +1,9 @@
 //! Carries out what the scheduler decides, in tasks that report back to the loop.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
@@ -14,8 +14,10 @@ use super::{
     budget::Budget,
     calls::{disable, load, settle, warn},
     later,
+    lost::Lost,
     messages::Messages,
     meters::Meters,
+    owned::Learned,
 };
 use crate::{
     catalog::Registrar,
@@ -56,6 +58,15 @@ pub enum Report {
         messages: Vec<Message>,
     },
     Settled(Vec<(DestinationId, DeliverySeq)>),
+    /// The store did not take some, since another node works for their destinations.
+    Refused {
+        settled: Vec<(DestinationId, DeliverySeq)>,
+        refused: Vec<(DestinationId, DeliverySeq)>,
+    },
+    /// What there is of shares that this node has taken on.
+    Learned(Learned),
+    /// Destinations that were not known are, or never will be.
+    Refreshed(Lost),
     Refilled {
         destination: DestinationId,
         rows: Option<Vec<Owed>>,
@@ -98,6 +109,10 @@ pub struct Hands {
     /// About as much as the heaviest message weighed that was read lately.
     heaviest: usize,
     is_stopping: bool,
+    /// Destinations to which another node delivers now.
+    away: HashSet<DestinationId>,
+    /// Nothing may be begun behind this moment.
+    sure_until: Option<Instant>,
 }
 
 /// Calls of one kind under way at once. The store commits together what waits together.
@@ -145,6 +160,8 @@ impl Hands {
             budget: Arc::new(budget),
             heaviest: LIKELY_WEIGHT,
             is_stopping: false,
+            away: HashSet::new(),
+            sure_until: None,
         }
     }
 
@@ -155,6 +172,19 @@ impl Hands {
     /// Whether nothing is under way that the scheduler does not know of.
     pub fn are_idle(&self) -> bool {
         self.wanted.is_empty() && self.loading == 0 && self.disabling == 0
+    }
+
+    pub fn registrar(&self) -> Arc<Registrar> {
+        self.registrar.clone()
+    }
+
+    pub fn reports(&self) -> mpsc::UnboundedSender<Report> {
+        self.reports.clone()
+    }
+
+    /// It is not attempted here.
+    pub fn forget(&mut self, delivery: DeliverySeq) {
+        self.messages.take(delivery);
     }
 
     /// Keeps a message for its next attempt, if there is room.
@@ -329,13 +359,46 @@ impl Hands {
         for owed in wanted {
             let (destination, delivery) = (owed.destination, owed.seq);
             match messages.remove(&delivery) {
-                _ if self.is_stopping => {
+                _ if !self.may_begin(destination) => {
                     self.given_back.push(Input::Returned { destination, delivery });
                 }
                 Some(message) => self.send(owed, message),
                 None => self.given_back.push(Input::Missing { destination, delivery }),
             }
         }
+    }
+
+    fn may_begin(&self, destination: DestinationId) -> bool {
+        !self.is_stopping && !self.away.contains(&destination) && !self.is_unsure()
+    }
+
+    /// Whether another node may deliver to the same destinations.
+    pub fn is_unsure(&self) -> bool {
+        self.sure_until.is_some_and(|it| Instant::now() >= it)
+    }
+
+    pub fn be_sure_until(&mut self, until: Instant) {
+        self.sure_until = Some(until);
+    }
+
+    /// Begins nothing more for these. What waits for its message is given back.
+    pub fn leave(&mut self, destinations: &[DestinationId]) {
+        self.away.extend(destinations);
+        let (wanted, left): (VecDeque<Owed>, VecDeque<Owed>) =
+            self.wanted.drain(..).partition(|it| !self.away.contains(&it.destination));
+        self.wanted = wanted;
+        let back =
+            |owed: Owed| Input::Returned { destination: owed.destination, delivery: owed.seq };
+        self.given_back.extend(left.into_iter().map(back));
+        for ((destination, _), batch) in &self.batches {
+            if self.away.contains(destination) {
+                let _ = batch.send(Order::Leave);
+            }
+        }
+    }
+
+    pub fn come_back(&mut self, destination: DestinationId) {
+        self.away.remove(&destination);
     }
 
     /// Attempts nothing more. What waits for its message is given back.

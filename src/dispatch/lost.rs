@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     hint::Loss,
     model::{DeliverySeq, DestinationId, Lane, Message, Owed},
+    store::OwedFrom,
 };
 
 /// Deliveries that are to be read from the store, as bounds by destination.
@@ -28,6 +29,45 @@ impl Lost {
             let position = owed.place.position;
             missed.laned = Some(missed.laned.map_or(position, |it| it.min(position)));
         }
+    }
+}
+
+impl Missed {
+    /// Whatever there is.
+    pub const ANYTHING: Self =
+        Self { loose: Some(DeliverySeq::from_bits(0)), laned: Some(i64::MIN) };
+
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            loose: self.loose.into_iter().chain(other.loose).min(),
+            laned: self.laned.into_iter().chain(other.laned).min(),
+        }
+    }
+}
+
+impl Lost {
+    /// As one node tells another.
+    pub fn of(owed: &[OwedFrom]) -> Self {
+        let mut lost = Self::default();
+        for it in owed {
+            lost.miss(it.destination, Missed { loose: it.loose, laned: it.laned });
+        }
+        lost
+    }
+
+    pub fn miss(&mut self, destination: DestinationId, missed: Missed) {
+        let known = self.0.entry(destination).or_default();
+        *known = known.and(missed);
+    }
+
+    pub fn to_tell(&self) -> Vec<OwedFrom> {
+        let told = |(destination, it): (&DestinationId, &Missed)| OwedFrom {
+            destination: *destination,
+            loose: it.loose,
+            laned: it.laned,
+        };
+        self.0.iter().map(told).collect()
     }
 }
 

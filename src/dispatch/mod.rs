@@ -11,6 +11,7 @@ mod retry;
 mod fairness;
 mod lost;
 mod line;
+mod input;
 mod scheduler;
 mod messages;
 mod budget;
@@ -19,6 +20,7 @@ mod batches;
 mod meters;
 mod handle;
 mod hands;
+mod owned;
 mod run;
 
 use std::time::Duration;
@@ -28,9 +30,11 @@ use serde::{Deserialize, Serialize};
 
 pub use batches::split;
 pub use handle::Handle;
+pub use input::{Action, Input};
 pub use lost::{Lost, Missed};
+pub use owned::Shares;
 pub use run::{Parts, Runner, runner};
-pub use scheduler::{Action, Input, Scheduler};
+pub use scheduler::Scheduler;
 pub use status::{BreakerState, LineStatus, Status};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use super::{
     hands::{Hands, Report},
     messages::Messages,
     meters::{Meters, watch_backlog},
+    owned::{Owned, Shares},
 };
 use crate::{
     catalog::{Catalog, Registrar},
@@ -37,6 +38,8 @@ pub struct Parts {
     /// What is owed since the start, in accept order.
     pub hints: hint::Receiver<Vec<(Owed, Message)>, Lost>,
     pub tail: Tail,
+    /// Where several nodes share the work. `None`: this one delivers to all destinations.
+    pub shares: Option<Shares>,
     /// Becomes true when the loop is to end.
     pub stop: watch::Receiver<bool>,
     pub options: Options,
@@ -44,7 +47,7 @@ pub struct Parts {
 
 /// Delivers until it is told to stop.
 pub struct Runner {
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     catalog: watch::Receiver<Arc<Catalog>>,
     hints: hint::Receiver<Vec<(Owed, Message)>, Lost>,
@@ -52,17 +55,18 @@ pub struct Runner {
     stop: watch::Receiver<bool>,
     /// Never more than what is in flight, unsettled and being read.
     reports: mpsc::UnboundedReceiver<Report>,
-    scheduler: Scheduler,
-    hands: Hands,
+    pub(super) scheduler: Scheduler,
+    pub(super) hands: Hands,
     actions: Vec<Action>,
-    destinations: HashMap<DestinationId, Arc<Destination>>,
+    pub(super) destinations: HashMap<DestinationId, Arc<Destination>>,
     alarm: Option<Alarm>,
     status: watch::Sender<Status>,
     idlers: Vec<oneshot::Sender<Status>>,
     hints_are_open: bool,
-    is_stopping: bool,
-    is_over: bool,
-    retry_store_after: std::time::Duration,
+    pub(super) is_stopping: bool,
+    pub(super) is_over: bool,
+    pub(super) retry_store_after: std::time::Duration,
+    pub(super) owned: Option<Owned>,
 }
 
 type Alarm = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -77,6 +81,7 @@ enum Wake {
     Hint(Option<Hint<Vec<(Owed, Message)>, Lost>>),
     Command(Option<Command>),
     Catalog,
+    Shares,
     Time,
     Stop,
 }
@@ -119,6 +124,7 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         hints_are_open: true,
         is_stopping: false,
         is_over: false,
+        owned: parts.shares.map(Owned::new),
     };
     (runner, Handle { commands: command_sender, status: watch })
 }
@@ -128,7 +134,8 @@ impl Runner {
     /// the store is closed. What is not delivered by then is owed at the next start.
     pub async fn run(mut self) {
         self.learn_catalog();
-        if !self.learn_backlog().await {
+        // Where work comes in shares, the store is asked when they come.
+        if self.owned.is_none() && !self.learn_backlog().await {
             return;
         }
         let gauges = tokio::spawn(watch_backlog(self.store.clone(), self.clock.clone()));
@@ -157,13 +164,16 @@ impl Runner {
                 }
                 // The wait itself has marked the change as seen.
                 Wake::Catalog => self.learn_catalog(),
+                Wake::Shares => self.shares_changed(now),
                 Wake::Report(None) | Wake::Command(None) => (),
             }
             self.take_what_is_there(now);
             self.give_back(now);
+            self.end_what_is_quiet();
             self.hands.flush();
             self.tell();
         }
+        self.end_shares();
         gauges.abort();
         tracing::debug!("the dispatcher has ended");
     }
@@ -175,10 +185,17 @@ impl Runner {
                 None => std::future::pending().await,
             }
         };
+        let shares = async {
+            match &mut self.owned {
+                Some(owned) => owned.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             // An error means that nobody can stop us any more: then the process ends.
             _ = self.stop.wait_for(|it| *it), if !self.is_stopping => Wake::Stop,
+            () = shares => Wake::Shares,
             report = self.reports.recv() => Wake::Report(report),
             hint = self.hints.receive(), if self.hints_are_open => Wake::Hint(hint),
             Some(command) = self.commands.recv() => Wake::Command(Some(command)),
@@ -222,6 +239,13 @@ impl Runner {
                 self.hands.settled();
                 self.step(now, Input::Settled(settled));
             }
+            Report::Refused { settled, refused } => {
+                self.hands.settled();
+                self.step(now, Input::Settled(settled));
+                self.step(now, Input::Refused(refused));
+            }
+            Report::Learned(learned) => self.learned(learned, now),
+            Report::Refreshed(lost) => self.refreshed(lost, now),
             Report::Refilled { destination, rows } => {
                 self.step(now, Input::Refilled { destination, rows });
             }
@@ -245,21 +269,23 @@ impl Runner {
                 }
                 // The pipeline may have planned by a newer catalogue than we have seen.
                 self.learn_catalog_if_changed();
-                self.step(now, Input::Planned(owed));
+                self.sort_planned(owed, now);
             }
             Hint::Lost(lost) => {
                 self.learn_catalog_if_changed();
                 metrics::counter!("tidegate_dispatch_hints_lost_total").increment(1);
-                self.step(now, Input::Spilled(lost));
+                self.miss(lost, now);
             }
         }
     }
 
     fn command(&mut self, command: Command, now: Timestamp) {
         match command {
-            Command::Cancel(owed) => self.step(now, Input::Cancel(owed)),
-            Command::Spilled(lost) => self.step(now, Input::Spilled(lost)),
-            Command::Poke(destination) => self.step(now, Input::Poke(destination)),
+            Command::Cancel(owed) => self.cancel(owed, now),
+            Command::Spilled(lost) => self.miss(lost, now),
+            Command::Heard(lost) => self.hear(lost, now),
+            Command::Anew => self.anew(now),
+            Command::Poke(destination) => self.poke(destination, now),
             Command::Line(destination, answer) => {
                 let _ = answer.send(self.scheduler.status(destination, now));
             }
@@ -271,7 +297,10 @@ impl Runner {
         }
     }
 
-    fn step(&mut self, now: Timestamp, input: Input) {
+    pub(super) fn step(&mut self, now: Timestamp, input: Input) {
+        if self.owned.is_some() {
+            self.scheduler.pause(self.hands.is_unsure());
+        }
         self.scheduler.step(now, input, &mut self.actions);
         self.carry_out();
     }
@@ -308,7 +337,7 @@ impl Runner {
     }
 
     /// Tells the scheduler of what the hands could not attempt.
-    fn give_back(&mut self, now: Timestamp) {
+    pub(super) fn give_back(&mut self, now: Timestamp) {
         // What takes their place may come back too.
         loop {
             let inputs = self.hands.given_back();
@@ -321,14 +350,14 @@ impl Runner {
         }
     }
 
-    fn learn_catalog_if_changed(&mut self) {
+    pub(super) fn learn_catalog_if_changed(&mut self) {
         if self.catalog.has_changed().unwrap_or(false) {
             self.learn_catalog();
         }
     }
 
     /// Tells the scheduler what is new, changed or gone since it last saw the catalogue.
-    fn learn_catalog(&mut self) {
+    pub(super) fn learn_catalog(&mut self) {
         let catalog = self.catalog.borrow_and_update().clone();
         let now = self.clock.now();
         let is_gone = |id: &&DestinationId| !catalog.destinations.contains_key(id);
@@ -338,7 +367,7 @@ impl Runner {
         }
         for (id, destination) in &catalog.destinations {
             let known = self.destinations.get(id);
-            if known.is_none_or(|it| !Arc::ptr_eq(it, destination)) {
+            if known.is_none_or(|it| !Arc::ptr_eq(it, destination)) && self.owns(*id) {
                 self.destinations.insert(*id, destination.clone());
                 self.step(now, Input::Settings(destination.clone()));
             }

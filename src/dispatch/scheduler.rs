@@ -15,7 +15,6 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
-    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -23,113 +22,11 @@ use jiff::Timestamp;
 use super::{
     Options,
     fairness::Rounds,
+    input::{Action, Input},
     line::{Gate, Line, Step, Totals},
-    lost::Lost,
     status::LineStatus,
 };
-use crate::{
-    model::{DeliverySeq, Destination, DestinationId, Outcome, Owed, ProjectId},
-    store::{OwedQuery, Settlement},
-};
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A destination is new or has changed.
-    Settings(Arc<Destination>),
-    /// A destination was deleted: what it is owed is cancelled.
-    Removed(DestinationId),
-    /// The store owes these destinations something of which nothing is known here. At the start.
-    Backlog(Vec<DestinationId>),
-    /// The store has just taken these on. Whole events, in accept order, each once.
-    Planned(Vec<Owed>),
-    /// The store has taken these on, and does not hand them over: hints that were dropped, replays.
-    Spilled(Lost),
-    Finished {
-        destination: DestinationId,
-        delivery: DeliverySeq,
-        outcome: Outcome,
-    },
-    /// It was to be attempted, and was not.
-    Returned {
-        destination: DestinationId,
-        delivery: DeliverySeq,
-    },
-    /// It was to be attempted, and its event is no longer kept.
-    Missing {
-        destination: DestinationId,
-        delivery: DeliverySeq,
-    },
-    /// It was to be attempted, and there is no memory for it beside what is under way.
-    TooMuch {
-        destination: DestinationId,
-        delivery: DeliverySeq,
-    },
-    /// A request of a batch has ended, and carried these.
-    PartEnded {
-        destination: DestinationId,
-        batch: u32,
-        deliveries: Vec<DeliverySeq>,
-        outcome: Outcome,
-    },
-    /// These of a batch will not be sent; the events of the missing are no longer kept.
-    Cut {
-        destination: DestinationId,
-        batch: u32,
-        left: Vec<DeliverySeq>,
-        missing: Vec<DeliverySeq>,
-    },
-    /// Nothing more of a batch will be sent.
-    BrokenOff {
-        destination: DestinationId,
-        batch: u32,
-    },
-    /// These settlements are on disk.
-    Settled(Vec<(DestinationId, DeliverySeq)>),
-    /// The answer to [`Action::Refill`]; `None` when the store failed.
-    Refilled {
-        destination: DestinationId,
-        rows: Option<Vec<Owed>>,
-    },
-    /// Someone cancels deliveries.
-    Cancel(Vec<Owed>),
-    /// Someone wants an endpoint that is left alone to be tried now.
-    Poke(DestinationId),
-    /// Time has passed.
-    Tick,
-    /// No new attempts from here on.
-    Stop,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// To be answered by `Finished`, `Returned` or `Missing`.
-    Attempt(Owed),
-    /// To be answered by at most one `Cut`, and by `PartEnded` for the first request. Each further
-    /// one waits for `GoOn`.
-    Batch {
-        destination: DestinationId,
-        number: u32,
-        deliveries: Vec<Owed>,
-        /// What one request may carry.
-        bytes: usize,
-    },
-    /// The next request of a batch may go; to be answered by `PartEnded`, or by `BrokenOff`.
-    GoOn { destination: DestinationId, number: u32 },
-    /// Nothing more of a batch is to be sent. There is no answer.
-    Leave { destination: DestinationId, number: u32 },
-    /// To be answered by `Settled`, however long that takes.
-    Settle(Settlement),
-    /// To be answered by `Refilled`.
-    Refill(OwedQuery),
-    /// A `Tick` is due at this time, and no other is; `None`: none is.
-    Wake(Option<Timestamp>),
-    /// The destination is to be disabled, if it still has this version.
-    Disable { destination: DestinationId, version: u32, reason: String },
-    /// After `Stop`: nothing is in flight and everything is on disk.
-    Drained,
-}
+use crate::model::{DestinationId, Owed, ProjectId};
 
 pub struct Scheduler {
     options: Options,
@@ -145,6 +42,7 @@ pub struct Scheduler {
     removing: Vec<usize>,
     told_wake: Option<Timestamp>,
     stopping: Stopping,
+    is_paused: bool,
 }
 
 /// The place of one destination. It is not given to another when the destination is gone.
@@ -176,6 +74,7 @@ impl Scheduler {
             removing: Vec::new(),
             told_wake: None,
             stopping: Stopping::No,
+            is_paused: false,
         }
     }
 
@@ -187,7 +86,7 @@ impl Scheduler {
             self.seats[number].is_touched = false;
             self.look(number, now, actions);
         }
-        if self.stopping == Stopping::No {
+        if self.stopping == Stopping::No && !self.is_paused {
             self.start(now, actions);
             self.read(now, actions);
         } else if self.stopping == Stopping::Yes
@@ -202,6 +101,23 @@ impl Scheduler {
             self.told_wake = wake;
             actions.push(Action::Wake(wake));
         }
+    }
+
+    /// Nothing is to be started or read until this is taken back.
+    pub fn pause(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+    }
+
+    /// Those of which anything is known.
+    pub fn destinations(&self) -> impl Iterator<Item = DestinationId> {
+        self.numbers.keys().copied()
+    }
+
+    /// Whether nothing for it is in flight, or on its way to the disk.
+    pub fn is_quiet(&self, destination: DestinationId) -> bool {
+        let number = self.numbers.get(&destination);
+        let line = number.and_then(|it| self.seats[*it].line.as_ref());
+        line.is_none_or(|it| it.is_quiet())
     }
 
     /// Whether nothing is under way and nothing can start before the next alarm.
@@ -269,6 +185,23 @@ impl Scheduler {
                 }
                 for index in 0..self.removing.len() {
                     self.touch(self.removing[index]);
+                }
+            }
+            Input::Refused(refused) => {
+                for (destination, delivery) in refused {
+                    self.with_known(destination, now, actions, |it, step| {
+                        it.refused(delivery, step);
+                    });
+                }
+            }
+            Input::Left(destinations) => {
+                for destination in destinations {
+                    self.with_known(destination, now, actions, Line::leave);
+                }
+            }
+            Input::Back(destinations) => {
+                for destination in destinations {
+                    self.with_known(destination, now, actions, |line, _| line.come_back());
                 }
             }
             Input::Refilled { destination, rows } => {
@@ -339,6 +272,9 @@ impl Scheduler {
             | Input::Planned(_)
             | Input::Spilled(_)
             | Input::Settled(_)
+            | Input::Refused(_)
+            | Input::Left(_)
+            | Input::Back(_)
             | Input::Refilled { .. }
             | Input::Cancel(_)
             | Input::Poke(_)
@@ -386,6 +322,18 @@ impl Scheduler {
         self.seats[number].line.as_mut().map(|line| act(line, &mut step))
     }
 
+    fn with_known(
+        &mut self,
+        destination: DestinationId,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+        act: impl FnOnce(&mut Line, &mut Step<'_>),
+    ) {
+        if let Some(&number) = self.numbers.get(&destination) {
+            self.with(number, now, actions, act);
+        }
+    }
+
     fn end_attempt(
         &mut self,
         destination: DestinationId,
@@ -430,6 +378,10 @@ impl Scheduler {
             seat.line = None;
             self.removing.retain(|it| *it != number);
             return;
+        }
+        if line.is_away() {
+            let totals = &mut self.totals;
+            line.leave(&mut Step { now, options: &self.options, totals, actions });
         }
         line.wake(now);
         if matches!(line.gate(now), Gate::Open) {

@@ -9,6 +9,7 @@ mod error;
 mod codes;
 mod counts;
 mod fields;
+mod cluster;
 pub mod sqlite;
 pub mod postgres;
 
@@ -24,6 +25,11 @@ use crate::model::{
     Event, EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person,
     PipelineId, Place, Plan, ProjectId, RawJson, Remembered, ReplayId, Selection, Skipped,
     SourceId, Standing,
+};
+
+pub use self::cluster::{
+    Duty, Epoch, Heard, Held, Holding, Lease, Member, MemberId, Order, OwedFrom, Progress, Role,
+    Share, UnknownRole, View, Word, Working,
 };
 
 /// What the stages ask of a database.
@@ -191,6 +197,38 @@ pub trait Registry: Send + Sync {
 
     /// Applies all changes or none.
     async fn change(&self, changes: Vec<Change>) -> Result<()>;
+
+    // Where several nodes change the same resources. Elsewhere nobody else does.
+
+    /// All documents with their revision, where that is not the one that is known.
+    async fn newer(&self, _known: u64) -> Result<Option<Revised>> {
+        Ok(None)
+    }
+
+    /// Keeps the other nodes from changing anything until it ends. `None`: there are no others.
+    async fn turn(&self, _known: u64) -> Result<Option<Box<dyn Turn>>> {
+        Ok(None)
+    }
+}
+
+/// All documents, and how often they had been changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Revised {
+    pub revision: u64,
+    pub documents: Vec<Document>,
+}
+
+/// A time in which no other node changes resources. Dropped, it changes nothing.
+#[async_trait]
+pub trait Turn: Send {
+    /// What others have changed since the revision that was known.
+    fn newer(&mut self) -> Option<Revised>;
+
+    /// Applies all changes or none, and gives the new revision.
+    async fn commit(self: Box<Self>, changes: Vec<Change>) -> Result<u64>;
+
+    /// Ends without a change.
+    async fn give_up(self: Box<Self>);
 }
 
 /// What projects know of people, companies and things of their own: JSON objects by table and key.

@@ -71,6 +71,7 @@ impl Bench {
             outlets: outlets.unwrap_or_else(|| Arc::new(directory)),
             hints: receiver,
             tail: Tail::default(),
+            shares: None,
             stop: stopped,
             options,
         });

@@ -40,14 +40,15 @@ const LAYERS: &[(&str, &str)] = &[
     ("dashboard", "problem"),
     ("server", "problem"),
     ("telemetry", ""),
+    ("cluster", "clock store"),
     (
         "config",
-        "gate store pipeline destinations enrich dispatch resources ingest api server telemetry",
+        "cluster gate store pipeline destinations enrich dispatch resources ingest api server telemetry",
     ),
     (
         "app",
         "model clock hint tail crypto store catalog gate pipeline replay destinations enrich probe \
-         dispatch deletions resources ingest api dashboard server telemetry config",
+         dispatch deletions resources ingest api dashboard server telemetry cluster config",
     ),
     (
         "cli",

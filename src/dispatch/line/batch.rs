@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::{CANCELLED, DELETED, Line, State, Step, Turn};
 use crate::{
-    dispatch::{breaker::State as BreakerState, retry, scheduler::Action},
+    dispatch::{breaker::State as BreakerState, input::Action, retry},
     model::{
         Batch as Policy, Class, DeliverySeq, DestinationState, Ended, EntryKind, Lane, Outcome,
         Standing,
@@ -246,6 +246,7 @@ impl Line {
             })
         };
         if step.totals.is_stopping
+            || self.is_away
             || !is_active
             || self.disabled_at.is_some()
             || !is_well

@@ -88,6 +88,8 @@ pub struct Line {
     failing: outcome::Failing,
     /// The version at which it was found to be disabled; a newer one lifts it.
     disabled_at: Option<u32>,
+    /// Another node delivers to it. What is in flight here ends, and nothing more is begun or read.
+    is_away: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +188,7 @@ impl Line {
             paused_until: None,
             failing: outcome::Failing::default(),
             disabled_at: None,
+            is_away: false,
         }
     }
 
@@ -195,6 +198,30 @@ impl Line {
         self.unread = true;
         self.removal = Removal::From(None);
         self.breaker.start_slowly();
+    }
+
+    pub fn is_away(&self) -> bool {
+        self.is_away
+    }
+
+    /// Another node delivers to it from now on.
+    pub fn leave(&mut self, step: &mut Step<'_>) {
+        self.is_away = true;
+        self.removal = Removal::Done;
+        self.evict(step);
+    }
+
+    /// This node delivers to it again. What the store owes is read anew.
+    pub fn come_back(&mut self) {
+        if std::mem::take(&mut self.is_away) {
+            self.mark_unread();
+        }
+    }
+
+    /// Whether nothing is in flight, or on its way to the disk.
+    pub fn is_quiet(&self) -> bool {
+        let is_busy = |it: &Row| it.is_under_way() || it.is_unsettled;
+        !self.rows.values().any(is_busy)
     }
 
     /// New or changed settings. They also end what held the endpoint back: a person may have mended it.
@@ -257,7 +284,9 @@ impl Line {
 
     /// Deliveries that the store has just taken on.
     pub fn plan(&mut self, owed: Owed, step: &mut Step<'_>) {
-        if self.rows.contains_key(&owed.seq) || self.settled_meanwhile.contains(&owed.seq) {
+        let is_known =
+            self.rows.contains_key(&owed.seq) || self.settled_meanwhile.contains(&owed.seq);
+        if is_known || self.is_away {
             return;
         }
         if self.settings.is_none() {
@@ -286,6 +315,9 @@ impl Line {
 
     /// Hints of these were dropped; the store has them.
     pub fn lost(&mut self, missed: &Missed, step: &mut Step<'_>) {
+        if self.is_away {
+            return;
+        }
         if self.settings.is_none() {
             self.removal = Removal::From(None);
             if let Some(reading) = &mut self.reading {

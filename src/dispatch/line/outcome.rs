@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use super::{CANCELLED, DELETED, Line, NOT_KEPT, Row, State, Step, Turn};
 use crate::{
     dispatch::{
+        input::Action,
         later,
         retry::{self, Verdict},
-        scheduler::Action,
     },
     model::{Class, DeliverySeq, Ended, Entry, EntryKind, Lane, Outcome, Owed, Standing},
     store::{Next, Settlement},
@@ -245,6 +245,17 @@ impl Line {
             }
             State::Ready | State::InFlight | State::Together => (),
         }
+    }
+
+    /// What was to be settled will not be: it is owed as before, for all that is known here.
+    pub fn refused(&mut self, seq: DeliverySeq, step: &mut Step<'_>) {
+        let Some(row) = self.rows.get_mut(&seq).filter(|it| it.is_unsettled) else { return };
+        step.totals.unsettled -= 1;
+        row.is_unsettled = false;
+        if !row.is_under_way() {
+            self.release(seq, step);
+        }
+        self.evict(step);
     }
 
     fn forget(&mut self, seq: DeliverySeq, step: &mut Step<'_>) {

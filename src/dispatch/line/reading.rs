@@ -65,7 +65,10 @@ impl Reading {
 impl Line {
     /// Whether it wants to read, by its bounds and the room it has.
     pub fn wants_to_read(&self, step: &Step<'_>) -> bool {
-        if self.reading.is_some() || self.read_not_before.is_some_and(|it| it > step.now) {
+        if self.is_away
+            || self.reading.is_some()
+            || self.read_not_before.is_some_and(|it| it > step.now)
+        {
             return false;
         }
         let Some(settings) = &self.settings else {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{Gate, Line, State, Step, Turn};
 use crate::{
-    dispatch::{breaker::Allows, later, retry, scheduler::Action},
+    dispatch::{breaker::Allows, input::Action, later, retry},
     model::{DestinationState, Owed},
 };
 
@@ -12,7 +12,7 @@ impl Line {
     pub fn gate(&mut self, now: Timestamp) -> Gate {
         let is_active =
             self.settings.as_ref().is_some_and(|it| it.state == DestinationState::Active);
-        if !is_active || self.disabled_at.is_some() || self.turns.is_empty() {
+        if !is_active || self.is_away || self.disabled_at.is_some() || self.turns.is_empty() {
             return Gate::Shut;
         }
         if let Some(until) = self.paused_until {

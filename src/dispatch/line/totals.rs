@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use crate::{
-    dispatch::{Options, scheduler::Action},
+    dispatch::{Options, input::Action},
     model::{DeliverySeq, EventSeq},
 };
 
@@ -34,8 +34,8 @@ pub struct Totals {
 /// late must not bring it back.
 #[derive(Debug, Default)]
 pub struct Early {
-    /// Hints come in accept order, and have come up to here.
-    hinted: EventSeq,
+    /// Hints of each log come in accept order, and have come up to here.
+    hinted: Vec<EventSeq>,
     left: BTreeSet<DeliverySeq>,
 }
 
@@ -43,20 +43,35 @@ impl Early {
     /// Far more than can be between the store and the hints. The oldest are forgotten first: their
     /// hints were never to come, since their events are from before the start.
     const MOST: usize = 50_000;
+    /// In front of these bits of an event's place stands its log; the embedded store has one.
+    const LOG: u32 = 40;
+    /// There are no more logs.
+    const LOGS: usize = 1 << 10;
 
     pub fn has_ended(&self, seq: DeliverySeq) -> bool {
         !self.left.is_empty() && self.left.contains(&seq)
     }
 
     pub fn hinted(&mut self, event: EventSeq) {
-        self.hinted = self.hinted.max(event);
+        let log = (event.0 >> Self::LOG) as usize;
+        if self.hinted.len() <= log && log < Self::LOGS {
+            self.hinted.resize(log + 1, EventSeq(0));
+        }
+        let Some(hinted) = self.hinted.get_mut(log) else { return };
+        *hinted = event.max(*hinted);
         if !self.left.is_empty() {
-            self.left = self.left.split_off(&DeliverySeq::first_of(EventSeq(self.hinted.0 + 1)));
+            let first = DeliverySeq::first_of(EventSeq((log as u64) << Self::LOG));
+            let end = DeliverySeq::first_of(EventSeq(hinted.0 + 1));
+            let come: Vec<DeliverySeq> = self.left.range(first..end).copied().collect();
+            for it in come {
+                self.left.remove(&it);
+            }
         }
     }
 
     pub fn leave(&mut self, seq: DeliverySeq) {
-        if seq.event() > self.hinted {
+        let log = (seq.event().0 >> Self::LOG) as usize;
+        if self.hinted.get(log).is_none_or(|it| seq.event() > *it) {
             self.left.insert(seq);
             if self.left.len() > Self::MOST {
                 self.left.pop_first();

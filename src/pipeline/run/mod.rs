@@ -131,7 +131,12 @@ enum Wake {
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     /// Runs until it is told to stop or the store is closed. When it returns, no plan is on its way
     /// to the disk. What has no plan by then is planned after the next start.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        self.run_for_now().await;
+    }
+
+    /// The same, for another to go on later: it gives back where hints come from.
+    pub async fn run_for_now(mut self) -> hint::Receiver<Vec<Arc<Event>>, bool> {
         let initial = self.parts.catalog.borrow_and_update().clone();
         self.compiled = Compiled::of(&initial, &self.compiled, &self.parts.tools);
         while !*self.parts.stop.borrow() {
@@ -182,6 +187,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         while let Some((sent, result)) = self.in_flight.next().await {
             self.kept(sent, result);
         }
+        self.parts.events
     }
 
     fn has_room(&self) -> bool {

@@ -14,7 +14,7 @@ use std::{
 use tokio_postgres::Row;
 
 use super::{
-    Accepts,
+    Accepts, Duty,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::{Core, session},
     error::is_about_values,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     model::{DeliverySeq, DestinationId, Entry, Event, EventId, EventSeq, Lane, NewEvent, Place},
-    store::{Appended, Result, StoreError},
+    store::{Appended, Result, StoreError, Word},
 };
 
 /// Events on their way, accepted together or not at all.
@@ -182,7 +182,9 @@ async fn try_commit(
         return Err(failed);
     }
     for (shard, events) in std::mem::take(&mut turn.accepted) {
-        if let Some(hints) = hints.get(usize::from(shard)) {
+        if !core.leases.holds(Duty::Pipeline, shard) {
+            core.bell.ring(Word::Events(shard));
+        } else if let Some(hints) = hints.get(usize::from(shard)) {
             hints.send(events);
         }
     }

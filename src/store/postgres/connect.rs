@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::{Client, Config, Row, Statement, types::ToSql};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_postgres::{Client, Config, Notification, Row, Statement, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{address::Address, error::unavailable, lock, tls::tls};
+use super::{address::Address, bell::drive, error::unavailable, lock, tls::tls};
 use crate::store::{Result, StoreError};
 
 pub(super) const BEGIN: &str = "BEGIN";
@@ -34,7 +34,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// must not change with what statistics say of tables that are a second old: all of ours are
 /// look-ups by an index.
 const SESSION: &str = "SET synchronous_commit = on; SET jit = off; SET lock_timeout = '20s'; \
-     SET idle_in_transaction_session_timeout = '10s'; SET statement_timeout = '60s'; \
+     SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '60s'; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; \
      SET client_min_messages = warning";
 
@@ -92,6 +92,18 @@ impl Connector {
                 Err(error)
             }
         }
+    }
+
+    /// A session that hears what others tell; its end ends the notifications.
+    pub async fn connect_to_listen(
+        &self,
+        notifications: mpsc::Sender<Notification>,
+    ) -> Result<Client> {
+        let connected = tokio::time::timeout(CONNECT, self.config.connect(self.tls.clone())).await;
+        let (client, connection) =
+            connected.map_err(|_| unavailable("the database does not answer"))??;
+        tokio::spawn(drive(connection, notifications));
+        Ok(client)
     }
 
     async fn try_connect(&self) -> Result<Connection> {

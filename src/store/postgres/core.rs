@@ -16,6 +16,7 @@ use super::{
     Node, Options, Random,
     address::Address,
     append::Offered,
+    bell::Bell,
     connect::{Connection, Connector, Loan, Pool},
     leases::{self, Leases},
     lock, migrate,
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     clock::Clock,
     model::{EventId, IdSequence, IdempotencyKey, NewEvent, ProjectId},
-    store::{Result, StoreError},
+    store::{Duty, Result, StoreError},
 };
 
 pub(super) struct Core {
@@ -33,6 +34,7 @@ pub(super) struct Core {
     pub shards: u16,
     pub node: Node,
     pub leases: Leases,
+    pub bell: Arc<Bell>,
     pub clock: Arc<dyn Clock>,
     pub partition_events: i64,
     /// Keys the hashes of idempotency keys.
@@ -57,7 +59,9 @@ impl Core {
         migrate::migrate(&mut connection).await?;
         let secret = secret(&mut connection, &mut random).await?;
         let shards = shards(&mut connection, options.shards).await?;
-        register(&mut connection, &node).await?;
+        if node.is_alone {
+            register(&mut connection, &node).await?;
+        }
         let leases = Leases::default();
         if node.is_alone {
             for (duty, shard, epoch) in leases::take_all(&mut connection, node.id).await? {
@@ -70,6 +74,7 @@ impl Core {
             shards,
             node,
             leases,
+            bell: Arc::default(),
             clock,
             // Bounds of partitions must fit the seqs of their deliveries.
             partition_events: i64::try_from(options.partition_events)
@@ -195,10 +200,10 @@ async fn shards(connection: &mut Connection, wanted: u16) -> Result<u16> {
     for sql in sqls {
         connection.execute(sql, &[&numbers, &firsts]).await?;
     }
-    let sql = "INSERT INTO leases (kind, shard) SELECT kind, shard \
-               FROM unnest($1::text[]) AS k (kind), unnest($2::int[]) AS s (shard) \
-               ON CONFLICT DO NOTHING";
-    let kinds: Vec<&str> = leases::Duty::ALL.iter().map(|it| it.name()).collect();
+    let sql = "INSERT INTO leases (kind, shard) \
+               SELECT * FROM unnest($1::text[], $2::int[]) ON CONFLICT DO NOTHING";
+    let of = |duty: Duty| (0..duty.shards(shards)).map(move |it| (duty.as_str(), i32::from(it)));
+    let (kinds, numbers): (Vec<&str>, Vec<i32>) = Duty::ALL.into_iter().flat_map(of).unzip();
     connection.execute(sql, &[&kinds, &numbers]).await?;
     Ok(shards)
 }

@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 
 use super::{
-    PostgresStore,
+    Duty, PostgresStore,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::Core,
     error::unavailable,
-    leases::{CHECK, Duty},
+    leases::CHECK,
     values::{self, Uuid, delivery_of_row, event_of_row, first_of, seq_to_row, shard_of},
 };
 use crate::{
@@ -146,7 +146,7 @@ async fn wait_until_planned(core: &Core, through: EventSeq) -> Result<()> {
 
 async fn erase(core: &Core, session: &mut Connection, stretch: &Stretch) -> Result<u64> {
     let shard = shard_of(stretch.through);
-    let claim = core.leases.claim(Duty::Pipeline, std::iter::once(shard))?;
+    let claim = core.leases.claim(Duty::Upkeep, std::iter::once(0))?;
     let events: Vec<i64> = stretch.events.iter().map(|it| seq_to_row(*it)).collect();
     let (first, through) = (seq_to_row(first_of(shard)), seq_to_row(stretch.through));
     let claimed: Values<'_> = &[&claim.duty, &claim.shards, &claim.epochs];

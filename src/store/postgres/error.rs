@@ -10,7 +10,10 @@ const FENCED: &str = "TG001";
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.code() {
-            Some(code) if code.code() == FENCED => Self::Fenced,
+            Some(code) if code.code() == FENCED => {
+                super::leases::fenced();
+                Self::Fenced
+            }
             Some(code) if *code == SqlState::DISK_FULL => Self::Full,
             _ => Self::Unavailable(Box::new(Told::of(&error))),
         }

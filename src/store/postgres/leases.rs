@@ -10,27 +10,11 @@ use std::{
 
 use super::connect::Connection;
 use super::values::Uuid;
-use crate::store::{Result, StoreError};
+use crate::store::{Duty, Epoch, Result, Share, StoreError};
 
-/// What is done for a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Duty {
-    /// Planning its events; shards are those of projects.
-    Pipeline,
-    /// Bringing deliveries to their destinations; shards are those of destinations.
-    Dispatch,
-}
-
-impl Duty {
-    pub const ALL: [Self; 2] = [Self::Pipeline, Self::Dispatch];
-
-    /// As `leases.kind` has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pipeline => "pipeline",
-            Self::Dispatch => "dispatch",
-        }
-    }
+/// As `leases.kind` names it.
+pub(super) fn duty_named(kind: &str) -> Option<Duty> {
+    Duty::ALL.into_iter().find(|it| it.as_str() == kind)
 }
 
 /// The leases that this node holds, as far as it knows, with their epochs.
@@ -48,6 +32,15 @@ impl Leases {
         self.write().remove(&(duty, shard));
     }
 
+    /// These, and only these, are ours.
+    pub(super) fn know(&self, ours: impl Iterator<Item = (Share, Epoch)>) {
+        let ours = ours.map(|(share, epoch)| ((share.duty, share.shard), epoch.0)).collect();
+        let mut held = self.write();
+        if *held != ours {
+            *held = ours;
+        }
+    }
+
     pub fn holds(&self, duty: Duty, shard: u16) -> bool {
         self.read().contains_key(&(duty, shard))
     }
@@ -58,11 +51,14 @@ impl Leases {
         let held = self.read();
         let mut epochs = BTreeMap::new();
         for shard in shards {
-            let epoch = held.get(&(duty, shard)).ok_or(StoreError::Fenced)?;
+            let Some(epoch) = held.get(&(duty, shard)) else {
+                fenced();
+                return Err(StoreError::Fenced);
+            };
             epochs.insert(i32::from(shard), *epoch);
         }
         let (shards, epochs) = epochs.into_iter().unzip();
-        Ok(Claim { duty: duty.name(), shards, epochs })
+        Ok(Claim { duty: duty.as_str(), shards, epochs })
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<(Duty, u16), i64>> {
@@ -72,6 +68,11 @@ impl Leases {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<(Duty, u16), i64>> {
         self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// A write was refused since its lease was lost.
+pub(super) fn fenced() {
+    metrics::counter!("tidegate_store_fenced_total").increment(1);
 }
 
 /// Leases that a transaction depends on, in the order in which they are locked.
@@ -84,8 +85,8 @@ pub(super) struct Claim {
 /// The first statement of a transaction that depends on a claim.
 pub(super) const CHECK: &str = "SELECT check_leases($1, $2, $3)";
 
-/// Takes every lease for one node, whoever holds them: for a gateway that is alone. Another one that
-/// still runs is fenced from now on.
+/// Takes every lease for one node, whoever holds them: for a tool that must be alone, and for tests.
+/// Whoever still runs is fenced from now on.
 pub(super) async fn take_all(
     connection: &mut Connection,
     node: u128,
@@ -94,7 +95,7 @@ pub(super) async fn take_all(
                WHERE kind = $2 RETURNING shard, epoch";
     let mut taken = Vec::new();
     for duty in Duty::ALL {
-        for row in connection.query(sql, &[&Uuid(node), &duty.name()]).await? {
+        for row in connection.query(sql, &[&Uuid(node), &duty.as_str()]).await? {
             let shard: i32 = row.try_get(0)?;
             taken.push((duty, shard as u16, row.try_get(1)?));
         }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 
 use super::{
+    Duty,
     connect::{BEGIN, COMMIT, Values},
     core::Core,
-    leases::{CHECK, Duty},
+    leases::CHECK,
     values::{self, Uuid},
 };
 use crate::{

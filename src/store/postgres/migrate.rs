@@ -8,7 +8,11 @@ use super::connect::Connection;
 use crate::store::{Result, StoreError};
 
 /// Each with the oldest version that a program must know to work with a database that has it.
-const VERSIONS: &[(i32, &str)] = &[(1, include_str!("migrations/0001.sql"))];
+const VERSIONS: &[(i32, &str)] = &[
+    (1, include_str!("migrations/0001.sql")),
+    // A program of version 1 takes every lease when it starts.
+    (2, include_str!("migrations/0002.sql")),
+];
 
 /// What this program knows.
 pub(super) const KNOWN: i32 = VERSIONS.len() as i32;

@@ -9,10 +9,13 @@
 mod values;
 mod error;
 mod tls;
+mod bell;
 mod address;
 mod connect;
 mod migrate;
 mod leases;
+mod members;
+mod orders;
 mod lane;
 mod core;
 mod append;
@@ -36,11 +39,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use self::{
     address::{Address, NoAddress},
-    leases::{Duty, Leases},
+    leases::Leases,
     log::Log,
 };
 use self::{
@@ -48,9 +51,10 @@ use self::{
     core::Core,
     lane::{Lane, lane},
 };
+pub use super::Duty;
 use super::{
-    Appended, Backlog, Health, OwedQuery, Recording, Refusal, ReplayStep, Result, Settlement,
-    Store, StoreError, Waiting,
+    Appended, Backlog, Health, Heard, OwedQuery, Recording, Refusal, ReplayStep, Result,
+    Settlement, Store, StoreError, Waiting,
 };
 use crate::{
     clock::Clock,
@@ -99,7 +103,8 @@ pub struct Node {
     pub roles: Vec<String>,
     /// Where other nodes reach it.
     pub address: Option<String>,
-    /// It is alone: it takes every lease when it starts, and whoever held one is fenced.
+    /// It must be alone: it takes every lease when it starts, and whoever held one is fenced. Others
+    /// claim what nobody holds, see [`PostgresStore::beat`].
     pub is_alone: bool,
 }
 
@@ -170,6 +175,14 @@ impl PostgresStore {
     /// The part of the store that the pipeline of one shard works with.
     pub fn log(self: &Arc<Self>, shard: u16) -> Log {
         Log::new(self.clone(), shard)
+    }
+
+    /// What the other nodes tell, until nobody listens any more. Who listens also tells.
+    pub fn listen(&self) -> mpsc::Receiver<Heard> {
+        const HEARD: usize = 256;
+        let (sender, heard) = mpsc::channel(HEARD);
+        tokio::spawn(bell::run(self.core.clone(), sender));
+        heard
     }
 
     fn writer_of(&self, shard: u16) -> usize {

@@ -4,7 +4,6 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     core::Core,
-    leases::Duty,
     rows::{self, event_columns, owed_columns},
     values::{self, Uuid, delivery_of_row, delivery_to_row, lane_to_row, limit_to_row, micros},
 };
@@ -93,18 +92,14 @@ fn place_to_row((place, seq): (Place, DeliverySeq)) -> (i64, i64, i64) {
     (lane_to_row(place.lane), place.position, delivery_to_row(seq))
 }
 
-/// Of the destinations that this node brings deliveries to.
 pub(super) async fn backlog(core: &Core) -> Result<Vec<Backlog>> {
     let mut loan = core.session().await?;
     let mut backlog = Vec::new();
     for row in loan.session()?.query(BACKLOG, &[]).await? {
         let destination: DestinationId = row.try_get::<_, Uuid>(0)?.id();
-        let shard = values::shard_of_destination(destination, core.shards);
-        if core.leases.holds(Duty::Dispatch, shard) {
-            let owed: i64 = row.try_get(1)?;
-            let oldest = values::time(row.try_get(2)?)?;
-            backlog.push(Backlog { destination, owed: owed as u64, oldest });
-        }
+        let owed: i64 = row.try_get(1)?;
+        let oldest = values::time(row.try_get(2)?)?;
+        backlog.push(Backlog { destination, owed: owed as u64, oldest });
     }
     Ok(backlog)
 }

@@ -10,11 +10,12 @@ use std::{
 };
 
 use super::{
+    Duty,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::{Core, session},
     error::unavailable,
     lane::{Batch, Queue},
-    leases::{CHECK, Duty},
+    leases::CHECK,
     memories::{Changes, FORGET, KEEP, Tallies},
     minutes::Minutes,
     rows::{NewDeliveries, NewEntries, NewOwed},

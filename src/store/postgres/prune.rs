@@ -7,10 +7,11 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    Duty,
     connect::Connection,
     core::Core,
     error::unavailable,
-    leases::{CHECK, Duty},
+    leases::CHECK,
     lock, minutes,
     values::{self, Uuid, first_of, seq_to_row},
 };

@@ -1,44 +1,123 @@
-//! Resources: documents with an id.
+//! Resources: documents with an id, and a number that grows with each change of any of them. Whoever
+//! changes them locks that number first, so that nodes take turns.
 
 use async_trait::async_trait;
 
-use super::{PostgresStore, connect::Connection, values::Uuid};
+use super::{
+    PostgresStore,
+    bell::Bell,
+    connect::{Connection, Loan},
+    values::Uuid,
+};
 use crate::{
     model::RawJson,
-    store::{Change, Document, Registry, Result},
+    store::{Change, Document, Registry, Result, Revised, StoreError, Turn, Word},
 };
 
-/// Heard by whoever wants to know that resources have changed.
-const TELL: &str = "SELECT pg_notify('tidegate', 'documents')";
+const REVISION: &str = "SELECT revision FROM resources";
+const LOCK: &str = "SELECT revision FROM resources FOR UPDATE";
+const MOVE: &str = "UPDATE resources SET revision = revision + 1";
 
 #[async_trait]
 impl Registry for PostgresStore {
     async fn load(&self) -> Result<Vec<Document>> {
-        let mut loan = self.core.session().await?;
-        let sql = "SELECT kind, id, body FROM documents ORDER BY kind, id";
-        let mut documents = Vec::new();
-        for row in loan.session()?.query(sql, &[]).await? {
-            let id: Uuid = row.try_get(1)?;
-            let body: Vec<u8> = row.try_get(2)?;
-            let kind = row.try_get(0)?;
-            documents.push(Document { kind, id: id.0, body: RawJson::trusted(body) });
-        }
-        Ok(documents)
+        load(self.core.session().await?.session()?).await
     }
 
     async fn change(&self, changes: Vec<Change>) -> Result<()> {
+        match self.turn(0).await? {
+            Some(turn) => turn.commit(changes).await.map(drop),
+            None => Err(StoreError::Closed),
+        }
+    }
+
+    async fn newer(&self, known: u64) -> Result<Option<Revised>> {
         let mut loan = self.core.session().await?;
         let session = loan.session()?;
-        let result = change(session, &changes).await;
-        if result.is_err() {
+        // What changes between the two is read now, and once more the next time.
+        let revision = revision(session, REVISION).await?;
+        if revision == known {
+            return Ok(None);
+        }
+        Ok(Some(Revised { revision, documents: load(session).await? }))
+    }
+
+    async fn turn(&self, known: u64) -> Result<Option<Box<dyn Turn>>> {
+        let mut loan = self.core.session().await?;
+        let session = loan.session()?;
+        session.begin().await?;
+        match read(session, known).await {
+            Ok((revision, newer)) => {
+                let bell = self.core.bell.clone();
+                Ok(Some(Box::new(OwnTurn { loan, revision, newer, bell })))
+            }
+            Err(error) => {
+                session.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The revision, and all documents where it is not the one that is known.
+async fn read(session: &mut Connection, known: u64) -> Result<(u64, Option<Revised>)> {
+    let revision = revision(session, LOCK).await?;
+    let newer = match revision == known {
+        true => None,
+        false => Some(Revised { revision, documents: load(session).await? }),
+    };
+    Ok((revision, newer))
+}
+
+async fn revision(session: &mut Connection, sql: &'static str) -> Result<u64> {
+    let rows = session.query(sql, &[]).await?;
+    let row = rows.first().ok_or(StoreError::Damaged { what: "revision of the resources" })?;
+    Ok(row.try_get::<_, i64>(0)? as u64)
+}
+
+async fn load(session: &mut Connection) -> Result<Vec<Document>> {
+    let sql = "SELECT kind, id, body FROM documents ORDER BY kind, id";
+    let mut documents = Vec::new();
+    for row in session.query(sql, &[]).await? {
+        let id: Uuid = row.try_get(1)?;
+        let body: Vec<u8> = row.try_get(2)?;
+        let kind = row.try_get(0)?;
+        documents.push(Document { kind, id: id.0, body: RawJson::trusted(body) });
+    }
+    Ok(documents)
+}
+
+struct OwnTurn {
+    loan: Loan,
+    revision: u64,
+    newer: Option<Revised>,
+    bell: std::sync::Arc<Bell>,
+}
+
+#[async_trait]
+impl Turn for OwnTurn {
+    fn newer(&mut self) -> Option<Revised> {
+        self.newer.take()
+    }
+
+    async fn commit(mut self: Box<Self>, changes: Vec<Change>) -> Result<u64> {
+        let session = self.loan.session()?;
+        if let Err(error) = change(session, &changes).await {
+            session.roll_back().await;
+            return Err(error);
+        }
+        self.bell.ring(Word::Resources);
+        Ok(self.revision + 1)
+    }
+
+    async fn give_up(mut self: Box<Self>) {
+        if let Ok(session) = self.loan.session() {
             session.roll_back().await;
         }
-        result
     }
 }
 
 async fn change(session: &mut Connection, changes: &[Change]) -> Result<()> {
-    session.begin().await?;
     for change in changes {
         match change {
             Change::Put(Document { kind, id, body }) => {
@@ -52,6 +131,6 @@ async fn change(session: &mut Connection, changes: &[Change]) -> Result<()> {
             }
         }
     }
-    session.query(TELL, &[]).await?;
+    session.execute(MOVE, &[]).await?;
     session.commit().await
 }

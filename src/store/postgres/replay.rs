@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
+    Duty,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::Core,
     error::unavailable,
-    leases::{CHECK, Duty},
+    leases::CHECK,
     minutes::Minutes,
     plan::LAST,
     rows::{NewDeliveries, NewOwed},
@@ -40,12 +41,16 @@ pub(super) async fn replay(core: &Core, step: ReplayStep) -> Result<Vec<Owed>> {
 async fn replay_in(core: &Core, session: &mut Connection, step: &ReplayStep) -> Result<Vec<Owed>> {
     let asked: BTreeSet<EventSeq> = step.items.iter().map(|it| it.event).collect();
     // A place in no shard that there is has no event.
-    let shards = asked.iter().map(|it| shard_of(*it)).filter(|it| *it < core.shards);
-    let claim = core.leases.claim(Duty::Pipeline, shards)?;
+    let shards: BTreeSet<u16> = asked.iter().map(|it| shard_of(*it)).collect();
+    let shards: Vec<i32> =
+        shards.into_iter().filter(|it| *it < core.shards).map(i32::from).collect();
+    // What goes on by itself is one node's work. What a person asks for is done where it is asked.
+    let duty = step.cursor.is_some().then_some(0);
+    let claim = core.leases.claim(Duty::Upkeep, duty.into_iter())?;
     let events: Vec<i64> = asked.iter().map(|it| seq_to_row(*it)).collect();
     let like: Vec<i64> = step.items.iter().filter_map(|it| it.like).map(delivery_to_row).collect();
     let claimed: Values<'_> = &[&claim.duty, &claim.shards, &claim.epochs];
-    let locked: Values<'_> = &[&claim.shards];
+    let locked: Values<'_> = &[&shards];
     let of_events: Values<'_> = &[&events];
     let of_like: Values<'_> = &[&like];
     let found = session

@@ -10,12 +10,13 @@ use std::{
 };
 
 use super::{
+    Duty,
     append::Failed,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::{Core, session},
     error::unavailable,
     lane::{Batch, Call, Queue},
-    leases::{CHECK, Claim, Duty},
+    leases::{CHECK, Claim},
     minutes::Minutes,
     rows::NewEntries,
     values::{self, delivery_of_row, lane_to_row},

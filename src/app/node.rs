@@ -1,0 +1,229 @@
+//! This process as one node of many: it says that it lives, hears what the others tell, and looks now
+//! and then for what nobody told.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    catalog::Registrar,
+    cluster::{self, Duty, Holding, Member, MemberId, View},
+    dispatch::{self, Lost},
+    store::{
+        Heard, Order, OwedQuery, Progress, Store as _, StoreError, Word,
+        postgres::{Accepts, PostgresStore},
+    },
+};
+
+/// What a node has before it takes part.
+pub(super) struct Newcomer {
+    pub store: Arc<PostgresStore>,
+    /// The hints of each shard's events.
+    pub accepts: Vec<Accepts>,
+    pub id: MemberId,
+}
+
+/// How long it may take to say that a node has ended.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// A node that takes part.
+pub(super) struct Node {
+    pub handles: cluster::Handles,
+    /// Turned when it is to give everything back.
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    store: Arc<PostgresStore>,
+    id: MemberId,
+}
+
+impl Node {
+    /// Takes over from a process of the same name that has ended, and takes part from now on.
+    pub async fn start(
+        newcomer: &Newcomer,
+        options: cluster::Options,
+        address: String,
+    ) -> Result<Self, StoreError> {
+        let me = Member {
+            id: newcomer.id,
+            name: options.name.clone().unwrap_or_else(|| name(&address)),
+            roles: options.roles.clone(),
+            address: options.address.clone().unwrap_or(address),
+            ..Member::default()
+        };
+        newcomer.store.succeed(&me).await?;
+        tracing::info!(name = me.name, "takes part as a node");
+        let stop = watch::Sender::new(false);
+        let parts =
+            cluster::Parts { store: newcomer.store.clone(), me, options, stop: stop.subscribe() };
+        let (node, handles) = cluster::Node::new(parts);
+        let task = tokio::spawn(node.run());
+        let Newcomer { store, id, .. } = newcomer;
+        Ok(Self { handles, stop, task, store: store.clone(), id: *id })
+    }
+
+    /// Takes on nothing more, and gives back what the stages end to work on.
+    pub fn retire(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Returns when everything is given back; the stages have ended.
+    pub async fn leave(mut self) {
+        self.retire();
+        if tokio::time::timeout(LEAVE, &mut self.task).await.is_err() {
+            // Something could not be ended in order. It writes nothing from here on.
+            self.task.abort();
+            let _ = tokio::time::timeout(LEAVE, self.store.leave(self.id)).await;
+        }
+    }
+}
+
+/// The host's name and the port: the same after a restart.
+fn name(address: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = Some(host.trim()).filter(|it| !it.is_empty()).unwrap_or("node").to_owned();
+    let port = address.rsplit(':').next().unwrap_or_default();
+    format!("{host}:{port}")
+}
+
+/// Hears the others.
+pub(super) struct Ears {
+    pub store: Arc<PostgresStore>,
+    pub registrar: Arc<Registrar>,
+    pub dispatch: dispatch::Handle,
+    pub accepts: Vec<Accepts>,
+    pub holding: watch::Receiver<Holding>,
+    pub view: watch::Receiver<View>,
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Ears {
+    /// Until the node ends.
+    pub async fn run(self) {
+        let (stop, mut views) = (self.stop.clone(), self.view.clone());
+        let mut heard = self.store.listen();
+        let mut before = View::default();
+        let mut revision = 0;
+        loop {
+            tokio::select! {
+                () = super::turned(stop.clone()) => return,
+                word = heard.recv() => match word {
+                    Some(word) => self.hear(word, &mut heard).await,
+                    None => return,
+                },
+                changed = views.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let view = views.borrow_and_update().clone();
+                    self.look(&before, &view).await;
+                    if view.resources != revision && self.refresh().await {
+                        revision = view.resources;
+                    }
+                    before = view;
+                }
+            }
+        }
+    }
+
+    /// What was told, and what else was told already.
+    async fn hear(&self, first: Heard, more: &mut mpsc::Receiver<Heard>) {
+        let mut next = Some(first);
+        let mut events = BTreeSet::new();
+        let mut lost = Lost::default();
+        let (mut resources, mut orders, mut anything) = (false, false, false);
+        while let Some(word) = next {
+            match word {
+                Heard::Anything => anything = true,
+                Heard::Word(Word::Events(shard)) => drop(events.insert(shard)),
+                Heard::Word(Word::Owed(owed)) => {
+                    for (destination, missed) in Lost::of(&owed).0 {
+                        lost.miss(destination, missed);
+                    }
+                }
+                Heard::Word(Word::Resources) => resources = true,
+                Heard::Word(Word::Orders) => orders = true,
+            }
+            next = more.try_recv().ok();
+        }
+        // First what the rest may depend on.
+        if resources || anything {
+            self.refresh().await;
+        }
+        let shards = 0..self.accepts.len() as u16;
+        shards.filter(|it| anything || events.contains(it)).for_each(|it| self.wake(it));
+        if !lost.0.is_empty() {
+            self.dispatch.heard(lost).await;
+        }
+        if anything {
+            self.dispatch.anew().await;
+        }
+        if orders || anything {
+            self.take_orders().await;
+        }
+    }
+
+    /// What nobody may have told.
+    async fn look(&self, before: &View, now: &View) {
+        let lies = |shard: usize, it: &Progress| {
+            let was = before.logs.get(shard).map(|it| it.planned);
+            it.planned < it.last && was == Some(it.planned)
+        };
+        for (shard, progress) in now.logs.iter().enumerate() {
+            if lies(shard, progress) {
+                self.wake(shard as u16);
+            }
+        }
+        // Whoever has gone may have told nobody what it did last.
+        let is_there = |id: MemberId| now.members.iter().any(|it| it.id == id);
+        if before.members.iter().any(|it| !is_there(it.id)) {
+            self.dispatch.anew().await;
+        }
+        self.take_orders().await;
+    }
+
+    /// The pipeline of a shard, if it runs here, is to look for events.
+    fn wake(&self, shard: u16) {
+        if let Some(accepts) = self.accepts.get(usize::from(shard)) {
+            accepts.lose(|it| *it = true);
+        }
+    }
+
+    async fn refresh(&self) -> bool {
+        let done = self.registrar.refresh().await;
+        if let Err(error) = &done {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(error, "cannot read what other nodes have changed; trying again");
+        }
+        done.is_ok()
+    }
+
+    async fn take_orders(&self) {
+        let shards: Vec<u16> = {
+            let holding = self.holding.borrow();
+            let ours = holding.shares.keys().filter(|it| it.duty == Duty::Dispatch);
+            ours.map(|it| it.shard).collect()
+        };
+        if shards.is_empty() {
+            return;
+        }
+        let orders = match self.store.take_orders(&shards).await {
+            Ok(orders) => orders,
+            // They stay where they are.
+            Err(_) => return,
+        };
+        for order in orders {
+            match order {
+                Order::Cancel(deliveries) => {
+                    match self.store.owed(OwedQuery::These(deliveries)).await {
+                        Ok(owed) => self.dispatch.cancel(owed).await,
+                        Err(error) => tracing::warn!(%error, "deliveries were not cancelled"),
+                    }
+                }
+                Order::Poke(destination) => self.dispatch.poke(destination).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What somebody wants of whoever works for a destination: kept until that node takes it away.
+
+use super::{
+    PostgresStore,
+    values::{self, delivery_of_row, delivery_to_row},
+};
+use crate::{
+    model::{DeliverySeq, DestinationId},
+    store::{Order, Result, Word},
+};
+
+const PUT: &str = "INSERT INTO orders (shard, body) SELECT * FROM unnest($1::int[], $2::text[])";
+const TAKE: &str = "DELETE FROM orders WHERE shard = ANY($1) RETURNING body";
+
+impl PostgresStore {
+    /// Who brings deliveries to a destination.
+    pub fn shard_of_destination(&self, destination: DestinationId) -> u16 {
+        values::shard_of_destination(destination, self.core.shards)
+    }
+
+    /// Tells the other nodes something, soon. It may be lost.
+    pub fn tell(&self, word: Word) {
+        self.core.bell.ring(word);
+    }
+
+    /// Keeps orders for whoever works for these destinations, and tells of them.
+    pub async fn order(&self, orders: &[(DestinationId, Order)]) -> Result<()> {
+        let shard = |it: DestinationId| i32::from(self.shard_of_destination(it));
+        let (shards, bodies): (Vec<i32>, Vec<String>) =
+            orders.iter().map(|(destination, order)| (shard(*destination), text(order))).unzip();
+        let mut loan = self.core.session().await?;
+        loan.session()?.execute(PUT, &[&shards, &bodies]).await?;
+        self.core.bell.ring(Word::Orders);
+        Ok(())
+    }
+
+    /// Takes away the orders for the destinations of these shards.
+    pub async fn take_orders(&self, shards: &[u16]) -> Result<Vec<Order>> {
+        let shards: Vec<i32> = shards.iter().map(|it| i32::from(*it)).collect();
+        let mut loan = self.core.session().await?;
+        let mut orders = Vec::new();
+        for row in loan.session()?.query(TAKE, &[&shards]).await? {
+            // What a newer program wants cannot be done here.
+            orders.extend(order_of(row.try_get(0)?));
+        }
+        Ok(orders)
+    }
+}
+
+fn text(order: &Order) -> String {
+    match order {
+        Order::Cancel(deliveries) => {
+            let seqs: Vec<String> =
+                deliveries.iter().map(|it| delivery_to_row(*it).to_string()).collect();
+            format!("cancel {}", seqs.join(" "))
+        }
+        Order::Poke(destination) => format!("poke {:x}", destination.bits()),
+    }
+}
+
+fn order_of(text: &str) -> Option<Order> {
+    match text.split_once(' ')? {
+        ("cancel", seqs) => {
+            let seq = |it: &str| it.parse().ok().map(delivery_of_row);
+            let seqs: Option<Vec<DeliverySeq>> = seqs.split_whitespace().map(seq).collect();
+            seqs.map(Order::Cancel)
+        }
+        ("poke", destination) => {
+            let bits = u128::from_str_radix(destination, 16).ok()?;
+            Some(Order::Poke(DestinationId::from_bits(bits)))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_read_as_it_was_written() {
+        let seqs = [7, u64::MAX >> 1].map(DeliverySeq::from_bits);
+        for order in [Order::Cancel(seqs.to_vec()), Order::Poke(DestinationId::from_bits(0xabc))] {
+            assert_eq!(order_of(&text(&order)), Some(order));
+        }
+        assert_eq!(order_of("dance"), None);
+    }
+}
