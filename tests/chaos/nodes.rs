@@ -35,10 +35,6 @@ impl Nodes {
         nodes
     }
 
-    pub fn count(&self) -> usize {
-        self.setups.len()
-    }
-
     /// Where those are that are not dead.
     pub fn addresses(&self) -> watch::Receiver<Vec<SocketAddr>> {
         self.at.subscribe()
@@ -91,6 +87,7 @@ fn setup(node: usize, folder: &Path, resources: &Path, store: &str) -> Setup {
         environment: vec![
             ("TIDEGATE_STORE", store.to_owned()),
             ("TIDEGATE_MASTER_KEY", MASTER_KEY.to_owned()),
+            ("TIDEGATE_CLUSTER__NAME", name),
             ("TIDEGATE_DISPATCH__UNSETTLED_AT_MOST", UNSETTLED_AT_MOST.to_string()),
             // New partitions are made all the time.
             ("TIDEGATE_POSTGRES__PARTITION_EVENTS", "2000".to_owned()),

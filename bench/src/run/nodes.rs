@@ -278,8 +278,30 @@ async fn post(
     all.ok_or_else(|| "there is no node".into())
 }
 
-/// Waits until each node has its part of the work.
+/// Waits until each node has its part of the work, and nothing moves any more.
 async fn shared_out(servers: &[Server]) -> Result<()> {
-    let _ = servers;
-    Ok(())
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let begun = std::time::Instant::now();
+    let first = servers.first().ok_or("there is no node")?;
+    loop {
+        let (_, body) = call(first.address, Method::GET, "/api/v1/cluster").await?;
+        let cluster: serde_json::Value = serde_json::from_slice(&body)?;
+        let nodes = cluster["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+        let held = |duty: &str| -> Vec<usize> {
+            nodes.iter().map(|it| it["shares"][duty].as_array().map_or(0, Vec::len)).collect()
+        };
+        let is_even = |duty: &str| {
+            let held = held(duty);
+            let (least, most) = (held.iter().min(), held.iter().max());
+            least.zip(most).is_some_and(|(least, most)| *least > 0 && most - least <= 1)
+        };
+        let is_complete = nodes.len() == servers.len() && cluster["unheld"] == 0;
+        if is_complete && is_even("pipeline") && is_even("dispatch") {
+            return Ok(());
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("the work is not shared out: {cluster}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

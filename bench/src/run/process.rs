@@ -213,10 +213,8 @@ impl Tidegate {
         self.environment.extend([
             ("TIDEGATE_STORE", store.to_owned()),
             ("TIDEGATE_MASTER_KEY", MASTER_KEY.to_owned()),
+            ("TIDEGATE_CLUSTER__NAME", format!("node-{number}")),
         ]);
-        if number > 0 {
-            self.environment.push(("TIDEGATE_CLUSTER__NAME", format!("node-{number}")));
-        }
         self
     }
 
