@@ -5,7 +5,7 @@ ALTER TABLE nodes ADD COLUMN alive_until timestamptz NOT NULL DEFAULT '-infinity
 
 -- How often the resources have changed. Whoever changes them locks the row until the commit.
 CREATE TABLE resources (
-    only bool PRIMARY KEY DEFAULT true CHECK (only),
+    id int PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     revision bigint NOT NULL
 ) WITH (fillfactor = 20);
 INSERT INTO resources (revision) VALUES (1);
