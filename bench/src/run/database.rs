@@ -113,6 +113,16 @@ impl Database {
         })
     }
 
+    /// What it was asked most often, for people: calls, rows, milliseconds, and the statement.
+    pub fn statements(&self, name: &str) -> Result<String> {
+        let sql = format!(
+            "SELECT calls, rows, round(total_exec_time), left(regexp_replace(query, '\\s+', ' ', 'g'), 150) \
+             FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid WHERE d.datname = '{name}' \
+             ORDER BY calls DESC LIMIT 25"
+        );
+        self.sql(name, &sql)
+    }
+
     /// Of the server, of its processes, and of those that have ended.
     fn cpu(&self) -> Duration {
         /// `USER_HZ`, which is the same on every Linux that people run.

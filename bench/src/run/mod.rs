@@ -47,6 +47,9 @@ pub struct Options {
     /// In the nodes part: so many nodes at most.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
+    /// In the nodes part: show what the database was asked most often.
+    #[arg(long)]
+    statements: bool,
     /// Requests on their way to one endpoint at once, the same for both.
     #[arg(long, default_value_t = 64)]
     concurrency: usize,

@@ -73,8 +73,8 @@ pub async fn nodes(bench: &mut Bench) -> Result<()> {
         rows(bench, how, &turns);
     }
     bench.table.note(format!(
-        "Nodes: {PROJECTS} projects with a destination each, nodes and database on the same processors; \
-         the ratio is that to one node."
+        "Nodes: {PROJECTS} projects with a destination each, nodes, database, load and sink on the same processors; \
+         everything is delivered before the next turn."
     ));
     Ok(())
 }
@@ -92,18 +92,12 @@ fn rows(bench: &mut Bench, how: &str, turns: &[Vec<Turn>; SETUPS.len()]) {
         ("WAL bytes for an event", |it| Some(it.database.as_ref()?.wal_bytes)),
         ("disk bytes for an event", |it| Some(it.disk)),
     ];
-    for (what, value) in values {
-        let column = |turns: &[Turn]| -> Vec<f64> { turns.iter().filter_map(value).collect() };
-        let one = column(&turns[1]);
-        for ((nodes, name), turns) in SETUPS.iter().zip(turns) {
-            let column = column(turns);
-            if column.is_empty() {
-                continue;
-            }
-            let base = (*nodes > 1).then_some(&one[..]);
-            bench.table.beside(&format!("{what}, {how}, {name}"), base, &column, None);
-        }
-    }
+    let names = SETUPS.map(|(_, name)| name);
+    let rows = values.map(|(what, value)| {
+        let columns = turns.iter().map(|turns| turns.iter().filter_map(value).collect()).collect();
+        (what, columns)
+    });
+    bench.table.setups(&format!("events {how}"), &names, &rows);
 }
 
 async fn embedded(bench: &mut Bench, connections: usize, batch: u64) -> Result<Turn> {
@@ -149,6 +143,9 @@ async fn on_postgres(
     let cpu = database.done(NAME)?.cpu;
     tokio::time::sleep(STATISTICS).await;
     let done = Done { cpu, ..database.done(NAME)? }.since(before);
+    if bench.options.statements {
+        eprintln!("{nodes} nodes, batches of {batch}:\n{}\n", database.statements(NAME)?);
+    }
     for server in servers {
         bench.table.memory(server.memory());
         server.stop().await?;

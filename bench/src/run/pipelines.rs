@@ -72,9 +72,9 @@ pub async fn pipelines(bench: &mut Bench) -> Result<()> {
             let delivered = column(turns, |it| it.delivered_per_second);
             let base = (*name != PIPELINES[0].0).then_some(&base[..]);
             let what = format!("delivered/s, {name}, {how}");
-            bench.table.beside(&what, base, &delivered, Some(TARGET));
+            bench.table.beside(&what, base, &delivered, TARGET);
             let what = format!("processor µs for an event, {name}, {how}");
-            bench.table.beside(&what, None, &column(turns, |it| it.cpu), None);
+            bench.table.beside(&what, None, &column(turns, |it| it.cpu), TARGET);
         }
     }
     let (people, accounts) = (event::PEOPLE, ACCOUNTS);

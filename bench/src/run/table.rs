@@ -10,6 +10,8 @@ pub struct Table {
     rows: Vec<Row>,
     /// The most memory of any gateway process, MiB.
     peak: f64,
+    /// Tables of their own.
+    setups: Vec<String>,
     /// Findings that are no row.
     notes: Vec<String>,
 }
@@ -67,25 +69,29 @@ impl Table {
     }
 
     /// Tidegate beside itself, where more is better; the target is on the ratio to this base.
-    pub fn beside(
-        &mut self,
-        what: &str,
-        base: Option<&[f64]>,
-        values: &[f64],
-        target: Option<Target>,
-    ) {
+    pub fn beside(&mut self, what: &str, base: Option<&[f64]>, values: &[f64], target: Target) {
         let ratio = base.map(|base| median(values) / median(base));
-        let target = target.filter(|_| ratio.is_some());
+        let (sign, limit) = target.sign();
         self.rows.push(Row {
             what: what.to_owned(),
             relay: String::new(),
             tidegate: rounds(values),
             ratio: ratio.map(percent).unwrap_or_default(),
-            target: target
-                .map(Target::sign)
-                .map_or_else(String::new, |(sign, limit)| format!("{sign} {:.0} %", limit * 100.0)),
-            met: target.zip(ratio).map(|(target, ratio)| target.met(ratio)),
+            target: ratio.map_or_else(String::new, |_| format!("{sign} {:.0} %", limit * 100.0)),
+            met: ratio.map(|ratio| target.met(ratio)),
         });
+    }
+
+    /// Tidegate in several setups beside each other: their names, and for each row what it is and the
+    /// rounds of each setup, none where it means nothing.
+    pub fn setups(&mut self, what: &str, names: &[&str], rows: &[(&str, Vec<Vec<f64>>)]) {
+        let mut text =
+            format!("\n| {what} | {} |\n|---{}|\n", names.join(" | "), "|---".repeat(names.len()));
+        for (what, columns) in rows {
+            let columns: Vec<_> = columns.iter().map(|it| rounds(it)).collect();
+            let _ = writeln!(text, "| {what} | {} |", columns.join(" | "));
+        }
+        self.setups.push(text);
     }
 
     /// A number of Tidegate alone, or beside the relay's.
@@ -148,6 +154,9 @@ impl Table {
             let Row { what, relay, tidegate, ratio, target, .. } = row;
             let _ =
                 writeln!(text, "| {what} | {relay} | {tidegate} | {ratio} | {target} | {met} |");
+        }
+        for setups in &self.setups {
+            text.push_str(setups);
         }
         for note in &self.notes {
             let _ = write!(text, "\n- {note}");
