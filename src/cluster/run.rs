@@ -83,7 +83,12 @@ impl Node {
                 () = tokio::time::sleep_until(next.into()) => (),
                 // The work on something has ended: it can be given back at once.
                 Ok(()) = self.working.changed(), if !self.leaving.is_empty() || is_ending => (),
-                _ = stop.wait_for(|it| *it), if !is_ending => (),
+                stopped = stop.wait_for(|it| *it), if !is_ending => {
+                    // Nobody can stop us any more: the process ends without a word.
+                    if stopped.is_err() {
+                        return;
+                    }
+                }
             }
         }
         let leave = self.parts.store.leave(self.parts.me.id);

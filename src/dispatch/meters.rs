@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use super::later;
 use crate::{
     clock::Clock,
-    model::{Class, Ended, EntryKind},
+    model::{Class, DestinationId, Ended, EntryKind},
     store::{Next, Settlement, Store, StoreError},
 };
 
@@ -76,8 +76,13 @@ impl Meters {
     }
 }
 
-/// Keeps the gauges of all that is owed, in memory or not. Runs until the store is closed.
-pub async fn watch_backlog(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
+/// Keeps the gauges of all that is owed to the destinations that `is_ours`, in memory or not. Runs until
+/// the store is closed.
+pub async fn watch_backlog(
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    is_ours: impl Fn(DestinationId) -> bool,
+) {
     const EVERY: Duration = Duration::from_secs(15);
     /// Counting a long backlog takes a while: at most a fiftieth of the time is spent on it.
     const REST: u32 = 50;
@@ -86,7 +91,8 @@ pub async fn watch_backlog(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
     loop {
         let before = clock.now();
         match store.backlog().await {
-            Ok(backlog) => {
+            Ok(mut backlog) => {
+                backlog.retain(|it| is_ours(it.destination));
                 owed.set(backlog.iter().map(|it| it.owed).sum::<u64>() as f64);
                 let oldest = backlog.iter().map(|it| it.oldest).min();
                 let since = oldest.map_or(SignedDuration::ZERO, |it| before.duration_since(it));

@@ -142,6 +142,18 @@ impl Runner {
         }
     }
 
+    /// For others: whether this node holds the share of a destination.
+    pub(super) fn ownership(&self) -> impl Fn(DestinationId) -> bool + Send + use<> {
+        let parts =
+            self.owned.as_ref().map(|it| (it.parts.store.clone(), it.parts.holding.clone()));
+        move |destination| {
+            parts.as_ref().is_none_or(|(store, holding)| {
+                let shard = store.shard_of_destination(destination);
+                holding.borrow().shares.contains_key(&Share { duty: Duty::Dispatch, shard })
+            })
+        }
+    }
+
     /// Takes over how long this node is sure of what it holds, and starts what has waited for that.
     pub(super) fn shares_changed(&mut self, now: Timestamp) {
         let was_unsure = self.hands.is_unsure();

@@ -138,7 +138,8 @@ impl Runner {
         if self.owned.is_none() && !self.learn_backlog().await {
             return;
         }
-        let gauges = tokio::spawn(watch_backlog(self.store.clone(), self.clock.clone()));
+        let gauges =
+            tokio::spawn(watch_backlog(self.store.clone(), self.clock.clone(), self.ownership()));
         while !self.is_over {
             let wake = self.wake().await;
             let now = self.clock.now();

@@ -23,6 +23,7 @@ mod store;
 mod records;
 mod retention;
 mod dispatch;
+mod cluster;
 mod dry_run;
 mod batches;
 mod delivery;

@@ -1,5 +1,7 @@
 //! Someone who calls the API with a key of their own, and sends bytes as they like.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
@@ -49,9 +51,13 @@ impl Answer {
 
 impl Caller {
     pub fn new(gateway: &Gateway, key: Option<&str>) -> Self {
+        Self::at(gateway.app.address, key)
+    }
+
+    pub fn at(address: SocketAddr, key: Option<&str>) -> Self {
         Self {
             client: Client::builder(TokioExecutor::new()).build_http(),
-            base: format!("http://{}", gateway.app.address),
+            base: format!("http://{address}"),
             key: key.map(str::to_owned),
         }
     }
