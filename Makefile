@@ -31,7 +31,7 @@ bench: ## Tidegate beside a bare relay, in one run; writes bench/RESULTS.md
 	$(CARGO) build --release --workspace
 	target/release/tidegate-bench run
 
-bench-steps: ## What each step of a pipeline costs for an event
+bench-steps: ## What each step of a pipeline costs for an event, and counting and learning
 	$(CARGO) bench -p tidegate-bench
 
 crash: ## 1,000 times kill -9 under load, judged by the checker

@@ -58,6 +58,7 @@ use crate::{ingest, problem::Problem};
         resources::sources::put_source,
         resources::sources::delete_source,
         resources::sources::source_traffic,
+        resources::sources::forget_source_traffic,
         resources::lookups::list_lookups,
         resources::lookups::create_lookup,
         resources::lookups::get_lookup,

@@ -57,7 +57,7 @@ pub struct DryRunRequest {
     /// A pipeline that is not saved, in the place of the one that is. It needs the scope `admin`.
     pipeline: Option<PipelineSpec>,
     /// A whole file of resources that is not applied, as JSON; the pipeline is the one in it. It needs the
-    /// scope `admin`. Look-ups are asked as they are saved.
+    /// scope `admin`. Look-ups are asked as they stand in it; rows of tables are those that are saved.
     #[schema(value_type = Option<Object>)]
     resources: Option<Value>,
 }
@@ -374,7 +374,9 @@ async fn run(
         true => api.database.memories().await?,
         false => Vec::new(),
     };
-    let report = trial.run(&event, given, remembered, api.lookups.as_ref()).await;
+    let unsaved = (!tried.is_saved).then(|| api.lookups.under(&tried.catalog)).flatten();
+    let lookups = unsaved.as_ref().unwrap_or(&api.lookups);
+    let report = trial.run(&event, given, remembered, lookups.as_ref()).await;
     Ok((report.ok_or_else(ended_badly)?, event))
 }
 

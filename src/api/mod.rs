@@ -167,6 +167,7 @@ fn resource_routes(routes: Routes) -> Routes {
         .put("/api/v1/sources/{source}", resources::put_source)
         .delete("/api/v1/sources/{source}", resources::delete_source)
         .get("/api/v1/sources/{source}/traffic", resources::source_traffic)
+        .delete("/api/v1/sources/{source}/traffic", resources::forget_source_traffic)
         .get("/api/v1/lookups", resources::list_lookups)
         .post("/api/v1/lookups", resources::create_lookup)
         .get("/api/v1/lookups/{lookup}", resources::get_lookup)

@@ -50,7 +50,7 @@ impl Ground {
         let metrics = telemetry::start_metrics()?;
         let vault = open_vault(&config.data, parts)?;
         let Opened { database, logs, newcomer } = match &config.database {
-            Some(address) => open_database(config, address, parts).await?,
+            Some(address) => open_database(config, address, parts, &vault).await?,
             None => open_store(config, parts).await?,
         };
         let registrar = Registrar::open(database.clone()).await;
@@ -115,6 +115,7 @@ async fn open_database(
     config: &Config,
     address: &Address,
     parts: &Parts,
+    vault: &Vault,
 ) -> Result<Opened, StartError> {
     let id = u128::from(parts.random.u64()) << 64 | u128::from(parts.random.u64());
     let (mut events, mut accepts) = (Vec::new(), Vec::new());
@@ -129,6 +130,11 @@ async fn open_database(
     let node = Node { id, name: String::new(), roles: vec![], address: None, is_alone: false };
     let opened = PostgresStore::open(address, options, node, clock, random, accept).await;
     let store = Arc::new(opened.map_err(|source| cannot_open(config, source))?);
+    let key = store.agreed("master_key", vault.key_id().as_bytes()).await;
+    let key = key.map_err(|source| cannot_open(config, source))?;
+    if !vault.has_key(&String::from_utf8_lossy(&key)) {
+        return Err(StartError::OtherMasterKey { address: address.clone() });
+    }
     let log = |(shard, events)| Log { store: Arc::new(store.log(shard)), events };
     let logs = (0..).zip(events).map(log).collect();
     let newcomer = Some(Newcomer { store: store.clone(), accepts, id: MemberId(id) });

@@ -117,6 +117,8 @@ pub enum StartError {
     Store { path: PathBuf, source: StoreError },
     #[error("the database {address} cannot be used")]
     Database { address: Address, source: StoreError },
+    #[error("the secrets in {address} were sealed with another master key than this node has")]
+    OtherMasterKey { address: Address },
     #[error("this node cannot take part among those of the database")]
     Node(#[source] StoreError),
     #[error("a gateway on the embedded store is alone, and needs every role")]

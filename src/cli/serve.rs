@@ -149,6 +149,9 @@ fn cannot_start(error: StartError) -> CliError {
         StartError::MasterKey(_) => {
             failed.then("restore master.key from its backup, or set TIDEGATE_MASTER_KEY")
         }
+        StartError::OtherMasterKey { .. } => {
+            failed.then("give every node the same TIDEGATE_MASTER_KEY, or the same master.key")
+        }
         StartError::Roles => failed.then("share a PostgreSQL with --store, or leave --roles away"),
         StartError::NoRoles => failed.then("give it at least one, or leave them away for all"),
         StartError::Beat => failed.then("make `lease` at least three times `beat`"),

@@ -195,8 +195,9 @@ impl Runner {
         let Some(owned) = &self.owned else { return };
         self.destinations.retain(|it, _| !shards.contains(&owned.shard(*it)));
         self.hands.leave(&left);
-        self.give_back(now);
+        // First, so that nothing that is given back begins anew.
         self.step(now, Input::Left(left));
+        self.give_back(now);
     }
 
     /// Shares that go have gone when nothing of them is in flight.

@@ -47,6 +47,7 @@ pub struct Options {
 }
 
 /// What it is given.
+#[derive(Clone)]
 pub struct Parts {
     pub database: Arc<dyn Database>,
     pub catalog: watch::Receiver<Arc<Catalog>>,
@@ -62,11 +63,13 @@ pub struct Enrichment(Arc<Shared>);
 
 struct Shared {
     parts: Parts,
-    countries: Option<Countries>,
+    countries: Option<Arc<Countries>>,
     services: Mutex<HashMap<LookupId, Built>>,
-    reader: learn::Reader,
+    /// Only of the world as it is saved: what is tried teaches nothing.
+    reader: Option<learn::Reader>,
 }
 
+#[derive(Clone)]
 struct Built {
     /// What it was built from. A change in the catalogue makes another one, with an empty cache.
     from: Arc<Lookup>,
@@ -82,10 +85,11 @@ impl Enrichment {
     /// With whoever writes what events tell.
     pub fn new(parts: Parts) -> Result<(Self, Learner), CountryError> {
         let file = parts.options.country_database.as_deref();
-        let countries = file.map(Countries::open).transpose()?;
+        let countries = file.map(Countries::open).transpose()?.map(Arc::new);
         let (reader, learner) =
             learn::pair(parts.database.clone(), parts.clock.clone(), parts.catalog.clone());
-        let shared = Shared { parts, countries, services: Mutex::default(), reader };
+        let services = Mutex::default();
+        let shared = Shared { parts, countries, services, reader: Some(reader) };
         Ok((Self(Arc::new(shared)), learner))
     }
 }
@@ -102,7 +106,24 @@ impl Lookups for Enrichment {
     }
 
     fn tell(&self, event: &Arc<Event>) {
-        self.0.reader.read(event);
+        if let Some(reader) = &self.0.reader {
+            reader.read(event);
+        }
+    }
+
+    fn under(&self, catalog: &Arc<Catalog>) -> Option<Arc<dyn Lookups>> {
+        let Shared { parts, countries, services, .. } = &*self.0;
+        // A look-up that is the same has its cache and its breaker in common with the saved one.
+        let is_same = |id: &LookupId, it: &Built| {
+            catalog.lookups.get(id).is_some_and(|of| Arc::ptr_eq(of, &it.from))
+        };
+        let built = services.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = built.iter().filter(|(id, it)| is_same(id, it));
+        let same = same.map(|(id, it)| (*id, it.clone())).collect();
+        let parts = Parts { catalog: watch::channel(catalog.clone()).1, ..parts.clone() };
+        let countries = countries.clone();
+        let shared = Shared { parts, countries, services: Mutex::new(same), reader: None };
+        Some(Arc::new(Self(Arc::new(shared))))
     }
 }
 

@@ -68,7 +68,7 @@ pub struct OpenSource {
     /// Gives an event its idempotency key, where the sender gave none.
     pub key: Option<SourceKey>,
     key_window: Option<SignedDuration>,
-    never_store: Option<Redactor>,
+    pub never_store: Option<Redactor>,
 }
 
 /// The expression by which a source derives idempotency keys.
@@ -282,6 +282,10 @@ impl ApiSources {
             None => self.default.as_ref(),
             Some(name) => self.by_name.get(name),
         }
+    }
+
+    pub fn with_id(&self, id: SourceId) -> Option<&OpenSource> {
+        self.by_name.values().find(|it| it.id == id).map(AsRef::as_ref)
     }
 }
 

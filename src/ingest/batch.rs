@@ -51,9 +51,9 @@ pub fn parse(body: &[u8], format: Format) -> Result<Vec<Item<'_>>, Problem> {
             texts.into_iter().map(|it| it.get().as_bytes()).collect()
         }
         Format::Lines => {
-            let lines = body.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+            let lines = body.split(|&byte| byte == b'\n');
             // One more than allowed is enough to know.
-            lines.filter(|line| !line.is_empty()).take(AT_MOST + 1).collect()
+            lines.filter(|line| !is_blank(line)).take(AT_MOST + 1).collect()
         }
     };
     if texts.is_empty() || texts.len() > AT_MOST {
@@ -76,6 +76,11 @@ pub fn parse(body: &[u8], format: Format) -> Result<Vec<Item<'_>>, Problem> {
         })
     };
     Ok(texts.into_iter().enumerate().map(item).collect())
+}
+
+/// Whether nothing stands in a line, by what JSON calls white space.
+fn is_blank(line: &[u8]) -> bool {
+    line.iter().all(|it| matches!(it, b' ' | b'\t' | b'\r'))
 }
 
 #[cfg(test)]

@@ -58,7 +58,8 @@ impl Ingest {
             let error = error as &dyn std::error::Error;
             tracing::warn!(error, "what ingest counted could not be written; trying again soon");
         };
-        let counts = self.traffic.to_keep(&|source| catalog.sources.contains_key(&source));
+        let counts =
+            self.traffic.to_keep(self.clock.now(), &|source| catalog.sources.contains_key(&source));
         if let Some(counts) = counts
             && let Err(error) = derived::write(&self.files.traffic, &counts)
         {

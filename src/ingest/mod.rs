@@ -155,6 +155,11 @@ impl Ingest {
         self.traffic.of(source)
     }
 
+    /// Forgets that, in the file too within seconds.
+    pub fn forget_traffic(&self, source: SourceId) {
+        self.traffic.forget(source);
+    }
+
     /// Any other request's body, whole, under the limits of ingest.
     pub async fn read_body(&self, request: Request, limit: usize) -> Result<Bytes, Problem> {
         let (parts, body) = request.into_parts();
@@ -256,20 +261,21 @@ impl Ingest {
 
     /// Counts a request that is refused as a whole, at the source that it would have been for.
     fn refused(&self, sender: &Sender, parts: &Parts, problem: &Problem) {
-        let ip = self.caller_ip(parts).to_canonical();
-        if let Some(rejection) = Rejection::of(problem, sender.received_at, ip)
-            && let Some(source) = sender.usual_source()
-        {
-            self.traffic.rejected(source, sender.caller(), rejection);
+        let ip = self.caller_ip(parts);
+        if let Some(rejection) = Rejection::of(problem, sender.received_at, ip) {
+            self.count_rejection(sender, None, rejection);
         }
     }
 
     fn unfit(&self, sender: &Sender, parts: &Parts, unfit: &sender::Unfit) {
-        let ip = self.caller_ip(parts).to_canonical();
-        let (source, rejection) = unfit.rejection(sender.received_at, ip);
-        if let Some(source) = source.or_else(|| sender.usual_source()) {
-            self.traffic.rejected(source, sender.caller(), rejection);
-        }
+        let (source, rejection) = unfit.rejection(sender.received_at, self.caller_ip(parts));
+        self.count_rejection(sender, source, rejection);
+    }
+
+    fn count_rejection(&self, sender: &Sender, source: Option<SourceId>, rejection: Rejection) {
+        let Some(source) = sender.counts_at(source) else { return };
+        let rejection = rejection.without(source.never_store.as_ref());
+        self.traffic.rejected(source.id, sender.caller(), rejection);
     }
 
     /// Whose request it is, by the connection and the proxies that are believed.

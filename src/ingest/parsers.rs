@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     batch::{self, AT_MOST, Format},
@@ -31,7 +31,9 @@ pub type Broken = &'static str;
 
 /// One event of the REST API.
 pub fn envelope(bytes: &[u8]) -> Result<(), Broken> {
-    event::parse(bytes, "").map_or(Ok(()), |draft| well_formed(&draft))
+    let Ok(draft) = event::parse(bytes, "") else { return Ok(()) };
+    well_formed(&draft)?;
+    agrees(&draft, bytes)
 }
 
 /// Many events of the REST API. The first byte says in which format.
@@ -42,25 +44,80 @@ pub fn batch(bytes: &[u8]) -> Result<(), Broken> {
     if items.is_empty() || items.len() > AT_MOST {
         return Err("a batch has one to a thousand events");
     }
-    items.iter().flatten().try_for_each(well_formed)
+    items.iter().flatten().try_for_each(well_formed)?;
+    match (format, items.into_iter().collect::<Result<Vec<_>, _>>()) {
+        (Format::Array, Ok(drafts)) => as_elements(&drafts, body),
+        (Format::Lines, Ok(drafts)) => as_stream(&drafts, body),
+        (Format::Array | Format::Lines, Err(_)) => Ok(()),
+    }
+}
+
+/// Whoever reads the array into values finds the same events.
+fn as_elements(drafts: &[Draft<'_>], body: &[u8]) -> Result<(), Broken> {
+    let Ok(elements) = serde_json::from_slice::<Vec<&RawValue>>(body) else {
+        return Err("an array that is taken apart is JSON");
+    };
+    if elements.len() != drafts.len() {
+        return Err("an array has as many events as elements");
+    }
+    let mut pairs = drafts.iter().zip(elements);
+    pairs.try_for_each(|(draft, element)| agrees(draft, element.get().as_bytes()))
+}
+
+/// Whoever reads one JSON value behind the other, and knows no lines, finds the same events.
+fn as_stream(drafts: &[Draft<'_>], body: &[u8]) -> Result<(), Broken> {
+    let values = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
+    let Ok(values) = values.collect::<Result<Vec<_>, _>>() else {
+        return Err("lines that are all taken are a stream of JSON");
+    };
+    if values.len() != drafts.len() {
+        return Err("a line has one event");
+    }
+    let mut pairs = drafts.iter().zip(values);
+    pairs.try_for_each(|(draft, value)| agrees(draft, value.get().as_bytes()))
 }
 
 /// A request of Segment's clients. The first byte says in which encoding it comes, and for which call.
 pub fn segment(bytes: &[u8]) -> Result<(), Broken> {
-    const LARGEST: usize = 512 * 1024;
     let Some((first, body)) = bytes.split_first() else { return Ok(()) };
+    let Some(body) = inflated(*first, body)? else { return Ok(()) };
+    segment_parsers::messages(&body, first >> 2)
+}
+
+/// The body, if it can be read in the encoding of this choice.
+fn inflated(choice: u8, body: &[u8]) -> Result<Option<Bytes>, Broken> {
+    const LARGEST: usize = 512 * 1024;
     let mut headers = HeaderMap::new();
-    let encoding = ["", "gzip", "zstd", "identity"][usize::from(first % 4)];
+    let encoding = ["", "gzip", "zstd", "identity"][usize::from(choice % 4)];
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
     let room = Room::new(LARGEST);
     let read = body::read(Body::from(body.to_vec()), &headers, LARGEST, &room).now_or_never();
     let Ok((body, _lease)) = read.ok_or("a body that is there is read at once")? else {
-        return Ok(());
+        return Ok(None);
     };
     if body.len() > LARGEST {
         return Err("a body inflates to its limit at most");
     }
-    segment_parsers::messages(&body, first >> 2)
+    Ok(Some(body))
+}
+
+/// The body of a webhook, and the query of a pixel: a form, JSON or a text. The first byte says in which
+/// encoding it comes, and what its sender calls it.
+pub fn form(bytes: &[u8]) -> Result<(), Broken> {
+    const CALLED: [&str; 5] = [
+        "application/x-www-form-urlencoded",
+        "application/json",
+        "Application/X-WWW-Form-URLEncoded ; charset=utf-8",
+        "text/plain",
+        "",
+    ];
+    let Some((first, body)) = bytes.split_first() else { return Ok(()) };
+    let called = CALLED[usize::from(first >> 2) % CALLED.len()];
+    let Some(body) = inflated(*first, body)? else { return Ok(()) };
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(called));
+    webhook_parsers::content(&headers, &body)?;
+    std::str::from_utf8(&body).map_or(Ok(()), segment_parsers::pixel)
 }
 
 /// A webhook with the signature of a service: a byte that says which, header lines, an empty line, and
@@ -142,6 +199,31 @@ fn well_formed(draft: &Draft<'_>) -> Result<(), Broken> {
         // Half a pair of surrogates is JSON, and no text.
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Whether a reader that makes values of everything finds the same event. `json` is what it was read from.
+fn agrees(draft: &Draft<'_>, json: &[u8]) -> Result<(), Broken> {
+    // Numbers that are too large, and half a pair of surrogates, are JSON and no value.
+    let Ok(Value::Object(read)) = serde_json::from_slice(json) else { return Ok(()) };
+    let text = |name: &str| read.get(name).and_then(Value::as_str);
+    if text("type") != Some(draft.event_type.as_str()) {
+        return Err("everybody reads the same type");
+    }
+    if text("idempotency_key") != draft.key.as_ref().map(|it| it.as_str()) {
+        return Err("everybody reads the same key");
+    }
+    if text("source") != draft.source.as_deref() {
+        return Err("everybody reads the same source");
+    }
+    let part = |raw: &RawValue| serde_json::from_str::<Value>(raw.get()).ok();
+    if read.get("payload") != part(draft.payload).as_ref() {
+        return Err("everybody reads the same payload");
+    }
+    let metadata = read.get("metadata").filter(|it| !it.is_null());
+    if metadata != draft.metadata.and_then(part).as_ref() {
+        return Err("everybody reads the same metadata");
+    }
+    Ok(())
 }
 
 /// Whether it is JSON: payloads are trusted to be.

@@ -63,12 +63,11 @@ impl Unfit {
                 let first = errors.first();
                 let reason =
                     first.map(|it| format!("{}: {}; found {}", it.field, it.rule, it.found));
-                let code = "invalid_request".into();
-                (None, Rejection { at, code, reason: reason.unwrap_or_default(), ip })
+                (None, Rejection::new(at, "invalid_request", reason.unwrap_or_default(), ip))
             }
             Self::Schema { source, event_type, faults } => {
                 let reason = types::reason(event_type, faults);
-                (Some(*source), Rejection { at, code: types::CODE.into(), reason, ip })
+                (Some(*source), Rejection::new(at, types::CODE, reason, ip))
             }
         }
     }
@@ -80,9 +79,13 @@ impl Sender {
         Caller::Key(self.session.caller.key)
     }
 
-    /// Where an event is counted that names no source.
-    pub fn usual_source(&self) -> Option<SourceId> {
-        self.session.sources(self.project)?.get(None).map(|it| it.id)
+    /// Where a rejection is counted: at this source, or where an event is counted that names none.
+    pub fn counts_at(&self, source: Option<SourceId>) -> Option<&OpenSource> {
+        let sources = self.session.sources(self.project)?;
+        match source {
+            Some(id) => sources.with_id(id),
+            None => sources.get(None).map(AsRef::as_ref),
+        }
     }
 
     /// `body` is what the draft was parsed from; the event keeps slices of it.

@@ -11,19 +11,24 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     derived,
     gate::Admitted,
-    model::{KeyId, SourceId},
+    model::{KeyId, RawJson, SourceId},
     problem::{Kind, Problem},
+    redact::Redactor,
     store::Appended,
 };
 
 /// Rejections that are kept of each source, the newest.
 const KEPT: usize = 100;
+/// And for how long: they say from where somebody posted.
+const KEPT_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Characters of a rejection's reason.
+const REASON: usize = 300;
 /// Codes that are counted apart. They are ours, so there are never so many.
 const CODES: usize = 64;
 /// Keys of one source that are counted apart; what others post counts for the source alone.
@@ -61,7 +66,7 @@ pub struct Counts {
     pub since: Option<Timestamp>,
     /// The same for each API key that posted, of sources of kind `api`; up to 200.
     pub keys: Vec<KeyCounts>,
-    /// The newest first.
+    /// The newest first: a hundred of the last 30 days at most.
     #[schema(value_type = Vec<Rejection>)]
     pub rejections: VecDeque<Rejection>,
 }
@@ -107,13 +112,16 @@ pub struct Rejection {
     pub code: Cow<'static, str>,
     /// For people.
     pub reason: String,
-    #[schema(value_type = String)]
-    pub ip: IpAddr,
+    /// From where it came; null where its source says that this must never be stored.
+    #[serde(default)]
+    pub ip: Option<String>,
 }
 
 impl Rejection {
     /// The body could not be read.
     pub const NOT_READ: &'static str = "unreadable";
+    /// It goes in circles, or does not say properly how often.
+    pub const LOOP: &'static str = "loop";
     /// Its user is to be forgotten.
     pub const SUPPRESSED: &'static str = "suppressed";
 
@@ -126,7 +134,35 @@ impl Rejection {
             (Some(detail), None) => detail.to_string(),
             (None, None) => title.to_owned(),
         };
-        is_theirs.then(|| Self { at, code: slug.replace('-', "_").into(), reason, ip })
+        is_theirs.then(|| Self::new(at, slug.replace('-', "_"), reason, ip))
+    }
+
+    /// With the beginning of the reason.
+    pub fn new(
+        at: Timestamp,
+        code: impl Into<Cow<'static, str>>,
+        mut reason: String,
+        ip: IpAddr,
+    ) -> Self {
+        if let Some((end, _)) = reason.char_indices().nth(REASON) {
+            reason.truncate(end);
+            reason.push('…');
+        }
+        Self { at, code: code.into(), reason, ip: Some(ip.to_canonical().to_string()) }
+    }
+
+    /// Without what its source must never store: the address by the rules for `metadata.ip`, and personal
+    /// data in the reason by its form, since names of fields stand in it.
+    pub fn without(mut self, never: Option<&Redactor>) -> Self {
+        let Some(never) = never else { return self };
+        if let Some(reason) = never.payload(&RawJson::of(&self.reason)) {
+            self.reason = reason.to_value().as_str().unwrap_or_default().to_owned();
+        }
+        let metadata = RawJson::of(&serde_json::json!({ "ip": self.ip }));
+        if let Some(metadata) = never.metadata(&metadata) {
+            self.ip = metadata.to_value()["ip"].as_str().map(str::to_owned);
+        }
+        self
     }
 }
 
@@ -198,13 +234,30 @@ impl Traffic {
         self.lock().sources.get(&source).cloned().unwrap_or_default()
     }
 
-    /// All of it for a file, if anything changed since it was last asked for. Sources that are gone are
-    /// forgotten.
-    pub fn to_keep(&self, is_there: &dyn Fn(SourceId) -> bool) -> Option<Vec<(SourceId, Counts)>> {
+    /// Forgets what a source took and refused, and counts anew.
+    pub fn forget(&self, source: SourceId) {
         let mut counted = self.lock();
+        counted.is_changed |= counted.sources.remove(&source).is_some();
+    }
+
+    /// All of it for a file, if anything changed since it was last asked for. Sources that are gone are
+    /// forgotten, and so are refusals that are old.
+    pub fn to_keep(
+        &self,
+        now: Timestamp,
+        is_there: &dyn Fn(SourceId) -> bool,
+    ) -> Option<Vec<(SourceId, Counts)>> {
+        let horizon = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
+        let mut counted = self.lock();
+        let mut is_changed = std::mem::take(&mut counted.is_changed);
         let before = counted.sources.len();
         counted.sources.retain(|source, _| is_there(*source));
-        let is_changed = std::mem::take(&mut counted.is_changed) || counted.sources.len() < before;
+        is_changed |= counted.sources.len() < before;
+        for counts in counted.sources.values_mut() {
+            let before = counts.rejections.len();
+            counts.rejections.retain(|it| it.at >= horizon);
+            is_changed |= counts.rejections.len() < before;
+        }
         is_changed
             .then(|| counted.sources.iter().map(|(id, it)| (*id, it.clone())).collect::<Vec<_>>())
     }
@@ -233,7 +286,7 @@ mod tests {
 
     fn rejection(code: &'static str, second: i64) -> Rejection {
         let at = Timestamp::from_second(second).unwrap();
-        Rejection { at, code: code.into(), reason: String::new(), ip: [192, 0, 2, 1].into() }
+        Rejection::new(at, code, "because".to_owned(), [192, 0, 2, 1].into())
     }
 
     #[test]
@@ -267,15 +320,56 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("traffic.json");
         let (traffic, source) = (Traffic::default(), SourceId::from_bits(1));
-        assert!(traffic.to_keep(&|_| true).is_none());
+        let now = Timestamp::UNIX_EPOCH;
+        assert!(traffic.to_keep(now, &|_| true).is_none());
         traffic.taken(source, Caller::Key(None), &[Admitted::Suppressed], Timestamp::UNIX_EPOCH);
         traffic.rejected(source, Caller::Source, rejection("schema", 1));
-        derived::write(&file, &traffic.to_keep(&|_| true).unwrap()).unwrap();
-        assert!(traffic.to_keep(&|_| true).is_none());
+        derived::write(&file, &traffic.to_keep(now, &|_| true).unwrap()).unwrap();
+        assert!(traffic.to_keep(now, &|_| true).is_none());
         assert_eq!(Traffic::from_kept(&file).of(source), traffic.of(source));
 
         // Of a source that is gone, nothing stays.
-        assert!(traffic.to_keep(&|_| false).is_some());
+        assert!(traffic.to_keep(now, &|_| false).is_some());
         assert_eq!(traffic.of(source), Counts::default());
+    }
+
+    #[test]
+    fn refusals_are_forgotten_after_thirty_days_and_their_counts_are_not() {
+        let (traffic, source) = (Traffic::default(), SourceId::from_bits(1));
+        let day = |it: i64| Timestamp::from_second(it * 24 * 60 * 60).unwrap();
+        for at in [0, 10] {
+            traffic.rejected(source, Caller::Source, rejection("schema", at * 24 * 60 * 60));
+        }
+        assert!(traffic.to_keep(day(30), &|_| true).is_some());
+        assert_eq!(traffic.of(source).rejections.len(), 2);
+        let kept = traffic.to_keep(day(31), &|_| true).expect("what is old leaves the file, too");
+        assert_eq!((kept[0].1.rejections.len(), kept[0].1.all.rejected["schema"]), (1, 2));
+        assert!(traffic.to_keep(day(31), &|_| true).is_none());
+    }
+
+    #[test]
+    fn a_refusal_says_nothing_that_its_source_must_never_store() {
+        let told = |redaction: &str| {
+            let redaction = serde_json::from_str(redaction).unwrap();
+            let never = Redactor::before_storing(&redaction).unwrap();
+            let reason = "payload.by[\"eve@a.example\"]: a number".to_owned();
+            let ip = [192, 0, 2, 77].into();
+            let it = Rejection::new(Timestamp::UNIX_EPOCH, "schema", reason, ip);
+            let it = it.without(Some(&never));
+            (it.ip, it.reason)
+        };
+        let whole = "payload.by[\"eve@a.example\"]: a number";
+        let (ip, reason) = told(r#"{"fields":["payload.a"]}"#);
+        assert_eq!((ip.as_deref(), reason.as_str()), (Some("192.0.2.77"), whole));
+        let (ip, reason) = told(r#"{"fields":["metadata.ip"]}"#);
+        assert_eq!((ip, reason.as_str()), (None, whole));
+        let (ip, reason) = told(r#"{"detect":["ip","email"]}"#);
+        assert!(ip.is_none() && !reason.contains("eve"), "{reason}");
+        let (ip, reason) = told(r#"{"detect":["ip","email"],"mode":"mask"}"#);
+        assert_eq!(ip.as_deref(), Some("192.0.*.*"));
+        assert!(reason.contains("e***@a.example"), "{reason}");
+        let long = "é".repeat(1000);
+        let it = Rejection::new(Timestamp::UNIX_EPOCH, "schema", long, [192, 0, 2, 1].into());
+        assert_eq!(it.reason.chars().count(), REASON + 1);
     }
 }

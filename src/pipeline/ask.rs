@@ -2,7 +2,10 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use crate::model::{Event, Name, ProjectId, RawJson};
+use crate::{
+    catalog::Catalog,
+    model::{Event, Name, ProjectId, RawJson},
+};
 
 /// What is asked. The same question may have another answer tomorrow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +103,11 @@ pub type Asked = Pin<Box<dyn Future<Output = Answer> + Send>>;
 /// The world outside, as the steps may ask it: it always answers, and never panics.
 pub trait Lookups: Send + Sync {
     fn ask(&self, project: ProjectId, question: Arc<Question>) -> Asked;
+
+    /// The same world under resources that are not saved, for trying; `None` where they make no difference.
+    fn under(&self, _catalog: &Arc<Catalog>) -> Option<Arc<dyn Lookups>> {
+        None
+    }
 
     /// Tells of an event, which may say something that will be asked for later. It never waits.
     fn tell(&self, _event: &Arc<Event>) {}

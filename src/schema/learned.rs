@@ -119,13 +119,27 @@ impl Learned {
     }
 
     fn entry(&self, project: ProjectId, name: &TypeName, now: Timestamp) -> Option<Arc<Type>> {
-        if let Some(known) = self.get(project, name) {
-            return Some(known);
+        let is_full = |types: &HashMap<TypeName, Arc<Type>>| {
+            let is_full = types.len() >= TYPES;
+            if is_full {
+                metrics::counter!("tidegate_event_types_not_learned_total").increment(1);
+            }
+            is_full
+        };
+        let projects = self.projects.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(types) = projects.get(&project) {
+            if let Some(known) = types.get(name) {
+                return Some(known.clone());
+            }
+            // Whoever invents types without end holds up nobody who only reads.
+            if is_full(types) {
+                return None;
+            }
         }
+        drop(projects);
         let mut projects = self.projects.write().unwrap_or_else(PoisonError::into_inner);
         let types = projects.entry(project).or_default();
-        if types.len() >= TYPES && !types.contains_key(name) {
-            metrics::counter!("tidegate_event_types_not_learned_total").increment(1);
+        if !types.contains_key(name) && is_full(types) {
             return None;
         }
         let fresh = || Arc::new(Type::new(now));

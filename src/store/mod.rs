@@ -9,6 +9,7 @@ mod error;
 mod codes;
 mod counts;
 mod fields;
+mod registry;
 mod cluster;
 pub mod sqlite;
 pub mod postgres;
@@ -18,7 +19,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-pub use self::error::{Result, StoreError};
+pub use self::{
+    error::{Result, StoreError},
+    registry::{Change, Document, Registry, Revised, Turn},
+};
 
 use crate::model::{
     Altered, Class, Counted, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry,
@@ -188,47 +192,6 @@ pub trait Records: Send + Sync {
         until: Timestamp,
     ) -> Result<Vec<Counted>>;
     async fn replay_progress(&self, replay: ReplayId) -> Result<ReplayProgress>;
-}
-
-/// Where resources are kept: documents with a version, changed in one transaction.
-#[async_trait]
-pub trait Registry: Send + Sync {
-    async fn load(&self) -> Result<Vec<Document>>;
-
-    /// Applies all changes or none.
-    async fn change(&self, changes: Vec<Change>) -> Result<()>;
-
-    // Where several nodes change the same resources. Elsewhere nobody else does.
-
-    /// All documents with their revision, where that is not the one that is known.
-    async fn newer(&self, _known: u64) -> Result<Option<Revised>> {
-        Ok(None)
-    }
-
-    /// Keeps the other nodes from changing anything until it ends. `None`: there are no others.
-    async fn turn(&self, _known: u64) -> Result<Option<Box<dyn Turn>>> {
-        Ok(None)
-    }
-}
-
-/// All documents, and how often they had been changed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Revised {
-    pub revision: u64,
-    pub documents: Vec<Document>,
-}
-
-/// A time in which no other node changes resources. Dropped, it changes nothing.
-#[async_trait]
-pub trait Turn: Send {
-    /// What others have changed since the revision that was known.
-    fn newer(&mut self) -> Option<Revised>;
-
-    /// Applies all changes or none, and gives the new revision.
-    async fn commit(self: Box<Self>, changes: Vec<Change>) -> Result<u64>;
-
-    /// Ends without a change.
-    async fn give_up(self: Box<Self>);
 }
 
 /// What projects know of people, companies and things of their own: JSON objects by table and key.
@@ -518,19 +481,4 @@ pub enum Upsert {
     Replace,
     /// They stay, unless the new row has them, too. A new field that is null takes the old one away.
     Merge,
-}
-
-/// A resource as it is kept.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Document {
-    /// `project`, `destination`, …
-    pub kind: String,
-    pub id: u128,
-    pub body: RawJson,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    Put(Document),
-    Delete { kind: String, id: u128 },
 }

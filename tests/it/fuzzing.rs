@@ -86,6 +86,32 @@ fn no_request_of_a_segment_client_breaks_what_its_parser_promises() {
 }
 
 #[test]
+fn no_form_breaks_what_the_reader_of_forms_promises() {
+    walk("form", parsers::form);
+}
+
+#[test]
+fn every_target_has_a_corpus_that_is_walked_here_and_is_run_by_the_script() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let names = |folder: &str| {
+        let entries = fs::read_dir(root.join(folder)).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|it| it.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let targets = names("fuzz/fuzz_targets");
+    assert_eq!(targets, ["batch", "envelope", "form", "segment", "signature"]);
+    assert_eq!(targets, names("fuzz/corpus"));
+    let script = fs::read_to_string(root.join("scripts/fuzz.sh")).unwrap();
+    let all = script.lines().find_map(|it| it.strip_prefix("all=(")).unwrap();
+    let mut run: Vec<_> = all.trim_end_matches(')').split(' ').collect();
+    run.sort_unstable();
+    assert_eq!(targets, run);
+}
+
+#[test]
 fn no_signature_is_believed_that_nobody_could_make() {
     walk("signature", parsers::signature);
 }

@@ -6,15 +6,16 @@ export type { Delivery, VerifyOptions } from "./verify.js";
 
 /**
  * A handler that gets only deliveries of Tidegate: `export const POST = webhook(secret, async (delivery) => { … })`.
- * It may give a response; without one, the answer is 204. Anything else is answered 401.
+ * It may give a response; without one, the answer is 204. Anything else is answered 401. The request is what
+ * the handler says that it is: a `NextRequest` in Next.js.
  */
-export function webhook(
+export function webhook<R extends Request = Request>(
   secret: string | readonly string[] | undefined,
-  handler: (delivery: Delivery, request: Request) => Promise<Response | void> | Response | void,
+  handler: (delivery: Delivery, request: R) => Promise<Response | void> | Response | void,
   options?: VerifyOptions,
 ) {
   const secrets = secretsOf(secret);
-  return async (request: Request): Promise<Response> => {
+  return async (request: R): Promise<Response> => {
     let delivery: Delivery;
     try {
       delivery = await verify(await request.arrayBuffer(), request.headers, secrets, options);

@@ -64,7 +64,10 @@ pub use self::{
     profiles::list_profiles,
     projects::{create_project, delete_project, get_project, list_projects, put_project},
     rotation::rotate_secret,
-    sources::{create_source, delete_source, get_source, list_sources, put_source, source_traffic},
+    sources::{
+        create_source, delete_source, forget_source_traffic, get_source, list_sources, put_source,
+        source_traffic,
+    },
     trial::test_destination,
     verify::verify_destination,
     versions::{compare_versions, get_version, list_versions, rollback_pipeline},

@@ -193,3 +193,24 @@ pub async fn source_traffic(
     }
     Ok(Json(counts))
 }
+
+/// Forget what a source took and refused
+///
+/// The counts begin anew, and the list of refusals, in which the addresses of senders stand, is empty. It is
+/// gone from the file of counts within seconds. Nothing happens to events.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/sources/{source}/traffic",
+    tag = "sources",
+    params(("source" = String, Path, description = "Its name or id")),
+    responses((status = 204, description = "Forgotten"), (status = "4XX", response = Problem))
+)]
+pub async fn forget_source_traffic(
+    State(api): State<Api>,
+    access: Access<Administer>,
+    Path(source): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let catalog = api.registrar.current();
+    api.ingest.forget_traffic(find::<Source>(&catalog, access.project, &source)?.id);
+    Ok(StatusCode::NO_CONTENT)
+}

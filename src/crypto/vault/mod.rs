@@ -119,6 +119,11 @@ impl Vault {
         self.keys[0].id()
     }
 
+    /// Whether it has the key of this id.
+    pub fn has_key(&self, id: &str) -> bool {
+        self.keys.iter().any(|it| it.id() == id)
+    }
+
     /// Seals with the newest key, under a nonce of its own.
     pub fn seal(&self, secret: &Secret, context: &Context) -> Sealed {
         let key = &self.keys[0];

@@ -65,12 +65,7 @@ pub struct Around<'a> {
 impl Around<'_> {
     /// What is told of a message that was not taken.
     pub fn rejection(&self, fault: &Fault) -> Rejection {
-        Rejection {
-            at: self.received_at,
-            code: fault.code.into(),
-            reason: fault.message.to_string(),
-            ip: self.ip,
-        }
+        Rejection::new(self.received_at, fault.code, fault.message.to_string(), self.ip)
     }
 }
 

@@ -35,7 +35,7 @@ use super::{
     Ingest, OpenSource, body, cors,
     metadata::Circumstances,
     sender::judged,
-    traffic::Caller,
+    traffic::{Caller, Rejection},
     types::{self, Judge},
 };
 use crate::{
@@ -134,20 +134,30 @@ fn pixel_body(query: &str) -> Bytes {
     }
     let mut message = serde_json::Map::new();
     for (name, value) in pairs() {
-        put(&mut message, &name, value.into_owned());
+        put(&mut message, &name, value.into_owned(), LEVELS);
     }
     serde_json::Value::Object(message).to_string().into()
 }
 
-/// `properties.plan=pro` and the like. What is a text already, is not an object as well.
-fn put(object: &mut serde_json::Map<String, serde_json::Value>, path: &str, value: String) {
-    let Some((outer, inner)) = path.split_once('.') else {
+/// Objects in one another that a name with dots can make: a query has room for thousands, and who writes them
+/// out would need a stack as deep.
+const LEVELS: usize = 16;
+
+/// `properties.plan=pro` and the like. What is a text already, is not an object as well. What is deeper than
+/// that many levels stays one name.
+fn put(
+    object: &mut serde_json::Map<String, serde_json::Value>,
+    path: &str,
+    value: String,
+    levels: usize,
+) {
+    let Some((outer, inner)) = path.split_once('.').filter(|_| levels > 0) else {
         object.insert(path.to_owned(), value.into());
         return;
     };
     let entry = object.entry(outer).or_insert_with(|| serde_json::json!({}));
     if let Some(object) = entry.as_object_mut() {
-        put(object, inner, value);
+        put(object, inner, value, levels - 1);
     }
 }
 
@@ -155,8 +165,25 @@ impl Ingest {
     async fn segment(&self, call: Option<Call>, request: Request) -> Result<Taken, Problem> {
         let (parts, body) = request.into_parts();
         let limit = self.options.segment.batch_bytes;
-        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+        let read = body::read(body, &parts.headers, limit, &self.room).await;
+        let (body, _lease) =
+            read.inspect_err(|it| self.refused_whole(&parts, &Fields::default(), it))?;
         self.segment_body(call, &parts, body).await
+    }
+
+    /// Counts a request that is refused as a whole, if its key says at which source.
+    fn refused_whole(&self, parts: &Parts, fields: &Fields<'_>, problem: &Problem) {
+        let key = key::find(&parts.headers, &parts.uri, fields);
+        let source = key.and_then(|it| self.keyring.by_write_key(&it));
+        let rejection = Rejection::of(problem, self.clock.now(), self.caller_ip(parts));
+        if let Some((source, rejection)) = source.zip(rejection) {
+            self.turned_away(&source, rejection);
+        }
+    }
+
+    fn turned_away(&self, source: &OpenSource, rejection: Rejection) {
+        let rejection = rejection.without(source.never_store.as_ref());
+        self.traffic.rejected(source.id, Caller::Source, rejection);
     }
 
     /// Takes a request apart, and keeps what is right of it. `call` is what the path says, if it does.
@@ -166,16 +193,19 @@ impl Ingest {
         parts: &Parts,
         body: Bytes,
     ) -> Result<Taken, Problem> {
-        let fields = Fields::parse(&body).map_err(|error| {
-            Problem::new(Kind::InvalidJson).detail(super::event::syntax(&error))
-        })?;
+        let fields = Fields::parse(&body)
+            .map_err(|error| Problem::new(Kind::InvalidJson).detail(super::event::syntax(&error)))
+            .inspect_err(|it| self.refused_whole(parts, &Fields::default(), it))?;
         let key = key::find(&parts.headers, &parts.uri, &fields)
             .ok_or_else(|| Problem::new(Kind::UnknownWriteKey).detail("there is no write key"))?;
         let source = self.keyring.by_write_key(&key).ok_or_else(|| {
             Problem::new(Kind::UnknownWriteKey).detail("no enabled source has this write key")
         })?;
-        let messages = fields.messages(call.is_none())?;
-        let around = self.around(call, parts, &fields)?;
+        let understood = fields
+            .messages(call.is_none())
+            .and_then(|messages| Ok((messages, self.around(call, parts, &fields)?)));
+        let (messages, around) =
+            understood.inspect_err(|it| self.refused_whole(parts, &fields, it))?;
         let judge = self.types.judge(around.received_at);
         let mut taken = Taken::default();
         let mut events = Vec::with_capacity(messages.len());
@@ -184,7 +214,7 @@ impl Ingest {
             match event.and_then(|it| it.into_new(&source, &around, &judge)) {
                 Ok(event) => events.push(event),
                 Err(fault) => {
-                    self.traffic.rejected(source.id, Caller::Source, around.rejection(&fault));
+                    self.turned_away(&source, around.rejection(&fault));
                     taken.reject(place, fault);
                 }
             }

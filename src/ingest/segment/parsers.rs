@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use axum::http::HeaderMap;
 use jiff::Timestamp;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     fields::Fields,
@@ -16,7 +17,19 @@ use crate::{
         metadata::Circumstances,
         parsers::{Broken, valid},
     },
+    model::RawJson,
 };
+
+/// A pixel's query, as the body that is made of it.
+pub fn pixel(query: &str) -> Result<(), Broken> {
+    let is_data = url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "data");
+    let body = super::pixel_body(query);
+    // What is sent as data is whatever it is; fields are always an object.
+    if !is_data && !matches!(serde_json::from_slice(&body), Ok(Value::Object(_))) {
+        return Err("the fields of a pixel are an object");
+    }
+    messages(&body, 1)
+}
 
 /// The messages of a body, for one of the calls, or for a batch.
 pub fn messages(body: &[u8], choice: u8) -> Result<(), Broken> {
@@ -43,9 +56,38 @@ pub fn messages(body: &[u8], choice: u8) -> Result<(), Broken> {
     for message in messages {
         let Ok(taken) = message::parse(message, &around) else { continue };
         valid(taken.payload.bytes())?;
+        as_it_came(message, &taken.payload)?;
         if taken.id.is_empty() || taken.id.len() > LONGEST {
             return Err("an id has a length that a key may have");
         }
+    }
+    Ok(())
+}
+
+/// What nobody completes or corrects is in the message as its client's JSON has it.
+fn as_it_came(message: &RawValue, payload: &RawJson) -> Result<(), Broken> {
+    const OURS: [&str; 9] = [
+        "type",
+        "messageId",
+        "timestamp",
+        "sentAt",
+        "receivedAt",
+        "writeKey",
+        "context",
+        "integrations",
+        "originalTimestamp",
+    ];
+    let read = |json: &str| serde_json::from_str::<serde_json::Map<String, Value>>(json).ok();
+    let Some((mut sent, mut kept)) = read(message.get()).zip(read(payload.as_str())) else {
+        // Numbers that are too large, and half a pair of surrogates, are JSON and no value.
+        return Ok(());
+    };
+    for name in OURS {
+        sent.remove(name);
+        kept.remove(name);
+    }
+    if sent != kept {
+        return Err("a message keeps what its client said");
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ pub struct Door {
     event_type: Option<Template>,
     key: Option<Template>,
     key_window: Option<SignedDuration>,
-    never_store: Option<Redactor>,
+    pub never_store: Option<Redactor>,
 }
 
 impl Doors {

@@ -98,7 +98,7 @@ impl Ingest {
             self.reject(door, &parts, Rejection::NOT_READ, problem.kind().parts().2);
         })?;
         let now = self.clock.now();
-        let url = door.url.clone().unwrap_or_else(|| url_of(&parts));
+        let url = url_of(&parts, door.url.as_deref());
         let received = Received { headers: &parts.headers, url: &url, body: &body };
         if let Err(doubt) = door.scheme.verify(&door.keys, &received, now) {
             self.reject(door, &parts, door::code(doubt), &doubt.to_string());
@@ -116,7 +116,9 @@ impl Ingest {
             return Ok(Outcome::Challenge(challenge));
         }
         let ip = self.caller_ip(parts);
-        let circumstances = Circumstances::of(&parts.headers, ip)?;
+        let circumstances = Circumstances::of(&parts.headers, ip).inspect_err(|problem| {
+            self.reject(door, parts, Rejection::LOOP, problem.kind().parts().2);
+        })?;
         let now = self.clock.now();
         let judge = self.types.judge(now);
         let events = door.events(content, &parts.headers, &circumstances, now, &judge);
@@ -143,12 +145,9 @@ impl Ingest {
     }
 
     fn reject(&self, door: &Door, parts: &Parts, code: &'static str, reason: &str) {
-        let rejection = Rejection {
-            at: self.clock.now(),
-            code: code.into(),
-            reason: reason.to_owned(),
-            ip: self.caller_ip(parts).to_canonical(),
-        };
+        let ip = self.caller_ip(parts);
+        let rejection = Rejection::new(self.clock.now(), code, reason.to_owned(), ip);
+        let rejection = rejection.without(door.never_store.as_ref());
         self.traffic.rejected(door.source, Caller::Source, rejection);
     }
 }
@@ -157,8 +156,14 @@ fn unreadable(error: &Unreadable) -> Problem {
     Problem::new(Kind::InvalidBody).detail(error.to_string())
 }
 
-/// The URL as the sender wrote it, as far as we and the proxies before us can tell.
-fn url_of(parts: &Parts) -> String {
+/// The URL as the sender wrote it, as far as we and the proxies before us can tell. The source may say what it
+/// is; the query is the request's own, where it has one: a sender adds to it what its signature covers.
+fn url_of(parts: &Parts, said: Option<&str>) -> String {
+    if let Some(said) = said {
+        let before = said.split_once('?').map_or(said, |(before, _)| before);
+        let query = parts.uri.query();
+        return query.map_or_else(|| said.to_owned(), |query| format!("{before}?{query}"));
+    }
     let text = |name: &str| parts.headers.get(name).and_then(|it| it.to_str().ok());
     let protocol = text("x-forwarded-proto").unwrap_or("http");
     let host = text("x-forwarded-host").or_else(|| text("host")).unwrap_or_default();

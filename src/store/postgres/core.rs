@@ -209,7 +209,11 @@ async fn shards(connection: &mut Connection, wanted: u16) -> Result<u16> {
 }
 
 /// A value of this database, given by whoever comes first.
-async fn setting(connection: &mut Connection, name: &str, first: &[u8]) -> Result<Vec<u8>> {
+pub(super) async fn setting(
+    connection: &mut Connection,
+    name: &str,
+    first: &[u8],
+) -> Result<Vec<u8>> {
     let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     connection.execute(sql, &[&name, &first]).await?;
     let rows = connection.query("SELECT value FROM meta WHERE name = $1", &[&name]).await?;

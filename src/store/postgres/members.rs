@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 use super::{
     PostgresStore,
     connect::{BEGIN, COMMIT, Connection, Values},
+    core::setting,
     leases::duty_named,
     values::{self, Uuid, event_of_row},
 };
@@ -53,6 +54,12 @@ const SUCCEED: &str = "DELETE FROM nodes WHERE name = $1 AND id <> $2";
 const TIDY: &str = "DELETE FROM nodes WHERE alive_until < clock_timestamp() - interval '1 hour'";
 
 impl PostgresStore {
+    /// What all nodes must agree on: the value that the first one gave.
+    pub async fn agreed(&self, name: &str, first: &[u8]) -> Result<Vec<u8>> {
+        let mut loan = self.core.session().await?;
+        setting(loan.session()?, name, first).await
+    }
+
     /// Says that a node lives, which renews what it holds, and tells who else does.
     pub async fn beat(&self, me: &Member, lease: Duration) -> Result<View> {
         let mut loan = self.core.session().await?;

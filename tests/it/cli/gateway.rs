@@ -11,14 +11,14 @@ use super::program::{Running, SECRET, run, stderr, stdout, tidegate};
 const ADMIN_KEY: &str = "an admin key for tests, which is long";
 
 /// `tidegate serve` on a folder and a port of its own.
-struct Serving {
+pub struct Serving {
     url: String,
     folder: tempfile::TempDir,
     _gateway: Running,
 }
 
 impl Serving {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let words = [
@@ -46,13 +46,13 @@ impl Serving {
         serving
     }
 
-    fn file(&self, name: &str, text: &str) -> PathBuf {
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 
-    fn command(&self, words: &[&str]) -> std::process::Command {
+    pub fn command(&self, words: &[&str]) -> std::process::Command {
         let mut command = tidegate(words);
         command
             .env("TIDEGATE_URL", &self.url)
@@ -62,19 +62,19 @@ impl Serving {
         command
     }
 
-    fn run(&self, words: &[&str]) -> Output {
+    pub fn run(&self, words: &[&str]) -> Output {
         run(&mut self.command(words), b"")
     }
 
     /// The output of a command that succeeds.
-    fn output(&self, words: &[&str]) -> String {
+    pub fn output(&self, words: &[&str]) -> String {
         let output = self.run(words);
         assert_eq!(output.status.code(), Some(0), "{words:?}: {}", stderr(&output));
         stdout(&output)
     }
 
     /// The JSON lines of a command that succeeds.
-    fn rows(&self, words: &[&str]) -> Vec<Value> {
+    pub fn rows(&self, words: &[&str]) -> Vec<Value> {
         self.output(words).lines().map(|it| serde_json::from_str(it).unwrap()).collect()
     }
 }

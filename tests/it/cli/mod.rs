@@ -2,6 +2,9 @@
 
 pub mod program;
 mod gateway;
+mod event_types;
+mod unsaved;
+mod directory;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

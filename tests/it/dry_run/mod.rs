@@ -2,6 +2,7 @@
 //! stored, and changes that break a test case are not made.
 
 mod versions;
+mod script;
 
 use serde_json::{Value, json};
 

@@ -6,6 +6,7 @@ mod types;
 mod emit;
 mod deliveries;
 mod runtimes;
+mod next;
 
 use std::{
     net::SocketAddr,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A delivery of this moment, signed by the gateway's own code.
-fn delivery() -> String {
+pub fn delivery() -> String {
     let body = r#"{"type":"user.signed_up","data":{"name":"Adé 😀"}}"#;
     let seconds = SystemClock.now().as_second();
     let mut signature = String::new();

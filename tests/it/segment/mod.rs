@@ -1,4 +1,5 @@
 //! Segment's clients and their kin, with only the host changed.
 
 mod contract;
+mod surface;
 mod clients;

@@ -9,6 +9,7 @@ mod endpoint;
 mod rules;
 mod world;
 mod batches;
+mod handover;
 mod story;
 mod neighbours;
 
@@ -37,7 +38,7 @@ fn whatever_fails_nothing_is_lost_overtaken_or_stuck() {
     // A world in which nothing goes wrong proves nothing.
     if seeds >= 100 {
         assert!(sum.delivered > 0 && sum.dead > 0 && sum.expired > 0 && sum.cancelled > 0);
-        assert!(sum.crashes > 0 && sum.attempts > sum.delivered / 2);
+        assert!(sum.crashes > 0 && sum.attempts > sum.delivered / 2 && sum.refused > 0);
         let counts = &sum.counts;
         assert!(counts.batches > 0 && counts.further_requests > 0 && counts.cut > 0);
         assert!(counts.halved > 0 && counts.too_much > 0 && counts.not_retried > 0);

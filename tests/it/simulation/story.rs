@@ -30,6 +30,7 @@ pub struct Summary {
     pub dead: u64,
     pub expired: u64,
     pub cancelled: u64,
+    pub refused: u64,
     pub counts: Counts,
 }
 
@@ -43,6 +44,7 @@ impl Summary {
         self.dead += other.dead;
         self.expired += other.expired;
         self.cancelled += other.cancelled;
+        self.refused += other.refused;
         let (counts, others) = (&mut self.counts, &other.counts);
         counts.batches += others.batches;
         counts.further_requests += others.further_requests;
@@ -61,6 +63,7 @@ const CRASH: u32 = 3;
 const STORE_DOWN: u32 = 4;
 const STORE_UP: u32 = 5;
 const FAULTS_STOP: u32 = 6;
+const HANDOVER: u32 = 7;
 
 struct Story {
     world: World,
@@ -93,7 +96,7 @@ pub fn tell(seed: u64) -> Summary {
         let poison_in = *chance.of(&[0, 0, 10, 50]);
         story.world.add(destination, Endpoint { mode: Mode::Healthy, poison_in });
     }
-    for plot in [EVENTS, FAULT, PEOPLE, CRASH, STORE_DOWN] {
+    for plot in [EVENTS, FAULT, PEOPLE, CRASH, STORE_DOWN, HANDOVER] {
         story.world.after(chance.seconds(0, 3_600), Happening::Plot(plot));
     }
     let end = story.end;
@@ -147,6 +150,10 @@ impl Story {
                 }
             }
             PEOPLE => self.people(),
+            HANDOVER => {
+                let id = *self.world.chance.of(&self.ids);
+                self.world.hand_over(id);
+            }
             CRASH => {
                 if self.world.chance.happens(50) {
                     self.world.crash();
@@ -168,6 +175,7 @@ impl Story {
             EVENTS if self.events_left == 0 => return,
             EVENTS if self.world.chance.happens(60) => self.world.chance.millis(0, 500),
             EVENTS => self.world.chance.seconds(1, 7_200),
+            HANDOVER if self.world.chance.happens(60) => self.world.chance.millis(0, 2_000),
             CRASH | STORE_DOWN => self.world.chance.seconds(60, 24 * 3_600),
             _ => self.world.chance.seconds(1, 4 * 3_600),
         };
@@ -266,6 +274,9 @@ impl Story {
 
     fn stop_faults(&mut self) {
         self.world.store_is_down = false;
+        for id in self.ids.clone() {
+            self.world.come_back(id);
+        }
         for endpoint in self.world.endpoints.values_mut() {
             *endpoint = Endpoint { mode: Mode::Healthy, poison_in: 0 };
         }
@@ -288,6 +299,7 @@ impl Story {
             dead: count(Ended::Dead),
             expired: count(Ended::Expired),
             cancelled: count(Ended::Cancelled),
+            refused: self.world.elsewhere.refused,
             counts,
         }
     }

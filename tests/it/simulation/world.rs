@@ -17,6 +17,7 @@ use super::{
     batches::{Batch, Counts, weight},
     chance::Chance,
     endpoint::Endpoint,
+    handover::Elsewhere,
     rules::Rules,
     store::ModelStore,
 };
@@ -73,6 +74,10 @@ pub enum Happening {
         life: u32,
         settled: Vec<(DestinationId, DeliverySeq)>,
     },
+    Refuse {
+        life: u32,
+        refused: Vec<(DestinationId, DeliverySeq)>,
+    },
     Snapshot {
         life: u32,
         query: OwedQuery,
@@ -125,6 +130,7 @@ pub struct World {
     pub bytes: HashMap<DestinationId, usize>,
     pub told: BTreeMap<DestinationId, Arc<Destination>>,
     pub counts: Counts,
+    pub elsewhere: Elsewhere,
     actions: Vec<Action>,
 }
 
@@ -162,6 +168,7 @@ impl World {
             bytes: HashMap::new(),
             told: BTreeMap::new(),
             counts: Counts::default(),
+            elsewhere: Elsewhere::default(),
             actions: Vec::new(),
         }
     }
@@ -182,7 +189,7 @@ impl World {
         self.tell(destination);
     }
 
-    fn tell(&mut self, destination: Arc<Destination>) {
+    pub fn tell(&mut self, destination: Arc<Destination>) {
         self.told.insert(destination.id, destination.clone());
         self.step(Input::Settings(destination));
     }
@@ -199,12 +206,14 @@ impl World {
     }
 
     pub fn delete(&mut self, id: DestinationId) {
+        self.come_back(id);
         if self.destinations.remove(&id).is_some() {
             self.step(Input::Removed(id));
         }
     }
 
     pub fn cancel(&mut self, owed: Vec<Owed>) {
+        let owed = self.ours(owed);
         self.cancelled.extend(owed.iter().map(|it| it.seq));
         self.rules.cancelled.extend(owed.iter().map(|it| it.seq));
         self.step(Input::Cancel(owed));
@@ -238,6 +247,7 @@ impl World {
         self.wake = None;
         self.batches.clear();
         self.bytes.clear();
+        self.all_is_here();
         self.scheduler = Scheduler::new(self.options.clone());
         self.rules.restart(&self.store);
         for destination in self.destinations.values().cloned().collect::<Vec<_>>() {
@@ -260,11 +270,13 @@ impl World {
                 self.step(Input::Tick);
             }
             Happening::Hints { life, owed } if life == self.life => {
+                let owed = self.ours(owed);
                 self.rules.tell(owed.iter().map(|it| it.seq));
                 self.step(Input::Planned(owed));
             }
             Happening::Lost { life, lost, seqs } if life == self.life => {
                 self.rules.tell(seqs.into_iter());
+                let lost = self.our_loss(lost);
                 self.step(Input::Spilled(lost));
             }
             Happening::AttemptEnds { life, owed, outcome } => {
@@ -292,12 +304,16 @@ impl World {
             Happening::Confirm { life, settled } if life == self.life => {
                 self.step(Input::Settled(settled));
             }
+            Happening::Refuse { life, refused } if life == self.life => {
+                self.step(Input::Refused(refused));
+            }
             Happening::Snapshot { life, query } if life == self.life => self.snapshot(life, &query),
             Happening::Answer { life, destination, rows } if life == self.life => {
                 self.step(Input::Refilled { destination, rows });
             }
             Happening::Change { destination } => {
-                if self.destinations.get(&destination.id) == Some(&destination) {
+                let is_here = !self.elsewhere.away.contains(&destination.id);
+                if is_here && self.destinations.get(&destination.id) == Some(&destination) {
                     self.rules.reset(destination.id);
                     self.tell(destination);
                 }
@@ -311,6 +327,7 @@ impl World {
             | Happening::BreaksOff { .. }
             | Happening::Commit { .. }
             | Happening::Confirm { .. }
+            | Happening::Refuse { .. }
             | Happening::Snapshot { .. }
             | Happening::Answer { .. } => (),
         }
@@ -356,6 +373,7 @@ impl World {
             self.after(wait, Happening::Commit { life, settlements });
             return;
         }
+        let settlements = self.taken(life, settlements);
         for settlement in &settlements {
             self.store.settle(settlement);
         }
@@ -455,10 +473,6 @@ impl World {
         assert!(totals.in_flight <= self.options.in_flight, "more in flight than allowed");
         assert_eq!(totals.in_flight, self.rules.in_flight());
         self.most_held = self.most_held.max(totals.held);
-    }
-
-    pub fn is_inactive(&self, id: DestinationId) -> bool {
-        self.destinations.get(&id).is_some_and(|it| it.state != DestinationState::Active)
     }
 
     /// Every delivery that ended did so rightly.
