@@ -32,6 +32,7 @@ use crate::crash::{
     sender::Sender,
     setup,
 };
+use crate::store::home::{open_sqlite, small};
 use disk::{Cut, Disk};
 use log::Log;
 
@@ -113,11 +114,11 @@ async fn cut_at_many_points(seed: u64, points: usize, random: &mut Random) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_not_synced_is_caught() {
-    // Given the same, but the syncs of write-ahead logs are as if they had never been made
+    // Given the same, but the syncs of the journal are as if they had never been made
     let seed = Random::seed("POWERCUT_SEED");
     let mut random = Random::new(seed);
     let recording = Recording::make("powercut-planted", seed, &mut random).await;
-    let mut disk = Disk::distrusting("-wal");
+    let mut disk = Disk::distrusting("journal-0");
     let mut log = Log::read(&recording.record);
     let last = recording.sent.iter().filter(|it| it.value["status"] == "acked");
     let last = last.map(|it| it.position).max().unwrap();
@@ -320,7 +321,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// What follows the segments must not know more than they do, or it would have to be made anew: the
-/// last change that `owed.db` has is one that a segment still tells of.
+/// last change that `owed.db` has is one that a segment tells of, once it has what the journal kept.
 fn owed_is_not_ahead(data: &Path, looked_at: &Path) {
     if !data.join("owed.db").exists() {
         return;
@@ -335,6 +336,7 @@ fn owed_is_not_ahead(data: &Path, looked_at: &Path) {
     };
     let sql = "SELECT max(value) FROM facts WHERE name = 'applied'";
     let applied = ask(&looked_at.join("owed.db"), sql).unwrap_or(0);
+    drop(open_sqlite(looked_at, small()).unwrap());
     let segments = std::fs::read_dir(looked_at.join("segments")).into_iter().flatten();
     let segments = segments.map(|it| it.unwrap().path());
     let segments = segments.filter(|it| it.extension().is_some_and(|it| it == "db"));
