@@ -43,6 +43,7 @@ mod contracts;
 mod cli;
 mod sdk;
 mod crash;
+mod chaos;
 mod powercut;
 mod broken_disk;
 mod outage;

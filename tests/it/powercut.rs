@@ -24,9 +24,9 @@ use tokio::sync::watch;
 
 use crate::crash::{
     UNSETTLED_AT_MOST, folder,
-    gateway::{Gateway, Setup},
+    gateway::{Gateway, PROJECT, Setup},
     logs::Log as Diary,
-    logs::{Judged, Verdict, judge, now_ns},
+    logs::{Bounds, Fault, Judged, Verdict, judge, now_ns},
     random::Random,
     receiver::{Manner, Receiver},
     sender::Sender,
@@ -162,7 +162,7 @@ impl Recording {
         let mut kills = Vec::new();
         for run in 0..RUNS {
             let gateway = Gateway::start(&setup).await;
-            let (_at, at) = watch::channel(Some(gateway.address));
+            let (_at, at) = watch::channel(vec![gateway.address]);
             let (_stop, stop) = watch::channel(false);
             let lanes = (0..LANES).map(|lane| {
                 let sender = Sender {
@@ -171,12 +171,16 @@ impl Recording {
                     run: seed,
                     random: Random::new(random.next()),
                     log: sent.clone(),
-                    gateway: at.clone(),
+                    project: PROJECT,
+                    source: "app",
+                    gateways: at.clone(),
+                    patience: Duration::from_secs(20),
                     stop: stop.clone(),
                     rest: Duration::from_millis(4),
                     most: EVENTS_PER_LANE,
                     batch: if lane == 0 { 8 } else { 1 },
                     position: Arc::new(position.clone()),
+                    failed: None,
                 };
                 tokio::spawn(sender.run())
             });
@@ -279,15 +283,17 @@ impl Recording {
         received.push_str(&std::fs::read_to_string(&after).unwrap());
         std::fs::write(folder.join("received.ndjson"), received).unwrap();
         let before = self.kills.iter().filter(|(_, at)| *at <= position);
-        let kills: Vec<_> = before.map(|(time, _)| *time).chain([cut_at]).collect();
-        judge(&folder, &judged(unsynced), &kills, Duration::from_secs(3600))
+        let kills: Vec<_> =
+            before.map(|(time, _)| *time).chain([cut_at]).map(Fault::kill).collect();
+        let bounds = Bounds { unsettled: Duration::from_secs(3600), resumed: None };
+        judge(&folder, &judged(unsynced), &kills, &bounds)
     }
 }
 
 /// `unsynced`: outcomes that the store may have had, but not on disk.
 fn judged(unsynced: u64) -> [Judged; 2] {
     let in_flight = CONCURRENCY + UNSETTLED_AT_MOST + unsynced;
-    let judged = |name| Judged { name, lanes: "", fifo: false, in_flight };
+    let judged = |name| Judged { name, lanes: "", order: "none", in_flight };
     [judged("live"), judged("late")]
 }
 

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Instant,
 };
 
 use tokio_postgres::Row;
@@ -89,7 +90,9 @@ pub(super) async fn run(
     let mut kept = None;
     while let Some(Batch { calls, flushes }) = queue.take(BYTES, CALLS).await {
         metrics::histogram!("tidegate_store_batch", "work" => "append").record(calls.len() as f64);
+        let begun = Instant::now();
         commit(&core, &hints, &mut kept, calls).await;
+        metrics::histogram!("tidegate_store_commit_seconds").record(begun.elapsed());
         flushes.answer();
     }
 }
