@@ -2,6 +2,7 @@
 
 mod node;
 mod leases;
+mod detect;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
