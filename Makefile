@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check setup fmt bench bench-steps crash powercut simulation fuzz map clean
+.PHONY: help run test check setup fmt bench bench-steps crash chaos powercut simulation fuzz map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -37,6 +37,10 @@ bench-steps: ## What each step of a pipeline costs for an event, and counting an
 crash: ## 1,000 times kill -9 under load, judged by the checker
 	$(CARGO) build --workspace
 	CRASH_CYCLES=1000 $(CARGO) test --test it crash:: -- --nocapture
+
+chaos: ## Three nodes and a PostgreSQL with a standby, half an hour of whatever can happen to them
+	$(CARGO) build --workspace
+	CHAOS_MINUTES=$${CHAOS_MINUTES:-30} $(CARGO) test --test it chaos:: -- --nocapture
 
 powercut: ## Power cuts at many more points than in `make test`
 	$(CARGO) build --workspace

@@ -50,6 +50,9 @@ pub struct Options {
     pub key: String,
     #[arg(long, default_value = "bench")]
     pub project: String,
+    /// How many projects to post to in turn: `bench`, `bench-1`, …
+    #[arg(long, default_value_t = 1)]
+    pub projects: u64,
     /// Leave the idempotency keys out.
     #[arg(long)]
     pub no_keys: bool,
@@ -210,6 +213,14 @@ async fn next(shared: &Shared) -> Option<(u64, Instant)> {
     }
 }
 
+/// Of so many projects, the one whose turn it is.
+pub fn project(name: &str, turn: u64, projects: u64) -> String {
+    match turn % projects.max(1) {
+        0 => name.to_owned(),
+        number => format!("{name}-{number}"),
+    }
+}
+
 pub type Connection = SendRequest<Full<Bytes>>;
 
 /// Of a batch, some events may be refused.
@@ -234,11 +245,12 @@ async fn post(
             ("/api/v1/events/batch", format!("[{}]", events.join(",")))
         }
     };
+    let turn = n / shared.options.batch;
     let request = Request::post(path)
         .header("host", "localhost")
         .header("content-type", "application/json")
         .header("authorization", format!("Bearer {}", shared.options.key))
-        .header("tidegate-project", &shared.options.project)
+        .header("tidegate-project", project(&shared.options.project, turn, shared.options.projects))
         .body(Full::new(Bytes::from(body)))?;
     let answer = async {
         if connection.is_none() {

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::{
     Invalid, Tools,
     ask::{Answer, Entity, Person, Question, Status},
-    settings::{Fields, with_field},
+    field::with_field,
+    settings::Fields,
     steps::{Next, Step},
 };
 use crate::{

@@ -8,6 +8,7 @@
 
 mod steps;
 mod settings;
+mod field;
 mod filter;
 mod map;
 mod redact;

@@ -1,14 +1,11 @@
-//! The settings of a step, read by name, and what steps add to a payload.
+//! The settings of a step, read by name.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::{Invalid, steps::kind_of};
-use crate::{
-    expr::{Expression, Names},
-    model::RawJson,
-};
+use crate::expr::{Expression, Names};
 
 /// The settings of a step, by name.
 pub(super) struct Fields<'a> {
@@ -100,59 +97,5 @@ impl<'a> Fields<'a> {
         let Some(value) = self.fields.get(name) else { return Ok(None) };
         let texts = value.as_array().and_then(|items| items.iter().map(Value::as_str).collect());
         texts.map(Some).ok_or_else(|| self.wrong(name, rule))
-    }
-}
-
-/// An object with one more field, or with that field replaced. The rest stays byte for byte, unless
-/// the field was there.
-pub(super) fn with_field(object: Option<&RawJson>, name: &str, value: &RawJson) -> RawJson {
-    let bytes = object.map_or(&b"{}"[..], |it| it.bytes().trim_ascii());
-    let Some(inside) = bytes.strip_prefix(b"{").and_then(|it| it.strip_suffix(b"}")) else {
-        return with_field(None, name, value);
-    };
-    let quoted = RawJson::of(name);
-    let may_be_there = {
-        let name = quoted.bytes();
-        inside.windows(name.len()).any(|it| it == name) || inside.contains(&b'\\')
-    };
-    if may_be_there
-        && let Ok(mut fields) = serde_json::from_slice::<Map<String, Value>>(bytes)
-        && fields.contains_key(name)
-    {
-        fields.insert(name.to_owned(), value.to_value());
-        return RawJson::of(&fields);
-    }
-    let mut out = Vec::with_capacity(bytes.len() + name.len() + value.bytes().len() + 8);
-    out.push(b'{');
-    out.extend_from_slice(inside);
-    if !inside.trim_ascii().is_empty() {
-        out.push(b',');
-    }
-    out.extend_from_slice(quoted.bytes());
-    out.push(b':');
-    out.extend_from_slice(value.bytes());
-    out.push(b'}');
-    RawJson::trusted(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_is_added_to_an_object_which_else_stays_as_it_is() {
-        for (object, expected) in [
-            ("{}", r#"{"person":1}"#),
-            (r#"{ "a": 1.50 }"#, r#"{ "a": 1.50 ,"person":1}"#),
-            (r#"{"person":{"a":2},"b":1}"#, r#"{"person":1,"b":1}"#),
-            (r#"{"p\u0065rson":2}"#, r#"{"person":1}"#),
-            (r#"{"a":"person"}"#, r#"{"a":"person","person":1}"#),
-            (r#"{"a":{"person":2}}"#, r#"{"a":{"person":2},"person":1}"#),
-            ("[]", r#"{"person":1}"#),
-        ] {
-            let object = RawJson::trusted(object);
-            let found = with_field(Some(&object), "person", &RawJson::of(&1));
-            assert_eq!(found.as_str(), expected);
-        }
     }
 }

@@ -85,6 +85,18 @@ impl Gateway {
         panic!("the gateway does not become ready; it said: …{}", &log[tail..]);
     }
 
+    /// Sends a signal to it: `STOP`, `CONT`, `TERM`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status();
+        assert!(sent.unwrap().success(), "the gateway is gone");
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// `kill -9`, and waits until it is gone.
     pub fn kill(mut self) {
         self.end();

@@ -25,6 +25,10 @@ pub enum Failure {
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     pub address: SocketAddr,
+    /// Whose events it posts.
+    pub project: &'static str,
+    /// How long it waits for an answer.
+    pub patience: Duration,
 }
 
 impl Connection {
@@ -35,17 +39,38 @@ impl Connection {
         let handshake = handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|_| Failure::NotSent)?;
         tokio::spawn(connection);
-        Ok(Self { sender, address })
+        const PATIENCE: Duration = Duration::from_secs(20);
+        Ok(Self { sender, address, project: PROJECT, patience: PATIENCE })
     }
 
     /// Posts JSON, and returns the status and the body of the answer.
     pub async fn post(&mut self, path: &str, body: String) -> Result<(u16, Bytes), Failure> {
+        self.post_as("application/json", path, body).await
+    }
+
+    pub async fn post_as(
+        &mut self,
+        content_type: &str,
+        path: &str,
+        body: String,
+    ) -> Result<(u16, Bytes), Failure> {
         let request = Request::post(path)
             .header("host", "localhost")
-            .header("content-type", "application/json")
+            .header("content-type", content_type)
             .header("authorization", format!("Bearer {KEY}"))
-            .header("tidegate-project", PROJECT)
+            .header("tidegate-project", self.project)
             .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        self.send(request).await
+    }
+
+    /// The status and the body of a GET, as whoever may do everything.
+    pub async fn read(&mut self, path: &str) -> Result<(u16, Bytes), Failure> {
+        let request = Request::get(path)
+            .header("host", "localhost")
+            .header("authorization", format!("Bearer {KEY}"))
+            .header("tidegate-project", self.project)
+            .body(Full::default())
             .unwrap();
         self.send(request).await
     }
@@ -63,7 +88,6 @@ impl Connection {
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Failure> {
-        const PATIENCE: Duration = Duration::from_secs(20);
         let answer = async {
             // The answer before may be read, and its connection not yet be free again.
             self.sender.ready().await?;
@@ -71,7 +95,7 @@ impl Connection {
             let status = response.status().as_u16();
             Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
         };
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) | Err(_) => Err(Failure::NoAnswer),
         }

@@ -41,13 +41,38 @@ impl Log {
 }
 
 /// An endpoint as the judge is told of it.
+#[derive(Clone, Debug)]
 pub struct Judged {
     pub name: &'static str,
     /// The lanes that go there, by the start of their names.
     pub lanes: &'static str,
-    pub fifo: bool,
+    /// `none`, `key` or `fifo`.
+    pub order: &'static str,
     /// Deliveries that may be in flight or unsettled at once.
     pub in_flight: u64,
+}
+
+/// Something that was done to the gateway, from when until when.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub name: &'static str,
+    pub from: u64,
+    pub until: u64,
+}
+
+impl Fault {
+    /// It was dead, and all its connections closed, at this moment.
+    pub fn kill(at: u64) -> Self {
+        Self { name: "kill", from: at, until: at }
+    }
+}
+
+/// What the judge holds against a run.
+pub struct Bounds {
+    /// How long before a fault a delivery may have arrived and still not have been settled.
+    pub unsettled: Duration,
+    /// For how long an endpoint may get nothing while something waits for it.
+    pub resumed: Option<Duration>,
 }
 
 /// The judge's words, and whether every promise was kept. What it cannot judge is a panic.
@@ -57,16 +82,25 @@ pub struct Verdict {
 }
 
 /// Runs the checker over `sent.ndjson` and `received.ndjson` of a folder.
-pub fn judge(folder: &Path, endpoints: &[Judged], kills: &[u64], unsettled: Duration) -> Verdict {
+pub fn judge(folder: &Path, endpoints: &[Judged], faults: &[Fault], bounds: &Bounds) -> Verdict {
     let endpoints: Vec<_> = endpoints
         .iter()
         .map(|it| {
-            let Judged { name, lanes, fifo, in_flight } = it;
-            json!({ "name": name, "lanes": lanes, "fifo": fifo, "in_flight": in_flight })
+            let Judged { name, lanes, order, in_flight } = it;
+            json!({ "name": name, "lanes": lanes, "order": order, "in_flight": in_flight })
         })
         .collect();
-    let unsettled_ns = unsettled.as_nanos() as u64;
-    let run = json!({ "endpoints": endpoints, "kills": kills, "unsettled_ns": unsettled_ns });
+    let faults: Vec<_> = faults
+        .iter()
+        .map(|Fault { name, from, until }| json!({ "name": name, "from": from, "until": until }))
+        .collect();
+    let nanoseconds = |it: Duration| it.as_nanos() as u64;
+    let run = json!({
+        "endpoints": endpoints,
+        "faults": faults,
+        "unsettled_ns": nanoseconds(bounds.unsettled),
+        "resumed_ns": bounds.resumed.map(nanoseconds),
+    });
     std::fs::write(folder.join("run.json"), run.to_string()).unwrap();
     let output = Command::new(checker())
         .args(["sent.ndjson", "received.ndjson", "run.json"])

@@ -21,8 +21,13 @@ pub struct Sender {
     pub run: u64,
     pub random: Random,
     pub log: Arc<Log>,
-    /// Where the gateway is, while it is up.
-    pub gateway: watch::Receiver<Option<SocketAddr>>,
+    /// In which project, and from which source.
+    pub project: &'static str,
+    pub source: &'static str,
+    /// Where gateways are that are up: it stays with one for as long as that answers.
+    pub gateways: watch::Receiver<Vec<SocketAddr>>,
+    /// How long it waits for an answer before it asks another one.
+    pub patience: Duration,
     pub stop: watch::Receiver<bool>,
     /// It rests for up to so long after an event.
     pub rest: Duration,
@@ -32,6 +37,8 @@ pub struct Sender {
     pub batch: u64,
     /// Written beside each outcome: how far something else had come by then.
     pub position: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// The gateway that failed last.
+    pub failed: Option<SocketAddr>,
 }
 
 /// The answer about one event.
@@ -73,15 +80,16 @@ impl Sender {
     /// Posts events in one request until they are acknowledged, whatever happens to the gateway.
     async fn see_through(&mut self, connection: &mut Option<Connection>, events: Range<u64>) {
         loop {
-            let up = self.gateway.wait_for(Option::is_some).await.map(|address| *address);
-            let Some(address) = up.ok().flatten() else { panic!("the driver went away") };
-            if connection.as_ref().is_none_or(|it| it.address != address) {
-                *connection = Connection::open(address).await.ok();
+            let up = self.gateways.wait_for(|it| !it.is_empty()).await.map(|it| it.clone());
+            let Ok(up) = up else { panic!("the driver went away") };
+            if connection.as_ref().is_none_or(|it| !up.contains(&it.address)) {
+                *connection = self.open(&up).await;
             }
             let Some(open) = connection.as_mut() else {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 continue;
             };
+            let address = open.address;
             let (path, body) = self.request(&events);
             let posted = now_ns();
             match open.post(path, body).await {
@@ -92,15 +100,38 @@ impl Sender {
                 Ok((429 | 503 | 507, _)) => {
                     self.write(posted, &events, "failed");
                     tokio::time::sleep(Duration::from_millis(20)).await;
+                    // With several, another one may be better off.
+                    if up.len() > 1 {
+                        (*connection, self.failed) = (None, Some(address));
+                    }
                 }
                 Ok((status, body)) => {
                     panic!("{status}: {}", String::from_utf8_lossy(&body));
                 }
-                Err(Failure::NotSent) => *connection = None,
+                Err(Failure::NotSent) => (*connection, self.failed) = (None, Some(address)),
                 Err(Failure::NoAnswer) => {
                     self.write(posted, &events, "unknown");
-                    *connection = None;
+                    (*connection, self.failed) = (None, Some(address));
                 }
+            }
+        }
+    }
+
+    /// Any of those that are up, but not the one that has just failed.
+    async fn open(&mut self, up: &[SocketAddr]) -> Option<Connection> {
+        let others: Vec<_> = up.iter().filter(|it| Some(**it) != self.failed).collect();
+        let address = match others.as_slice() {
+            [] => up[0],
+            others => *others[self.random.below(others.len() as u64) as usize],
+        };
+        match Connection::open(address).await {
+            Ok(mut connection) => {
+                (connection.project, connection.patience) = (self.project, self.patience);
+                Some(connection)
+            }
+            Err(_) => {
+                self.failed = Some(address);
+                None
             }
         }
     }
@@ -156,6 +187,7 @@ impl Sender {
         let pad: String = (0..size).map(|_| char::from(b'a' + random.below(26) as u8)).collect();
         json!({
             "type": self.event_type,
+            "source": self.source,
             "idempotency_key": self.key(n),
             "payload": { "lane": self.lane, "n": n, "pad": pad },
         })

@@ -121,11 +121,49 @@ async fn after_a_sync_of_the_keys_failed_no_event_is_acknowledged() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_sync_of_a_segment_failed_no_event_is_acknowledged() {
+    // Given a gateway whose disk is about to fail below the log of a segment, which is synced when the
+    // journal goes on in its other file,
+    let folder = folder("broken-segment", Random::seed("BROKEN_SEED"));
+    let receiver = Receiver::start(&folder.join("received.ndjson"), 1, || 0).await;
+    let (setup, _) = breaking(&folder, &receiver, "segments", "-wal");
+    let gateway = Gateway::start(&setup).await;
+    let mut connection = Connection::open(gateway.address).await.unwrap();
+    let (status, answer) = post(&mut connection, 0).await;
+    assert_eq!(status, 202, "{answer}");
+    break_at(&folder.join(TRIGGER), "sync");
+
+    // when more is accepted than that file holds,
+    let begun = std::time::Instant::now();
+    let noise = || {
+        let mut bytes = [0; 3000];
+        getrandom::fill(&mut bytes).unwrap();
+        hex::encode(bytes)
+    };
+    while folder.join(TRIGGER).exists() {
+        assert!(begun.elapsed() < 3 * STALL, "nothing has failed");
+        let event = |_| json!({"type": "a", "payload": noise()});
+        let batch = (0..100).map(event).collect::<Vec<_>>();
+        connection.post("/api/v1/events/batch", json!(batch).to_string()).await.unwrap();
+    }
+
+    // then it soon accepts nothing more.
+    while Connection::get(gateway.address, "/readyz").await.unwrap() == 200 {
+        assert!(begun.elapsed() < 4 * STALL, "it goes on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    accepts_nothing(&gateway, 10..13).await;
+    gateway.kill();
+    receiver.quiet().await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 async fn breaks_and_heals(what: &str) {
     // Given a gateway that has acknowledged events,
     let folder = folder(&format!("broken-{what}"), Random::seed("BROKEN_SEED"));
     let receiver = Receiver::start(&folder.join("received.ndjson"), 1, || 0).await;
-    let (mut setup, plain) = breaking(&folder, &receiver, "segments", "-wal");
+    let (mut setup, plain) = breaking(&folder, &receiver, "journal-", "");
     let trigger = folder.join(TRIGGER);
     let gateway = Gateway::start(&setup).await;
     let mut connection = Connection::open(gateway.address).await.unwrap();

@@ -25,7 +25,7 @@ use std::{
 
 use gateway::{Gateway, Setup};
 use indicatif::{ProgressBar, ProgressStyle};
-use logs::{Judged, Log, judge, now_ns};
+use logs::{Bounds, Fault, Judged, Log, judge, now_ns};
 use random::Random;
 use receiver::{Manner, Receiver};
 use sender::Sender;
@@ -42,6 +42,7 @@ const ORDERED_LANES: usize = 2;
 /// How long before a kill a delivery may have arrived without having been settled: generous, since
 /// the tests of a whole machine may be running beside this one. The count is what is strict.
 const UNSETTLED_FOR: Duration = Duration::from_secs(5);
+const BOUNDS: Bounds = Bounds { unsettled: UNSETTLED_FOR, resumed: None };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_accepted_is_lost_when_it_is_killed_at_random_moments() {
@@ -74,16 +75,16 @@ async fn survives(suite: &str, cycles: u64, cluster: Option<&Cluster>) {
         setup.environment.push(("TIDEGATE_POSTGRES__PARTITION_EVENTS", "500".to_owned()));
     }
     let sent = Arc::new(Log::create(&folder.join("sent.ndjson")));
-    let (at, gateway) = watch::channel(None);
+    let (at, gateways) = watch::channel(Vec::new());
     let (stop, stopped) = watch::channel(false);
-    let senders = senders(seed, &mut random, &sent, &gateway, &stopped);
+    let senders = senders(seed, &mut random, &sent, &gateways, &stopped);
 
     // When it is killed again and again
     let kills = kill_again_and_again(cycles, &mut random, &setup, &receiver, &at, cluster).await;
 
     // Then, once it is left in peace, everything arrives, and the judge finds nothing
     let last = Gateway::start(&setup).await;
-    at.send_replace(Some(last.address));
+    at.send_replace(vec![last.address]);
     stop.send_replace(true);
     let mut accepted = [0, 0];
     for (kind, lanes) in senders.into_iter().enumerate() {
@@ -98,22 +99,22 @@ async fn survives(suite: &str, cycles: u64, cluster: Option<&Cluster>) {
     last.kill();
     receiver.flush();
     sent.flush();
-    let verdict = judge(&folder, &judged(), &kills, UNSETTLED_FOR);
+    let verdict = judge(&folder, &judged(), &kills, &BOUNDS);
     eprintln!("{}", verdict.text);
     assert!(verdict.kept, "CRASH_SEED={seed}, logs in {}\n{}", folder.display(), verdict.text);
     assert!(drained, "not everything arrived; logs in {}", folder.display());
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// Returns when each of the kills was over.
+/// Returns the kills.
 async fn kill_again_and_again(
     cycles: u64,
     random: &mut Random,
     setup: &Setup,
     receiver: &Receiver,
-    at: &watch::Sender<Option<SocketAddr>>,
+    at: &watch::Sender<Vec<SocketAddr>>,
     cluster: Option<&Cluster>,
-) -> Vec<u64> {
+) -> Vec<Fault> {
     let template = "{bar:40} {pos}/{len} kills, {eta} left";
     let bar = ProgressBar::new(cycles);
     bar.set_style(ProgressStyle::with_template(template).unwrap());
@@ -126,7 +127,7 @@ async fn kill_again_and_again(
             gateway
         } else {
             let gateway = Gateway::start(setup).await;
-            at.send_replace(Some(gateway.address));
+            at.send_replace(vec![gateway.address]);
             // This is no wait for something: the moment of the kill is what is drawn.
             tokio::time::sleep(Duration::from_millis(50 + random.below(450))).await;
             if let Some(cluster) = cluster
@@ -141,9 +142,9 @@ async fn kill_again_and_again(
             gateway
         };
         gateway.kill();
-        at.send_replace(None);
+        at.send_replace(Vec::new());
         receiver.quiet().await;
-        kills.push(now_ns());
+        kills.push(Fault::kill(now_ns()));
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -155,7 +156,7 @@ fn senders(
     run: u64,
     random: &mut Random,
     log: &Arc<Log>,
-    gateway: &watch::Receiver<Option<SocketAddr>>,
+    gateways: &watch::Receiver<Vec<SocketAddr>>,
     stop: &watch::Receiver<bool>,
 ) -> [Vec<JoinHandle<u64>>; 2] {
     let mut start = |kind: &str, event_type, lane: usize, rest: u64| {
@@ -167,12 +168,16 @@ fn senders(
             run,
             random: Random::new(random.next()),
             log: log.clone(),
-            gateway: gateway.clone(),
+            project: gateway::PROJECT,
+            source: "app",
+            gateways: gateways.clone(),
+            patience: Duration::from_secs(20),
             stop: stop.clone(),
             rest: Duration::from_millis(rest),
             most: u64::MAX,
             batch,
             position: Arc::new(|| 0),
+            failed: None,
         };
         tokio::spawn(sender.run())
     };
@@ -207,9 +212,9 @@ fn resources(receiver: &Receiver) -> String {
 fn judged() -> [Judged; 3] {
     let in_flight = CONCURRENCY + UNSETTLED_AT_MOST;
     [
-        Judged { name: "plain-a", lanes: "", fifo: false, in_flight },
-        Judged { name: "plain-b", lanes: "plain-", fifo: false, in_flight },
-        Judged { name: "ordered", lanes: "ordered-", fifo: true, in_flight: 1 },
+        Judged { name: "plain-a", lanes: "", order: "none", in_flight },
+        Judged { name: "plain-b", lanes: "plain-", order: "none", in_flight },
+        Judged { name: "ordered", lanes: "ordered-", order: "fifo", in_flight: 1 },
     ]
 }
 

@@ -43,5 +43,8 @@ mod contracts;
 mod cli;
 mod sdk;
 mod crash;
+mod chaos;
 mod powercut;
 mod broken_disk;
+mod outage;
+mod transfer;

@@ -24,14 +24,15 @@ use tokio::sync::watch;
 
 use crate::crash::{
     UNSETTLED_AT_MOST, folder,
-    gateway::{Gateway, Setup},
+    gateway::{Gateway, PROJECT, Setup},
     logs::Log as Diary,
-    logs::{Judged, Verdict, judge, now_ns},
+    logs::{Bounds, Fault, Judged, Verdict, judge, now_ns},
     random::Random,
     receiver::{Manner, Receiver},
     sender::Sender,
     setup,
 };
+use crate::store::home::{open_sqlite, small};
 use disk::{Cut, Disk};
 use log::Log;
 
@@ -113,11 +114,11 @@ async fn cut_at_many_points(seed: u64, points: usize, random: &mut Random) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_not_synced_is_caught() {
-    // Given the same, but the syncs of write-ahead logs are as if they had never been made
+    // Given the same, but the syncs of the journal are as if they had never been made
     let seed = Random::seed("POWERCUT_SEED");
     let mut random = Random::new(seed);
     let recording = Recording::make("powercut-planted", seed, &mut random).await;
-    let mut disk = Disk::distrusting("-wal");
+    let mut disk = Disk::distrusting("journal-0");
     let mut log = Log::read(&recording.record);
     let last = recording.sent.iter().filter(|it| it.value["status"] == "acked");
     let last = last.map(|it| it.position).max().unwrap();
@@ -161,7 +162,7 @@ impl Recording {
         let mut kills = Vec::new();
         for run in 0..RUNS {
             let gateway = Gateway::start(&setup).await;
-            let (_at, at) = watch::channel(Some(gateway.address));
+            let (_at, at) = watch::channel(vec![gateway.address]);
             let (_stop, stop) = watch::channel(false);
             let lanes = (0..LANES).map(|lane| {
                 let sender = Sender {
@@ -170,12 +171,16 @@ impl Recording {
                     run: seed,
                     random: Random::new(random.next()),
                     log: sent.clone(),
-                    gateway: at.clone(),
+                    project: PROJECT,
+                    source: "app",
+                    gateways: at.clone(),
+                    patience: Duration::from_secs(20),
                     stop: stop.clone(),
                     rest: Duration::from_millis(4),
                     most: EVENTS_PER_LANE,
                     batch: if lane == 0 { 8 } else { 1 },
                     position: Arc::new(position.clone()),
+                    failed: None,
                 };
                 tokio::spawn(sender.run())
             });
@@ -278,15 +283,17 @@ impl Recording {
         received.push_str(&std::fs::read_to_string(&after).unwrap());
         std::fs::write(folder.join("received.ndjson"), received).unwrap();
         let before = self.kills.iter().filter(|(_, at)| *at <= position);
-        let kills: Vec<_> = before.map(|(time, _)| *time).chain([cut_at]).collect();
-        judge(&folder, &judged(unsynced), &kills, Duration::from_secs(3600))
+        let kills: Vec<_> =
+            before.map(|(time, _)| *time).chain([cut_at]).map(Fault::kill).collect();
+        let bounds = Bounds { unsettled: Duration::from_secs(3600), resumed: None };
+        judge(&folder, &judged(unsynced), &kills, &bounds)
     }
 }
 
 /// `unsynced`: outcomes that the store may have had, but not on disk.
 fn judged(unsynced: u64) -> [Judged; 2] {
     let in_flight = CONCURRENCY + UNSETTLED_AT_MOST + unsynced;
-    let judged = |name| Judged { name, lanes: "", fifo: false, in_flight };
+    let judged = |name| Judged { name, lanes: "", order: "none", in_flight };
     [judged("live"), judged("late")]
 }
 
@@ -314,7 +321,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// What follows the segments must not know more than they do, or it would have to be made anew: the
-/// last change that `owed.db` has is one that a segment still tells of.
+/// last change that `owed.db` has is one that a segment tells of, once it has what the journal kept.
 fn owed_is_not_ahead(data: &Path, looked_at: &Path) {
     if !data.join("owed.db").exists() {
         return;
@@ -329,6 +336,7 @@ fn owed_is_not_ahead(data: &Path, looked_at: &Path) {
     };
     let sql = "SELECT max(value) FROM facts WHERE name = 'applied'";
     let applied = ask(&looked_at.join("owed.db"), sql).unwrap_or(0);
+    drop(open_sqlite(looked_at, small()).unwrap());
     let segments = std::fs::read_dir(looked_at.join("segments")).into_iter().flatten();
     let segments = segments.map(|it| it.unwrap().path());
     let segments = segments.filter(|it| it.extension().is_some_and(|it| it == "db"));

@@ -11,6 +11,8 @@ mod latency;
 mod backlog;
 mod neighbours;
 mod pipelines;
+mod database;
+mod nodes;
 mod table;
 
 use std::{path::PathBuf, time::Duration};
@@ -28,7 +30,7 @@ pub struct Options {
     /// Only the relay, while there is no gateway to measure.
     #[arg(long)]
     relay_only: bool,
-    /// Only these parts: throughput, fan-out, latency, backlog, neighbours, pipelines.
+    /// Only these parts: throughput, fan-out, latency, backlog, neighbours, pipelines, nodes.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
     #[arg(long, default_value = "target/release/tidegate")]
@@ -42,6 +44,12 @@ pub struct Options {
     /// Deliveries that wait for a dead endpoint in the backlog part.
     #[arg(long)]
     pending: Option<u64>,
+    /// In the nodes part: so many nodes at most.
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// In the nodes part: show what the database was asked most often.
+    #[arg(long)]
+    statements: bool,
     /// Requests on their way to one endpoint at once, the same for both.
     #[arg(long, default_value_t = 64)]
     concurrency: usize,
@@ -55,16 +63,18 @@ enum Part {
     Backlog,
     Neighbours,
     Pipelines,
+    Nodes,
 }
 
 impl Part {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Throughput,
         Self::FanOut,
         Self::Latency,
         Self::Backlog,
         Self::Neighbours,
         Self::Pipelines,
+        Self::Nodes,
     ];
 }
 
@@ -147,6 +157,8 @@ fn expected(parts: &[Part], scale: &Scale, relay_only: bool) -> Duration {
         Part::Neighbours if relay_only => Duration::ZERO,
         Part::Pipelines if relay_only => Duration::ZERO,
         Part::Pipelines => (scale.load + AROUND * 2) * scale.rounds as u32 * pipelines::TURNS,
+        Part::Nodes if relay_only => Duration::ZERO,
+        Part::Nodes => (scale.load + AROUND * 4) * scale.rounds as u32 * nodes::TURNS,
         Part::Neighbours => (scale.neighbours + AROUND) * 2 * neighbours::MODES.len() as u32,
     };
     parts.iter().map(part).sum()
@@ -165,6 +177,8 @@ impl Bench {
                 Part::Neighbours => neighbours::neighbours(self).await?,
                 Part::Pipelines if self.options.relay_only => (),
                 Part::Pipelines => pipelines::pipelines(self).await?,
+                Part::Nodes if self.options.relay_only => (),
+                Part::Nodes => nodes::nodes(self).await?,
             }
         }
         Ok(())

@@ -116,6 +116,7 @@ pub async fn load(options: &load::Options) -> Result<load::Report> {
         .arg(format!("--count={}", options.count))
         .arg(format!("--types={}", options.types))
         .arg(format!("--batch={}", options.batch))
+        .arg(format!("--projects={}", options.projects))
         .env("TIDEGATE_ADMIN_KEY", KEY)
         .kill_on_drop(true);
     if let Some(rate) = options.rate {
@@ -142,6 +143,7 @@ pub fn closed(to: SocketAddr, connections: usize, time: Duration) -> load::Optio
         count: 50_000_000,
         key: KEY.to_owned(),
         project: "bench".to_owned(),
+        projects: 1,
         no_keys: false,
         types: 1,
         batch: 1,
@@ -193,6 +195,7 @@ impl Sink {
 pub struct Tidegate {
     binary: PathBuf,
     folder: Arc<Folder>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Tidegate {
@@ -201,7 +204,18 @@ impl Tidegate {
         let folder = Arc::new(Folder(data.join(name)));
         std::fs::create_dir_all(folder.0.join("data"))?;
         std::fs::write(folder.0.join("resources.yaml"), resources)?;
-        Ok(Self { binary: binary.to_owned(), folder })
+        Ok(Self { binary: binary.to_owned(), folder, environment: Vec::new() })
+    }
+
+    /// One of several on this database, which can open each other's secrets.
+    pub fn of_many(mut self, number: usize, store: &str) -> Self {
+        const MASTER_KEY: &str = "bmV2ZXIgdXNlIHRoaXMga2V5IG91dHNpZGUgYSBsYWI=";
+        self.environment.extend([
+            ("TIDEGATE_STORE", store.to_owned()),
+            ("TIDEGATE_MASTER_KEY", MASTER_KEY.to_owned()),
+            ("TIDEGATE_CLUSTER__NAME", format!("node-{number}")),
+        ]);
+        self
     }
 
     /// Starts it and waits until it is ready. May be called again on the same data when it has ended.
@@ -219,6 +233,7 @@ impl Tidegate {
             .args(["--listen", &address.to_string(), "--allow-net", "127.0.0.0/8", "--apply"])
             .arg(self.folder.0.join("resources.yaml"))
             .env("TIDEGATE_ADMIN_KEY", KEY)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -245,7 +260,17 @@ impl Tidegate {
 }
 
 /// A folder that goes when nobody needs it any more.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {

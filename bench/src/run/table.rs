@@ -10,6 +10,8 @@ pub struct Table {
     rows: Vec<Row>,
     /// The most memory of any gateway process, MiB.
     peak: f64,
+    /// Tables of their own.
+    setups: Vec<String>,
     /// Findings that are no row.
     notes: Vec<String>,
 }
@@ -80,6 +82,18 @@ impl Table {
         });
     }
 
+    /// Tidegate in several setups beside each other: their names, and for each row what it is and the
+    /// rounds of each setup, none where it means nothing.
+    pub fn setups(&mut self, what: &str, names: &[&str], rows: &[(&str, Vec<Vec<f64>>)]) {
+        let mut text =
+            format!("\n| {what} | {} |\n|---{}|\n", names.join(" | "), "|---".repeat(names.len()));
+        for (what, columns) in rows {
+            let columns: Vec<_> = columns.iter().map(|it| rounds(it)).collect();
+            let _ = writeln!(text, "| {what} | {} |", columns.join(" | "));
+        }
+        self.setups.push(text);
+    }
+
     /// A number of Tidegate alone, or beside the relay's.
     pub fn value(
         &mut self,
@@ -140,6 +154,9 @@ impl Table {
             let Row { what, relay, tidegate, ratio, target, .. } = row;
             let _ =
                 writeln!(text, "| {what} | {relay} | {tidegate} | {ratio} | {target} | {met} |");
+        }
+        for setups in &self.setups {
+            text.push_str(setups);
         }
         for note in &self.notes {
             let _ = write!(text, "\n- {note}");

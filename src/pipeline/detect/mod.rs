@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{
-    settings::with_field,
+    field::with_field,
     steps::{Next, Step},
 };
 use crate::{

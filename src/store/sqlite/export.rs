@@ -57,6 +57,7 @@ impl SqliteStore {
         progress: &mut dyn FnMut(u64),
     ) -> Result<u64, ExportError> {
         let readers = &self.readers;
+        self.inbox.publish_blocking()?;
         let Some(number) = readers.control.known_number(project) else { return Ok(0) };
         let mut condition = Condition::new("project = ?", number);
         condition.and_time("received_at", from, until);

@@ -219,6 +219,7 @@ fn migrations(kind: Kind) -> &'static [&'static str] {
         Kind::Segment => &[
             include_str!("migrations/segment_0001.sql"),
             include_str!("migrations/segment_0002.sql"),
+            include_str!("migrations/segment_0003.sql"),
         ],
         Kind::Directory => &[include_str!("migrations/directory_0001.sql")],
     }

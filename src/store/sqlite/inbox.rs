@@ -66,6 +66,8 @@ pub(super) struct Batch {
     pub appends: Vec<Append>,
     pub works: Vec<Work>,
     pub flushes: Vec<oneshot::Sender<Result<()>>>,
+    /// Whoever waits to read what was done.
+    pub readers: Vec<oneshot::Sender<Result<()>>>,
     /// The newest segment should be sealed, though it is not full.
     pub is_roll: bool,
     pub end: Option<End>,
@@ -96,6 +98,7 @@ struct Queues {
     ingest: VecDeque<Append>,
     work: VecDeque<Work>,
     flushes: Vec<oneshot::Sender<Result<()>>>,
+    readers: Vec<oneshot::Sender<Result<()>>>,
     is_roll: bool,
     end: Option<End>,
     /// The writer sleeps, and wants to be woken.
@@ -156,6 +159,20 @@ impl Inbox {
         answer.blocking_recv().map_err(|_| StoreError::Closed)?
     }
 
+    /// Returns when readers of the newest segment see everything that was done before.
+    pub async fn publish(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.push(|queues| queues.readers.push(reply))?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// The same, for a thread that may block.
+    pub fn publish_blocking(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.push(|queues| queues.readers.push(reply))?;
+        answer.blocking_recv().map_err(|_| StoreError::Closed)?
+    }
+
     /// Asks the writer to go on in a new segment soon.
     pub fn roll(&self) -> Result<()> {
         self.push(|queues| queues.is_roll = true)
@@ -194,6 +211,7 @@ impl Inbox {
             std::mem::take(&mut queues.ingest),
             std::mem::take(&mut queues.work),
             std::mem::take(&mut queues.flushes),
+            std::mem::take(&mut queues.readers),
         );
         drop(queues);
         drop(left);
@@ -226,6 +244,7 @@ impl Queues {
         self.ingest.is_empty()
             && self.work.is_empty()
             && self.flushes.is_empty()
+            && self.readers.is_empty()
             && !self.is_roll
             && self.end.is_none()
     }
@@ -261,6 +280,8 @@ impl Queues {
         if self.work.is_empty() {
             batch.flushes = std::mem::take(&mut self.flushes);
         }
+        // What was done before is done: what still waits was not answered.
+        batch.readers = std::mem::take(&mut self.readers);
         batch.is_roll = std::mem::take(&mut self.is_roll);
         if self.ingest.is_empty() && self.work.is_empty() {
             batch.end = self.end;

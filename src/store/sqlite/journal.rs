@@ -1,68 +1,155 @@
-//! The log of the newest segment, and how much of it is on disk.
+//! The journal: what each turn wrote, as one record in a file that is only ever appended to.
 //!
-//! SQLite commits to it without waiting for the disk. The writer syncs it before it keeps a promise:
-//! to a sender, that its event is kept, and to other files, that what they follow will still be
-//! there. Plans and outcomes promise nothing to anybody outside: a commit that has only them is
-//! synced with the next event, or soon. The log is a chain of checksums, so that a power cut leaves
-//! the commits up to some moment, never a later one without an earlier one. SQLite itself syncs it
-//! before it brings anything of it into the file, and when it begins anew.
+//! A turn counts once its record is here; the writer syncs it before it keeps a promise: to a sender, that
+//! its event is kept, and to other files, that what they follow will still be there. Plans and outcomes
+//! promise nothing to anybody outside: a turn that has only them is synced with the next event, or soon.
+//! The segment gets many turns in one commit, which no sync has to follow. After a crash, the turns that it
+//! has not are executed again from here.
+//!
+//! There are two files, written in turn. One is begun anew when all that it says is in the segment and on
+//! the disk. Records have numbers that only grow, and a checksum: so what a power cut leaves is read up to
+//! the first record that is not whole, and what is left of an older time is never taken for newer.
 
 use std::{
     fs::File,
     io,
     os::unix::fs::FileExt as _,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use rusqlite::Connection;
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::{
     error::{of_file, unavailable},
-    files, seal,
+    files,
+    segments::fact,
+    writes::Texts,
 };
-use crate::store::{Result, StoreError};
+use crate::{
+    model::EventSeq,
+    store::{Result, StoreError},
+};
 
 pub(super) struct Journal {
-    /// Our own handle: SQLite locks other files than the log, so that closing it lets go of nothing.
-    file: File,
-    /// The first commit that may not be on disk.
+    files: [Part; 2],
+    current: usize,
+    /// Whether what the other file says is on the disk elsewhere.
+    other: Spent,
+    /// The last turn.
+    number: u64,
+    /// A record on its way.
+    record: Vec<u8>,
+    /// The first record that may not be on disk.
     unsynced_since: Option<Instant>,
-    /// Outcomes in such commits.
+    /// Outcomes in such records.
     outcomes: usize,
     has_failed: bool,
-    /// How long the file is, in bytes: past that, SQLite makes it longer.
-    length: u64,
 }
 
-/// Proof that all that was committed to the newest segment was on disk a moment ago. Whoever makes
-/// something that outlives a power cut from what was committed asks for it.
+struct Part {
+    file: File,
+    /// How long the file is, and up to where it has records.
+    length: u64,
+    end: u64,
+}
+
+/// Proof that all turns were on disk a moment ago. Whoever makes something that outlives a power cut from
+/// what a turn wrote asks for it.
 pub(super) struct Synced(());
 
+/// Becomes true when what a file of the journal says is in its segment, and that on the disk.
+#[derive(Clone, Default)]
+pub(super) struct Spent(Arc<AtomicBool>);
+
+impl Spent {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The fact of a segment that tells the last turn that was committed to it.
+pub(super) const JOURNALED: &str = "journaled";
+
+/// Length and checksum; then follow, under the checksum, the segment, the number, and what was told.
+const HEADER: usize = 12;
+const PLACE: usize = 16;
+
 impl Journal {
-    /// What a power cut may take of plans and outcomes: as much as was committed in this time,
+    /// What a power cut may take of plans and outcomes: as much as was done in this time,
     const PATIENCE: Duration = Duration::from_millis(50);
     /// and never more outcomes than this, which is how many deliveries are then made once more.
     const OUTCOMES: usize = 1024;
-    /// The file grows in steps of its own length, but within these bounds.
+    /// The writer goes on in the other file when one has grown so long.
+    const LONG: u64 = 8 << 20;
+    /// A file grows in steps of its own length, but within these bounds.
     const STEPS: std::ops::RangeInclusive<u64> = 256 << 10..=4 << 20;
 
-    /// Of a segment that is open in WAL mode, and stays so for as long as this lives. What an earlier
-    /// process left in the log is on disk afterwards: it may have been killed before it was.
-    pub fn open(segment: &Path) -> Result<Self> {
-        let file = File::options().write(true).open(seal::beside(segment, "-wal"));
-        let file = file.map_err(of_file)?;
-        file.sync_all().map_err(of_file)?;
-        files::sync_folder(segment.parent().unwrap_or(Path::new(".")))?;
-        let length = file.metadata().map_err(of_file)?.len();
-        Ok(Self { file, unsynced_since: None, outcomes: 0, has_failed: false, length })
+    /// Opens the journal in a folder, or makes one, and has the newest segment catch up. What an earlier
+    /// process left is on disk and in the segment afterwards, for which it takes `sync`.
+    pub fn open(
+        folder: &Path,
+        segment: EventSeq,
+        connection: &Connection,
+        sync: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
+        let parts =
+            [Part::open(&folder.join("journal-0"))?, Part::open(&folder.join("journal-1"))?];
+        files::sync_folder(folder)?;
+        let mut left = [parts[0].read()?, parts[1].read()?];
+        left.sort_by_key(|it| it.first().map(|it| it.number));
+        let number = catch_up(&left, segment, connection)?;
+        sync()?;
+        let other = Spent::default();
+        other.set();
+        Ok(Self {
+            files: parts,
+            current: 0,
+            other,
+            number,
+            record: Vec::new(),
+            unsynced_since: None,
+            outcomes: 0,
+            has_failed: false,
+        })
     }
 
-    /// A transaction was committed, with so many outcomes of deliveries.
-    pub fn note_commit(&mut self, outcomes: usize) {
+    /// The last turn that it keeps.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Keeps what a turn told. When that fails, it is as if nothing had been asked.
+    pub fn append(&mut self, segment: EventSeq, told: &[u8], outcomes: usize) -> Result<()> {
+        let number = self.number + 1;
+        self.record.clear();
+        self.record.shrink_to(1 << 20);
+        self.record.extend([0; HEADER]);
+        self.record.extend(segment.0.to_le_bytes());
+        self.record.extend(number.to_le_bytes());
+        self.record.extend_from_slice(told);
+        let length = u32::try_from(self.record.len() - HEADER);
+        let length = length.map_err(|_| unavailable("a turn is too large for the journal"))?;
+        let check = xxh3_64(&self.record[HEADER..]);
+        self.record[..4].copy_from_slice(&length.to_le_bytes());
+        self.record[4..HEADER].copy_from_slice(&check.to_le_bytes());
+        self.files[self.current].write(&self.record).map_err(of_file)?;
+        self.number = number;
         self.unsynced_since.get_or_insert_with(Instant::now);
         self.outcomes += outcomes;
+        Ok(())
     }
 
-    /// How long what was committed may still wait for its sync; `None`: it has had it.
+    /// How long what was kept may still wait for its sync; `None`: it has had it.
     pub fn patience(&self) -> Option<Duration> {
         match self.unsynced_since {
             None => None,
@@ -73,16 +160,15 @@ impl Journal {
         }
     }
 
-    /// Brings to the disk what was committed. Once that has failed, it fails for ever: the kernel may
-    /// have dropped the pages, and would report success the next time.
+    /// Brings to the disk what was kept. Once that has failed, it fails for ever: the kernel may have
+    /// dropped the pages, and would report success the next time.
     pub fn sync(&mut self) -> Result<Synced> {
         if self.has_failed {
             return Err(unavailable("an earlier sync failed"));
         }
         if self.unsynced_since.is_some() {
             let begun = Instant::now();
-            self.make_room();
-            if let Err(error) = self.file.sync_data() {
+            if let Err(error) = self.files[self.current].file.sync_data() {
                 self.has_failed = true;
                 // Never `Full`, which heals.
                 return Err(StoreError::Unavailable(Box::new(error)));
@@ -93,32 +179,146 @@ impl Journal {
         Ok(Synced(()))
     }
 
-    /// Makes the file longer, with zeros, when SQLite just had to. A sync of a file that has grown
-    /// takes twice as long as one of pages that were there before. SQLite begins anew in the same
-    /// file, so that this ends once the file is as long as the log ever gets.
+    /// Whether it is time to go on in the other file.
+    pub fn is_long(&self) -> bool {
+        self.files[self.current].end >= Self::LONG
+    }
+
+    pub fn is_other_spent(&self) -> bool {
+        self.other.get()
+    }
+
+    /// Goes on in the other file, which is spent. All that stands in this one is committed to the segment;
+    /// whoever brings that to the disk says so.
+    pub fn switch(&mut self) -> Result<Spent> {
+        self.sync()?;
+        self.current ^= 1;
+        self.files[self.current].end = 0;
+        self.other = Spent::default();
+        Ok(self.other.clone())
+    }
+
+    /// Begins anew: all that it says is in a segment and on the disk. Nothing of it is left, so that
+    /// what is erased elsewhere is not here either.
+    pub fn begin_anew(&mut self) -> Result<()> {
+        self.sync()?;
+        for part in &mut self.files {
+            part.file.set_len(0).map_err(of_file)?;
+            (part.length, part.end) = (0, 0);
+        }
+        self.other.set();
+        Ok(())
+    }
+
+    /// Executes anew the turns that are not committed to this segment.
+    pub fn restore(&self, segment: EventSeq, connection: &Connection) -> Result<()> {
+        let left = [Vec::new(), self.files[self.current].read()?];
+        execute(&left, segment, connection).map(drop)
+    }
+}
+
+impl Part {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
+        let file = file.map_err(of_file)?;
+        file.sync_all().map_err(of_file)?;
+        let length = file.metadata().map_err(of_file)?.len();
+        Ok(Self { file, length, end: 0 })
+    }
+
+    fn write(&mut self, record: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(record, self.end)?;
+        self.end += record.len() as u64;
+        if self.end > self.length {
+            self.length = self.end;
+            self.make_room();
+        }
+        Ok(())
+    }
+
+    /// Makes the file longer, with zeros, when it just had to grow. A sync of a file that has grown takes
+    /// twice as long as one of pages that were there before.
     fn make_room(&mut self) {
-        let grow = || -> io::Result<u64> {
-            let length = self.file.metadata()?.len();
-            if length <= self.length {
-                return Ok(self.length);
+        let zeros = vec![0; *Journal::STEPS.start() as usize];
+        let until = self.length + self.length.clamp(*Journal::STEPS.start(), *Journal::STEPS.end());
+        while self.length < until {
+            let now = zeros.len().min((until - self.length) as usize);
+            // The disk is nearly full, most likely. It goes on as it is.
+            if let Err(error) = self.file.write_all_at(&zeros[..now], self.length) {
+                tracing::debug!(%error, "the journal is not made longer");
+                break;
             }
-            let zeros = vec![0; *Self::STEPS.start() as usize];
-            let until = length + length.clamp(*Self::STEPS.start(), *Self::STEPS.end());
-            let mut at = length;
-            while at < until {
-                let now = zeros.len().min((until - at) as usize);
-                self.file.write_all_at(&zeros[..now], at)?;
-                at += now as u64;
-            }
-            Ok(until)
-        };
-        match grow() {
-            Ok(length) => self.length = length,
-            // The disk is nearly full, most likely. It goes on as it is, and tries again later.
-            Err(error) => {
-                tracing::debug!(%error, "the log is not made longer");
-                self.length += Self::STEPS.end();
-            }
+            self.length += now as u64;
         }
     }
+
+    /// The records that stand whole one behind the other.
+    fn read(&self) -> Result<Vec<Record>> {
+        let mut bytes = vec![0; self.length as usize];
+        self.file.read_exact_at(&mut bytes, 0).map_err(of_file)?;
+        let (mut rest, mut records) = (&bytes[..], Vec::new());
+        while let Some((record, behind)) = Record::take(rest) {
+            if records.last().is_some_and(|it: &Record| it.number + 1 != record.number) {
+                break;
+            }
+            records.push(record);
+            rest = behind;
+        }
+        Ok(records)
+    }
+}
+
+struct Record {
+    segment: EventSeq,
+    number: u64,
+    told: Vec<u8>,
+}
+
+impl Record {
+    fn take(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (check, rest) = rest.split_first_chunk()?;
+        let (body, behind) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        if body.len() < PLACE || xxh3_64(body) != u64::from_le_bytes(*check) {
+            return None;
+        }
+        let (segment, body) = body.split_first_chunk()?;
+        let (number, told) = body.split_first_chunk()?;
+        let segment = EventSeq(u64::from_le_bytes(*segment));
+        Some((Self { segment, number: u64::from_le_bytes(*number), told: told.to_vec() }, behind))
+    }
+}
+
+/// Commits to a segment the turns that it does not have. Returns the last turn that there is.
+fn catch_up(files: &[Vec<Record>; 2], segment: EventSeq, connection: &Connection) -> Result<u64> {
+    let transaction = connection.unchecked_transaction()?;
+    let last = execute(files, segment, &transaction)?;
+    transaction.commit()?;
+    let recorded = files.iter().filter_map(|it| it.last()).map(|it| it.number).max();
+    Ok(recorded.unwrap_or(0).max(last))
+}
+
+/// Executes the turns that a segment does not have, and tells it the last, which is returned.
+fn execute(files: &[Vec<Record>; 2], segment: EventSeq, connection: &Connection) -> Result<u64> {
+    let mut last = fact(connection, JOURNALED)?.map(|it| it as u64);
+    let known = last;
+    for records in files {
+        let mut texts = Texts::default();
+        for record in records {
+            if record.segment != segment || last.is_some_and(|it| record.number <= it) {
+                texts.learn(&record.told)?;
+                continue;
+            }
+            if last.is_some_and(|it| record.number != it + 1) {
+                return Err(StoreError::Damaged { what: "journal" });
+            }
+            texts.execute(&record.told, connection)?;
+            last = Some(record.number);
+        }
+    }
+    if let Some(last) = last.filter(|it| Some(*it) != known) {
+        tracing::debug!(?known, last, "turns are executed again");
+        super::segments::set_fact(connection, JOURNALED, last as i64)?;
+    }
+    Ok(last.unwrap_or(0))
 }

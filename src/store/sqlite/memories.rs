@@ -6,9 +6,13 @@
 
 use std::collections::HashMap;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
-use super::{readers::Readers, segments::Segments};
+use super::{
+    readers::Readers,
+    segments::Segments,
+    writes::{Write, Writes},
+};
 use crate::{
     model::{EventSeq, Memory, PipelineId, Remembered, StepId, packed},
     store::{Result, StoreError},
@@ -97,7 +101,7 @@ impl Memories {
     }
 
     /// Tells this segment what has changed. Returns how many bytes that took.
-    pub fn write(&mut self, connection: &Connection, segment: EventSeq) -> Result<usize> {
+    pub fn write(&mut self, writes: &mut Writes<'_>, segment: EventSeq) -> Result<usize> {
         let is_told = self.told_in == Some(segment);
         if self.before.is_empty() && (is_told || self.all.is_empty()) {
             return Ok(0);
@@ -105,16 +109,14 @@ impl Memories {
         let is_whole = !is_told || self.grown > self.weight.max(LITTLE);
         let mut entries = Vec::new();
         if is_whole {
-            connection.prepare_cached("DELETE FROM memories")?.execute([])?;
+            writes.execute(Write::ForgetMemories, &[])?;
             entries.reserve(self.weight);
             self.all.iter().for_each(|(id, memory)| put(&mut entries, id, Some(memory)));
         } else {
             self.before.keys().for_each(|id| put(&mut entries, id, self.all.get(id)));
         }
         self.number += 1;
-        connection
-            .prepare_cached("INSERT INTO memories (number, is_whole, entries) VALUES (?, ?, ?)")?
-            .execute((self.number, is_whole, &entries))?;
+        writes.execute(Write::Memories, params![self.number, is_whole, entries])?;
         self.grown = if is_whole { 0 } else { self.grown + entries.len() };
         self.told_in = Some(segment);
         Ok(entries.len())

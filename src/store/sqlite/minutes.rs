@@ -3,8 +3,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::params;
 
+use super::writes::{Write, Writes};
 use crate::{
     model::{Class, Ended, Entry, EntryKind},
     store::Result,
@@ -64,28 +65,10 @@ impl Minutes {
     }
 
     /// Adds them to those that the file has.
-    pub fn write(&mut self, connection: &Connection) -> Result<()> {
-        if self.counts.is_empty() {
-            return Ok(());
-        }
-        let mut statement = connection.prepare_cached(
-            "INSERT INTO minutes (destination, minute, planned, delivered, failed_attempts, dead, \
-             dropped, below_10ms, below_50ms, below_100ms, below_500ms, below_1s, below_5s, longer) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-             ON CONFLICT DO UPDATE SET \
-             planned = planned + excluded.planned, delivered = delivered + excluded.delivered, \
-             failed_attempts = failed_attempts + excluded.failed_attempts, \
-             dead = dead + excluded.dead, dropped = dropped + excluded.dropped, \
-             below_10ms = below_10ms + excluded.below_10ms, \
-             below_50ms = below_50ms + excluded.below_50ms, \
-             below_100ms = below_100ms + excluded.below_100ms, \
-             below_500ms = below_500ms + excluded.below_500ms, \
-             below_1s = below_1s + excluded.below_1s, below_5s = below_5s + excluded.below_5s, \
-             longer = longer + excluded.longer",
-        )?;
+    pub fn write(&mut self, writes: &mut Writes<'_>) -> Result<()> {
         for (&(destination, minute), it) in &self.counts {
             let [a, b, c, d, e, f, g] = it.durations;
-            statement.execute((
+            let row = params![
                 destination,
                 minute,
                 it.planned,
@@ -100,7 +83,8 @@ impl Minutes {
                 e,
                 f,
                 g,
-            ))?;
+            ];
+            writes.execute(Write::Minute, row)?;
         }
         self.counts.clear();
         Ok(())

@@ -30,13 +30,17 @@ mod record;
 mod room;
 mod status;
 mod seal;
+mod writes;
 mod journal;
+mod newest;
 mod upkeep;
 mod writer;
+mod publish;
 mod recover;
 mod records;
 mod prune;
 mod export;
+pub mod takeout;
 
 use std::{
     path::Path,
@@ -118,7 +122,7 @@ impl SqliteStore {
         let segments = Arc::new(Segments::open(&folder)?);
         let directory = Arc::new(DirectoryFile::open(&folder.directory())?);
         let status = Arc::new(Status::default());
-        let Recovered { memory, newest, owed } =
+        let Recovered { memory, newest, journal, owed } =
             recover(&folder, control.clone(), segments.clone(), status.clone(), clock, secret)?;
         status.set_planned_through(memory.marks.planned_through);
         status.set_waiting(memory.waiting.events());
@@ -140,6 +144,7 @@ impl SqliteStore {
             status: status.clone(),
             segments,
             newest,
+            journal,
             memory,
             accepted,
         };
@@ -169,8 +174,23 @@ impl SqliteStore {
         Offered { key, digest, random, event }
     }
 
-    /// Reads on a thread that may block.
+    /// Reads on a thread that may block, and sees all that was done before.
     async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Readers) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.be_published().await?;
+        self.read_beside(read).await
+    }
+
+    /// Returns when readers see all that was done before.
+    async fn be_published(&self) -> Result<()> {
+        self.status.check_open()?;
+        if self.status.is_unpublished() { self.inbox.publish().await } else { Ok(()) }
+    }
+
+    /// Reads what is not in the segments, on a thread that may block.
+    async fn read_beside<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Readers) -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -186,7 +206,7 @@ impl SqliteStore {
         &self,
         write: impl FnOnce(&Readers) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.read(write).await.inspect_err(|error| self.status.judge(error))
+        self.read_beside(write).await.inspect_err(|error| self.status.judge(error))
     }
 
     /// Reads what is owed, as it is after all that was asked before.
@@ -315,7 +335,7 @@ impl Store for SqliteStore {
 #[async_trait]
 impl Registry for SqliteStore {
     async fn load(&self) -> Result<Vec<Document>> {
-        self.read(|it| it.control.load()).await
+        self.read_beside(|it| it.control.load()).await
     }
 
     async fn change(&self, changes: Vec<Change>) -> Result<()> {
@@ -350,7 +370,7 @@ impl Directory for SqliteStore {
             return found;
         }
         let directory = self.directory.clone();
-        self.read(move |_| directory.find(project, &keys)).await
+        self.read_beside(move |_| directory.find(project, &keys)).await
     }
 
     async fn list_entities(
@@ -361,7 +381,7 @@ impl Directory for SqliteStore {
         limit: usize,
     ) -> Result<Vec<Entity>> {
         let (directory, table, after) = (self.directory.clone(), table.clone(), after.to_owned());
-        self.read(move |_| directory.list(project, &table, &after, limit)).await
+        self.read_beside(move |_| directory.list(project, &table, &after, limit)).await
     }
 
     async fn remove_entities(

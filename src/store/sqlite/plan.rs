@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
+use rusqlite::params;
+
 use super::{
     error::unavailable,
     owed::OwedRow,
     readers::next_ordinal_in,
     rows::{self, DeliveryRow},
     turn::{NewOwed, Turn},
+    writes::Write,
 };
 use crate::{
     model::{DeliverySeq, Ended, Entry, EntryKind, EventSeq, Owed, Plan, RawJson},
@@ -48,7 +51,7 @@ impl Turn<'_> {
         let marks = &mut self.memory.marks;
         let through = marks.planned_through;
         marks.written +=
-            self.memory.waiting.note(self.connection, self.segment.first(), through)?;
+            self.memory.waiting.note(&mut self.writes, self.segment.first(), through)?;
         Ok(Ok(owed))
     }
 
@@ -174,7 +177,7 @@ impl Turn<'_> {
         if in_any_case || !plan.skipped.is_empty() {
             let event = plan.event.seq;
             let reasons = RawJson::of(&plan.skipped);
-            self.insert_skipped.execute((event.0 as i64, reasons.as_str()))?;
+            self.writes.execute(Write::Skipped, params![event.0 as i64, reasons.as_str()])?;
             self.memory.marks.written += 16 + reasons.bytes().len();
             self.note(event);
         }

@@ -9,9 +9,11 @@ use super::{
     control::Control,
     files::Folder,
     gate_key,
+    journal::Journal,
     keys::Keys,
     memories::Memories,
     minutes::Minutes,
+    newest::Newest,
     owed::{self, Ledger, OwedFile},
     plan,
     segments::Segments,
@@ -19,7 +21,6 @@ use super::{
     tallies::Tallies,
     turn::{Marks, Memory},
     waiting::{self, Waiting},
-    writer::Newest,
 };
 use crate::{
     clock::Clock,
@@ -30,6 +31,7 @@ use crate::{
 pub(super) struct Recovered {
     pub memory: Memory,
     pub newest: Newest,
+    pub journal: Journal,
     pub owed: OwedFile,
 }
 
@@ -43,6 +45,8 @@ pub(super) fn recover(
 ) -> Result<Recovered> {
     let segment = segments.newest();
     let newest = Newest::open(segment.clone())?;
+    let journal =
+        Journal::open(folder.path(), segment.first(), &newest.connection, || newest.log.sync())?;
     let last = last_event(&segments)?;
     let next_event = EventSeq(last.map_or(0, |it| it.0.0).max(segment.first().0 - 1) + 1);
     let (planned_through, waiting) = planned(&segments, next_event)?;
@@ -74,7 +78,7 @@ pub(super) fn recover(
         projects: HashMap::new(),
         marks,
     };
-    Ok(Recovered { memory, newest, owed })
+    Ok(Recovered { memory, newest, journal, owed })
 }
 
 /// The last event that there is, with the id that we gave it.

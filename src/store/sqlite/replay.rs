@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     error::unavailable,
@@ -12,6 +12,7 @@ use super::{
     rows::{self, DeliveryRow},
     segments::Segment,
     turn::{NewOwed, Turn},
+    writes::Write,
 };
 use crate::{
     model::{DeliverySeq, DestinationId, EventSeq, Owed, ReplayId},
@@ -136,15 +137,8 @@ impl Turn<'_> {
         let before = self.memory.replays.get(&step.replay).copied().unwrap_or(step.progress);
         let progress =
             ReplayProgress { cursor: step.cursor, done: before.done + owed.len() as u64 };
-        self.connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO replays (replay, cursor, done) VALUES (?, ?, ?)",
-            )?
-            .execute((
-                step.replay,
-                progress.cursor.map(|it| it.bits() as i64),
-                progress.done as i64,
-            ))?;
+        let cursor = progress.cursor.map(|it| it.bits() as i64);
+        self.writes.execute(Write::Replay, params![step.replay, cursor, progress.done as i64])?;
         self.memory.replays.insert(step.replay, progress);
         Ok(Ok(owed))
     }

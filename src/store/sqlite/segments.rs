@@ -174,15 +174,18 @@ impl Segments {
             if at + 1 < firsts.len() {
                 files::check_version(&path, files::Kind::Segment)?;
             }
-            segments.add(first, path);
+            segments.add(segments.make(first, path));
         }
         Ok(segments)
     }
 
-    pub fn add(&self, first: EventSeq, path: PathBuf) -> Arc<Segment> {
-        let segment = Arc::new(self.segment(first, path, false));
-        self.change(|all| all.push(segment.clone()));
-        segment
+    /// A segment that is not among the others yet.
+    pub fn make(&self, first: EventSeq, path: PathBuf) -> Arc<Segment> {
+        Arc::new(self.segment(first, path, false))
+    }
+
+    pub fn add(&self, segment: Arc<Segment>) {
+        self.change(|all| all.push(segment));
     }
 
     fn segment(&self, first: EventSeq, path: PathBuf, is_sealed: bool) -> Segment {

@@ -1,10 +1,13 @@
 //! Writing what came of deliveries.
 
+use rusqlite::params;
+
 use super::{
     owed::OwedRow,
     readers::delivery_in,
     rows::{self, class_code, ended_code, reason_of_status},
     turn::Turn,
+    writes::Write,
 };
 use crate::{
     model::{Class, Entry, EntryKind, Outcome},
@@ -54,7 +57,7 @@ impl Turn<'_> {
         let response = outcome.and_then(|it| it.response.as_ref()).map(|it| it.bytes().as_ref());
         let reason = note.map(String::as_str).or_else(|| outcome.and_then(reason_to_keep));
         self.memory.marks.written += 50 + response.map_or(0, <[u8]>::len);
-        self.insert_activity.execute((
+        let row = params![
             owed.seq.bits() as i64,
             number,
             rows::micros(entry.at),
@@ -70,7 +73,8 @@ impl Turn<'_> {
                 .and_then(|it| it.retry_after)
                 .map(|it| i64::try_from(it.as_millis()).unwrap_or(i64::MAX)),
             response,
-        ))?;
+        ];
+        self.writes.execute(Write::Activity, row)?;
         Ok(())
     }
 }
@@ -82,7 +86,13 @@ impl Turn<'_> {
             return Ok(*project);
         }
         for segment in self.memory.segments.about_event(owed.seq.event())? {
-            if let Some(row) = segment.read(|it| delivery_in(it, owed.seq))? {
+            // The newest is read through the transaction, which sees itself.
+            let found = if segment.first() == self.segment.first() {
+                delivery_in(self.connection, owed.seq)?
+            } else {
+                segment.read(|it| delivery_in(it, owed.seq))?
+            };
+            if let Some(row) = found {
                 self.memory.learn_project(owed.destination, row.project);
                 return Ok(row.project);
             }

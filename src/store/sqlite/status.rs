@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Status {
     refuses: AtomicU8,
     is_closed: AtomicBool,
+    /// Something was kept that readers of the newest segment do not see yet.
+    is_unpublished: AtomicBool,
     planned_through: AtomicU64,
     /// In accept order.
     waiting: Mutex<Vec<EventSeq>>,
@@ -68,6 +70,14 @@ impl Status {
 
     pub fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
+    }
+
+    pub fn set_unpublished(&self, is_unpublished: bool) {
+        self.is_unpublished.store(is_unpublished, Ordering::Release);
+    }
+
+    pub fn is_unpublished(&self) -> bool {
+        self.is_unpublished.load(Ordering::Acquire)
     }
 
     pub fn close(&self) {

@@ -4,8 +4,9 @@
 use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use super::writes::{Write, Writes};
 use crate::{
     model::{EventSeq, Passed, Tally},
     store::{
@@ -50,16 +51,14 @@ impl Tallies {
         Ok(())
     }
 
-    pub fn write(&mut self, connection: &Connection) -> Result<()> {
+    pub fn write(&mut self, writes: &mut Writes<'_>) -> Result<()> {
         if self.changed.is_empty() {
             return Ok(());
         }
-        let mut statement = connection.prepare_cached(
-            "INSERT OR REPLACE INTO tallies (pipeline, minute, version, counts) VALUES (?, ?, ?, ?)",
-        )?;
         for place in self.changed.drain() {
             let Some(counts) = self.open.get(&place) else { continue };
-            statement.execute((place.0, place.1, place.2, pack(counts)))?;
+            let row = params![place.0, place.1, place.2, pack(counts)];
+            writes.execute(Write::Tally, row)?;
         }
         // Minutes that are over are read again, should anything still be added.
         if let Some(latest) = self.open.keys().map(|it| it.1).max() {

@@ -1,12 +1,12 @@
-//! One turn of the writer: everything that waited, in one transaction on the newest segment.
+//! One turn of the writer: everything that waited, written to the newest segment and told to the journal.
 //!
 //! What the writer remembers changes as the turn goes on, so that a later request sees an earlier
-//! one. When the transaction fails, [`Memory::roll_back`] makes all of it undone.
+//! one. When the turn fails, [`Memory::roll_back`] makes all of it undone.
 
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::{Connection, params};
 
 use super::{
     blocks::Packer,
@@ -15,11 +15,13 @@ use super::{
     keys::{KeyHash, Keys},
     memories::Memories,
     minutes::Minutes,
+    newest::Newest,
     owed::{Ledger, OwedRow},
-    rows::{self, DELIVERY_COLUMNS, DeliveryRow},
-    segments::{Segment, Segments, set_fact},
+    rows::{self, DeliveryRow},
+    segments::{Segment, Segments},
     tallies::Tallies,
     waiting::Waiting,
+    writes::{Write, Writes},
 };
 use crate::{
     clock::Clock,
@@ -108,24 +110,14 @@ pub(super) struct Turn<'a> {
     accepted: Accepted,
     /// Keys of this turn's events, which the index does not know yet.
     fresh: HashMap<KeyHash, EventId>,
-    insert_event: CachedStatement<'a>,
-    insert_block: CachedStatement<'a>,
-    insert_delivery: CachedStatement<'a>,
-    pub insert_skipped: CachedStatement<'a>,
-    pub insert_activity: CachedStatement<'a>,
+    pub writes: Writes<'a>,
 }
 
 impl<'a> Turn<'a> {
-    /// Begins within a transaction of `connection`, which writes to `segment`.
-    pub fn begin(
-        connection: &'a Connection,
-        segment: &'a Segment,
-        memory: &'a mut Memory,
-    ) -> Result<Self> {
-        let insert_delivery = format!(
-            "INSERT INTO deliveries ({DELIVERY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        );
-        Ok(Self {
+    /// Begins within the open transaction of a segment.
+    pub fn begin(newest: &'a mut Newest, memory: &'a mut Memory) -> Self {
+        let Newest { connection, segment, told, .. } = newest;
+        Self {
             connection,
             now: memory.clock.now(),
             segment,
@@ -133,21 +125,8 @@ impl<'a> Turn<'a> {
             memory,
             accepted: Accepted::default(),
             fresh: HashMap::new(),
-            insert_event: connection.prepare_cached(
-                "INSERT INTO events (seq, id, given_id, project, source, type, timestamp, \
-                 received_at, key, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )?,
-            insert_block: connection
-                .prepare_cached("INSERT INTO blocks (first_seq, count, body) VALUES (?, ?, ?)")?,
-            insert_delivery: connection.prepare_cached(&insert_delivery)?,
-            insert_skipped: connection
-                .prepare_cached("INSERT OR REPLACE INTO skipped (event, reasons) VALUES (?, ?)")?,
-            insert_activity: connection.prepare_cached(
-                "INSERT INTO activity (delivery, number, at, project, destination, attempt, class, \
-                 status, duration, ended, reason, retry_after, response) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )?,
-        })
+            writes: Writes::new(connection, told),
+        }
     }
 
     /// Accepts events. `same_body` of duplicates is left for the caller to find out.
@@ -182,7 +161,7 @@ impl<'a> Turn<'a> {
         let ours: EventId = self.memory.ids.next(self.now, random);
         let event = Arc::new(accepted(event, seq, ours));
         let given = (event.id != ours).then(|| event.id.bits().to_be_bytes());
-        self.insert_event.execute((
+        let row = params![
             seq.0 as i64,
             ours.bits().to_be_bytes(),
             given,
@@ -194,11 +173,11 @@ impl<'a> Turn<'a> {
             event.key.as_ref().map(|it| it.as_str()),
             // 0 stands for a body that is erased.
             digest.max(1) as i64,
-        ))?;
+        ];
+        self.writes.execute(Write::Event, row)?;
         if given.is_some() {
-            self.connection
-                .prepare_cached("INSERT INTO given_ids (id, seq) VALUES (?, ?)")?
-                .execute((rows::masked(event.id).to_be_bytes(), seq.0 as i64))?;
+            let row = params![rows::masked(event.id).to_be_bytes(), seq.0 as i64];
+            self.writes.execute(Write::GivenId, row)?;
         }
         self.memory.packer.add(&event);
         if self.memory.packer.is_full() {
@@ -216,7 +195,7 @@ impl<'a> Turn<'a> {
 
     fn write_block(&mut self) -> Result<()> {
         if let Some((first, count, body)) = self.memory.packer.take()? {
-            self.insert_block.execute((first.0 as i64, count, body))?;
+            self.writes.execute(Write::Block, params![first.0 as i64, count, body])?;
             self.memory.marks.written += body.len();
         }
         Ok(())
@@ -245,7 +224,7 @@ impl<'a> Turn<'a> {
 
     /// Writes a delivery.
     pub fn insert_uncounted(&mut self, row: &DeliveryRow, copy: Option<&[u8]>) -> Result<()> {
-        self.insert_delivery.execute((
+        let values = params![
             row.seq.bits() as i64,
             row.project,
             row.destination,
@@ -257,7 +236,8 @@ impl<'a> Turn<'a> {
             row.replay,
             row.fresh_id,
             copy,
-        ))?;
+        ];
+        self.writes.execute(Write::Delivery, values)?;
         self.memory.learn_project(row.destination, row.project);
         self.memory.marks.written += 60 + copy.map_or(0, <[u8]>::len);
         self.note(row.seq.event());
@@ -280,32 +260,31 @@ impl<'a> Turn<'a> {
     pub fn finish(mut self) -> Result<Accepted> {
         self.write_block()?;
         let memory = self.memory;
-        memory.minutes.write(self.connection)?;
-        memory.tallies.write(self.connection)?;
-        let told = memory.memories.write(self.connection, self.segment.first())?;
+        let writes = &mut self.writes;
+        memory.minutes.write(writes)?;
+        memory.tallies.write(writes)?;
+        let told = memory.memories.write(writes, self.segment.first())?;
         memory.marks.written += told;
         if memory.marks.oldest < self.marks.oldest {
-            set_fact(self.connection, "oldest_event", memory.marks.oldest.0 as i64)?;
+            writes.execute(Write::OldestEvent, params![memory.marks.oldest.0 as i64])?;
             self.segment.note_oldest(memory.marks.oldest);
         }
         if let Some((number, changes)) = memory.ledger.redo() {
-            self.connection
-                .prepare_cached("INSERT INTO redo (number, changes) VALUES (?, ?)")?
-                .execute((number as i64, changes))?;
+            writes.execute(Write::Redo, params![number as i64, changes])?;
             memory.marks.written += changes.len();
         }
-        trim(self.connection, memory)?;
+        trim(writes, memory)?;
         Ok(self.accepted)
     }
 }
 
 /// Deletes some of the redo rows that are of no more use.
-fn trim(connection: &Connection, memory: &mut Memory) -> Result<()> {
+fn trim(writes: &mut Writes<'_>, memory: &mut Memory) -> Result<()> {
     /// So that no commit has much to do for the ones before it.
     const AT_ONCE: u64 = 64;
     let until = memory.ledger.spent().min(memory.marks.trimmed + AT_ONCE);
     if until > memory.marks.trimmed {
-        connection.prepare_cached("DELETE FROM redo WHERE number <= ?")?.execute([until as i64])?;
+        writes.execute(Write::TrimRedo, params![until as i64])?;
         memory.marks.trimmed = until;
     }
     Ok(())

@@ -16,6 +16,8 @@ use rusqlite::Connection;
 use super::{
     error::{is_broken, of_file},
     files,
+    journal::Spent,
+    newest::Log,
     seal::{is_sealed, seal},
     segments::{Segment, Segments},
     status::Status,
@@ -24,19 +26,21 @@ use crate::store::{Result, StoreError};
 
 pub(super) struct Upkeep {
     jobs: Option<mpsc::Sender<Job>>,
-    log: Arc<Log>,
+    log: Arc<Length>,
     thread: Option<JoinHandle<()>>,
 }
 
 enum Job {
     Checkpoint(Arc<Segment>),
+    /// What the segment got from a file of the journal comes to the disk.
+    Sync(Log, Spent),
     /// With the connection that wrote to it, which takes its time to close.
     Seal(Arc<Segment>, Option<Connection>),
 }
 
 /// The log of the newest segment.
 #[derive(Default)]
-struct Log {
+struct Length {
     is_busy: AtomicBool,
     /// Its pages, when it was last looked at; 0 once the writer has taken note.
     pages: AtomicU64,
@@ -46,7 +50,7 @@ impl Upkeep {
     /// Also seals what an earlier process left unsealed.
     pub fn start(segments: Arc<Segments>, status: Arc<Status>) -> Result<Self> {
         let (jobs, queue) = mpsc::channel();
-        let log = Arc::new(Log::default());
+        let log = Arc::new(Length::default());
         let all = segments.all();
         for segment in all.iter().take(all.len().saturating_sub(1)) {
             // The receiver is right here.
@@ -65,6 +69,11 @@ impl Upkeep {
         if !self.log.is_busy.swap(true, Ordering::AcqRel) {
             self.send(Job::Checkpoint(segment.clone()));
         }
+    }
+
+    /// Brings the log to the disk, beside the writer, and says so.
+    pub fn sync(&self, log: Log, spent: Spent) {
+        self.send(Job::Sync(log, spent));
     }
 
     /// Whether the log is long, and nearly all of it was brought into the file: the writer alone
@@ -99,7 +108,7 @@ impl Drop for Upkeep {
 struct Work {
     segments: Arc<Segments>,
     status: Arc<Status>,
-    log: Arc<Log>,
+    log: Arc<Length>,
     newest: Option<(Arc<Segment>, Connection)>,
     /// Those that could not be sealed so far, and when they are tried again.
     unsealed: Vec<(Arc<Segment>, Instant)>,
@@ -119,6 +128,14 @@ impl Work {
                     self.judge(result);
                     self.log.is_busy.store(false, Ordering::Release);
                 }
+                Ok(Job::Sync(log, spent)) => match log.sync() {
+                    Ok(()) => spent.set(),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, "a sync failed");
+                        self.status.break_down();
+                    }
+                },
                 Ok(Job::Seal(segment, connection)) => {
                     self.newest = None;
                     drop(connection);

@@ -5,9 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{readers::Readers, records::event::skipped_in};
+use super::{
+    readers::Readers,
+    records::event::skipped_in,
+    writes::{Write, Writes},
+};
 use crate::{
     model::EventSeq,
     store::{self, Result, StoreError},
@@ -69,7 +73,7 @@ impl Waiting {
     /// how many bytes that took.
     pub fn note(
         &mut self,
-        connection: &Connection,
+        writes: &mut Writes<'_>,
         segment: EventSeq,
         through: EventSeq,
     ) -> Result<usize> {
@@ -77,9 +81,7 @@ impl Waiting {
             return Ok(0);
         }
         let packed = pack(through, &self.events);
-        connection
-            .prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES ('waiting', ?)")?
-            .execute([&packed])?;
+        writes.execute(Write::Waiting, params![packed])?;
         self.noted_in = Some(segment);
         Ok(packed.len())
     }

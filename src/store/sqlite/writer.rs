@@ -1,24 +1,22 @@
-//! The writer: one thread that takes whatever waits, commits it as one transaction, and answers.
+//! The writer: one thread that takes whatever waits, does it in one turn, and answers.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
-
 use super::{
     Options,
     error::{is_broken, unavailable},
-    files::{self, Folder, Kind, Sync},
+    files::Folder,
     inbox::{Append, Batch, End, Inbox, Offered, Request, Work},
     journal::{Journal, Synced},
+    newest::Newest,
     room::Room,
-    segments::{Segment, Segments},
+    segments::Segments,
     status::Status,
     turn::{Accepted, Memory, Turn},
-    upkeep::{self, Upkeep},
+    upkeep::Upkeep,
 };
 use crate::{
     hint,
@@ -33,23 +31,11 @@ pub(super) struct Writer {
     pub status: Arc<Status>,
     pub segments: Arc<Segments>,
     pub newest: Newest,
+    pub journal: Journal,
     pub memory: Memory,
     pub room: Room,
     pub upkeep: Upkeep,
     pub accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-}
-
-/// The segment that is written to.
-pub(super) struct Newest {
-    pub segment: Arc<Segment>,
-    pub connection: Connection,
-    pub journal: Journal,
-    /// It is asked to roll when it has grown too large, or holds too many events.
-    pub is_large: bool,
-    /// Somebody asked to go on in another one.
-    pub is_unwanted: bool,
-    /// When rolling failed, it is not tried again before this.
-    pub not_before: Instant,
 }
 
 /// What a turn did, in the order of what it was asked.
@@ -59,48 +45,27 @@ struct Committed {
     accepted: Accepted,
 }
 
-/// Pages that the writer may keep of the newest segment.
-const CACHE_BYTES: u32 = 32 << 20;
-
-impl Newest {
-    pub fn open(segment: Arc<Segment>) -> Result<Self> {
-        let (connection, journal) = open(segment.path())?;
-        Ok(Self {
-            segment,
-            connection,
-            journal,
-            is_large: false,
-            is_unwanted: false,
-            not_before: Instant::now(),
-        })
-    }
-}
-
-fn open(path: &Path) -> Result<(Connection, Journal)> {
-    let connection = files::open_writer(path, Kind::Segment, Sync::ByHand, CACHE_BYTES)?;
-    // The log is there from the first look into the file on.
-    connection.pragma_query_value(None, "schema_version", |_| Ok(()))?;
-    let journal = Journal::open(path)?;
-    Ok((connection, journal))
-}
-
 impl Writer {
     pub fn run(mut self) {
         let _gone = Gone { inbox: self.inbox.clone(), status: self.status.clone() };
         let end = loop {
-            let Batch { appends, works, flushes, is_roll, end } = self.inbox.take(self.patience());
+            let batch = self.inbox.take(self.patience());
+            let Batch { appends, works, flushes, readers, is_roll, end } = batch;
             if end == Some(End::Abandon) {
                 break End::Abandon;
             }
             if !appends.is_empty() || !works.is_empty() {
                 self.turn(appends, works);
             }
+            let is_asked = !readers.is_empty() || !flushes.is_empty();
             for done in flushes {
                 self.memory.ledger.flush(done);
             }
+            self.publish_for(is_asked, readers);
             self.newest.is_unwanted |= is_roll;
             self.between_turns();
             if let Some(end) = end {
+                self.publish_for(true, Vec::new());
                 break end;
             }
         };
@@ -109,7 +74,7 @@ impl Writer {
         // Ends the threads, and with them the connections, before the folder is let go.
         drop(self.upkeep);
         let synced = match end {
-            End::Close => self.newest.journal.sync().ok(),
+            End::Close => self.journal.sync().ok(),
             End::Abandon => None,
         };
         match synced {
@@ -122,7 +87,8 @@ impl Writer {
     fn patience(&self) -> Option<Duration> {
         let full = self.status.is_full().then_some(Room::PATIENCE);
         let restless = self.memory.ledger.is_restless().then_some(Duration::from_millis(250));
-        [full, restless, self.newest.journal.patience()].into_iter().flatten().min()
+        let waits = [full, restless, self.journal.patience(), self.newest.patience()];
+        waits.into_iter().flatten().min()
     }
 
     fn turn(&mut self, appends: Vec<Append>, works: Vec<Work>) {
@@ -155,14 +121,10 @@ impl Writer {
         if works.is_empty() {
             return;
         }
-        // The log holds many versions of a few pages. Once they are in the file, which needs little
-        // room for that, the log begins anew in the room that it has.
         let mut result = Err(StoreError::Full);
         for has_more_room in [|_: &Room| true, Room::release] {
             if matches!(result, Err(StoreError::Full)) && has_more_room(&self.room) {
-                if let Err(error) = upkeep::checkpoint(&self.newest.connection) {
-                    tracing::debug!(%error, "the log stays as it is");
-                }
+                self.publish_for(true, Vec::new());
                 result = self.commit(Vec::new(), &works);
             }
         }
@@ -178,14 +140,14 @@ impl Writer {
         }
     }
 
-    fn judge(&self, error: StoreError) {
+    pub(super) fn judge(&self, error: StoreError) {
         tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
         if is_broken(&error) {
             self.status.break_down();
         }
     }
 
-    /// One transaction: all of it, or nothing.
+    /// One turn: all of it, or nothing.
     fn commit(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Committed> {
         if self.status.is_broken() {
             return Err(failed());
@@ -197,18 +159,11 @@ impl Writer {
             Ok(committed) => committed,
             Err(error) => {
                 self.memory.roll_back(marks);
-                let connection = &self.newest.connection;
-                if !connection.is_autocommit()
-                    && let Err(error) = connection.execute_batch("ROLLBACK")
-                {
-                    self.judge(error.into());
-                    self.status.break_down();
-                }
+                self.restore();
                 return Err(error);
             }
         };
         self.memory.ledger.commit();
-        self.newest.journal.note_commit(works.iter().map(|it| it.task.outcomes()).sum());
         let is_promised =
             !committed.accepted.events.is_empty() || works.iter().any(|it| it.task.is_promised());
         if is_promised {
@@ -220,18 +175,25 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Brings to the disk what was committed. When that fails, nothing can be promised any more.
-    fn sync(&mut self) -> Result<Synced> {
-        self.newest.journal.sync().inspect_err(|error| {
+    /// The segment is as the turns left it that count. If that fails, nobody knows how it is.
+    pub(super) fn restore(&mut self) {
+        if let Err(error) = self.newest.restore(&self.journal) {
+            self.judge(error);
+            self.status.break_down();
+        }
+    }
+
+    /// Brings to the disk what was done. When that fails, nothing can be promised any more.
+    pub(super) fn sync(&mut self) -> Result<Synced> {
+        self.journal.sync().inspect_err(|error| {
             self.status.break_down();
             tracing::error!(error = error as &dyn std::error::Error, "a sync failed");
         })
     }
 
     fn transact(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Committed> {
-        let Newest { connection, segment, .. } = &self.newest;
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let mut turn = Turn::begin(connection, segment, &mut self.memory)?;
+        self.newest.begin()?;
+        let mut turn = Turn::begin(&mut self.newest, &mut self.memory);
         let mut appended = Vec::with_capacity(events.len());
         for events in events {
             appended.push(turn.append(events)?);
@@ -241,7 +203,13 @@ impl Writer {
             done.push(turn.task(&work.task)?);
         }
         let accepted = turn.finish()?;
-        connection.prepare_cached("COMMIT")?.execute([])?;
+        let (segment, told) = (self.newest.segment.first(), self.newest.told.bytes());
+        if !told.is_empty() {
+            let outcomes = works.iter().map(|it| it.task.outcomes()).sum();
+            self.journal.append(segment, told, outcomes)?;
+            self.newest.kept();
+            self.status.set_unpublished(true);
+        }
         Ok(Committed { appended, done, accepted })
     }
 
@@ -277,6 +245,15 @@ impl Writer {
 
     fn between_turns(&mut self) {
         self.hand_on();
+        if self.newest.is_due() {
+            // A failure has been told.
+            let _ = self.publish();
+        }
+        if self.journal.is_long()
+            && let Err(error) = self.switch_journal()
+        {
+            tracing::debug!(%error, "the journal grows for a while longer");
+        }
         metrics::gauge!("tidegate_store_owed_changes_in_memory")
             .set(self.memory.ledger.len() as f64);
         if self.memory.ledger.is_stuck() {
@@ -297,7 +274,7 @@ impl Writer {
 
     /// Syncs what has waited for long enough, and hands on to `owed.db` what it should have by now.
     fn hand_on(&mut self) {
-        if self.newest.journal.patience() == Some(Duration::ZERO) {
+        if self.journal.patience() == Some(Duration::ZERO) {
             // A failure has been told, and the store is broken.
             let _ = self.sync();
         }
@@ -325,7 +302,7 @@ impl Writer {
             self.newest.is_large = bytes >= self.options.segment_bytes;
         }
         if self.upkeep.wants_the_rest()
-            && let Err(error) = upkeep::checkpoint(&self.newest.connection)
+            && let Err(error) = self.publish().and_then(|()| self.empty_log())
             && !matches!(error, StoreError::Full)
         {
             self.judge(error);
@@ -333,51 +310,24 @@ impl Writer {
     }
 
     /// Tells a new segment what steps remember, since the ones before it may go. If that fails, the next
-    /// commit does it.
-    fn tell_memories(&mut self) -> Result<()> {
-        let Newest { connection, segment, .. } = &self.newest;
-        self.memory.memories.begin();
-        let transaction = connection.unchecked_transaction()?;
-        let told = self.memory.memories.write(connection, segment.first());
-        match told.and_then(|_| Ok(transaction.commit()?)) {
-            Ok(()) => {
-                self.newest.journal.note_commit(0);
-                Ok(())
-            }
-            Err(error) => {
-                self.memory.memories.roll_back();
-                Err(error)
-            }
+    /// turn does it.
+    fn tell_memories(&mut self) {
+        // A turn in which nothing is asked does what every turn does.
+        if let Err(error) = self.commit(Vec::new(), &[]) {
+            self.judge(error);
         }
     }
 
     /// Goes on in a new segment. When that is not possible, the old one grows for a while longer.
     fn roll(&mut self) {
-        let first = self.memory.marks.next_event;
-        // First the old one: a commit must not last that follows one which does not.
-        let next = self.sync().and_then(|_| self.folder.make_segment(first)).and_then(|path| {
-            let (connection, journal) = open(&path)?;
-            Ok((path, connection, journal))
-        });
-        match next {
-            Ok((path, connection, journal)) => {
-                let segment = self.segments.add(first, path);
-                segment.note_oldest(first);
-                let fresh = Newest {
-                    segment,
-                    connection,
-                    journal,
-                    is_large: false,
-                    is_unwanted: false,
-                    not_before: self.newest.not_before,
-                };
+        match self.next_segment() {
+            Ok(fresh) => {
+                let first = fresh.segment.first();
                 let old = std::mem::replace(&mut self.newest, fresh);
                 self.memory.marks.oldest = first;
                 self.memory.marks.written = 0;
                 self.memory.marks.trimmed = self.memory.ledger.number();
-                if let Err(error) = self.tell_memories() {
-                    self.judge(error);
-                }
+                self.tell_memories();
                 self.upkeep.seal(old.segment, old.connection);
             }
             Err(StoreError::Full) => self.newest.not_before = Instant::now() + Room::PATIENCE,
@@ -386,6 +336,23 @@ impl Writer {
                 self.judge(error);
             }
         }
+    }
+
+    fn next_segment(&mut self) -> Result<Newest> {
+        let first = self.memory.marks.next_event;
+        // First the old one: nothing must last that follows what does not.
+        self.sync()?;
+        self.publish()?;
+        self.sync_log()?;
+        let segment = self.segments.make(first, self.folder.make_segment(first)?);
+        segment.note_oldest(first);
+        let fresh = Newest::open(segment.clone())?;
+        if let Err(error) = self.journal.begin_anew() {
+            self.status.break_down();
+            return Err(error);
+        }
+        self.segments.add(segment);
+        Ok(fresh)
     }
 }
 

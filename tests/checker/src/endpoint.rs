@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    judge::{Event, Found, Kind, Place, Violation},
-    log::{Endpoint, Received, Run, Status},
+    judge::{AtFault, Event, Found, Kind, Place, Violation},
+    log::{Endpoint, Order, Received, Run, Status},
+    stall,
 };
 
 pub struct AtEndpoint<'a> {
@@ -12,6 +13,8 @@ pub struct AtEndpoint<'a> {
     run: &'a Run,
     events: &'a BTreeMap<Place<'a>, Event<'a>>,
     pub found: Found,
+    /// For each fault.
+    pub at_faults: Vec<AtFault>,
     pub violations: Vec<Violation>,
 }
 
@@ -33,11 +36,12 @@ impl<'a> AtEndpoint<'a> {
     ) -> Self {
         let found = Found {
             name: endpoint.name.clone(),
-            fifo: endpoint.fifo,
+            order: endpoint.order,
             allowed: endpoint.in_flight,
             ..Found::default()
         };
-        Self { endpoint, run, events, found, violations: Vec::new() }
+        let at_faults = vec![AtFault::default(); run.faults.len()];
+        Self { endpoint, run, events, found, at_faults, violations: Vec::new() }
     }
 
     /// Goes through the requests in the order in which they arrived.
@@ -46,10 +50,15 @@ impl<'a> AtEndpoint<'a> {
         let messages = self.messages(requests);
         self.found.delivered = messages.values().filter(|it| it.delivered).count() as u64;
         self.missing(&messages);
-        if self.endpoint.fifo {
-            self.order(requests);
-            self.order_of_acceptance(requests);
+        match self.endpoint.order {
+            Order::None => (),
+            Order::Key => self.order(requests),
+            Order::Fifo => {
+                self.order(requests);
+                self.order_of_acceptance(requests);
+            }
         }
+        self.stalls(requests);
     }
 
     fn broken(&mut self, kind: Kind, what: String) {
@@ -61,7 +70,7 @@ impl<'a> AtEndpoint<'a> {
     fn messages(&mut self, requests: &[&'a Received]) -> HashMap<&'a str, Message<'a>> {
         let mut messages: HashMap<&str, Message> = HashMap::new();
         let mut ids: HashMap<Place, &str> = HashMap::new();
-        // Repeats by the kill that explains them.
+        // Repeats by the fault that explains them.
         let mut repeats: BTreeMap<usize, u64> = BTreeMap::new();
         for request in requests {
             let place = (request.lane.as_str(), request.n);
@@ -90,12 +99,14 @@ impl<'a> AtEndpoint<'a> {
             message.delivered |= request.taken();
             message.taken = taken;
         }
-        for (kill, count) in repeats {
+        for (fault, count) in repeats {
             self.found.repeats += count;
             self.found.most_repeats = self.found.most_repeats.max(count);
+            self.at_faults[fault].repeats = count;
             if count > self.endpoint.in_flight {
                 let allowed = self.endpoint.in_flight;
-                let what = format!("{count} came twice over kill {kill}, and {allowed} may");
+                let what =
+                    format!("{count} came twice over {}, and {allowed} may", self.fault(fault));
                 self.broken(Kind::Duplicate, what);
             }
         }
@@ -120,26 +131,66 @@ impl<'a> AtEndpoint<'a> {
         }
     }
 
-    /// It had been taken before: only a kill in between explains that, and only shortly after the
-    /// delivery, which had no time to be settled.
+    /// It had been taken before: only a fault explains that, and only when the delivery came during
+    /// it or shortly before, and had no time to be settled.
     fn repeated(&mut self, request: &Received, before: u64, repeats: &mut BTreeMap<usize, u64>) {
-        let kills = &self.run.kills;
-        let kill = kills.partition_point(|kill| *kill < before);
-        match kills.get(kill) {
-            Some(at) if *at <= request.t && at - before <= self.run.unsettled_ns => {
-                *repeats.entry(kill).or_default() += 1;
-            }
-            Some(at) if *at <= request.t => {
-                let settled = (at - before) / 1_000_000;
-                let what =
-                    format!("{} came again, taken {settled} ms before kill {kill}", request.id);
+        let faults = &self.run.faults;
+        let place = faults.partition_point(|fault| fault.until < before);
+        match faults.get(place) {
+            Some(fault) if fault.from <= request.t => {
+                let settled = fault.from.saturating_sub(before);
+                if settled <= self.run.unsettled_ns {
+                    *repeats.entry(place).or_default() += 1;
+                    return;
+                }
+                let (id, ms) = (&request.id, settled / 1_000_000);
+                let what = format!("{id} came again, taken {ms} ms before {}", self.fault(place));
                 self.broken(Kind::Duplicate, what);
             }
             Some(_) | None => {
-                let what = format!("{} came again without a kill in between", request.id);
+                let what = format!("{} came again without a fault in between", request.id);
                 self.broken(Kind::Duplicate, what);
             }
         }
+    }
+
+    /// Whoever has work gets some of it before long, whatever happens.
+    fn stalls(&mut self, requests: &[&Received]) {
+        let Some(limit) = self.run.resumed_ns else { return };
+        let goes_here = |place: &Place| place.0.starts_with(&self.endpoint.lanes);
+        let posted = self.events.iter().filter(|(place, it)| {
+            // One of which nobody knows whether it was accepted may be missing.
+            goes_here(place) && it.status == Status::Acked
+        });
+        let posted = posted.map(|(place, it)| (*place, it.posted)).collect();
+        let mut taken: HashMap<Place, u64> = HashMap::new();
+        for request in requests.iter().filter(|it| it.taken()) {
+            taken.entry((&request.lane, request.n)).or_insert(request.t);
+        }
+        for gap in stall::gaps(&posted, &taken) {
+            let length = gap.until - gap.from;
+            // The first one that can have been its cause, or else the last one before it.
+            let faults = &self.run.faults;
+            let during = faults.partition_point(|fault| fault.from < gap.from);
+            let cause = match faults.get(during) {
+                Some(fault) if fault.from < gap.until => Some(during),
+                Some(_) | None => during.checked_sub(1),
+            };
+            if let Some(cause) = cause {
+                let longest = &mut self.at_faults[cause].gap;
+                *longest = length.max(*longest);
+            }
+            if length > limit {
+                let cause = cause.map_or("any fault".to_owned(), |it| self.fault(it));
+                let what = format!("nothing came for {} ms, after {cause}", length / 1_000_000);
+                self.broken(Kind::Stall, what);
+            }
+        }
+    }
+
+    /// `fault 3 (freeze)`.
+    fn fault(&self, place: usize) -> String {
+        format!("fault {place} ({})", self.run.faults[place].name)
     }
 
     fn missing(&mut self, messages: &HashMap<&str, Message>) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     endpoint::AtEndpoint,
-    log::{Received, Run, Sent, Status},
+    log::{Order, Received, Run, Sent, Status},
 };
 
 /// What was found.
@@ -14,8 +14,10 @@ pub struct Verdict {
     pub acked: u64,
     pub failed: u64,
     pub unknown: u64,
-    pub kills: usize,
+    pub faults: usize,
     pub endpoints: Vec<Found>,
+    /// By the kind of fault, in the order in which they first happened.
+    pub by_fault: Vec<ByFault>,
     pub violations: Vec<Violation>,
 }
 
@@ -23,17 +25,35 @@ pub struct Verdict {
 #[derive(Debug, Default)]
 pub struct Found {
     pub name: String,
-    pub fifo: bool,
+    pub order: Order,
     pub requests: u64,
     /// Different events that were taken.
     pub delivered: u64,
     /// Attempts after one that had been refused, as it should be.
     pub retries: u64,
-    /// Deliveries of what had been taken already, over a kill.
+    /// Deliveries of what had been taken already, over a fault.
     pub repeats: u64,
-    /// The most of them over one kill, and how many are allowed.
+    /// The most of them over one fault, and how many are allowed.
     pub most_repeats: u64,
     pub allowed: u64,
+}
+
+/// What one fault did to one endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AtFault {
+    pub repeats: u64,
+    /// The longest time in which nothing new came though something was waiting, in nanoseconds.
+    pub gap: u64,
+}
+
+/// What all faults of one kind did.
+#[derive(Debug)]
+pub struct ByFault {
+    pub name: String,
+    pub count: u64,
+    pub repeats: u64,
+    /// Nanoseconds, of all endpoints.
+    pub longest_gap: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +68,12 @@ pub enum Kind {
     Missing,
     /// Arrived, though never posted, or though it had been refused.
     Unexpected,
-    /// Arrived again without a kill that explains it, or more often than was in flight.
+    /// Arrived again without a fault that explains it, or more often than was in flight.
     Duplicate,
-    /// Out of order in a fifo lane.
+    /// Out of order where order was promised.
     Order,
+    /// Something was waiting, and nothing came for too long.
+    Stall,
     /// The same message with another body.
     Body,
     /// One key with two events, one event with two keys, or an event with another one's payload.
@@ -72,7 +94,7 @@ pub struct Event<'a> {
 pub type Place<'a> = (&'a str, u64);
 
 pub fn judge(sent: &[Sent], received: &[Received], run: &Run) -> Verdict {
-    let mut verdict = Verdict { kills: run.kills.len(), ..Verdict::default() };
+    let mut verdict = Verdict { faults: run.faults.len(), ..Verdict::default() };
     let events = events(sent, &mut verdict.violations);
     for event in events.values() {
         match event.status {
@@ -85,19 +107,42 @@ pub fn judge(sent: &[Sent], received: &[Received], run: &Run) -> Verdict {
     for request in received {
         by_endpoint.entry(&request.endpoint).or_default().push(request);
     }
+    let mut at_faults = Vec::new();
     for endpoint in &run.endpoints {
         let requests = by_endpoint.remove(endpoint.name.as_str()).unwrap_or_default();
         let mut judge = AtEndpoint::new(endpoint, run, &events);
         judge.judge(&requests);
         verdict.violations.append(&mut judge.violations);
         verdict.endpoints.push(judge.found);
+        at_faults.push(judge.at_faults);
     }
+    verdict.by_fault = by_fault(run, &at_faults);
     for (endpoint, requests) in by_endpoint {
         let what = format!("{} requests at {endpoint}, which nothing goes to", requests.len());
         verdict.violations.push(Violation { kind: Kind::Unexpected, what });
     }
     verdict.violations.sort_by_key(|it| it.kind);
     verdict
+}
+
+/// `at_faults`: of each endpoint, of each fault.
+fn by_fault(run: &Run, at_faults: &[Vec<AtFault>]) -> Vec<ByFault> {
+    let mut kinds: Vec<ByFault> = Vec::new();
+    for (place, fault) in run.faults.iter().enumerate() {
+        let known = kinds.iter().position(|it| it.name == fault.name);
+        let known = known.unwrap_or_else(|| {
+            let name = fault.name.clone();
+            kinds.push(ByFault { name, count: 0, repeats: 0, longest_gap: 0 });
+            kinds.len() - 1
+        });
+        let kind = &mut kinds[known];
+        kind.count += 1;
+        for at in at_faults.iter().map(|endpoint| endpoint[place]) {
+            kind.repeats += at.repeats;
+            kind.longest_gap = kind.longest_gap.max(at.gap);
+        }
+    }
+    kinds
 }
 
 /// Puts the posts of each event together.

@@ -55,14 +55,28 @@ pub struct Received {
     pub status: u16,
 }
 
-/// What was run: where events had to go, and when the gateway was killed.
+/// What was run: where events had to go, and what was done to the gateway meanwhile.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Run {
     pub endpoints: Vec<Endpoint>,
-    /// Nanoseconds since 1970, oldest first.
-    pub kills: Vec<u64>,
-    /// How long before a kill a delivery may have arrived and still not have been settled.
+    /// Oldest first, one behind the other.
+    pub faults: Vec<Fault>,
+    /// How long before a fault a delivery may have arrived and still not have been settled.
     pub unsettled_ns: u64,
+    /// For how long an endpoint may get nothing new while something was posted for it.
+    #[serde(default)]
+    pub resumed_ns: Option<u64>,
+}
+
+/// Something that was done to the gateway, or to what it stands on. Nanoseconds since 1970.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Fault {
+    /// Of what kind.
+    pub name: String,
+    pub from: u64,
+    /// When it was over: what was attempted until then need not have been settled. Of a kill, the
+    /// same moment.
+    pub until: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -71,10 +85,21 @@ pub struct Endpoint {
     /// The lanes whose names start so go there; every lane when it is empty.
     #[serde(default)]
     pub lanes: String,
-    /// Whether all events go there in the order of their acceptance, one after the other.
-    pub fifo: bool,
-    /// How many deliveries can be in flight or unsettled at once: as many may come twice at a kill.
+    pub order: Order,
+    /// How many deliveries can be in flight or unsettled at once: as many may come twice at a fault.
     pub in_flight: u64,
+}
+
+/// What is promised of the order at an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    #[default]
+    None,
+    /// The events of one sender's lane arrive one after the other.
+    Key,
+    /// All events do, in the order of their acceptance.
+    Fifo,
 }
 
 #[derive(Debug)]

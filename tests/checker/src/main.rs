@@ -1,4 +1,4 @@
-//! The judge of the crash suites: reads what the sender and the receiver wrote down, and nothing
+//! The judge of the crash and chaos suites: reads what the sender and the receiver wrote down, and nothing
 //! else, and says whether the gateway between them kept its promises.
 //!
 //! ```text
@@ -10,6 +10,7 @@
 
 mod log;
 mod judge;
+mod stall;
 mod endpoint;
 mod report;
 

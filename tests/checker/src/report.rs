@@ -2,16 +2,19 @@
 
 use std::fmt::Write as _;
 
-use crate::judge::{Kind, Verdict};
+use crate::{
+    judge::{Kind, Verdict},
+    log::Order,
+};
 
 /// Violations of one kind that are spelled out; the rest is counted.
 const SHOWN: usize = 5;
 
 pub fn text(verdict: &Verdict) -> String {
     let mut text = String::new();
-    let Verdict { acked, failed, unknown, kills, .. } = verdict;
+    let Verdict { acked, failed, unknown, faults, .. } = verdict;
     let _ = writeln!(text, "posted    {acked} acked, {failed} refused, {unknown} unknown");
-    let _ = writeln!(text, "kills     {kills}");
+    let _ = writeln!(text, "faults    {faults}");
     let _ = writeln!(
         text,
         "\n{:<16} {:<6} {:>10} {:>10} {:>8} {:>8} {:>13} {:>8}",
@@ -25,12 +28,28 @@ pub fn text(verdict: &Verdict) -> String {
         "allowed"
     );
     for it in &verdict.endpoints {
-        let order = if it.fifo { "fifo" } else { "none" };
+        let order = it.order.name();
         let _ = writeln!(
             text,
             "{:<16} {order:<6} {:>10} {:>10} {:>8} {:>8} {:>13} {:>8}",
             it.name, it.requests, it.delivered, it.retries, it.repeats, it.most_repeats, it.allowed
         );
+    }
+    // Of kills alone there is nothing to tell apart.
+    if verdict.by_fault.len() > 1 {
+        let _ = writeln!(
+            text,
+            "\n{:<16} {:>6} {:>8} {:>14}",
+            "fault", "times", "repeats", "longest gap"
+        );
+        for it in &verdict.by_fault {
+            let seconds = it.longest_gap as f64 / 1e9;
+            let _ = writeln!(
+                text,
+                "{:<16} {:>6} {:>8} {seconds:>12.1} s",
+                it.name, it.count, it.repeats
+            );
+        }
     }
     text.push('\n');
     for kind in Kind::ALL {
@@ -50,8 +69,15 @@ pub fn text(verdict: &Verdict) -> String {
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Missing, Self::Unexpected, Self::Duplicate, Self::Order, Self::Body, Self::Identity];
+    const ALL: [Self; 7] = [
+        Self::Missing,
+        Self::Unexpected,
+        Self::Duplicate,
+        Self::Order,
+        Self::Stall,
+        Self::Body,
+        Self::Identity,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -59,8 +85,19 @@ impl Kind {
             Self::Unexpected => "unexpected",
             Self::Duplicate => "duplicate",
             Self::Order => "order",
+            Self::Stall => "stall",
             Self::Body => "body",
             Self::Identity => "identity",
+        }
+    }
+}
+
+impl Order {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Key => "key",
+            Self::Fifo => "fifo",
         }
     }
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 const LANES: u64 = 4;
 const MS: u64 = 1_000_000;
 
-/// The logs of a run in which everything went well: four senders, `count` events, three kills, and
-/// two endpoints, of which one is fifo.
+/// The logs of a run in which everything went well: four senders, `count` events, three faults (two
+/// kills, and a freeze of 10 ms), and two endpoints, of which one is fifo.
 struct Logs {
     sent: Vec<Value>,
     received: Vec<Value>,
@@ -45,11 +45,16 @@ impl Logs {
         let last = count * MS;
         let run = json!({
             "endpoints": [
-                { "name": "plain", "fifo": false, "in_flight": 8 },
-                { "name": "ordered", "fifo": true, "in_flight": 1 },
+                { "name": "plain", "order": "none", "in_flight": 8 },
+                { "name": "ordered", "order": "fifo", "in_flight": 1 },
             ],
-            "kills": [last / 4, last / 2, last / 4 * 3],
+            "faults": [
+                { "name": "kill", "from": last / 4, "until": last / 4 },
+                { "name": "freeze", "from": last / 2, "until": last / 2 + 10 * MS },
+                { "name": "kill", "from": last / 4 * 3, "until": last / 4 * 3 },
+            ],
             "unsettled_ns": 100 * MS,
+            "resumed_ns": 50 * MS,
         });
         Self { sent, received, run }
     }
@@ -67,9 +72,9 @@ impl Logs {
         self.received.insert(place, arrival);
     }
 
-    /// Delivers the last events before a kill once more after it.
-    fn repeat_over_kill(&mut self, kill: usize, endpoint: &str, count: usize) {
-        let kill = self.run["kills"][kill].as_u64().unwrap();
+    /// Delivers the last events before a fault once more after it.
+    fn repeat_over(&mut self, fault: usize, endpoint: &str, count: usize) {
+        let kill = self.run["faults"][fault]["from"].as_u64().unwrap();
         let before: Vec<_> = self
             .received
             .iter()
@@ -99,7 +104,7 @@ impl Logs {
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let kinds = ["missing", "unexpected", "duplicate", "order", "body", "identity"];
+        let kinds = ["missing", "unexpected", "duplicate", "order", "stall", "body", "identity"];
         let broken = text.lines().filter_map(|line| {
             let (kind, count) = line.split_once(' ')?;
             (kinds.contains(&kind) && count.trim() != "0").then(|| kind.to_owned())
@@ -213,16 +218,16 @@ fn a_delivery_that_came_twice_without_a_kill_is_caught() {
 #[test]
 fn what_was_in_flight_at_a_kill_may_come_twice() {
     let mut logs = Logs::clean(1000);
-    logs.repeat_over_kill(0, "plain", 8);
-    logs.repeat_over_kill(2, "plain", 3);
-    logs.repeat_over_kill(1, "ordered", 1);
+    logs.repeat_over(0, "plain", 8);
+    logs.repeat_over(2, "plain", 3);
+    logs.repeat_over(1, "ordered", 1);
     logs.is_clean("in-flight");
 }
 
 #[test]
 fn a_repeat_that_is_refused_and_tried_again_is_one_repeat() {
     let mut logs = Logs::clean(1000);
-    logs.repeat_over_kill(1, "ordered", 1);
+    logs.repeat_over(1, "ordered", 1);
     let repeat = logs.received.iter().position(|it| it["t"].as_u64() == Some(500 * MS + MS / 2));
     let mut refused = logs.received[repeat.unwrap()].clone();
     refused["status"] = json!(503);
@@ -233,7 +238,7 @@ fn a_repeat_that_is_refused_and_tried_again_is_one_repeat() {
 #[test]
 fn more_than_what_was_in_flight_at_a_kill_is_caught() {
     let mut logs = Logs::clean(1000);
-    logs.repeat_over_kill(1, "plain", 9);
+    logs.repeat_over(1, "plain", 9);
     logs.is_caught("more-than-in-flight", &["duplicate"]);
 }
 
@@ -243,6 +248,106 @@ fn a_repeat_of_what_was_settled_long_before_the_kill_is_caught() {
     let again = arrival(251 * MS, 0, 20, "plain");
     logs.insert(again);
     logs.is_caught("settled-long-ago", &["duplicate"]);
+}
+
+#[test]
+fn what_was_attempted_during_a_fault_may_come_twice_and_what_came_later_may_not() {
+    // The freeze is from 500 to 510 ms: event 123 of lane 0 comes at 495, 125 at 503, and 127 at 511.
+    let late = |n| arrival(900 * MS, 0, n, "plain");
+    let mut logs = Logs::clean(1000);
+    logs.insert(late(123));
+    logs.insert(late(125));
+    logs.is_clean("during-a-freeze");
+    logs.insert(late(127));
+    // The next fault that could explain it is 238 ms later.
+    logs.is_caught("after-a-freeze", &["duplicate"]);
+}
+
+#[test]
+fn what_comes_twice_while_a_fault_lasts_counts_against_it() {
+    let mut logs = Logs::clean(1000);
+    // Nine of those that came during the freeze, which is long now.
+    logs.run["faults"][1]["until"] = json!(600 * MS);
+    for n in 125..134 {
+        logs.insert(arrival(599 * MS, 0, n, "plain"));
+    }
+    logs.is_caught("many-in-a-freeze", &["duplicate"]);
+}
+
+#[test]
+fn a_lane_of_a_key_is_held_to_its_own_order_only() {
+    let keyed = |logs: &mut Logs| logs.run["endpoints"][1]["order"] = json!("key");
+    let mut logs = Logs::clean(1000);
+    keyed(&mut logs);
+    let (one, other) = (logs.at("ordered", 0, 100), logs.at("ordered", 3, 100));
+    logs.received.swap(one, other);
+    logs.is_clean("key-lanes");
+
+    let mut logs = Logs::clean(1000);
+    keyed(&mut logs);
+    let (one, other) = (logs.at("ordered", 2, 100), logs.at("ordered", 2, 101));
+    logs.received.swap(one, other);
+    logs.is_caught("key-swapped", &["order"]);
+}
+
+#[test]
+fn an_endpoint_that_gets_nothing_for_too_long_is_caught() {
+    // What should have come from 300 ms on comes at 349 ms, or at 351.
+    for (name, until, broken) in [("late", 349, false), ("too-late", 351, true)] {
+        let mut logs = Logs::clean(1000);
+        for it in logs.received.iter_mut().filter(|it| it["endpoint"] == "plain") {
+            let t = it["t"].as_u64().unwrap();
+            if (300 * MS..until * MS).contains(&t) {
+                it["t"] = json!(until * MS);
+            }
+        }
+        logs.received.sort_by_key(|it| it["t"].as_u64());
+        match broken {
+            true => logs.is_caught(name, &["stall"]),
+            false => logs.is_clean(name),
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_for_which_nothing_was_posted_has_not_stalled() {
+    let mut logs = Logs::clean(1000);
+    logs.sent.retain(|it| !(300 * MS..400 * MS).contains(&it["t"].as_u64().unwrap()));
+    let sent: std::collections::HashSet<_> =
+        logs.sent.iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect();
+    logs.received.retain(|it| sent.contains(it["id"].as_str().unwrap()));
+    logs.is_clean("quiet");
+}
+
+#[test]
+fn a_post_that_nobody_accepts_for_too_long_is_a_stall() {
+    let mut logs = Logs::clean(1000);
+    // For 60 ms every post is refused, and then all of them are acked.
+    let during = 300 * MS..360 * MS;
+    let mut refused = Vec::new();
+    for it in &mut logs.sent {
+        let t = it["t"].as_u64().unwrap();
+        if during.contains(&t) {
+            let mut first = it.clone();
+            first["status"] = json!("failed");
+            first["id"] = json!(null);
+            refused.push(first);
+            it["t"] = json!(during.end);
+            it["done"] = json!(during.end + 2 * MS);
+        }
+    }
+    for first in refused {
+        let t = first["t"].as_u64();
+        let place = logs.sent.partition_point(|it| it["t"].as_u64() <= t);
+        logs.sent.insert(place, first);
+    }
+    for it in &mut logs.received {
+        if (300 * MS..363 * MS).contains(&it["t"].as_u64().unwrap()) {
+            it["t"] = json!(363 * MS);
+        }
+    }
+    let (code, broken) = logs.judge("refused-for-long");
+    assert_eq!((code, broken), (1, vec!["stall".to_owned()]));
 }
 
 #[test]
@@ -302,7 +407,7 @@ fn order_is_asked_only_where_it_was_promised() {
 #[test]
 fn a_body_that_changed_between_attempts_is_caught() {
     let mut logs = Logs::clean(1000);
-    logs.repeat_over_kill(1, "plain", 1);
+    logs.repeat_over(1, "plain", 1);
     let repeat = logs.received.iter().rposition(|it| it["t"].as_u64() == Some(500 * MS + MS / 2));
     logs.received[repeat.unwrap()]["body"] = json!("hash-other");
     logs.is_caught("body", &["body"]);

@@ -19,7 +19,6 @@ const TEMPLATE: &str = "template_tidegate";
 /// A server that runs until it is dropped.
 pub struct Cluster {
     folder: PathBuf,
-    bin: PathBuf,
     /// How careful it is with the disk.
     settings: &'static str,
 }
@@ -30,7 +29,7 @@ pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| {
         let cluster = Cluster::start();
-        cluster.stop_after_us();
+        stop_after_us(&cluster.folder);
         cluster
     })
 }
@@ -52,12 +51,10 @@ impl Cluster {
         // Short, since the path of a socket has 107 bytes at most.
         let folder = PathBuf::from(format!("/tmp/tg-pg-{}-{number}", std::process::id()));
         fs::create_dir(&folder).expect("the folder of the cluster");
-        let cluster = Self { folder, bin: bin(), settings };
-        if is_root() {
-            run(Command::new("chown").arg("postgres").arg(&cluster.folder));
-        }
+        let cluster = Self { folder, settings };
+        give_away(&cluster.folder);
         let data = cluster.folder.join("data");
-        let mut initdb = cluster.command("initdb");
+        let mut initdb = command("initdb");
         initdb.args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-U", USER]);
         run(initdb.arg("-D").arg(data));
         cluster.resume();
@@ -72,14 +69,14 @@ impl Cluster {
             self.folder.display(),
             self.settings
         );
-        let mut start = self.command("pg_ctl");
+        let mut start = command("pg_ctl");
         start.arg("-D").arg(self.folder.join("data")).args(["-w", "-o", &options, "-l"]);
         run(start.arg(self.folder.join("log")).arg("start"));
     }
 
     /// Ends every session and the server. What was committed stays.
     pub fn stop(&self) {
-        let mut stop = self.command("pg_ctl");
+        let mut stop = command("pg_ctl");
         run(stop.arg("-D").arg(self.folder.join("data")).args(["-m", "immediate", "-w", "stop"]));
     }
 
@@ -120,43 +117,15 @@ impl Cluster {
 
     /// Runs SQL as an administrator does, and gives what it prints.
     pub fn sql(&self, database: &str, sql: &str) -> String {
-        let mut psql = self.command("psql");
+        let mut psql = command("psql");
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", database]);
         run(psql.arg("-h").arg(&self.folder).args(["-c", sql]))
-    }
-
-    /// A program of PostgreSQL, which refuses to run as root.
-    fn command(&self, program: &str) -> Command {
-        let program = self.bin.join(program);
-        let mut command = match is_root() {
-            true => {
-                let mut command = Command::new("setpriv");
-                command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]);
-                command.arg(program);
-                command
-            }
-            false => Command::new(program),
-        };
-        command.current_dir("/tmp").env_remove("PGHOST").env_remove("PGDATABASE");
-        command
-    }
-
-    /// Leaves a process behind that waits for the end of this one.
-    #[allow(clippy::zombie_processes, reason = "it outlives us: that is what it is for")]
-    fn stop_after_us(&self) {
-        let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.2; done; \
-                      kill -QUIT \"$(head -1 \"$2/data/postmaster.pid\")\" 2>/dev/null; sleep 0.5; \
-                      rm -rf \"$2\"";
-        let mut watcher = Command::new("sh");
-        watcher.args(["-c", script, "sh", &std::process::id().to_string()]).arg(&self.folder);
-        watcher.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        watcher.spawn().expect("a watcher");
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let mut stop = self.command("pg_ctl");
+        let mut stop = command("pg_ctl");
         let _ = stop
             .arg("-D")
             .arg(self.folder.join("data"))
@@ -177,7 +146,44 @@ fn prepare(address: &Address) {
     });
 }
 
-fn run(command: &mut Command) -> String {
+/// A program of PostgreSQL, which refuses to run as root.
+pub fn command(program: &str) -> Command {
+    let program = bin().join(program);
+    let mut command = match is_root() {
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]);
+            command.arg(program);
+            command
+        }
+        false => Command::new(program),
+    };
+    command.current_dir("/tmp").env_remove("PGHOST").env_remove("PGDATABASE");
+    command
+}
+
+/// Lets the server write to a folder.
+pub fn give_away(folder: &Path) {
+    if is_root() {
+        run(Command::new("chown").arg("postgres").arg(folder));
+    }
+}
+
+/// Leaves a process behind that waits for the end of this one, ends the servers whose data lies in a
+/// folder, and removes it.
+#[allow(clippy::zombie_processes, reason = "it outlives us: that is what it is for")]
+pub fn stop_after_us(folder: &Path) {
+    let script = "while kill -0 \"$1\" 2>/dev/null && [ -d \"$2\" ]; do sleep 0.2; done; \
+                  for it in \"$2\"/*/postmaster.pid; do kill -QUIT \"$(head -1 \"$it\")\"; done 2>/dev/null; \
+                  sleep 0.5; rm -rf \"$2\"";
+    let mut watcher = Command::new("sh");
+    watcher.args(["-c", script, "sh", &std::process::id().to_string()]).arg(folder);
+    watcher.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    watcher.spawn().expect("a watcher");
+}
+
+/// Runs it to its end, and gives what it printed.
+pub fn run(command: &mut Command) -> String {
     // A server that outlives the command must not hold its pipes.
     let out = tempfile::tempfile().expect("a file");
     let err = tempfile::tempfile().expect("a file");

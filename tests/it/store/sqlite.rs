@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command, sync::Arc};
 
 use tempfile::TempDir;
 use tidegate::{
-    model::{Class, DeliverySeq, Event, EventSeq, Owed, Plan},
+    model::{Class, DeliverySeq, Event, EventSeq, Owed, Person, Plan},
     store::{Appended, OwedQuery, Refusal, StoreError, sqlite::Options},
 };
 
@@ -189,6 +189,127 @@ async fn redo_rows_go_when_they_are_of_no_more_use() {
     let open = home.open_again_after_crash(open).await;
     let backlog = open.store.backlog().await.unwrap();
     assert_eq!(backlog.iter().map(|it| it.owed).collect::<Vec<_>>(), [rounds * 1_000; 2]);
+}
+
+fn events_in(home: &SqliteHome, segment: &str) -> i64 {
+    let path = home.folder.path().join("segments").join(segment);
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn what_only_the_journal_has_is_there_when_the_store_is_opened_again() {
+    // Given events that were accepted, planned and settled a moment before a crash,
+    let home = on_sqlite();
+    let open = home.open().await;
+    let owed = owe(&open, 20, &[1]).await;
+    open.store.settle(owed[..5].iter().map(|it| note(it, ended())).collect()).await.unwrap();
+    drop(open);
+    let segment = &segments(&home)[0];
+    assert!(events_in(&home, segment) < 20, "the segment had everything: this tests nothing");
+
+    // when the store is opened, and again,
+    let again = home.open().await;
+    let found = line(&again).await;
+    let again = home.open_again_after_crash(again).await;
+
+    // then everything is there once.
+    assert_eq!(found, owed[5..]);
+    assert_eq!(line(&again).await, owed[5..]);
+    assert_eq!(events_in(&home, segment), 20);
+}
+
+#[tokio::test]
+async fn a_journal_that_ends_in_the_middle_of_a_turn_is_read_up_to_there() {
+    // Given a turn that was written behind others, of which a power cut left a part,
+    let home = on_sqlite();
+    let open = home.open().await;
+    for number in 0..3 {
+        open.store.append(vec![event(&number.to_string())]).await.unwrap();
+    }
+    let path = home.folder.path().join("journal-0");
+    let before = fs::read(&path).unwrap();
+    open.store.append(vec![event("3")]).await.unwrap();
+    let after = fs::read(&path).unwrap();
+    drop(open);
+    let turn = before.iter().zip(&after).position(|(a, b)| a != b).unwrap();
+    let mut torn = after.clone();
+    torn[turn + 40..].fill(0);
+    fs::write(&path, torn).unwrap();
+
+    // when the store is opened, then what stands before it is there, and more can be added.
+    let open = home.open().await;
+    assert_eq!(open.store.unplanned(EventSeq(0), 10).await.unwrap().len(), 3);
+    let added = new_events(&open.store.append(vec![event("4")]).await.unwrap());
+    assert_eq!(added[0].seq, EventSeq(4));
+    let open = home.open_again_after_crash(open).await;
+    let found = open.store.unplanned(EventSeq(0), 10).await.unwrap();
+    let payloads: Vec<&str> = found.iter().map(|it| it.payload.as_str()).collect();
+    assert_eq!(payloads, ["0", "1", "2", "4"]);
+}
+
+#[tokio::test]
+async fn the_journal_goes_on_in_its_other_file_and_nothing_is_missing() {
+    // Given more than both files of the journal hold,
+    let home = on_sqlite();
+    let open = home.open().await;
+    let payload = || format!("[{}]", [0; 8].map(|_| noise()).join(","));
+    let mut events = Vec::new();
+    for _ in 0..100 {
+        let offered = (0..60).map(|_| event(&payload())).collect();
+        events.extend(new_events(&open.store.append(offered).await.unwrap()));
+    }
+    let length = |name| fs::metadata(home.folder.path().join(name)).unwrap().len();
+    assert!(length("journal-0").max(length("journal-1")) < 16 << 20, "it is never begun anew");
+    assert!(length("journal-0").min(length("journal-1")) >= 8 << 20, "one file is not used");
+
+    // when the process is killed, then all of it is there.
+    let open = home.open_again_after_crash(open).await;
+    let mut found = Vec::new();
+    while found.len() < events.len() {
+        let after = found.last().map_or(EventSeq(0), |it: &Arc<Event>| it.seq);
+        found.extend(open.store.unplanned(after, 500).await.unwrap());
+    }
+    assert_eq!(found, events);
+}
+
+#[tokio::test]
+async fn what_is_erased_is_in_no_file_any_more() {
+    // Given an event whose body stands in the journal and in a segment, compressed,
+    let home = on_sqlite();
+    let open = home.open().await;
+    let payload = format!(r#"{{"userId":"u-1","text":{}}}"#, noise());
+    let events = new_events(&open.store.append(vec![event(&payload)]).await.unwrap());
+    open.store.plan(vec![plan_for(&events[0], &[])]).await.unwrap();
+    // when it is erased,
+    let person = Person { user_id: "u-1".to_owned(), field: None };
+    let stretch = open.store.find_person(projects(1), &person, EventSeq(0), EventSeq(1));
+    let stretch = stretch.await.unwrap().unwrap();
+    let segment = home.folder.path().join("segments").join(&segments(&home)[0]);
+    let connection = rusqlite::Connection::open(segment).unwrap();
+    let needle: Vec<u8> =
+        connection.query_row("SELECT body FROM blocks", [], |row| row.get(0)).unwrap();
+    drop(connection);
+    let found = files_with(home.folder.path(), &needle);
+    assert!(found.iter().any(|it| it.ends_with("journal-0")) && found.len() > 1, "{found:?}");
+    assert_eq!(open.store.erase(&stretch).await.unwrap(), 1);
+
+    // then it is in none.
+    assert_eq!(files_with(home.folder.path(), &needle), [] as [String; 0]);
+}
+
+/// The files below a folder in which these bytes are.
+fn files_with(folder: &Path, needle: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, needle));
+        } else if fs::read(&path).unwrap().windows(needle.len()).any(|it| it == needle) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
 }
 
 #[tokio::test]

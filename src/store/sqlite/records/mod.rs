@@ -156,7 +156,7 @@ impl SqliteStore {
         &self,
         question: impl FnOnce(&Archive) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.status.check_open()?;
+        self.be_published().await?;
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let archive = Archive { readers: self.readers.clone(), owed: self.owed.clone() };
         blocking(move || {

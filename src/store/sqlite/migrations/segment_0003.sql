@@ -1,0 +1,3 @@
+-- `facts` has one more: `journaled`, the last turn of the journal that was committed to this segment
+-- (store/sqlite/journal.rs). A program that knows nothing of the journal must not open it, since it would miss
+-- the turns behind.

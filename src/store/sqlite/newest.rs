@@ -1,0 +1,158 @@
+//! The segment that is written to, with a transaction that stays open over many turns.
+//!
+//! Turns are kept by the [`Journal`]. The segment gets them in one commit now and then, and sooner when
+//! somebody wants to read: that publishes them.
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    error::of_file,
+    files::{self, Kind, Sync},
+    journal::{JOURNALED, Journal},
+    seal,
+    segments::{Segment, set_fact},
+    writes::Told,
+};
+use crate::store::{Result, StoreError};
+
+pub(super) struct Newest {
+    pub segment: Arc<Segment>,
+    pub connection: Connection,
+    pub log: Log,
+    /// What the turn that is being made writes.
+    pub told: Told,
+    /// It is asked to roll when it has grown too large, or holds too many events.
+    pub is_large: bool,
+    /// Somebody asked to go on in another one.
+    pub is_unwanted: bool,
+    /// When rolling failed, it is not tried again before this.
+    pub not_before: Instant,
+    unpublished: Option<Unpublished>,
+}
+
+/// Turns that readers do not see yet.
+struct Unpublished {
+    bytes: usize,
+    due: Instant,
+}
+
+/// SQLite's own log of the segment. It commits to it without waiting for the disk, since the journal has
+/// everything until this is synced.
+#[derive(Clone)]
+pub(super) struct Log(Arc<File>);
+
+impl Log {
+    /// Of a segment that is open in WAL mode, and stays so for as long as it is written to.
+    fn open(segment: &Path) -> Result<Self> {
+        // SQLite locks other files than the log, so that closing it lets go of nothing.
+        let file = File::options().write(true).open(seal::beside(segment, "-wal"));
+        let file = file.map_err(of_file)?;
+        file.sync_all().map_err(of_file)?;
+        files::sync_folder(segment.parent().unwrap_or(Path::new(".")))?;
+        Ok(Self(Arc::new(file)))
+    }
+
+    /// Brings to the disk what was committed. When that fails, nothing can be promised any more.
+    pub fn sync(&self) -> Result<()> {
+        // Never `Full`, which heals.
+        self.0.sync_data().map_err(|error| StoreError::Unavailable(Box::new(error)))
+    }
+}
+
+/// Pages that the writer may keep of the newest segment.
+const CACHE_BYTES: u32 = 32 << 20;
+/// Turns are published when they have written so much,
+const BYTES: usize = 256 << 10;
+/// or the first of them is so old, though nobody asked.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+impl Newest {
+    pub fn open(segment: Arc<Segment>) -> Result<Self> {
+        let path = segment.path();
+        let connection = files::open_writer(path, Kind::Segment, Sync::ByHand, CACHE_BYTES)?;
+        // Pages go to the log when they are committed, not sooner: room on the disk is needed only then.
+        connection.pragma_update(None, "cache_spill", false)?;
+        // The log is there from the first look into the file on.
+        connection.pragma_query_value(None, "schema_version", |_| Ok(()))?;
+        let log = Log::open(path)?;
+        Ok(Self {
+            segment,
+            connection,
+            log,
+            told: Told::default(),
+            is_large: false,
+            is_unwanted: false,
+            not_before: Instant::now(),
+            unpublished: None,
+        })
+    }
+
+    /// Opens the transaction, if it is not open.
+    pub fn begin(&self) -> Result<()> {
+        if self.connection.is_autocommit() {
+            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        }
+        Ok(())
+    }
+
+    /// The journal keeps what the turn told.
+    pub fn kept(&mut self) {
+        let due = Instant::now() + PATIENCE;
+        let unpublished = self.unpublished.get_or_insert(Unpublished { bytes: 0, due });
+        unpublished.bytes += self.told.bytes().len();
+        self.told.kept();
+    }
+
+    /// How long until turns should be published; `None`: there are none.
+    pub fn patience(&self) -> Option<Duration> {
+        let unpublished = self.unpublished.as_ref()?;
+        Some(unpublished.due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether turns should be published by now. After a failure it is not tried again for a while.
+    pub fn is_due(&self) -> bool {
+        self.unpublished.as_ref().is_some_and(|it| it.bytes >= BYTES)
+            || self.patience() == Some(Duration::ZERO)
+    }
+
+    /// Commits all turns, of which this is the last.
+    pub fn publish(&mut self, number: u64) -> Result<()> {
+        if self.unpublished.is_some() {
+            set_fact(&self.connection, JOURNALED, number as i64)?;
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            self.unpublished = None;
+        }
+        Ok(())
+    }
+
+    /// It could not be done: not before so long again.
+    pub fn put_off(&mut self, patience: Duration) {
+        if let Some(unpublished) = &mut self.unpublished {
+            *unpublished = Unpublished { bytes: 0, due: Instant::now() + patience };
+        }
+    }
+
+    /// Takes back what a turn wrote that failed: all that is not committed, and then executes again what
+    /// the journal has of it.
+    pub fn restore(&mut self, journal: &Journal) -> Result<()> {
+        self.told.withdrawn();
+        self.roll_back()?;
+        self.begin()?;
+        journal.restore(self.segment.first(), &self.connection)
+    }
+
+    /// Takes back all that is not committed.
+    pub fn roll_back(&self) -> Result<()> {
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        Ok(())
+    }
+}
