@@ -21,6 +21,7 @@ pub struct Wire {
 
 impl Wire {
     /// Leads to a port of this machine.
+    #[allow(clippy::disallowed_methods, reason = "it leads to this machine only")]
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
