@@ -26,7 +26,6 @@ use crate::{
 #[derive(Clone)]
 pub struct Place {
     pub me: MemberId,
-    pub roles: Vec<Role>,
     /// As the database said last.
     pub view: watch::Receiver<View>,
 }

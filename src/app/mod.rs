@@ -34,9 +34,8 @@ use crate::{
     },
     dispatch,
     enrich::CountryError,
-    ingest::{self, Keyring},
+    ingest::Keyring,
     model::{Author, Event, Message, Owed, Secret},
-    pipeline,
     resources::{self, ApplyError, Difference, File, Means},
     server,
     store::{Database, StoreError, postgres::Address},
@@ -154,33 +153,18 @@ impl App {
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen, &egress).await?;
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
+        let destinations = Directory::new(ground.registrar.watch(), ground.vault.clone(), egress);
+        let destinations = Arc::new(destinations);
+        let stages = Stages::new(&ground, &parts, destinations.clone(), lookups, tail.clone());
         let Ground { metrics, vault, database, registrar, logs, newcomer } = ground;
-        let destinations = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
-        let stages = Stages {
-            database: database.clone(),
-            registrar: registrar.clone(),
-            clock: parts.clock.clone(),
-            outlets: destinations.clone(),
-            lookups,
-            tail: tail.clone(),
-            tools: pipeline::Tools::new(&vault),
-        };
         let given = (config.gate, config.ingest);
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
-        let counting =
-            ingest::memory::keep(ingest.clone(), registrar.watch(), stops.upkeep.subscribe());
+        let counting = stages.count(&ingest, &stops);
         let roles = config.cluster.roles.clone();
-        let place = match newcomer {
-            Some(newcomer) => {
-                let node = Node::start(&newcomer, config.cluster, address.to_string()).await;
-                Some((newcomer, node.map_err(StartError::Node)?))
-            }
-            None => None,
-        };
+        let place = node::join(newcomer, config.cluster, address).await?;
         let prober = stages.prober(&parts);
-        let (pipeline, dispatch) = (config.pipeline, config.dispatch);
-        let started =
-            stages.clone().start(logs, pipeline, dispatch, prober.clone(), &stops, place.as_ref());
+        let options = (config.pipeline, config.dispatch);
+        let started = stages.clone().start(logs, options, prober.clone(), &stops, place.as_ref());
 
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
@@ -197,11 +181,7 @@ impl App {
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
-            place: place.as_ref().map(|(newcomer, node)| api::Place {
-                me: newcomer.id,
-                roles: roles.clone(),
-                view: node.handles.view.clone(),
-            }),
+            place: place.as_ref().map(|it| it.1.for_the_api()),
             tail: tail.clone(),
             metrics: metrics.clone(),
             limits: config.resources,
@@ -210,7 +190,7 @@ impl App {
         .merge(dashboard::router());
         let router = api::only_for(roles, router);
         let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
-        upkeep.push(tokio::spawn(counting));
+        upkeep.push(counting);
         let stop = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep,

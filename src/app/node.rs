@@ -1,14 +1,16 @@
 //! This process as one node of many: it says that it lives, hears what the others tell, and looks now
 //! and then for what nobody told.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
+use super::StartError;
 use crate::{
+    api,
     catalog::Registrar,
     cluster::{self, Duty, Holding, Member, MemberId, View},
     dispatch::{self, Lost},
@@ -24,6 +26,20 @@ pub(super) struct Newcomer {
     /// The hints of each shard's events.
     pub accepts: Vec<Accepts>,
     pub id: MemberId,
+}
+
+/// This node among others.
+pub(super) type Place = (Newcomer, Node);
+
+/// Takes part, where there are others.
+pub(super) async fn join(
+    newcomer: Option<Newcomer>,
+    options: cluster::Options,
+    address: SocketAddr,
+) -> Result<Option<Place>, StartError> {
+    let Some(newcomer) = newcomer else { return Ok(None) };
+    let node = Node::start(&newcomer, options, address.to_string()).await;
+    Ok(Some((newcomer, node.map_err(StartError::Node)?)))
 }
 
 /// How long it may take to say that a node has ended.
@@ -62,6 +78,10 @@ impl Node {
         let task = tokio::spawn(node.run());
         let Newcomer { store, id, .. } = newcomer;
         Ok(Self { handles, stop, task, store: store.clone(), id: *id })
+    }
+
+    pub fn for_the_api(&self) -> api::Place {
+        api::Place { me: self.id, view: self.handles.view.clone() }
     }
 
     /// Takes on nothing more, and gives back what the stages end to work on.

@@ -6,8 +6,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    HINTED_BYTES, HINTS, Log, Parts, Planned, Stops,
-    node::{Ears, Newcomer, Node},
+    Ground, HINTED_BYTES, HINTS, Log, Parts, Planned, Stops,
+    node::{Ears, Place},
     shares::Shift,
     upkeep, weigh_deliveries,
 };
@@ -54,10 +54,19 @@ pub(super) struct Started {
 
 type Deliveries = hint::Sender<Vec<(Owed, Message)>, dispatch::Lost>;
 
-/// This node among others.
-pub(super) type Place = (Newcomer, Node);
-
 impl Stages {
+    pub fn new(
+        ground: &Ground,
+        parts: &Parts,
+        outlets: Arc<dyn Outlets>,
+        lookups: Arc<dyn pipeline::Lookups>,
+        tail: Tail,
+    ) -> Self {
+        let tools = pipeline::Tools::new(&ground.vault);
+        let (database, registrar) = (ground.database.clone(), ground.registrar.clone());
+        Self { database, registrar, clock: parts.clock.clone(), outlets, lookups, tail, tools }
+    }
+
     pub fn ingest(
         &self,
         parts: &Parts,
@@ -90,6 +99,12 @@ impl Stages {
         }
     }
 
+    /// Keeps what was counted of the sources.
+    pub fn count(&self, ingest: &Arc<Ingest>, stops: &Stops) -> JoinHandle<()> {
+        let stop = stops.upkeep.subscribe();
+        tokio::spawn(ingest::memory::keep(ingest.clone(), self.registrar.watch(), stop))
+    }
+
     pub fn prober(&self, parts: &Parts) -> Arc<Prober> {
         let Self { database, registrar, clock, outlets, tail, .. } = self.clone();
         let random = parts.random.clone();
@@ -100,8 +115,7 @@ impl Stages {
     pub fn start(
         self,
         logs: Vec<Log>,
-        pipeline: pipeline::Options,
-        dispatch: dispatch::Options,
+        (pipeline, dispatch): (pipeline::Options, dispatch::Options),
         prober: Arc<Prober>,
         stops: &Stops,
         place: Option<&Place>,

@@ -187,27 +187,11 @@ impl Scheduler {
                     self.touch(self.removing[index]);
                 }
             }
-            Input::Refused(refused) => {
-                for (destination, delivery) in refused {
-                    self.with_known(destination, now, actions, |it, step| {
-                        it.refused(delivery, step);
-                    });
-                }
-            }
-            Input::Left(destinations) => {
-                for destination in destinations {
-                    self.with_known(destination, now, actions, Line::leave);
-                }
-            }
-            Input::Back(destinations) => {
-                for destination in destinations {
-                    self.with_known(destination, now, actions, |line, _| line.come_back());
-                }
+            handed @ (Input::Refused(_) | Input::Left(_) | Input::Back(_)) => {
+                self.take_handover(now, handed, actions);
             }
             Input::Refilled { destination, rows } => {
-                if let Some(&number) = self.numbers.get(&destination) {
-                    self.with(number, now, actions, |line, step| line.refilled(rows, step));
-                }
+                self.with_known(destination, now, actions, |line, step| line.refilled(rows, step));
             }
             Input::Cancel(deliveries) => {
                 for owed in deliveries {
@@ -216,14 +200,29 @@ impl Scheduler {
                 }
             }
             Input::Poke(destination) => {
-                if let Some(&number) = self.numbers.get(&destination) {
-                    self.with(number, now, actions, |line, _| line.unpause());
-                }
+                self.with_known(destination, now, actions, |line, _| line.unpause());
             }
             Input::Tick => (),
             Input::Stop => {
                 self.stopping = Stopping::Yes;
                 self.totals.is_stopping = true;
+            }
+        }
+    }
+
+    /// Destinations go to another node, or come back.
+    fn take_handover(&mut self, now: Timestamp, input: Input, actions: &mut Vec<Action>) {
+        if let Input::Refused(refused) = input {
+            for (destination, delivery) in refused {
+                self.with_known(destination, now, actions, |it, step| it.refused(delivery, step));
+            }
+        } else if let Input::Left(destinations) = input {
+            for destination in destinations {
+                self.with_known(destination, now, actions, Line::leave);
+            }
+        } else if let Input::Back(destinations) = input {
+            for destination in destinations {
+                self.with_known(destination, now, actions, |line, _| line.come_back());
             }
         }
     }

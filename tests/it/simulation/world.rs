@@ -276,8 +276,7 @@ impl World {
             }
             Happening::Lost { life, lost, seqs } if life == self.life => {
                 self.rules.tell(seqs.into_iter());
-                let lost = self.our_loss(lost);
-                self.step(Input::Spilled(lost));
+                self.step(Input::Spilled(self.our_loss(lost)));
             }
             Happening::AttemptEnds { life, owed, outcome } => {
                 self.attempt_ends(life, owed, outcome);
