@@ -55,7 +55,9 @@ async fn carry_and_stop(
     batch: usize,
     after: u64,
 ) -> Option<Result<Report, TransferError>> {
-    let options = postgres::Options { shards: SHARDS, partition_events: 64, ..Default::default() };
+    // Small ones, so that a short history is about several.
+    let partition_events = if batch < Request::BATCH { 64 } else { 1_000_000 };
+    let options = postgres::Options { shards: SHARDS, partition_events, ..Default::default() };
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let (mut stop, mut count) = (Some(stop), 0);
     let mut told = |it: Progress| {
