@@ -293,7 +293,7 @@ impl From<StoreError> for Problem {
                      with the same idempotency key",
                 )
             }
-            StoreError::Closed | StoreError::Fenced => {
+            StoreError::Closed | StoreError::Fenced | StoreError::Unfinished => {
                 log(&error);
                 Self::new(Kind::Unavailable).retry_after(LATER).detail(
                     "nothing of the request was kept; send it again when the gateway has restarted",

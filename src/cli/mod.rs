@@ -19,6 +19,7 @@ mod times;
 // The gateway itself.
 mod serve;
 mod quick_start;
+mod migrate_store;
 
 // Resources.
 mod apply;
@@ -104,6 +105,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    MigrateStore(migrate_store::Args),
     Apply(apply::ApplyArgs),
     Plan(apply::PlanArgs),
     Export(apply::ExportArgs),
@@ -168,6 +170,7 @@ async fn run(cli: Cli) -> Result<()> {
     let context = || cli.global.context(|name| std::env::var(name).ok());
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
+        Command::MigrateStore(args) => migrate_store::run(args).await,
         Command::Apply(args) => apply::apply(&context(), args).await,
         Command::Plan(args) => apply::plan(&context(), args).await,
         Command::Export(args) => apply::export(&context(), args).await,

@@ -28,6 +28,11 @@ pub enum StoreError {
     /// and it must not be tried again here.
     #[error("fenced: another node has taken over this work")]
     Fenced,
+    /// A transfer from another store has begun and is not whole.
+    #[error(
+        "the database is being filled from another store: run `tidegate migrate-store` to its end"
+    )]
+    Unfinished,
     #[error("the store is closed")]
     Closed,
 }

@@ -13,6 +13,7 @@ mod registry;
 mod cluster;
 pub mod sqlite;
 pub mod postgres;
+pub mod transfer;
 
 use std::sync::Arc;
 

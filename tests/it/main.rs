@@ -46,3 +46,5 @@ mod crash;
 mod chaos;
 mod powercut;
 mod broken_disk;
+mod outage;
+mod transfer;

@@ -197,7 +197,7 @@ async fn what_is_owed_is_found_again_without_its_file_after_events_went() {
     while prune(&mut world, &horizons, 17).await > 0 {}
     world.store.close().await;
     for suffix in ["", "-wal", "-shm"] {
-        let _ = fs::remove_file(world.folder.path().join(format!("owed.db{suffix}")));
+        let _ = fs::remove_file(world.home.path().join(format!("owed.db{suffix}")));
     }
     let world = world.crash();
 
@@ -344,7 +344,7 @@ async fn rows_about_an_older_event_stay_when_all_events_beside_them_go() {
 async fn a_segment_that_was_half_written_anew_is_cleared_away() {
     let mut world = World::new(24);
     world.live(10).await;
-    let half = world.folder.path().join("segments").join("new-rewritten");
+    let half = world.home.path().join("segments").join("new-rewritten");
     fs::write(&half, b"half").unwrap();
     let mut world = world.crash();
     assert!(!half.exists());

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{CANCELLED, DELETED, Line, NOT_KEPT, Row, State, Step, Turn};
+use super::{CANCELLED, DELETED, Line, NOT_KEPT, Removal, Row, State, Step, Turn};
 use crate::{
     dispatch::{
         input::Action,
@@ -256,6 +256,9 @@ impl Line {
             self.release(seq, step);
         }
         self.evict(step);
+        if self.settings.is_none() && !self.is_away {
+            self.removal = Removal::From(None);
+        }
     }
 
     fn forget(&mut self, seq: DeliverySeq, step: &mut Step<'_>) {

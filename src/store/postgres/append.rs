@@ -18,7 +18,7 @@ use super::{
     Accepts, Duty,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::{Core, session},
-    error::is_about_values,
+    error::{is_about_values, is_worth_another_try},
     lane::{Batch, Call, Queue},
     rows::{NewDeliveries, NewEntries},
     values::{self, Uuid, seq_to_row},
@@ -71,7 +71,7 @@ const LOCK: &str =
 const KNOWN: &str = "SELECT g.hash, g.id, g.seq, e.digest \
      FROM unnest($1::uuid[]) AS w (hash) JOIN gate g ON g.hash = w.hash \
      LEFT JOIN events e ON e.seq = g.seq";
-const EVENTS: &str = "INSERT INTO events (seq, received_at, timestamp, digest, id, project, source, \
+pub(super) const EVENTS: &str = "INSERT INTO events (seq, received_at, timestamp, digest, id, project, source, \
      type, key, metadata, payload) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], \
      $4::bigint[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[], \
      $11::bytea[])";
@@ -106,7 +106,15 @@ async fn commit(
     if calls.is_empty() {
         return;
     }
-    let failed = match try_commit(core, hints, kept, &calls).await {
+    let mut tries = 1;
+    let mut tried = try_commit(core, hints, kept, &calls).await;
+    while let Err(failed) = &tried
+        && is_worth_another_try(&failed.error, tries)
+    {
+        tries += 1;
+        tried = try_commit(core, hints, kept, &calls).await;
+    }
+    let failed = match tried {
         Ok(accepted) => {
             core.set_full(false);
             for (call, accepted) in calls.into_iter().zip(accepted) {

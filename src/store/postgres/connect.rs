@@ -1,221 +1,248 @@
 //! Connections: made when they are needed, kept for the next, and made again after the database was
-//! gone. Nothing waits for a database that is known to be gone: it is asked again a little later each
-//! time, and who comes meanwhile hears at once that it is unavailable.
+//! gone. Nothing waits for a database that is known to be gone: who comes meanwhile hears at once that
+//! it is unavailable, and one task asks again and again whether it is there.
 
 use std::{
-    collections::HashMap,
+    pin::Pin,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_postgres::{Client, Config, Notification, Row, Statement, types::ToSql};
+use tokio_postgres::{Client, Config, Notification, error::SqlState};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{address::Address, bell::drive, error::unavailable, lock, tls::tls};
+pub(super) use super::session::{BEGIN, COMMIT, Connection, Values};
+use super::{
+    address::Address,
+    bell::drive,
+    error::{Told, unavailable},
+    lock,
+    session::{self, Link},
+    tls::tls,
+};
 use crate::store::{Result, StoreError};
 
-pub(super) const BEGIN: &str = "BEGIN";
-pub(super) const COMMIT: &str = "COMMIT";
-
-/// What goes with a statement.
-pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
-
-/// How long to wait for a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+/// How long one server may take until a session with it is there.
+const CONNECT: Duration = Duration::from_secs(3);
 /// Before the next try, after one that failed; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What every session begins with. Row locks of a node that froze must not stay for ever, and plans
 /// must not change with what statistics say of tables that are a second old: all of ours are
 /// look-ups by an index.
-const SESSION: &str = "SET synchronous_commit = on; SET jit = off; SET lock_timeout = '20s'; \
+const SESSION: &str = "SET synchronous_commit = on; SET jit = off; SET lock_timeout = '8s'; \
      SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '60s'; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; \
      SET client_min_messages = warning";
 
 pub(super) struct Connector {
-    config: Config,
+    /// The servers of the database.
+    servers: Vec<Config>,
+    /// The one that could be written last.
+    server: AtomicUsize,
     tls: MakeRustlsConnect,
-    failures: Mutex<Failures>,
     is_gone: AtomicBool,
-}
-
-#[derive(Default)]
-struct Failures {
-    wait: Duration,
-    next: Option<Instant>,
+    /// Sessions of an earlier one are with a server that is gone or cannot be written any more.
+    generation: AtomicU64,
+    /// Since when an answer counts to whether the database is there.
+    pulse: tokio::sync::Mutex<Option<(Instant, bool)>>,
 }
 
 impl Connector {
     pub fn new(address: &Address) -> Result<Self> {
-        let mut config = address.config().clone();
-        config
-            .application_name("tidegate")
-            .connect_timeout(CONNECT)
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(3))
-            .tcp_user_timeout(Duration::from_secs(10));
-        let tls = tls().map_err(|it| StoreError::Unavailable(Box::new(it)))?;
-        Ok(Self { config, tls, failures: Mutex::default(), is_gone: AtomicBool::new(false) })
+        let mut servers = address.servers();
+        for server in &mut servers {
+            server
+                .application_name("tidegate")
+                .connect_timeout(CONNECT)
+                .keepalives_idle(Duration::from_secs(10))
+                .keepalives_interval(Duration::from_secs(3))
+                .keepalives_retries(3)
+                .tcp_user_timeout(Duration::from_secs(10));
+        }
+        metrics::gauge!("tidegate_store_reachable").set(1.0);
+        Ok(Self {
+            servers,
+            server: AtomicUsize::new(0),
+            tls: tls(address)?,
+            is_gone: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            pulse: tokio::sync::Mutex::default(),
+        })
     }
 
-    /// Whether the last try failed.
+    /// Whether it was not there when it was asked last.
     pub fn is_gone(&self) -> bool {
         self.is_gone.load(Ordering::Acquire)
     }
 
-    pub async fn connect(&self) -> Result<Connection> {
-        if lock(&self.failures).next.is_some_and(|it| Instant::now() < it) {
-            return Err(unavailable("the database is gone; it is tried again soon"));
-        }
-        match self.try_connect().await {
-            Ok(connection) => {
-                *lock(&self.failures) = Failures::default();
-                if self.is_gone.swap(false, Ordering::AcqRel) {
-                    tracing::info!("the database is there again");
-                }
-                Ok(connection)
-            }
-            Err(error) => {
-                let mut failures = lock(&self.failures);
-                failures.wait = (failures.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
-                failures.next = Some(Instant::now() + failures.wait);
-                if !self.is_gone.swap(true, Ordering::AcqRel) {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(error, "the database is gone");
-                }
-                Err(error)
-            }
-        }
+    /// Sessions of another generation are not used again.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
-    /// A session that hears what others tell; its end ends the notifications.
+    /// A session that hears what others tell; its end ends the notifications. It is with the server that
+    /// could be written last.
     pub async fn connect_to_listen(
         &self,
         notifications: mpsc::Sender<Notification>,
     ) -> Result<Client> {
-        let connected = tokio::time::timeout(CONNECT, self.config.connect(self.tls.clone())).await;
-        let (client, connection) =
-            connected.map_err(|_| unavailable("the database does not answer"))??;
+        let silence = || unavailable("the database does not answer");
+        let server = self.servers.get(self.server.load(Ordering::Acquire)).ok_or_else(silence)?;
+        let connected = tokio::time::timeout(CONNECT, server.connect(self.tls.clone())).await;
+        let (client, connection) = connected.map_err(|_| silence())??;
         tokio::spawn(drive(connection, notifications));
         Ok(client)
     }
 
-    async fn try_connect(&self) -> Result<Connection> {
-        let connected = tokio::time::timeout(CONNECT, self.config.connect(self.tls.clone())).await;
-        let (client, connection) =
-            connected.map_err(|_| unavailable("the database does not answer"))??;
+    pub async fn connect(self: &Arc<Self>) -> Result<Connection> {
+        if self.is_gone() {
+            return Err(unavailable("the database is gone; it is asked again and again"));
+        }
+        self.reach().await.map_err(|failure| {
+            if !failure.is_an_answer {
+                self.lose(self.generation(), &failure.error);
+            }
+            failure.error
+        })
+    }
+
+    /// A session with the first server that can be written.
+    async fn reach(self: &Arc<Self>) -> Result<Connection, Failure> {
+        let first = self.server.load(Ordering::Acquire);
+        let mut answer = None;
+        for place in (first..self.servers.len()).chain(0..first) {
+            let generation = self.generation();
+            let opened = tokio::time::timeout(CONNECT, self.open(place, generation)).await;
+            match opened.unwrap_or_else(|_| Err(Failure::silence())) {
+                Ok(connection) => {
+                    self.server.store(place, Ordering::Release);
+                    return Ok(connection);
+                }
+                Err(failure) => match &answer {
+                    // What a server that answers says is worth more than silence.
+                    Some(Failure { is_an_answer: true, .. }) if !failure.is_an_answer => (),
+                    _ => answer = Some(failure),
+                },
+            }
+        }
+        Err(answer.unwrap_or_else(Failure::silence))
+    }
+
+    async fn open(self: &Arc<Self>, place: usize, generation: u64) -> Result<Connection, Failure> {
+        let server = self.servers.get(place).ok_or_else(Failure::silence)?;
+        let (client, connection) = server.connect(self.tls.clone()).await?;
+        let connector = Arc::downgrade(self);
         // It ends when the client is dropped or the connection breaks; then every call says so.
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
-                let error = super::error::Told::of(&error);
+                let error = Told::of(&error);
                 tracing::warn!(%error, "a connection to the database broke");
+                metrics::counter!("tidegate_store_connections_broken_total").increment(1);
+                if let Some(connector) = connector.upgrade() {
+                    connector.doubt().await;
+                }
             }
         });
-        let connection = Connection {
-            client,
-            statements: HashMap::new(),
-            in_transaction: false,
-            driver: driver.abort_handle(),
-        };
+        let patience = session::PATIENCE;
+        let link =
+            Link { connector: self.clone(), driver: driver.abort_handle(), generation, patience };
+        let connection = Connection::new(client, link);
         connection.client.batch_execute(SESSION).await?;
         Ok(connection)
     }
-}
 
-/// One session, used by one caller at a time.
-pub(super) struct Connection {
-    pub client: Client,
-    statements: HashMap<&'static str, Statement>,
-    /// Set while a transaction is open, so that nobody else gets the session then.
-    pub in_transaction: bool,
-    driver: tokio::task::AbortHandle,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // Whoever goes in the middle of a transaction leaves a session that the database must undo.
-        if self.in_transaction {
-            self.driver.abort();
+    /// Whether the database is there: one question at a time, unless one was asked since. When nothing
+    /// answers, it is gone.
+    pub async fn check(self: &Arc<Self>, since: Instant) -> bool {
+        if self.is_gone() {
+            return false;
         }
-    }
-}
-
-impl Connection {
-    pub fn is_usable(&self) -> bool {
-        !self.in_transaction && !self.client.is_closed()
-    }
-
-    /// Prepared once a session.
-    pub async fn statement(&mut self, sql: &'static str) -> Result<Statement> {
-        if let Some(found) = self.statements.get(sql) {
-            return Ok(found.clone());
+        let mut pulse = self.pulse.lock().await;
+        if let Some((at, is_there)) = *pulse
+            && at >= since
+        {
+            return is_there;
         }
-        let prepared = self.client.prepare(sql).await?;
-        self.statements.insert(sql, prepared.clone());
-        Ok(prepared)
-    }
-
-    pub async fn query(&mut self, sql: &'static str, values: Values<'_>) -> Result<Vec<Row>> {
-        let statement = self.statement(sql).await?;
-        Ok(self.client.query(&statement, values).await?)
-    }
-
-    pub async fn execute(&mut self, sql: &'static str, values: Values<'_>) -> Result<u64> {
-        let statement = self.statement(sql).await?;
-        Ok(self.client.execute(&statement, values).await?)
-    }
-
-    /// Sends all of them at once, and waits for all. With [`BEGIN`] first and [`COMMIT`] last, or in a
-    /// transaction that is open, nothing behind one that fails has an effect.
-    pub async fn pipeline(
-        &mut self,
-        steps: &[(&'static str, Values<'_>)],
-    ) -> Result<Vec<Vec<Row>>, tokio_postgres::Error> {
-        let mut statements = Vec::with_capacity(steps.len());
-        for (sql, _) in steps {
-            statements.push(match self.statements.get(sql) {
-                Some(found) => found.clone(),
-                None => {
-                    let prepared = self.client.prepare(sql).await?;
-                    self.statements.insert(sql, prepared.clone());
-                    prepared
+        let (now, generation) = (Instant::now(), self.generation());
+        let is_there = match self.reach().await {
+            Ok(_) => true,
+            Err(failure) => {
+                if !failure.is_an_answer {
+                    self.lose(generation, &failure.error);
                 }
-            });
-        }
-        if steps.first().is_some_and(|it| it.0 == BEGIN) {
-            self.in_transaction = true;
-        }
-        let calls = statements.iter().zip(steps).map(|(it, step)| self.client.query(it, step.1));
-        let results = futures_util::future::join_all(calls).await;
-        let found = results.into_iter().collect::<Result<Vec<_>, _>>()?;
-        if steps.last().is_some_and(|it| it.0 == COMMIT) {
-            self.in_transaction = false;
-        }
-        Ok(found)
+                failure.is_an_answer
+            }
+        };
+        *pulse = Some((now, is_there));
+        is_there
     }
 
-    pub async fn begin(&mut self) -> Result<()> {
-        self.in_transaction = true;
-        Ok(self.client.batch_execute("BEGIN").await?)
+    /// Asks now. Boxed, since sessions are made by what sessions ask for.
+    fn doubt(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        Box::pin(async move { self.check(Instant::now()).await })
     }
 
-    pub async fn commit(&mut self) -> Result<()> {
-        self.client.batch_execute("COMMIT").await?;
-        self.in_transaction = false;
-        Ok(())
+    /// The sessions of a generation are good for nothing any more; one with the server that is right
+    /// may be had at once.
+    pub fn leave(&self, generation: u64) {
+        // Others may have found out before.
+        let next = generation + 1;
+        let _ =
+            self.generation.compare_exchange(generation, next, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// When it fails, the session is not used again.
-    pub async fn roll_back(&mut self) {
-        if self.in_transaction && self.client.batch_execute("ROLLBACK").await.is_ok() {
-            self.in_transaction = false;
+    /// The database is gone: from now on one task asks for it.
+    fn lose(self: &Arc<Self>, generation: u64, error: &StoreError) {
+        self.leave(generation);
+        if self.is_gone.swap(true, Ordering::AcqRel) {
+            return;
         }
+        let error = error as &dyn std::error::Error;
+        tracing::error!(error, "the database is gone; nothing is accepted until it is back");
+        metrics::gauge!("tidegate_store_reachable").set(0.0);
+        tokio::spawn(look_out(Arc::downgrade(self)));
+    }
+}
+
+/// Asks until the database is there, or nobody needs it.
+async fn look_out(connector: Weak<Connector>) {
+    let mut wait = FIRST_WAIT;
+    loop {
+        tokio::time::sleep(wait).await;
+        let Some(connector) = connector.upgrade() else { return };
+        if connector.reach().await.is_ok() {
+            tracing::info!("the database is there again");
+            metrics::gauge!("tidegate_store_reachable").set(1.0);
+            connector.is_gone.store(false, Ordering::Release);
+            return;
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Why there is no session.
+struct Failure {
+    error: StoreError,
+    /// A server that works said it, so that sessions that are there may go on.
+    is_an_answer: bool,
+}
+
+impl Failure {
+    fn silence() -> Self {
+        Self { error: unavailable("the database does not answer"), is_an_answer: false }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let is_an_answer = error.code().is_some_and(|it| *it == SqlState::TOO_MANY_CONNECTIONS);
+        Self { error: error.into(), is_an_answer }
     }
 }
 

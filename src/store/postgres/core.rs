@@ -18,6 +18,7 @@ use super::{
     append::Offered,
     bell::Bell,
     connect::{Connection, Connector, Loan, Pool},
+    intake,
     leases::{self, Leases},
     lock, migrate,
     values::{self, Uuid},
@@ -56,7 +57,9 @@ impl Core {
     ) -> Result<Self> {
         let connector = Arc::new(Connector::new(address)?);
         let mut connection = connector.connect().await?;
+        connection.be_patient();
         migrate::migrate(&mut connection).await?;
+        intake::check_whole(&mut connection).await?;
         let secret = secret(&mut connection, &mut random).await?;
         let shards = shards(&mut connection, options.shards).await?;
         if node.is_alone {
@@ -182,7 +185,7 @@ async fn secret(connection: &mut Connection, random: &mut Random) -> Result<[u8;
 }
 
 /// How many shards there are: as many as the first node wanted.
-async fn shards(connection: &mut Connection, wanted: u16) -> Result<u16> {
+pub(super) async fn shards(connection: &mut Connection, wanted: u16) -> Result<u16> {
     /// Few enough that seqs have room for them.
     const MOST: u16 = 1024;
     let wanted = wanted.clamp(1, MOST);

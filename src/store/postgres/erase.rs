@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::TryStreamExt as _;
+use tokio_postgres::Row;
 
 use super::{
     Duty, PostgresStore,
@@ -101,11 +101,9 @@ async fn look(
     let statement = session.statement(LOOK).await?;
     let (project, system) = (Uuid::from(project), Uuid::from(SourceId::SYSTEM));
     let values: Values<'_> = &[&after, &end, &project, &system, &EVENTS];
-    let mut rows =
-        std::pin::pin!(session.client.query_raw(&statement, values.iter().copied()).await?);
     let mut stretch = Stretch { through: event_of_row(end), ..Stretch::default() };
     let (mut count, mut bytes) = (0, 0);
-    while let Some(row) = rows.try_next().await? {
+    let take = |row: &Row| {
         let seq = event_of_row(row.try_get(0)?);
         let payload = RawJson::trusted(row.try_get::<_, Vec<u8>>(1)?);
         if person.is_meant_by(&payload) {
@@ -115,9 +113,11 @@ async fn look(
         bytes += payload.bytes().len();
         if count >= EVENTS || bytes >= BYTES {
             stretch.through = seq;
-            break;
+            return Ok(false);
         }
-    }
+        Ok(true)
+    };
+    session.read(&statement, values, take).await?;
     Ok(stretch)
 }
 

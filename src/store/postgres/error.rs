@@ -27,8 +27,21 @@ pub(super) fn unavailable(what: &'static str) -> StoreError {
 /// What an operator may read: `tokio_postgres` itself says `db error` and little else. What a
 /// database quotes of rows stays out of it, since that may be personal.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Told(String);
+#[error("{text}")]
+pub(super) struct Told {
+    text: String,
+    /// Whether others were in the way, and the same is worth trying at once.
+    is_deadlock: bool,
+}
+
+/// How often a transaction is begun that others were in the way of.
+const TRIES: u32 = 3;
+
+/// Whether a transaction is worth beginning again at once. Nothing of it was kept.
+pub(super) fn is_worth_another_try(error: &StoreError, tries: u32) -> bool {
+    let StoreError::Unavailable(error) = error else { return false };
+    tries < TRIES && error.downcast_ref::<Told>().is_some_and(|it| it.is_deadlock)
+}
 
 impl Told {
     pub fn of(error: &tokio_postgres::Error) -> Self {
@@ -44,7 +57,8 @@ impl Told {
                 text
             }
         };
-        Self(text)
+        let is_deadlock = error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED);
+        Self { text, is_deadlock }
     }
 }
 

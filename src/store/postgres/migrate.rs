@@ -4,7 +4,7 @@
 //! be exchanged one after the other. What a later version needs to take away, it takes away when no
 //! node can know it any more; then it says in `compatible` which programs may still come.
 
-use super::connect::Connection;
+use super::{connect::Connection, error::is_worth_another_try};
 use crate::store::{Result, StoreError};
 
 /// Each with the oldest version that a program must know to work with a database that has it.
@@ -30,13 +30,20 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<()> {
     {
         return Ok(());
     }
-    connection.begin().await?;
-    let done = migrate_in(connection).await;
-    match done {
-        Ok(()) => connection.commit().await,
-        Err(error) => {
-            connection.roll_back().await;
-            Err(error)
+    let mut tries = 1;
+    loop {
+        connection.begin().await?;
+        let done = migrate_in(connection).await;
+        match done {
+            Ok(()) => return connection.commit().await,
+            Err(error) => {
+                connection.roll_back().await;
+                // Those who work meanwhile may have locked in another order.
+                if !is_worth_another_try(&error, tries) {
+                    return Err(error);
+                }
+                tries += 1;
+            }
         }
     }
 }

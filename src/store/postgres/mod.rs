@@ -12,6 +12,7 @@ mod tls;
 mod bell;
 mod address;
 mod connect;
+mod session;
 mod migrate;
 mod leases;
 mod members;
@@ -25,6 +26,7 @@ mod rows;
 mod memories;
 mod minutes;
 mod owed;
+mod backlog;
 mod unplanned;
 mod replay;
 mod registry;
@@ -32,6 +34,7 @@ mod directory;
 mod erase;
 mod prune;
 mod log;
+pub mod intake;
 mod records;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -288,7 +291,7 @@ impl Store for PostgresStore {
     async fn backlog(&self) -> Result<Vec<Backlog>> {
         self.core.check_open()?;
         self.flush().await?;
-        owed::backlog(&self.core).await
+        backlog::backlog(&self.core).await
     }
 
     async fn messages(&self, deliveries: &[DeliverySeq]) -> Result<Vec<Message>> {

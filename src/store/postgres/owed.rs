@@ -8,8 +8,8 @@ use super::{
     values::{self, Uuid, delivery_of_row, delivery_to_row, lane_to_row, limit_to_row, micros},
 };
 use crate::{
-    model::{DeliverySeq, DestinationId, Event, EventSeq, Lane, Message, Owed, Place},
-    store::{Backlog, OwedQuery, Result},
+    model::{DeliverySeq, Event, EventSeq, Lane, Message, Owed, Place},
+    store::{OwedQuery, Result},
 };
 
 const WHOLE_LINE: &str = concat!(
@@ -45,8 +45,6 @@ const THESE: &str = concat!(
      JOIN deliveries d ON d.seq = w.seq JOIN open o ON o.destination = d.destination \
      AND o.lane = d.lane AND o.position = d.position AND o.seq = d.seq ORDER BY w.place"
 );
-const BACKLOG: &str =
-    "SELECT destination, count(*), min(accepted_at) FROM open GROUP BY destination";
 const BODIES: &str = concat!(
     "SELECT ",
     event_columns!(),
@@ -90,18 +88,6 @@ pub(super) async fn owed(core: &Core, query: OwedQuery) -> Result<Vec<Owed>> {
 
 fn place_to_row((place, seq): (Place, DeliverySeq)) -> (i64, i64, i64) {
     (lane_to_row(place.lane), place.position, delivery_to_row(seq))
-}
-
-pub(super) async fn backlog(core: &Core) -> Result<Vec<Backlog>> {
-    let mut loan = core.session().await?;
-    let mut backlog = Vec::new();
-    for row in loan.session()?.query(BACKLOG, &[]).await? {
-        let destination: DestinationId = row.try_get::<_, Uuid>(0)?.id();
-        let owed: i64 = row.try_get(1)?;
-        let oldest = values::time(row.try_get(2)?)?;
-        backlog.push(Backlog { destination, owed: owed as u64, oldest });
-    }
-    Ok(backlog)
 }
 
 /// What to send; what is erased or gone is left out.

@@ -13,7 +13,7 @@ use super::{
     Duty,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::{Core, session},
-    error::unavailable,
+    error::{is_worth_another_try, unavailable},
     lane::{Batch, Queue},
     leases::CHECK,
     memories::{Changes, FORGET, KEEP, Tallies},
@@ -60,7 +60,11 @@ pub(super) async fn run(core: Arc<Core>, mut queue: Queue<Vec<Plan>, Vec<Owed>>)
     let mut kept = None;
     while let Some(Batch { calls, flushes }) = queue.take(0, 1).await {
         for call in calls {
-            let result = keep(&core, &mut kept, &call.input).await;
+            let (mut tries, mut result) = (1, keep(&core, &mut kept, &call.input).await);
+            while result.as_ref().err().is_some_and(|it| is_worth_another_try(it, tries)) {
+                tries += 1;
+                result = keep(&core, &mut kept, &call.input).await;
+            }
             call.answer(result);
         }
         flushes.answer();

@@ -75,9 +75,9 @@ pub(super) async fn prune(core: &Core, horizons: &[(ProjectId, Timestamp)]) -> R
     let mut loan = core.session().await?;
     let session = loan.session()?;
     // Here whole partitions are read, and compared with a list of projects.
-    session.client.batch_execute("SET enable_hashjoin = on").await?;
+    session.batch("SET enable_hashjoin = on").await?;
     let count = prune_in(core, session, &horizons).await;
-    session.client.batch_execute("SET enable_hashjoin = off").await?;
+    session.batch("SET enable_hashjoin = off").await?;
     count
 }
 
@@ -188,7 +188,7 @@ async fn drop_partition(
         "SET LOCAL lock_timeout = '500ms'; \
          DROP TABLE events_{suffix}, deliveries_{suffix}, activity_{suffix}, skipped_{suffix}"
     );
-    if let Err(error) = session.client.batch_execute(&sql).await {
+    if let Err(error) = session.batch(&sql).await {
         let error = super::error::Told::of(&error);
         tracing::warn!(%error, "a partition could not be dropped; trying again later");
         session.roll_back().await;

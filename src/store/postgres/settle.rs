@@ -14,7 +14,7 @@ use super::{
     append::Failed,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::{Core, session},
-    error::unavailable,
+    error::{is_worth_another_try, unavailable},
     lane::{Batch, Call, Queue},
     leases::{CHECK, Claim},
     minutes::Minutes,
@@ -70,7 +70,15 @@ async fn settle(core: &Core, kept: &mut Option<Connection>, calls: Vec<Call<Vec<
     if calls.is_empty() {
         return;
     }
-    let failed = match try_settle(core, kept, &calls).await {
+    let mut tries = 1;
+    let mut tried = try_settle(core, kept, &calls).await;
+    while let Err(failed) = &tried
+        && is_worth_another_try(&failed.error, tries)
+    {
+        tries += 1;
+        tried = try_settle(core, kept, &calls).await;
+    }
+    let failed = match tried {
         Ok(()) => {
             calls.into_iter().for_each(|it| it.answer(Ok(())));
             return;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::TryStreamExt as _;
+use tokio_postgres::Row;
 
 use super::{
     core::Core,
@@ -36,17 +36,14 @@ pub(super) async fn events(
     );
     let statement = session.statement(sql).await?;
     let limit = limit_to_row(limit.min(MOST));
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-        [&end, &after, &i32::from(shard), &limit];
-    let mut found = std::pin::pin!(session.client.query_raw(&statement, values).await?);
     let (mut events, mut bytes) = (Vec::new(), 0);
-    while bytes < BYTES
-        && let Some(row) = found.try_next().await?
-    {
-        let event = rows::event(&row)?;
+    let take = |row: &Row| {
+        let event = rows::event(row)?;
         bytes += event.weight();
         events.push(Arc::new(event));
-    }
+        Ok(bytes < BYTES)
+    };
+    session.read(&statement, &[&end, &after, &i32::from(shard), &limit], take).await?;
     Ok(events)
 }
 

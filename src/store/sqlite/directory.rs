@@ -114,6 +114,31 @@ impl DirectoryFile {
         self.wrote(&mut writer, project, table, keys, written)
     }
 
+    /// All rows behind a place, in the order of (project, table, key).
+    pub fn behind(
+        &self,
+        (project, table, key): &(ProjectId, String, String),
+        limit: usize,
+    ) -> Result<Vec<(ProjectId, String, Entity)>> {
+        let sql = "SELECT project, tab, key, fields, updated_at FROM entities \
+                   WHERE (project, tab, key) > (?, ?, ?) ORDER BY project, tab, key LIMIT ?";
+        let writer = lock(&self.writer);
+        let mut statement = writer.connection.prepare_cached(sql)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![project.bits().to_be_bytes(), table, key, limit])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let entity = Entity {
+                key: row.get(2)?,
+                fields: RawJson::trusted(row.get::<_, String>(3)?),
+                updated_at: rows::time(row.get(4)?)?,
+            };
+            let project = ProjectId::from_bits(u128::from_be_bytes(row.get(0)?));
+            found.push((project, row.get(1)?, entity));
+        }
+        Ok(found)
+    }
+
     pub fn remove(&self, project: ProjectId, table: &Name, keys: &[String]) -> Result<u64> {
         let mut writer = lock(&self.writer);
         let transaction = writer.connection.transaction()?;

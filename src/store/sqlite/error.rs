@@ -65,6 +65,7 @@ pub(super) fn is_broken(error: &StoreError) -> bool {
         | StoreError::Newer { .. }
         | StoreError::TooManyDeliveries
         | StoreError::Fenced
+        | StoreError::Unfinished
         | StoreError::Closed => false,
     }
 }

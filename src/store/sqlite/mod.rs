@@ -40,6 +40,7 @@ mod recover;
 mod records;
 mod prune;
 mod export;
+pub mod takeout;
 
 use std::{
     path::Path,

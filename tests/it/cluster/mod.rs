@@ -258,7 +258,7 @@ async fn a_replay_goes_on_wherever_it_was_asked_for_and_survives_the_node_that_r
     }
     eventually("all have come", async || have_all(&sink, 30)).await;
     eventually("nothing is owed", async || one.cluster().await["owed"] == 0).await;
-    let asked = json!({ "destination": "a" });
+    let asked = json!({ "selection": { "destination": "a" } });
     let replay = two.caller.post("/api/v1/replays?project=acme", &asked).await.expect(202).json();
     one.kill();
     let path = format!("/api/v1/replays/{}?project=acme", replay["id"].as_str().unwrap());

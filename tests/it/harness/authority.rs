@@ -33,6 +33,18 @@ impl Authority {
         Lab::with(options, ScriptedResolver::answering(&["127.0.0.1"]))
     }
 
+    /// For a file of roots.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A certificate of a name, and its key, for files of a server.
+    pub fn pems(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
     /// A server of `hooks.example.com`, whose certificate is changed first.
     pub fn server(&self, change: impl FnOnce(&mut CertificateParams)) -> ServerConfig {
         let key = KeyPair::generate().unwrap();

@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod caller;
 pub mod postgres;
 pub mod cluster;
+pub mod wire;
 
 use std::time::Duration;
 

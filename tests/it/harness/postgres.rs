@@ -21,6 +21,7 @@ use super::PATIENCE;
 pub struct Postgres {
     folder: PathBuf,
     port: u16,
+    settings: Vec<String>,
     pid: Mutex<Option<u32>>,
 }
 
@@ -33,18 +34,12 @@ impl Postgres {
 
     /// A server for a test that stops it, too.
     pub fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        remove_leftovers();
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("{PREFIX}{}-{number}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
-        if is_root() {
-            let owned = Command::new("chown").arg(USER).arg(&folder).status().unwrap();
-            assert!(
-                owned.success(),
-                "PostgreSQL does not run as root, and there is no user `{USER}`"
-            );
-        }
+        Self::with(|_| Vec::new())
+    }
+
+    /// The same, with what is done to its data before it starts, and the settings that come of it.
+    pub fn with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        let folder = folder();
         let made = as_user(&program("initdb"))
             .args(["--no-sync", "--auth=trust", "--username=tidegate", "--encoding=UTF8"])
             .args(["--locale=C", "--pgdata"])
@@ -52,8 +47,37 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let settings = prepare(&folder.join("data"));
+        own(&folder);
+        Self::begin(folder, settings)
+    }
+
+    /// A server that follows this one, until it is promoted.
+    pub fn standby(&self) -> Self {
+        let folder = folder();
+        let made = as_user(&program("pg_basebackup"))
+            .args(["--no-sync", "-U", "tidegate", "-h", "127.0.0.1", "-R", "-X", "stream"])
+            .args(["-c", "fast", "-p", &self.port.to_string(), "-D"])
+            .arg(folder.join("data"))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self::begin(folder, Vec::new())
+    }
+
+    /// Makes a standby one that can be written.
+    pub fn promote(&self) {
+        let promoted = as_user(&program("pg_ctl"))
+            .args(["promote", "-w", "-D"])
+            .arg(self.folder.join("data"))
+            .output()
+            .unwrap();
+        assert!(promoted.status.success(), "{}", String::from_utf8_lossy(&promoted.stderr));
+    }
+
+    fn begin(folder: PathBuf, settings: Vec<String>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let postgres = Self { folder, port, pid: Mutex::new(None) };
+        let postgres = Self { folder, port, settings, pid: Mutex::new(None) };
         postgres.start();
         postgres
     }
@@ -73,6 +97,9 @@ impl Postgres {
         ] {
             command.args(["-c", setting]);
         }
+        for setting in &self.settings {
+            command.args(["-c", setting]);
+        }
         let log = fs::File::create(self.folder.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         // The server ends with the thread that started it. Threads of tests end too early.
@@ -89,6 +116,13 @@ impl Postgres {
             assert!(begun.elapsed() < PATIENCE, "PostgreSQL does not start: {}", log());
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Ends its sessions, as an administrator or a fail-over does.
+    pub async fn terminate_sessions(&self) {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE application_name = 'tidegate'";
+        self.run("postgres", sql).await;
     }
 
     /// Ends it: `INT` as an operator does, `QUIT` without any order, `KILL` as a crash would.
@@ -152,6 +186,24 @@ pub async fn run(url: &str, sql: &str) {
 const PREFIX: &str = "tidegate-postgres-";
 /// Debian's package makes it.
 const USER: &str = "postgres";
+
+/// A new one, which belongs to whom the server runs as.
+fn folder() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    remove_leftovers();
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("{PREFIX}{}-{number}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    own(&folder);
+    folder
+}
+
+fn own(folder: &Path) {
+    if is_root() {
+        let owned = Command::new("chown").args(["-R", USER]).arg(folder).status().unwrap();
+        assert!(owned.success(), "PostgreSQL does not run as root, and there is no user `{USER}`");
+    }
+}
 
 /// The shared server of a test process has nobody who removes its folder: the next process does.
 fn remove_leftovers() {

@@ -14,32 +14,60 @@ use jiff::SignedDuration;
 use rusqlite::{Connection, OpenFlags};
 use tidegate::{
     model::{DeliverySeq, DeliveryState, Ended, EntryKind, Event, EventSeq, Selection},
-    store::{Minute, Page, Records},
+    store::{Minute, Page, postgres::PostgresStore, sqlite::SqliteStore},
 };
 
 use self::{
     questions::{ALL, check_everything},
-    world::{PROJECTS, World},
+    world::{Lived, PROJECTS, World},
 };
 use crate::store::home::{now, projects};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_question_is_answered_as_it_was() {
+/// Every test on every database.
+macro_rules! on_both {
+    ($($test:ident)*) => {
+        on!(on_sqlite SqliteStore: $($test)*);
+        on!(on_postgres PostgresStore: $($test)*);
+    };
+}
+
+macro_rules! on {
+    ($name:ident $store:ident: $($test:ident)*) => {
+        mod $name {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test::<super::$store>().await;
+                }
+            )*
+        }
+    };
+}
+
+on_both! {
+    every_question_is_answered_as_it_was
+    deliveries_that_many_segments_have_of_the_same_events_are_listed_in_order
+    a_list_goes_on_where_it_stopped_while_new_events_arrive
+    nothing_crosses_a_project
+    minutes_add_up_over_segments
+    what_just_ended_is_no_longer_listed_as_owed
+}
+
+async fn every_question_is_answered_as_it_was<S: Lived>() {
     for seed in [0x5eed, 77, 4242] {
-        let mut world = World::new(seed);
+        let mut world = S::begin(seed).await;
         world.live(5).await;
         check_everything(&mut world, seed).await;
         world.live(25).await;
         check_everything(&mut world, seed).await;
-        let mut world = world.crash();
+        let mut world = S::lose(world).await;
         check_everything(&mut world, seed).await;
-        assert!(world.events.len() > 150, "several segments");
+        assert!(world.events.len() > 150, "several files or partitions");
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deliveries_that_many_segments_have_of_the_same_events_are_listed_in_order() {
-    let mut world = World::new(13);
+async fn deliveries_that_many_segments_have_of_the_same_events_are_listed_in_order<S: Lived>() {
+    let mut world = S::begin(13).await;
     world.accept_of(vec![1; 30]).await;
     world.plan(30).await;
     for _ in 0..3 {
@@ -54,9 +82,8 @@ async fn deliveries_that_many_segments_have_of_the_same_events_are_listed_in_ord
     check_everything(&mut world, 13).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_goes_on_where_it_stopped_while_new_events_arrive() {
-    let mut world = World::new(9);
+async fn a_list_goes_on_where_it_stopped_while_new_events_arrive<S: Lived>() {
+    let mut world = S::begin(9).await;
     world.live(20).await;
     let expected: Vec<EventSeq> = of_project(&world, 1);
 
@@ -73,14 +100,13 @@ async fn a_list_goes_on_where_it_stopped_while_new_events_arrive() {
     assert_eq!(found, expected);
 }
 
-fn of_project(world: &World, project: u128) -> Vec<EventSeq> {
+fn of_project<S: Lived>(world: &World<S>, project: u128) -> Vec<EventSeq> {
     let of = |it: &&Event| it.project == projects(project);
     world.events.values().rev().map(|it| &*it.event).filter(of).map(|it| it.seq).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_crosses_a_project() {
-    let mut world = World::new(3);
+async fn nothing_crosses_a_project<S: Lived>() {
+    let mut world = S::begin(3).await;
     world.live(10).await;
     let (store, other) = (&world.store, projects(99));
     for told in world.events.values() {
@@ -106,9 +132,8 @@ async fn nothing_crosses_a_project() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn minutes_add_up_over_segments() {
-    let mut world = World::new(11);
+async fn minutes_add_up_over_segments<S: Lived>() {
+    let mut world = S::begin(11).await;
     world.live(25).await;
     let until = now() + SignedDuration::from_hours(24 * 30);
     for project in PROJECTS {
@@ -143,9 +168,8 @@ async fn minutes_add_up_over_segments() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_just_ended_is_no_longer_listed_as_owed() {
-    let mut world = World::new(21);
+async fn what_just_ended_is_no_longer_listed_as_owed<S: Lived>() {
+    let mut world = S::begin(21).await;
     world.live(10).await;
     let open: Vec<DeliverySeq> = world.open().collect();
     assert!(!open.is_empty());
@@ -216,7 +240,7 @@ async fn a_full_segment_is_sealed_while_the_next_one_is_written() {
 
 /// From old to new.
 pub fn segment_files(world: &World) -> Vec<PathBuf> {
-    let found = fs::read_dir(world.folder.path().join("segments")).unwrap();
+    let found = fs::read_dir(world.home.path().join("segments")).unwrap();
     let mut found: Vec<PathBuf> = found.map(|it| it.unwrap().path()).collect();
     found.retain(|it| it.extension().is_some_and(|it| it == "db"));
     found.sort();

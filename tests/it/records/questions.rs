@@ -8,19 +8,17 @@ use tidegate::{
         Class, DeliveryState, DestinationId, EntryKind, Event, Pattern, ProjectId, Selection,
         SourceId,
     },
-    store::{
-        ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Page, Records,
-    },
+    store::{ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Page},
 };
 
-use super::world::{Due, PROJECTS, REPLAY, Told, World};
+use super::world::{Due, Lived, PROJECTS, REPLAY, Told, World};
 use crate::store::home::{destinations, now, projects};
 
 pub const ALL: Selection =
     Selection { destination: None, state: None, event_type: None, from: None, until: None };
 
 /// Compares all that can be asked about one thing, and a good sample of the lists.
-pub async fn check_everything(world: &mut World, seed: u64) {
+pub async fn check_everything<S: Lived>(world: &mut World<S>, seed: u64) {
     println!("seed {seed}, {} events, {} deliveries", world.events.len(), world.deliveries.len());
     check_single_things(world).await;
     for project in PROJECTS.map(projects).into_iter().chain([projects(99)]) {
@@ -48,7 +46,7 @@ const STATES: [Option<DeliveryState>; 7] = [
     Some(DeliveryState::Cancelled),
 ];
 
-async fn check_single_things(world: &World) {
+async fn check_single_things<S: Lived>(world: &World<S>) {
     for told in world.events.values() {
         let event = &told.event;
         let record = world.store.event(event.project, event.id).await.unwrap().unwrap();
@@ -67,7 +65,7 @@ async fn check_single_things(world: &World) {
     }
 }
 
-fn check_event(world: &World, told: &Told, record: &EventRecord) {
+fn check_event<S: Lived>(world: &World<S>, told: &Told, record: &EventRecord) {
     assert_eq!(record.event, told.event);
     assert_eq!(record.planned, told.plan.is_some());
     assert_eq!(record.skipped, told.plan.clone().unwrap_or_default());
@@ -90,7 +88,7 @@ fn check_delivery(event: &Event, due: &Due, record: &DeliveryRecord) {
     assert_eq!(record.attempts, due.owed.standing.attempts);
 }
 
-impl World {
+impl<S: Lived> World<S> {
     fn some<T: Clone>(&mut self, from: &[T]) -> Option<T> {
         let at = self.below(from.len() as u64 + 1) as usize;
         from.get(at).cloned()
@@ -129,7 +127,7 @@ fn is_of(event: &Event, pattern: &Option<Pattern>) -> bool {
     pattern.as_ref().is_none_or(|it| it.matches(&event.event_type))
 }
 
-async fn check_events(world: &mut World, project: ProjectId) {
+async fn check_events<S: Lived>(world: &mut World<S>, project: ProjectId) {
     let (from, until) = world.some_range();
     let sources = [SourceId::from_bits(0x300), SourceId::from_bits(0x301)];
     let filter =
@@ -160,7 +158,11 @@ async fn check_events(world: &mut World, project: ProjectId) {
     assert_eq!(found, expected);
 }
 
-async fn check_deliveries(world: &mut World, project: ProjectId, state: Option<DeliveryState>) {
+async fn check_deliveries<S: Lived>(
+    world: &mut World<S>,
+    project: ProjectId,
+    state: Option<DeliveryState>,
+) {
     let (from, until) = world.some_range();
     let selection = Selection {
         destination: world.some_destination(project),
@@ -205,7 +207,7 @@ async fn check_deliveries(world: &mut World, project: ProjectId, state: Option<D
     assert_eq!(count, expected.len() as u64, "{selection:?}");
 }
 
-async fn check_activity(world: &mut World, project: ProjectId) {
+async fn check_activity<S: Lived>(world: &mut World<S>, project: ProjectId) {
     let (from, until) = world.some_range();
     let filter = ActivityFilter {
         event_type: world.some_type(),

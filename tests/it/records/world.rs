@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
@@ -15,12 +16,16 @@ use tidegate::{
         ReplayId, Skipped, Snippet, SourceId, Standing, TypeName,
     },
     store::{
-        Next, ReplayItem, ReplayStep, Settlement, Store,
+        Database, Next, ReplayItem, ReplayStep, Settlement,
+        postgres::{Address, PostgresStore},
         sqlite::{Options, SqliteStore},
     },
 };
 
-use crate::store::home::{destinations, event, new_events, now, projects, small, sqlite};
+use crate::{
+    harness::cluster::shared,
+    store::home::{destinations, event, new_events, now, postgres, projects, small, sqlite},
+};
 
 /// What became of an event.
 #[derive(Clone)]
@@ -48,9 +53,51 @@ impl Due {
     }
 }
 
-pub struct World {
-    pub folder: TempDir,
-    pub store: Arc<SqliteStore>,
+/// A database that can have a long history.
+#[async_trait]
+pub trait Lived: Database + Sized + 'static {
+    /// Where it is found again.
+    type Home: Send + Sync;
+
+    /// A world with a new one.
+    async fn begin(seed: u64) -> World<Self>;
+
+    /// The process ends without closing anything, and the next one starts.
+    async fn lose(world: World<Self>) -> World<Self>;
+}
+
+#[async_trait]
+impl Lived for SqliteStore {
+    type Home = TempDir;
+
+    async fn begin(seed: u64) -> World<Self> {
+        World::new(seed)
+    }
+
+    async fn lose(world: World<Self>) -> World<Self> {
+        world.crash()
+    }
+}
+
+#[async_trait]
+impl Lived for PostgresStore {
+    type Home = Address;
+
+    async fn begin(seed: u64) -> World<Self> {
+        let address = shared().prepared();
+        let (store, _, _) = postgres(&address, 1).await.unwrap();
+        World::of(seed, address, store)
+    }
+
+    async fn lose(mut world: World<Self>) -> World<Self> {
+        world.store = postgres(&world.home, 1).await.unwrap().0;
+        world
+    }
+}
+
+pub struct World<S: Lived = SqliteStore> {
+    pub home: S::Home,
+    pub store: Arc<S>,
     pub events: BTreeMap<EventSeq, Told>,
     pub deliveries: BTreeMap<DeliverySeq, Due>,
     pub replayed: u64,
@@ -68,20 +115,11 @@ fn options() -> Options {
 }
 
 impl World {
-    /// A new one. The same seed makes the same history.
+    /// A new one on the embedded store. The same seed makes the same history.
     pub fn new(seed: u64) -> Self {
         let folder = TempDir::new().unwrap();
         let (store, _, _) = sqlite(folder.path(), options()).unwrap();
-        Self {
-            folder,
-            store,
-            events: BTreeMap::new(),
-            deliveries: BTreeMap::new(),
-            replayed: 0,
-            planned: 0,
-            offered: 0,
-            random: seed | 1,
-        }
+        Self::of(seed, folder, store)
     }
 
     /// The process ends without closing anything, and the next one starts.
@@ -90,8 +128,23 @@ impl World {
         let empty = TempDir::new().unwrap();
         let (stand_in, _, _) = sqlite(empty.path(), options()).unwrap();
         drop(std::mem::replace(&mut self.store, stand_in));
-        self.store = sqlite(self.folder.path(), options()).unwrap().0;
+        self.store = sqlite(self.home.path(), options()).unwrap().0;
         self
+    }
+}
+
+impl<S: Lived> World<S> {
+    fn of(seed: u64, home: S::Home, store: Arc<S>) -> Self {
+        Self {
+            home,
+            store,
+            events: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
+            replayed: 0,
+            planned: 0,
+            offered: 0,
+            random: seed | 1,
+        }
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
@@ -277,6 +330,32 @@ impl World {
             self.plan(some).await;
             self.settle(more).await;
             self.replay(some / 4).await;
+        }
+    }
+
+    /// The same history in another store, where events have other places.
+    pub fn moved<T: Lived>(
+        self,
+        home: T::Home,
+        store: Arc<T>,
+        places: &BTreeMap<EventSeq, EventSeq>,
+    ) -> World<T> {
+        let place = |it: DeliverySeq| DeliverySeq::new(places[&it.event()], it.ordinal());
+        let told = |(seq, mut told): (EventSeq, Told)| {
+            let event = Event { seq: places[&seq], ..Event::clone(&told.event) };
+            told.event = Arc::new(event);
+            (places[&seq], told)
+        };
+        let due = |(seq, mut due): (DeliverySeq, Due)| {
+            due.owed.seq = place(seq);
+            due.entries.iter_mut().for_each(|it| it.delivery = place(seq));
+            (place(seq), due)
+        };
+        World {
+            events: self.events.into_iter().map(told).collect(),
+            deliveries: self.deliveries.into_iter().map(due).collect(),
+            replayed: self.replayed,
+            ..World::of(self.random, home, store)
         }
     }
 

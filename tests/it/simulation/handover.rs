@@ -41,10 +41,15 @@ impl World {
         self.rules.reset(id);
         let all: Vec<DeliverySeq> =
             self.store.all().filter(|it| it.destination == id).map(|it| it.seq).collect();
+        let is_owed = !all.is_empty();
         self.rules.tell(all.into_iter());
         self.step(Input::Back(vec![id]));
         if let Some(destination) = self.destinations.get(&id).cloned() {
             self.tell(destination);
+        }
+        // The store was asked who is owed something, also of those that are deleted.
+        if is_owed {
+            self.step(Input::Backlog(vec![id]));
         }
     }
 

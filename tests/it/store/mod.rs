@@ -10,9 +10,11 @@ mod waiting;
 mod record;
 mod erase;
 mod memories;
+mod directory;
 mod random;
 mod sqlite;
 mod postgres;
+mod tls;
 mod postgres_speed;
 
 use std::{collections::HashSet, sync::Arc};
@@ -81,6 +83,10 @@ contract! {
     memories::what_is_remembered_changes_with_its_plan_and_survives_a_crash
     memories::counts_of_a_minute_add_up_by_version_and_place
     memories::a_key_that_counts_for_a_while_is_taken_again_after_it
+    directory::rows_are_found_by_project_table_and_key_only
+    directory::fields_are_merged_or_replaced_and_the_later_of_two_counts
+    directory::merges_at_the_same_time_see_each_other
+    directory::a_list_is_in_the_order_of_bytes_and_goes_on_behind_any_key
     random::work_of_any_kind_agrees_with_a_model
 }
 

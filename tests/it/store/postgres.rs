@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidegate::{
-    model::{EventSeq, NewEvent, ProjectId},
+    model::{EventSeq, Lane, NewEvent, Place, ProjectId},
     store::{
         Appended, OwedQuery, Records as _, Refusal, Store as _, StoreError,
         postgres::{Address, Duty, PostgresStore},
@@ -11,8 +11,8 @@ use tidegate::{
 };
 
 use super::home::{
-    Accepted, destinations, ended, event, keyed, new_events, note, now, plan_for, postgres,
-    projects, seqs,
+    Accepted, destinations, ended, event, keyed, new_events, note, now, plan_at, plan_for,
+    postgres, projects, seqs,
 };
 use crate::harness::cluster::{Cluster, shared};
 
@@ -65,6 +65,39 @@ async fn each_shard_is_a_log_of_its_own_with_dense_places() {
         assert!(log.unplanned(EventSeq(0), 10).await.unwrap().is_empty());
     }
     assert_eq!(store.backlog().await.unwrap().len(), usize::from(SHARDS));
+}
+
+/// Counted one by one up to 10,000, and by what was planned and has not ended behind that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_backlog_is_known_without_being_counted() {
+    // Given a long line without order, one of many lanes, and a short one
+    let (store, _) = open(&shared().prepared()).await;
+    let mut ends = Vec::new();
+    for round in 0..12 {
+        let at = now() + jiff::SignedDuration::from_secs(round);
+        let offered = vec![NewEvent { received_at: at, ..event("1") }; 1000];
+        let events = new_events(&store.append(offered).await.unwrap());
+        let plans = events.iter().map(|it| {
+            let lane = Lane(1 + it.seq.0 % 700);
+            let in_order = Place { lane, position: it.seq.0 as i64 };
+            let mut to = vec![(1, Place { lane: Lane::NONE, position: 0 }), (2, in_order)];
+            to.extend((it.seq.0 % 1000 == 7).then_some((3, in_order)));
+            plan_at(it, &to)
+        });
+        let owed = store.plan(plans.collect()).await.unwrap();
+        let of_first = owed.iter().filter(|it| it.destination == destinations(1));
+        ends.extend(of_first.take(100).map(|it| note(it, ended())));
+    }
+    store.settle(ends).await.unwrap();
+
+    let mut backlog = store.backlog().await.unwrap();
+
+    backlog.sort_by_key(|it| it.destination);
+    let told: Vec<_> = backlog.iter().map(|it| (it.destination, it.owed)).collect();
+    assert_eq!(told.len(), 3);
+    let expected = [(1, 10_800), (2, 12_000), (3, 12)];
+    assert_eq!(told, expected.map(|(number, owed)| (destinations(number), owed)));
+    assert!(backlog.iter().all(|it| it.oldest == now()), "{backlog:?}");
 }
 
 /// Two nodes append to one log while a third reads it: what it has read, it never has to read again.
@@ -156,7 +189,7 @@ async fn a_node_that_lost_its_leases_can_write_nothing_for_their_shards() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_start_at_the_same_time_make_the_schema_once() {
     let address = shared().database();
-    let opens = (0..6).map(|_| {
+    let opens = (0..8).map(|_| {
         let address = address.clone();
         tokio::spawn(async move { postgres(&address, SHARDS).await.unwrap().0 })
     });
@@ -164,7 +197,18 @@ async fn nodes_that_start_at_the_same_time_make_the_schema_once() {
     for open in opens.collect::<Vec<_>>() {
         shards.push(open.await.unwrap().shards());
     }
-    assert_eq!(shards, [SHARDS; 6]);
+    assert_eq!(shards, [SHARDS; 8]);
+    let name = address.to_string().rsplit('/').next().unwrap().to_owned();
+    let versions = "SELECT count(*), count(DISTINCT version), max(version) FROM schema_versions";
+    let [rows, distinct, newest] = shared()
+        .sql(&name, versions)
+        .split('|')
+        .map(str::to_owned)
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    assert!(rows == distinct && rows == newest, "{rows} {distinct} {newest}");
+    assert_eq!(shared().sql(&name, "SELECT count(*) FROM logs"), SHARDS.to_string());
     // Another one gets what there is, and not what it wants
     assert_eq!(postgres(&address, 9).await.unwrap().0.shards(), SHARDS);
 }
@@ -180,6 +224,70 @@ async fn a_newer_schema_is_refused_unless_it_says_that_it_only_adds() {
 
     let refused = postgres(&address, 1).await.map(|_| ()).unwrap_err();
     assert!(matches!(refused, StoreError::Newer { found: 99, known: 2 }), "{refused:?}");
+}
+
+/// The next version of the program comes first and adds to the schema; nodes of this one go on beside it,
+/// and others of this one can still start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_adds_to_the_schema_comes_while_the_version_before_works_on() {
+    let address = shared().prepared();
+    let (store, _) = open(&address).await;
+    let (stop, stopped) = tokio::sync::watch::channel(0);
+    let worker = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let (mut rounds, mut after) = (0, 0);
+            // Some rounds behind the change, through several partitions
+            while after < 40 {
+                let events = new_events(&store.append(vec![event("1"); 8]).await.unwrap());
+                let plans = events.iter().map(|it| plan_for(it, &[1, 2])).collect();
+                let owed = store.plan(plans).await.unwrap();
+                let seqs = owed.iter().map(|it| it.seq).collect();
+                assert_eq!(store.owed(OwedQuery::These(seqs)).await.unwrap(), owed);
+                store.settle(owed.iter().map(|it| note(it, ended())).collect()).await.unwrap();
+                assert!(store.event(projects(1), events[0].id).await.unwrap().unwrap().planned);
+                rounds += 1;
+                after += *stopped.borrow();
+                store.prune(&[]).await.unwrap();
+            }
+            rounds
+        }
+    });
+    let name = address.to_string().rsplit('/').next().unwrap().to_owned();
+    let mut steps = vec![
+        "CREATE TABLE addition (id bigint PRIMARY KEY)".to_owned(),
+        "CREATE INDEX addition_by_source ON events (source, seq)".to_owned(),
+        "INSERT INTO schema_versions (version, compatible) \
+         SELECT max(version) + 1, max(compatible) FROM schema_versions"
+            .to_owned(),
+    ];
+    for table in [
+        "events",
+        "deliveries",
+        "activity",
+        "skipped",
+        "open",
+        "gate",
+        "minutes",
+        "memories",
+        "logs",
+    ] {
+        steps.push(format!("ALTER TABLE {table} ADD COLUMN addition int NOT NULL DEFAULT 7"));
+    }
+    // The version itself last, each of the others by itself
+    steps.rotate_left(3);
+    tokio::task::spawn_blocking(move || {
+        for step in steps {
+            shared().sql(&name, &step);
+        }
+    })
+    .await
+    .unwrap();
+    stop.send_replace(1);
+    assert!(worker.await.unwrap() >= 40);
+    let (another, _) = open(&address).await;
+    assert!(another.unplanned(EventSeq(0), 10).await.unwrap().is_empty());
+    assert_eq!(another.backlog().await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use tidegate::{
     },
 };
 
-use super::home::{attempt, ended, keyed, new_events, plan_for, postgres_with, projects};
+use super::home::{attempt, ended, keyed, new_events, plan_for, postgres, postgres_with, projects};
 use crate::harness::cluster::Cluster;
 
 const EVENTS: usize = 60_000;
@@ -74,6 +74,37 @@ async fn what_an_event_costs_on_a_database_with_fsync() {
         per(wal() - wal_before),
         per(commits() - commits_before)
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, which wants the machine for itself"]
+async fn how_long_it_takes_to_know_a_long_backlog() {
+    let cluster = Cluster::durable();
+    let address = cluster.database();
+    let (store, _, _) = postgres(&address, 1).await.unwrap();
+    let name = address.to_string().rsplit('/').next().unwrap().to_owned();
+    let id = |number: &str| format!("lpad(to_hex({number}), 32, '0')::uuid");
+    // A million in no order, half a million in 100,000 lanes, and a year of minutes
+    let open = format!(
+        "INSERT INTO open SELECT {}, (CASE WHEN n < 1000000 THEN 0 ELSE n % 100000 END) \
+         # -9223372036854775808, n, n, n, NULL, {}, 0, 0 FROM generate_series(1, 1500000) n; \
+         INSERT INTO minutes SELECT {}, m, 3, 1, 0, 0, 0, '{{0,0,0,0,0,0,0}}' \
+         FROM generate_series(1, 525600) m; VACUUM open; VACUUM minutes",
+        id("513 + n / 1000000"),
+        id("257"),
+        id("513 + m % 2")
+    );
+    for sql in open.split("; ") {
+        cluster.sql(&name, sql);
+    }
+    for _ in 0..5 {
+        let start = Instant::now();
+        let backlog = store.backlog().await.unwrap();
+        eprintln!("backlog in {:?}: {backlog:?}", start.elapsed());
+    }
+    let start = Instant::now();
+    cluster.sql(&name, "SELECT destination, count(*), min(accepted_at) FROM open GROUP BY 1");
+    eprintln!("counted one by one in {:?}", start.elapsed());
 }
 
 async fn append(store: Arc<PostgresStore>, caller: usize) {

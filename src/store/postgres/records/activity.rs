@@ -57,7 +57,7 @@ pub(super) async fn page(
     );
     let mut loan = core.session().await?;
     let mut list = Vec::new();
-    for row in loan.session()?.client.query(&sql, &condition.values()).await? {
+    for row in loan.session()?.ask(&sql, &condition.values()).await? {
         list.push(ActivityRecord {
             entry: rows::entry(&row)?,
             event: row.try_get::<_, Uuid>(11)?.id(),

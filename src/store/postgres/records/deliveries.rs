@@ -142,7 +142,7 @@ pub(super) async fn page(
         page.limit.min(LARGEST_PAGE)
     );
     let mut loan = core.session().await?;
-    let found = loan.session()?.client.query(&sql, &condition.values()).await?;
+    let found = loan.session()?.ask(&sql, &condition.values()).await?;
     found.iter().map(record).collect()
 }
 
@@ -150,8 +150,8 @@ pub(super) async fn count(core: &Core, project: ProjectId, selection: &Selection
     let (tables, condition) = selected(core, project, selection);
     let sql = format!("SELECT count(*) FROM {tables} WHERE {}", condition.sql());
     let mut loan = core.session().await?;
-    let row = loan.session()?.client.query_one(&sql, &condition.values()).await?;
-    let count: i64 = row.try_get(0)?;
+    let found = loan.session()?.ask(&sql, &condition.values()).await?;
+    let count: i64 = found.first().map_or(Ok(0), |it| it.try_get(0))?;
     Ok(count as u64)
 }
 

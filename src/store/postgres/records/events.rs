@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::TryStreamExt as _;
+use tokio_postgres::Row;
 
 use super::{LARGEST_PAGE, bounds, deliveries, filter::Condition};
 use crate::{
@@ -125,15 +125,13 @@ async fn read(
         limit.min(LARGEST_PAGE)
     );
     let mut loan = core.session().await?;
-    let client = &loan.session()?.client;
-    let mut found = std::pin::pin!(client.query_raw(&sql, condition.values()).await?);
     let (mut events, mut bytes) = (Vec::new(), 0);
-    while !is_enough(events.len(), bytes)
-        && let Some(row) = found.try_next().await?
-    {
-        let event = rows::event(&row)?;
+    let take = |row: &Row| {
+        let event = rows::event(row)?;
         bytes += event.weight();
         events.push(event);
-    }
+        Ok(!is_enough(events.len(), bytes))
+    };
+    loan.session()?.read(sql.as_str(), &condition.values(), take).await?;
     Ok(events)
 }

@@ -29,7 +29,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use self::run::Run;
+use self::run::{Item, Run};
 use super::status::Status;
 use crate::{
     model::{EventId, EventSeq, ProjectId},
@@ -51,6 +51,25 @@ pub struct Keys {
 #[derive(Clone)]
 pub struct KeyReader {
     shared: Arc<Shared>,
+}
+
+/// Runs that can be read as long as this lives.
+#[derive(Clone)]
+pub struct Runs(Arc<Vec<Arc<Run>>>);
+
+impl Runs {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The `from`-th key of a run and some behind it, in the order of their hashes. Runs are counted
+    /// from new to old: of a key that stands in several, the first counts.
+    pub fn items(&self, run: usize, from: usize, limit: usize) -> Result<Vec<Item>> {
+        match self.0.iter().rev().nth(run) {
+            Some(run) => run.items_from(from).take(limit).collect(),
+            None => Ok(Vec::new()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +134,7 @@ struct Table {
 }
 
 impl KeyHash {
-    fn bits(self) -> u128 {
+    pub fn bits(self) -> u128 {
         u128::from_be_bytes(self.0)
     }
 
@@ -228,6 +247,16 @@ impl KeyReader {
             .chain_update(key)
             .finalize();
         KeyHash(digest.as_chunks().0[0])
+    }
+
+    /// Keys in runs. One that stands in several counts as often.
+    pub fn count(&self) -> u64 {
+        self.shared.lock().runs.iter().map(|it| it.count()).sum()
+    }
+
+    /// The runs as they are now, whatever becomes of them.
+    pub fn runs(&self) -> Runs {
+        Runs(self.shared.lock().runs.clone())
     }
 
     /// Runs hold every key of the events up to here, durably. When the index is opened, the keys of
@@ -372,6 +401,7 @@ fn similar(failure: &StoreError) -> StoreError {
         StoreError::Newer { found, known } => StoreError::Newer { found: *found, known: *known },
         StoreError::TooManyDeliveries => StoreError::TooManyDeliveries,
         StoreError::Fenced => StoreError::Fenced,
+        StoreError::Unfinished => StoreError::Unfinished,
         StoreError::Closed => StoreError::Closed,
         StoreError::Unavailable(source) => StoreError::Unavailable(source.to_string().into()),
     }

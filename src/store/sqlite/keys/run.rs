@@ -140,7 +140,11 @@ impl Run {
 
     /// Its items in the order of their hashes.
     pub fn items(&self) -> impl Iterator<Item = Result<Item>> {
-        (0..self.head.blocks()).flat_map(|block| {
+        self.blocks_from(0)
+    }
+
+    fn blocks_from(&self, first: u64) -> impl Iterator<Item = Result<Item>> {
+        (first..self.head.blocks()).flat_map(|block| {
             let mut page = [0; PAGE];
             let (items, error) = match self.block(block, &mut page) {
                 Ok(it) => (it.iter().map(|it| (hash_of(it), id_of(it))).collect(), None),
@@ -148,6 +152,12 @@ impl Run {
             };
             items.into_iter().map(Ok).chain(error.map(Err))
         })
+    }
+
+    /// The same behind the first `from` of them.
+    pub fn items_from(&self, from: usize) -> impl Iterator<Item = Result<Item>> {
+        let first = (from / ENTRIES_PER_BLOCK) as u64;
+        self.blocks_from(first).skip(from % ENTRIES_PER_BLOCK)
     }
 
     fn line(&self, hash: KeyHash) -> Result<Line> {

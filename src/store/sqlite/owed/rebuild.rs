@@ -249,6 +249,7 @@ fn is_damage(error: &StoreError) -> bool {
         | StoreError::Newer { .. }
         | StoreError::TooManyDeliveries
         | StoreError::Fenced
+        | StoreError::Unfinished
         | StoreError::Closed => false,
     }
 }
