@@ -14,7 +14,8 @@ use crate::{
 
 /// The order within a lane.
 pub type Key = (i64, DeliverySeq);
-const FIRST: Key = (i64::MIN, DeliverySeq::from_bits(0));
+/// Before every place.
+pub const FIRST: Key = (i64::MIN, DeliverySeq::from_bits(0));
 
 #[derive(Default)]
 pub struct Lanes {

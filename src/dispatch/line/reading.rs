@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     Line, Removal, State, Step, Turn,
-    lanes::{Key, Queue, Untrusted},
+    lanes::{FIRST, Key, Queue, Untrusted},
 };
 use crate::{
     dispatch::later,
@@ -178,13 +178,21 @@ impl Line {
             if sent.is_some_and(|it| self.is_blocked(it)) {
                 continue;
             }
-            if let Some(until) = until {
-                let limit = limit.min(self.per_lane).max(1);
-                let after = Some(just_before(lane, until));
+            if until.is_some() {
+                // From its beginning on, and not only from the bound: the store may be ahead of the
+                // hints, and what it has below the bound goes before what it has behind.
+                let known = self.held_of(lane);
+                let limit = limit.min(self.per_lane).max(1) + known;
+                let after = Some(just_before(lane, FIRST));
                 return Some((Kind::Lane(lane), self.line(after, limit, limit)));
             }
         }
         None
+    }
+
+    /// How many of a lane are in memory, which the store may have, too.
+    fn held_of(&self, lane: Lane) -> usize {
+        self.rows.values().filter(|it| it.owed.place.lane == lane).count()
     }
 
     pub(super) fn is_reading_loose(&self) -> bool {
@@ -416,20 +424,28 @@ impl Line {
         // A group that ends with its lane: all of the lane is in memory now.
         let mut new_until = is_cut.then(|| group.last().map_or(until, behind).max(until));
         let mut has_room = true;
-        for owed in group.iter().filter(|it| key(it) >= until) {
+        for owed in group {
             let is_sent = |it: &Queue| it.is_sent(key(owed));
             if settled.contains(&owed.seq) || self.lanes.queues.get(&lane).is_some_and(is_sent) {
                 continue;
             }
-            // One that is in memory already waits for its cancelling to be on disk.
-            if !self.rows.contains_key(&owed.seq) {
-                if self.room(step) == 0 {
-                    new_until = Some(key(owed));
-                    has_room = false;
-                    break;
+            if self.rows.contains_key(&owed.seq) {
+                // Below the bound it stands in its lane; behind, it waits for its cancelling to be on disk.
+                if key(owed) >= until
+                    && let Some(queue) = self.lanes.queues.get_mut(&lane)
+                {
+                    queue.insert(key(owed));
                 }
-                self.hold(*owed, State::Ready, step);
+                continue;
             }
+            if self.room(step) == 0 {
+                // What stands behind it must not go before it.
+                self.truncate(lane, key(owed), step);
+                new_until = Some(key(owed));
+                has_room = false;
+                break;
+            }
+            self.hold(*owed, State::Ready, step);
             if let Some(queue) = self.lanes.queues.get_mut(&lane) {
                 queue.insert(key(owed));
             }

@@ -71,6 +71,9 @@ pub struct Rules {
     pub cancelled: HashSet<DeliverySeq>,
 }
 
+/// Replays have ordinals from here on.
+pub const FIRST_OF_REPLAYS: u16 = 10;
+
 impl Rules {
     /// A new process knows nothing of the one before.
     pub fn restart(&mut self, store: &ModelStore) {
@@ -206,13 +209,17 @@ impl Rules {
         let was_sent = owed.standing.due.is_some();
         // One that comes too late for the batch queues behind it.
         let is_told = |it: &Owed| self.told.get(&it.seq).is_some_and(|at| *at <= decided);
+        // What was planned before it is there for whoever knows of it, told or not: it may have been read.
+        let is_of_a_plan = |it: &Owed| it.seq.ordinal() < FIRST_OF_REPLAYS;
+        let was_before =
+            |it: &Owed| is_of_a_plan(it) && is_of_a_plan(owed) && it.seq.event() < owed.seq.event();
         let counts = |it: &&Owed| !together.contains(&it.seq) && !self.forgotten.contains(&it.seq);
         for other in store.lane(owed).filter(counts) {
             let is_ahead = (other.place.position, other.seq) < (owed.place.position, owed.seq);
             if other.standing.due.is_some() {
                 let is_in_order = was_sent && !is_ahead;
                 assert!(is_in_order, "{owed:?} goes, and {other:?} was sent before");
-            } else if is_ahead && is_told(other) && !was_sent {
+            } else if is_ahead && !was_sent && (is_told(other) || was_before(other)) {
                 panic!("{owed:?} overtakes {other:?}");
             }
         }

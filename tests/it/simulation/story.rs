@@ -17,6 +17,7 @@ use super::{
     batches::Counts,
     chance::Chance,
     endpoint::{Endpoint, Mode},
+    rules::FIRST_OF_REPLAYS,
     world::{Happening, World, start_of_time},
 };
 
@@ -211,7 +212,7 @@ impl Story {
         let id = *self.world.chance.of(&self.ids);
         let all = self.world.store.planned.iter().chain(others);
         let made = all.filter(|it| it.seq.event() == event).count();
-        self.delivery(event, 10 + made as u16, id)
+        self.delivery(event, FIRST_OF_REPLAYS + made as u16, id)
     }
 
     fn delivery(&mut self, event: EventSeq, ordinal: u16, id: DestinationId) -> Owed {
