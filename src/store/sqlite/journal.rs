@@ -28,7 +28,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     error::{of_file, unavailable},
     files,
-    segments::fact,
+    segments::{fact, set_fact},
     writes::Texts,
 };
 use crate::{
@@ -318,7 +318,7 @@ fn execute(files: &[Vec<Record>; 2], segment: EventSeq, connection: &Connection)
     }
     if let Some(last) = last.filter(|it| Some(*it) != known) {
         tracing::debug!(?known, last, "turns are executed again");
-        super::segments::set_fact(connection, JOURNALED, last as i64)?;
+        set_fact(connection, JOURNALED, last as i64)?;
     }
     Ok(last.unwrap_or(0))
 }

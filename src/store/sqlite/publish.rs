@@ -12,13 +12,9 @@ use super::{
 use crate::store::{Result, StoreError};
 
 impl Writer {
-    /// Publishes turns if somebody asks, and tells the readers that wait.
-    pub(super) fn publish_for(
-        &mut self,
-        is_asked: bool,
-        readers: Vec<oneshot::Sender<Result<()>>>,
-    ) {
-        let result = if is_asked { self.publish() } else { Ok(()) };
+    /// Publishes turns, and tells the readers that wait.
+    pub(super) fn publish_for(&mut self, readers: Vec<oneshot::Sender<Result<()>>>) {
+        let result = self.publish();
         for reader in readers {
             let answer = match &result {
                 Ok(()) => Ok(()),

@@ -13,7 +13,7 @@ use super::{
     writes::{Write, Writes},
 };
 use crate::{
-    model::EventSeq,
+    model::{EventSeq, packed},
     store::{self, Result, StoreError},
 };
 
@@ -123,43 +123,26 @@ pub(super) fn read(
     Ok(found)
 }
 
-/// Differences in seven bits a byte, the lowest first; the highest bit says that more follow.
+/// How far the plans have come, and then differences.
 fn pack(through: EventSeq, events: &BTreeSet<EventSeq>) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(8 + 2 * events.len());
-    let mut put = |mut number: u64| {
-        while number >= 0x80 {
-            packed.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        packed.push(number as u8);
-    };
-    put(through.0);
+    let mut bytes = Vec::with_capacity(8 + 2 * events.len());
+    packed::put(&mut bytes, through.0);
     let mut last = 0;
     for event in events {
-        put(event.0 - last);
+        packed::put(&mut bytes, event.0 - last);
         last = event.0;
     }
-    packed
+    bytes
 }
 
-fn unpack(packed: &[u8]) -> Option<(EventSeq, Vec<EventSeq>)> {
-    let mut numbers = Vec::new();
-    let (mut number, mut shift) = (0_u64, 0);
-    for byte in packed {
-        number |= u64::from(byte & 0x7f).checked_shl(shift)?;
-        shift += 7;
-        if byte & 0x80 == 0 {
-            numbers.push(number);
-            (number, shift) = (0, 0);
-        }
+fn unpack(mut bytes: &[u8]) -> Option<(EventSeq, Vec<EventSeq>)> {
+    let through = EventSeq(packed::take(&mut bytes)?);
+    let (mut last, mut events) = (0, Vec::new());
+    while !bytes.is_empty() {
+        last += packed::take(&mut bytes)?;
+        events.push(EventSeq(last));
     }
-    let (through, differences) = numbers.split_first()?;
-    let mut last = 0;
-    let events = differences.iter().map(|it| {
-        last += it;
-        EventSeq(last)
-    });
-    (shift == 0).then(|| (EventSeq(*through), events.collect()))
+    Some((through, events))
 }
 
 #[cfg(test)]

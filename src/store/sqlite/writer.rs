@@ -61,11 +61,14 @@ impl Writer {
             for done in flushes {
                 self.memory.ledger.flush(done);
             }
-            self.publish_for(is_asked, readers);
+            if is_asked {
+                self.publish_for(readers);
+            }
             self.newest.is_unwanted |= is_roll;
             self.between_turns();
             if let Some(end) = end {
-                self.publish_for(true, Vec::new());
+                // A failure has been told.
+                let _ = self.publish();
                 break end;
             }
         };
@@ -124,7 +127,8 @@ impl Writer {
         let mut result = Err(StoreError::Full);
         for has_more_room in [|_: &Room| true, Room::release] {
             if matches!(result, Err(StoreError::Full)) && has_more_room(&self.room) {
-                self.publish_for(true, Vec::new());
+                // A failure has been told.
+                let _ = self.publish();
                 result = self.commit(Vec::new(), &works);
             }
         }

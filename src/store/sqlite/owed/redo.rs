@@ -2,7 +2,7 @@
 
 use super::OwedRow;
 use crate::{
-    model::{DeliverySeq, Lane, Place},
+    model::{DeliverySeq, Lane, Place, packed},
     store::{Result, StoreError},
 };
 
@@ -25,20 +25,20 @@ pub(super) fn write(bytes: &mut Vec<u8>, change: &Change) {
         Change::End(row) => (END, row),
     };
     bytes.push(tag);
-    write_number(bytes, row.seq.bits());
-    write_number(bytes, row.destination as u64);
-    write_number(bytes, row.place.lane.0);
-    write_number(bytes, zigzag(row.place.position));
+    packed::put(bytes, row.seq.bits());
+    packed::put(bytes, row.destination as u64);
+    packed::put(bytes, row.place.lane.0);
+    packed::put_signed(bytes, row.place.position);
     if tag == END {
         return;
     }
-    write_number(bytes, zigzag(row.accepted_at));
-    write_number(bytes, u64::from(row.attempts));
-    write_number(bytes, u64::from(row.entries));
+    packed::put_signed(bytes, row.accepted_at);
+    packed::put(bytes, u64::from(row.attempts));
+    packed::put(bytes, u64::from(row.entries));
     match row.due {
         Some(due) => {
             bytes.push(1);
-            write_number(bytes, zigzag(due));
+            packed::put_signed(bytes, due);
         }
         None => bytes.push(0),
     }
@@ -54,23 +54,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-/// Makes small numbers of either sign small numbers without one.
-fn zigzag(number: i64) -> u64 {
-    (number << 1 ^ number >> 63) as u64
-}
-
-fn from_zigzag(number: u64) -> i64 {
-    (number >> 1) as i64 ^ -((number & 1) as i64)
-}
-
 struct Reader<'a> {
     bytes: &'a [u8],
 }
@@ -83,15 +66,11 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
+        packed::take(&mut self.bytes)
+    }
+
+    fn signed(&mut self) -> Option<i64> {
+        packed::take_signed(&mut self.bytes)
     }
 
     fn change(&mut self) -> Option<Change> {
@@ -99,7 +78,7 @@ impl Reader<'_> {
         let mut row = OwedRow {
             seq: DeliverySeq::from_bits(self.number()?),
             destination: self.number()? as i64,
-            place: Place { lane: Lane(self.number()?), position: from_zigzag(self.number()?) },
+            place: Place { lane: Lane(self.number()?), position: self.signed()? },
             accepted_at: 0,
             attempts: 0,
             entries: 0,
@@ -108,12 +87,12 @@ impl Reader<'_> {
         if tag == END {
             return Some(Change::End(row));
         }
-        row.accepted_at = from_zigzag(self.number()?);
+        row.accepted_at = self.signed()?;
         row.attempts = self.number()?.try_into().ok()?;
         row.entries = self.number()?.try_into().ok()?;
         row.due = match self.byte()? {
             0 => None,
-            1 => Some(from_zigzag(self.number()?)),
+            1 => Some(self.signed()?),
             _ => return None,
         };
         match tag {
