@@ -151,7 +151,12 @@ pub struct Context {
 /// The program: reads the command line, runs the command, and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // Else the runtime reads it by itself.
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        builder.worker_threads(workers(std::thread::available_parallelism().map_or(1, usize::from)));
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => {
             return error::conclude(Err(CliError::File {
@@ -164,6 +169,13 @@ pub fn main() -> ExitCode {
     // A read from a terminal that nobody answers must not hold us.
     runtime.shutdown_background();
     error::conclude(result)
+}
+
+/// How many threads serve connections. One core is left to the store's writer, which has a thread of its
+/// own: with a worker on each of two cores, the three got into each other's way, and a tenth fewer events
+/// were served.
+fn workers(cores: usize) -> usize {
+    cores.saturating_sub(1).max(1)
 }
 
 async fn run(cli: Cli) -> Result<()> {
