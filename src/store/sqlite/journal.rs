@@ -29,7 +29,7 @@ use super::{
     error::{of_file, unavailable},
     files,
     segments::{fact, set_fact},
-    writes::Texts,
+    told::Texts,
 };
 use crate::{
     model::EventSeq,

@@ -31,6 +31,7 @@ mod room;
 mod status;
 mod seal;
 mod writes;
+mod told;
 mod journal;
 mod newest;
 mod upkeep;

@@ -18,7 +18,7 @@ use super::{
     journal::{JOURNALED, Journal},
     seal,
     segments::{Segment, set_fact},
-    writes::Told,
+    told::Told,
 };
 use crate::store::{Result, StoreError};
 
@@ -26,7 +26,7 @@ pub(super) struct Newest {
     pub segment: Arc<Segment>,
     pub connection: Connection,
     pub log: Log,
-    /// What the turn that is being made writes.
+    /// What turns wrote that is not executed yet.
     pub told: Told,
     /// It is asked to roll when it has grown too large, or holds too many events.
     pub is_large: bool,
@@ -73,6 +73,9 @@ const BYTES: usize = 256 << 10;
 /// or the first of them is so old, though nobody asked.
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// What turns told is executed when it is so many bytes, or must be read.
+const MUCH: usize = 32 << 10;
+
 impl Newest {
     pub fn open(segment: Arc<Segment>) -> Result<Self> {
         let path = segment.path();
@@ -106,7 +109,7 @@ impl Newest {
     pub fn kept(&mut self) {
         let due = Instant::now() + PATIENCE;
         let unpublished = self.unpublished.get_or_insert(Unpublished { bytes: 0, due });
-        unpublished.bytes += self.told.bytes().len();
+        unpublished.bytes += self.told.turn().len();
         self.told.kept();
     }
 
@@ -122,9 +125,19 @@ impl Newest {
             || self.patience() == Some(Duration::ZERO)
     }
 
+    /// Executes what turns told, when that has become much. So it is done for many turns at once, and after
+    /// their senders were answered.
+    pub fn execute_much(&mut self) -> Result<()> {
+        if self.told.ahead() < MUCH {
+            return Ok(());
+        }
+        self.told.execute(&self.connection)
+    }
+
     /// Commits all turns, of which this is the last.
     pub fn publish(&mut self, number: u64) -> Result<()> {
         if self.unpublished.is_some() {
+            self.told.execute(&self.connection)?;
             set_fact(&self.connection, JOURNALED, number as i64)?;
             self.connection.prepare_cached("COMMIT")?.execute([])?;
             self.unpublished = None;

@@ -59,7 +59,7 @@ impl Turn<'_> {
     fn count(&mut self, plan: &Plan) -> Result<()> {
         for tally in &plan.tallies {
             let pipeline = self.memory.control.number(tally.pipeline)?;
-            let place = (self.connection, self.segment.first());
+            let place = (&mut self.writes, self.segment.first());
             self.memory.tallies.add(place, pipeline, tally, self.now)?;
         }
         Ok(())
@@ -107,7 +107,7 @@ impl Turn<'_> {
 
     /// The first ordinal of an event that is free, replays included.
     fn next_ordinal(&mut self, event: EventSeq) -> Result<u16> {
-        let mut next = next_ordinal_in(self.connection, event)?;
+        let mut next = next_ordinal_in(self.writes.read()?, event)?;
         for segment in self.memory.segments.about_event(event)? {
             // The newest was read through the transaction, which sees itself.
             if segment.first() != self.segment.first() {

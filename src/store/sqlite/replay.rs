@@ -167,7 +167,8 @@ impl Turn<'_> {
             let ordinal = match next.get(&event) {
                 Some(ordinal) => *ordinal,
                 None => {
-                    let mut ordinal = item.ordinal.max(next_ordinal_in(self.connection, event)?);
+                    let newest = self.writes.read()?;
+                    let mut ordinal = item.ordinal.max(next_ordinal_in(newest, event)?);
                     for segment in rolled {
                         ordinal = ordinal.max(segment.read(|it| next_ordinal_in(it, event))?);
                     }

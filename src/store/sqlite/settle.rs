@@ -88,7 +88,7 @@ impl Turn<'_> {
         for segment in self.memory.segments.about_event(owed.seq.event())? {
             // The newest is read through the transaction, which sees itself.
             let found = if segment.first() == self.segment.first() {
-                delivery_in(self.connection, owed.seq)?
+                delivery_in(self.writes.read()?, owed.seq)?
             } else {
                 segment.read(|it| delivery_in(it, owed.seq))?
             };

@@ -29,7 +29,7 @@ pub(super) struct Tallies {
 impl Tallies {
     pub fn add(
         &mut self,
-        (connection, segment): (&Connection, EventSeq),
+        (writes, segment): (&mut Writes<'_>, EventSeq),
         pipeline: i64,
         tally: &Tally,
         at: Timestamp,
@@ -40,7 +40,7 @@ impl Tallies {
         let place = (pipeline, at.as_second().div_euclid(60), tally.version);
         let counts = match self.open.entry(place) {
             Entry::Occupied(it) => it.into_mut(),
-            Entry::Vacant(it) => it.insert(stored(connection, place)?),
+            Entry::Vacant(it) => it.insert(stored(writes.read()?, place)?),
         };
         for (edge, passed) in tally.edges.iter().zip(&tally.passed) {
             if *passed != Passed::default() {

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
 use super::{
     blocks::Packer,
@@ -102,7 +102,6 @@ pub(super) struct Accepted {
 }
 
 pub(super) struct Turn<'a> {
-    pub connection: &'a Connection,
     pub memory: &'a mut Memory,
     pub now: Timestamp,
     pub segment: &'a Segment,
@@ -118,7 +117,6 @@ impl<'a> Turn<'a> {
     pub fn begin(newest: &'a mut Newest, memory: &'a mut Memory) -> Self {
         let Newest { connection, segment, told, .. } = newest;
         Self {
-            connection,
             now: memory.clock.now(),
             segment,
             marks: memory.marks,

@@ -207,7 +207,7 @@ impl Writer {
             done.push(turn.task(&work.task)?);
         }
         let accepted = turn.finish()?;
-        let (segment, told) = (self.newest.segment.first(), self.newest.told.bytes());
+        let (segment, told) = (self.newest.segment.first(), self.newest.told.turn());
         if !told.is_empty() {
             let outcomes = works.iter().map(|it| it.task.outcomes()).sum();
             self.journal.append(segment, told, outcomes)?;
@@ -249,6 +249,10 @@ impl Writer {
 
     fn between_turns(&mut self) {
         self.hand_on();
+        if let Err(error) = self.newest.execute_much() {
+            self.judge(error);
+            self.restore();
+        }
         if self.newest.is_due() {
             // A failure has been told.
             let _ = self.publish();
