@@ -4,7 +4,7 @@
 //! report back. A settlement that the store does not take is offered again until it does; its
 //! delivery rests meanwhile, and when too many rest, nothing new is attempted.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     destinations::Outlets,
     hint::{self, Hint},
-    model::{Destination, DestinationId, Message, Owed},
+    model::{Destination, DestinationId, IdMap, Message, Owed},
     store::{Store, StoreError},
     tail::Tail,
 };
@@ -58,7 +58,7 @@ pub struct Runner {
     pub(super) scheduler: Scheduler,
     pub(super) hands: Hands,
     actions: Vec<Action>,
-    pub(super) destinations: HashMap<DestinationId, Arc<Destination>>,
+    pub(super) destinations: IdMap<DestinationId, Arc<Destination>>,
     alarm: Option<Alarm>,
     status: watch::Sender<Status>,
     idlers: Vec<oneshot::Sender<Status>>,
@@ -117,7 +117,7 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         scheduler: Scheduler::new(parts.options),
         hands,
         actions: Vec::new(),
-        destinations: HashMap::new(),
+        destinations: IdMap::default(),
         alarm: None,
         status,
         idlers: Vec::new(),
