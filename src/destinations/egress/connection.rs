@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body_util::Full;
 use hyper::{
     body::{Body as _, Incoming},
@@ -38,6 +38,11 @@ const READ_LIMIT: usize = HEAD_LIMIT + 3 * BODY_LIMIT;
 /// After this long a connection is not used again, so that a change in DNS is noticed.
 const OLDEST: Duration = Duration::from_secs(5 * 60);
 
+/// So soon after an answer a connection that was kept before is taken for alive.
+const A_MOMENT: Duration = Duration::from_millis(2);
+/// Exchanges after which the other side is known to keep the connection.
+const KEPT_FOR: u32 = 2;
+
 pub(super) struct Connection {
     handle: http1::SendRequest<Full<Bytes>>,
     driver: http1::Connection<TokioIo<Controlled>, Full<Bytes>>,
@@ -45,6 +50,10 @@ pub(super) struct Connection {
     has_ended: bool,
     controls: Arc<Controls>,
     born: Instant,
+    /// Exchanges that ended well.
+    exchanges: u32,
+    /// When the last of them ended.
+    used: Instant,
     /// Not to be used from this moment on.
     expires: Instant,
 }
@@ -69,17 +78,30 @@ impl Connection {
             .await
             .map_err(|error| Failure::Broken(describe(&error)))?;
         let now = Instant::now();
-        Ok(Self { handle, driver, has_ended: false, controls, born: now, expires: now + idle_for })
+        Ok(Self {
+            handle,
+            driver,
+            has_ended: false,
+            controls,
+            born: now,
+            exchanges: 0,
+            used: now,
+            expires: now + idle_for,
+        })
     }
 
     /// Whether a request can be sent: not expired, and the other side has not closed it, as far as
     /// this machine has heard. A close that is still on its way cannot be seen.
+    ///
+    /// Where it was used a moment ago the system is not asked, only the runtime. Who closes without
+    /// a word does so behind an answer, and was seen not to, or after a time without requests.
     pub fn is_alive(&mut self, now: Instant) -> bool {
         if now >= self.expires {
             return false;
         }
+        let is_kept = self.exchanges >= KEPT_FOR;
         self.controls.allow(1);
-        self.controls.probe(true);
+        self.controls.probe(!is_kept || now >= self.used + A_MOMENT);
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.controls.probe(false);
         !self.has_ended && self.handle.is_ready()
@@ -100,13 +122,18 @@ impl Connection {
         };
         let (head, mut body) = response.into_parts();
         let mut kept = Vec::new();
-        let read = timeout_at(deadline, self.body(&mut body, &mut kept, keep)).await;
-        let (is_late, is_whole) = (read.is_err(), read.unwrap_or(false));
+        let (is_late, is_whole) = if body.is_end_stream() {
+            (false, true)
+        } else {
+            let read = timeout_at(deadline, self.body(&mut body, &mut kept, keep)).await;
+            (read.is_err(), read.unwrap_or(false))
+        };
         drop(body);
         let answer =
             Answer { status: head.status, headers: head.headers, body: kept.into(), is_late };
         let now = Instant::now();
         self.expires = now + promised(&answer.headers).map_or(idle_for, |it| it.min(idle_for));
+        (self.used, self.exchanges) = (now, self.exchanges.saturating_add(1));
         let is_reusable = is_whole && self.is_idle() && now < self.born + OLDEST;
         Exchanged::Answered(answer, is_reusable)
     }
@@ -164,7 +191,10 @@ impl Connection {
     /// Moves the connection from the end of one exchange to the start of the next, without waiting:
     /// where bytes of the request are still unsent, or the other side closes, it is not idle.
     fn is_idle(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        // Most often it is there already. Whether it stays there is seen when it is used again.
+        if !self.handle.is_ready() {
+            self.drive(&mut Context::from_waker(Waker::noop()));
+        }
         !self.has_ended && self.handle.is_ready()
     }
 
@@ -180,7 +210,8 @@ const TOO_MUCH: Failure = Failure::Broken("the endpoint sent more than an answer
 /// How long the other side says it keeps an idle connection, less what a request needs to get there.
 fn promised(headers: &HeaderMap) -> Option<Duration> {
     const MARGIN: Duration = Duration::from_secs(1);
-    let text = headers.get("keep-alive")?.to_str().ok()?;
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    let text = headers.get(&KEEP_ALIVE)?.to_str().ok()?;
     let seconds = text.split(',').find_map(|it| it.trim().strip_prefix("timeout="))?;
     Some(Duration::from_secs(seconds.parse().ok()?).saturating_sub(MARGIN))
 }
