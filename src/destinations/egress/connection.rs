@@ -9,7 +9,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -45,9 +45,8 @@ const KEPT_FOR: u32 = 2;
 
 pub(super) struct Connection {
     handle: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<Controlled>, Full<Bytes>>,
-    /// The driver has ended and must not be polled again.
-    has_ended: bool,
+    /// `None` when it has ended. A request that it had not begun comes back when it is dropped.
+    driver: Option<Driver>,
     controls: Arc<Controls>,
     born: Instant,
     /// Exchanges that ended well.
@@ -57,6 +56,8 @@ pub(super) struct Connection {
     /// Not to be used from this moment on.
     expires: Instant,
 }
+
+type Driver = http1::Connection<TokioIo<Controlled>, Full<Bytes>>;
 
 /// What came of a request on a connection.
 pub(super) enum Exchanged {
@@ -80,8 +81,7 @@ impl Connection {
         let now = Instant::now();
         Ok(Self {
             handle,
-            driver,
-            has_ended: false,
+            driver: Some(driver),
             controls,
             born: now,
             exchanges: 0,
@@ -93,18 +93,21 @@ impl Connection {
     /// Whether a request can be sent: not expired, and the other side has not closed it, as far as
     /// this machine has heard. A close that is still on its way cannot be seen.
     ///
-    /// Where it was used a moment ago the system is not asked, only the runtime. Who closes without
-    /// a word does so behind an answer, and was seen not to, or after a time without requests.
+    /// Where it was used a moment ago nobody is asked: who closes without a word does so behind an
+    /// answer, and was seen not to, or after a time without requests. What the runtime knows by now is
+    /// still seen before anything is sent.
     pub fn is_alive(&mut self, now: Instant) -> bool {
         if now >= self.expires {
             return false;
         }
-        let is_kept = self.exchanges >= KEPT_FOR;
+        if self.exchanges >= KEPT_FOR && now < self.used + A_MOMENT {
+            return self.is_ready();
+        }
         self.controls.allow(1);
-        self.controls.probe(!is_kept || now >= self.used + A_MOMENT);
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.controls.probe(true);
+        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
         self.controls.probe(false);
-        !self.has_ended && self.handle.is_ready()
+        self.is_ready()
     }
 
     pub async fn exchange(
@@ -144,25 +147,17 @@ impl Connection {
     ) -> Result<Response<Incoming>, Exchanged> {
         let mut answer = pin!(self.handle.try_send_request(request));
         let driver = &mut self.driver;
-        let has_ended = &mut self.has_ended;
         let answered = poll_fn(|cx| {
-            if !*has_ended {
-                *has_ended = Pin::new(&mut *driver).poll(cx).is_ready();
-            }
-            match answer.as_mut().poll(cx) {
-                Poll::Ready(answered) => Poll::Ready(Some(answered)),
-                Poll::Pending if *has_ended => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            }
+            drive(driver, cx);
+            answer.as_mut().poll(cx)
         });
         match answered.await {
-            Some(Ok(response)) => Ok(response),
-            Some(Err(mut refused)) => match refused.take_message() {
+            Ok(response) => Ok(response),
+            Err(mut refused) => match refused.take_message() {
                 Some(request) => Err(Exchanged::Unsent(request)),
                 None if self.controls.is_spent() => Err(Exchanged::Failed(TOO_MUCH)),
                 None => Err(Exchanged::Failed(Failure::Broken(describe(refused.error())))),
             },
-            None => Err(Exchanged::Failed(Failure::Broken("the connection closed"))),
         }
     }
 
@@ -171,7 +166,7 @@ impl Connection {
         let mut length = 0;
         while !body.is_end_stream() {
             let frame = poll_fn(|cx| {
-                self.drive(cx);
+                drive(&mut self.driver, cx);
                 Pin::new(&mut *body).poll_frame(cx)
             });
             let data = match frame.await {
@@ -192,16 +187,22 @@ impl Connection {
     /// where bytes of the request are still unsent, or the other side closes, it is not idle.
     fn is_idle(&mut self) -> bool {
         // Most often it is there already. Whether it stays there is seen when it is used again.
-        if !self.handle.is_ready() {
-            self.drive(&mut Context::from_waker(Waker::noop()));
+        if !self.is_ready() {
+            drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
         }
-        !self.has_ended && self.handle.is_ready()
+        self.is_ready()
     }
 
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.has_ended {
-            self.has_ended = Pin::new(&mut self.driver).poll(cx).is_ready();
-        }
+    fn is_ready(&self) -> bool {
+        self.driver.is_some() && self.handle.is_ready()
+    }
+}
+
+fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
+    if let Some(it) = driver
+        && Pin::new(it).poll(cx).is_ready()
+    {
+        *driver = None;
     }
 }
 
@@ -223,6 +224,9 @@ fn describe(error: &hyper::Error) -> &'static str {
         "what came back is not HTTP/1.1"
     } else if error.is_incomplete_message() {
         "the connection closed before the answer was complete"
+    } else if error.is_user() {
+        // It ended and was dropped with the request.
+        "the connection closed"
     } else {
         "the connection broke"
     }
