@@ -1,9 +1,6 @@
 //! The destinations of the catalogue, built when they are first needed and kept until they change.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -17,14 +14,14 @@ use super::{
 use crate::{
     catalog::Catalog,
     crypto::Vault,
-    model::{self, Class, Connection, DestinationId, Message, Outcome},
+    model::{self, Class, Connection, DestinationId, IdMap, Message, Outcome},
 };
 
 pub struct Directory {
     catalog: watch::Receiver<Arc<Catalog>>,
     vault: Arc<Vault>,
     egress: Egress,
-    built: Mutex<HashMap<DestinationId, Built>>,
+    built: Mutex<IdMap<DestinationId, Built>>,
 }
 
 struct Built {

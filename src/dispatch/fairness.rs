@@ -6,9 +6,9 @@
 //! places but never all, and the next to come still finds some, in the same project too. (Choudhury
 //! and Hahne's dynamic thresholds, in two levels.)
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
-use crate::model::ProjectId;
+use crate::model::{IdMap, ProjectId};
 
 /// Starts in one turn. More keep a turn's work together; fewer mix finer.
 const PROJECT_QUANTUM: u32 = 16;
@@ -20,7 +20,7 @@ const LINE_SHARE: usize = 10;
 #[derive(Debug, Default)]
 pub struct Rounds {
     projects: Vec<Project>,
-    numbers: HashMap<ProjectId, usize>,
+    numbers: IdMap<ProjectId, usize>,
     ring: VecDeque<usize>,
     lines: Vec<Place>,
     /// Projects that rest until so many places are free.

@@ -1,5 +1,7 @@
 //! How others speak to the running dispatcher.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{LineStatus, Lost, Status};
@@ -10,7 +12,8 @@ use crate::model::{DestinationId, Owed};
 #[derive(Clone)]
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) status: watch::Receiver<Status>,
+    /// So nobody counts as a watcher who only looks now and then.
+    pub(super) status: Arc<watch::Sender<Status>>,
 }
 
 pub(super) enum Command {
@@ -65,7 +68,7 @@ impl Handle {
 
     /// Sees each change of the status.
     pub fn watch(&self) -> watch::Receiver<Status> {
-        self.status.clone()
+        self.status.subscribe()
     }
 
     /// Waits until nothing is under way and nothing more happens at the clock's present time: every

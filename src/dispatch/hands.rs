@@ -1,7 +1,7 @@
 //! Carries out what the scheduler decides, in tasks that report back to the loop.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +23,9 @@ use crate::{
     catalog::Registrar,
     clock::Clock,
     destinations::{Destination, Outlets},
-    model::{Class, DeliverySeq, DestinationId, EntryKind, Message, Outcome, Owed},
+    model::{
+        Class, DeliverySeq, DestinationId, EntryKind, IdMap, IdSet, Message, Outcome, Owed,
+    },
     store::{OwedQuery, Settlement, Store, StoreError},
     tail::{Activity, Tail},
 };
@@ -102,15 +104,15 @@ pub struct Hands {
     given_back: Vec<Input>,
     /// What the attempt that has just ended carried.
     attempted: Option<Message>,
-    attempted_together: HashMap<DeliverySeq, Message>,
+    attempted_together: IdMap<DeliverySeq, Message>,
     /// The batches under way.
-    batches: HashMap<(DestinationId, u32), mpsc::UnboundedSender<Order>>,
+    batches: IdMap<(DestinationId, u32), mpsc::UnboundedSender<Order>>,
     budget: Arc<Budget>,
     /// About as much as the heaviest message weighed that was read lately.
     heaviest: usize,
     is_stopping: bool,
     /// Destinations to which another node delivers now.
-    away: HashSet<DestinationId>,
+    away: IdSet<DestinationId>,
     /// Nothing may be begun behind this moment.
     sure_until: Option<Instant>,
 }
@@ -155,12 +157,12 @@ impl Hands {
             disabling: 0,
             given_back: Vec::new(),
             attempted: None,
-            attempted_together: HashMap::new(),
-            batches: HashMap::new(),
+            attempted_together: IdMap::default(),
+            batches: IdMap::default(),
             budget: Arc::new(budget),
             heaviest: LIKELY_WEIGHT,
             is_stopping: false,
-            away: HashSet::new(),
+            away: IdSet::default(),
             sure_until: None,
         }
     }
@@ -354,7 +356,7 @@ impl Hands {
         self.loading -= 1;
         let heaviest = messages.iter().map(Message::weight).max().unwrap_or(0);
         self.heaviest = heaviest.max(self.heaviest / 2).max(1);
-        let mut messages: HashMap<DeliverySeq, Message> =
+        let mut messages: IdMap<DeliverySeq, Message> =
             messages.into_iter().map(|it| (it.seq, it)).collect();
         for owed in wanted {
             let (destination, delivery) = (owed.destination, owed.seq);

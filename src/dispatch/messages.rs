@@ -1,12 +1,12 @@
 //! Messages that came with hints, kept for their first attempt, up to a number of bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use crate::model::{DeliverySeq, Message};
+use crate::model::{DeliverySeq, IdMap, Message};
 
 /// When it is full, the oldest goes; its delivery reads it from the store.
 pub struct Messages {
-    kept: HashMap<DeliverySeq, Message>,
+    kept: IdMap<DeliverySeq, Message>,
     /// In the order in which they came. Holds some that are gone already, never more than half.
     order: VecDeque<DeliverySeq>,
     bytes: usize,
@@ -15,7 +15,7 @@ pub struct Messages {
 
 impl Messages {
     pub fn new(bound: usize) -> Self {
-        Self { kept: HashMap::new(), order: VecDeque::new(), bytes: 0, bound }
+        Self { kept: IdMap::default(), order: VecDeque::new(), bytes: 0, bound }
     }
 
     pub fn keep(&mut self, message: Message) {

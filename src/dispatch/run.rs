@@ -4,7 +4,7 @@
 //! report back. A settlement that the store does not take is offered again until it does; its
 //! delivery rests meanwhile, and when too many rest, nothing new is attempted.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     destinations::Outlets,
     hint::{self, Hint},
-    model::{Destination, DestinationId, Message, Owed},
+    model::{Destination, DestinationId, IdMap, Message, Owed},
     store::{Store, StoreError},
     tail::Tail,
 };
@@ -58,9 +58,9 @@ pub struct Runner {
     pub(super) scheduler: Scheduler,
     pub(super) hands: Hands,
     actions: Vec<Action>,
-    pub(super) destinations: HashMap<DestinationId, Arc<Destination>>,
+    pub(super) destinations: IdMap<DestinationId, Arc<Destination>>,
     alarm: Option<Alarm>,
-    status: watch::Sender<Status>,
+    status: Arc<watch::Sender<Status>>,
     idlers: Vec<oneshot::Sender<Status>>,
     hints_are_open: bool,
     pub(super) is_stopping: bool,
@@ -90,7 +90,7 @@ enum Wake {
 pub fn runner(parts: Parts) -> (Runner, Handle) {
     const COMMANDS: usize = 256;
     let (command_sender, commands) = mpsc::channel(COMMANDS);
-    let (status, watch) = watch::channel(Status::default());
+    let status = Arc::new(watch::Sender::new(Status::default()));
     let (report_sender, reports) = mpsc::unbounded_channel();
     let catalog = parts.registrar.watch();
     let hands = Hands::new(
@@ -117,16 +117,16 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         scheduler: Scheduler::new(parts.options),
         hands,
         actions: Vec::new(),
-        destinations: HashMap::new(),
+        destinations: IdMap::default(),
         alarm: None,
-        status,
+        status: status.clone(),
         idlers: Vec::new(),
         hints_are_open: true,
         is_stopping: false,
         is_over: false,
         owned: parts.shares.map(Owned::new),
     };
-    (runner, Handle { commands: command_sender, status: watch })
+    (runner, Handle { commands: command_sender, status })
 }
 
 impl Runner {
@@ -416,10 +416,11 @@ impl Runner {
         };
         self.hands.meters().in_flight.set(status.in_flight as f64);
         self.hands.meters().held.set(status.held as f64);
+        // Who begins to watch meanwhile sees what stands here afterwards.
         self.status.send_if_modified(|it| {
             let is_new = *it != status;
             *it = status;
-            is_new
+            is_new && self.status.receiver_count() > 0
         });
         if status.is_idle && !self.idlers.is_empty() && self.hints_are_empty() {
             for idler in self.idlers.drain(..) {

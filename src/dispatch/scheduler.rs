@@ -14,7 +14,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, VecDeque},
 };
 
 use jiff::Timestamp;
@@ -26,12 +26,12 @@ use super::{
     line::{Gate, Line, Step, Totals},
     status::LineStatus,
 };
-use crate::model::{DestinationId, Owed, ProjectId};
+use crate::model::{DestinationId, IdMap, Owed, ProjectId};
 
 pub struct Scheduler {
     options: Options,
     seats: Vec<Seat>,
-    numbers: HashMap<DestinationId, usize>,
+    numbers: IdMap<DestinationId, usize>,
     rounds: Rounds,
     totals: Totals,
     alarms: BinaryHeap<Reverse<(Timestamp, usize)>>,
@@ -65,7 +65,7 @@ impl Scheduler {
         Self {
             options,
             seats: Vec::new(),
-            numbers: HashMap::new(),
+            numbers: IdMap::default(),
             rounds: Rounds::default(),
             totals: Totals::default(),
             alarms: BinaryHeap::new(),
@@ -82,10 +82,7 @@ impl Scheduler {
     pub fn step(&mut self, now: Timestamp, input: Input, actions: &mut Vec<Action>) {
         self.take(now, input, actions);
         self.ring(now);
-        for number in std::mem::take(&mut self.touched) {
-            self.seats[number].is_touched = false;
-            self.look(number, now, actions);
-        }
+        self.look_at_touched(now, actions);
         if self.stopping == Stopping::No && !self.is_paused {
             self.start(now, actions);
             self.read(now, actions);
@@ -417,10 +414,17 @@ impl Scheduler {
             }
             self.touch(number);
         }
-        for number in std::mem::take(&mut self.touched) {
+        self.look_at_touched(now, actions);
+    }
+
+    /// Nothing is touched by being looked at.
+    fn look_at_touched(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for number in touched.drain(..) {
             self.seats[number].is_touched = false;
             self.look(number, now, actions);
         }
+        self.touched = touched;
     }
 
     fn read(&mut self, now: Timestamp, actions: &mut Vec<Action>) {

@@ -1,6 +1,6 @@
 //! The obligation to bring one event to one destination.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -193,10 +193,13 @@ impl Message {
         if self.fresh_id {
             return self.delivery_id().to_string();
         }
-        match self.copy.as_ref().and_then(|it| it.part) {
-            Some(part) => format!("{}_{part}", self.event.id),
-            None => self.event.id.to_string(),
+        let mut id = String::with_capacity(EventId::LENGTH);
+        // Writing to a `String` cannot fail.
+        write!(id, "{}", self.event.id).ok();
+        if let Some(part) = self.copy.as_ref().and_then(|it| it.part) {
+            write!(id, "_{part}").ok();
         }
+        id
     }
 
     /// What it weighs in memory, roughly. The event counts fully, though other messages may share it.

@@ -117,13 +117,20 @@ impl IdSequence {
 
 impl<K: Kind> fmt::Display for Id<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_", K::PREFIX)?;
-        for place in (0..DIGITS).rev() {
-            let digit = self.bits >> (5 * place) & 31;
-            f.write_char(char::from(ALPHABET[digit as usize]))?;
+        let (mut digits, mut bits) = ([0; DIGITS], self.bits);
+        for digit in digits.iter_mut().rev() {
+            *digit = ALPHABET[(bits & 31) as usize];
+            bits >>= 5;
         }
-        Ok(())
+        f.write_str(K::PREFIX)?;
+        f.write_char('_')?;
+        f.write_str(str::from_utf8(&digits).map_err(|_| fmt::Error)?)
     }
+}
+
+impl<K: Kind> Id<K> {
+    /// Bytes of the text form.
+    pub const LENGTH: usize = K::PREFIX.len() + 1 + DIGITS;
 }
 
 impl<K: Kind> FromStr for Id<K> {

@@ -1,6 +1,7 @@
 //! The nouns, as plain data without I/O. Everything else is written in these words.
 
 mod id;
+mod hashing;
 mod text;
 mod json;
 mod secret;
@@ -35,6 +36,7 @@ pub use delivery::{
 pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::{EventType, Validate};
+pub use hashing::{IdHasher, IdMap, IdSet};
 pub use id::{
     DeletionId, DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind,
     LookupId, ParseIdError, PipelineId, ProjectId, ReplayId, SourceId, kind,

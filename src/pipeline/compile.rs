@@ -17,8 +17,8 @@ use crate::{
     catalog::Catalog,
     expr::{Condition, ExprError, Key, Names},
     model::{
-        Destination, DestinationId, Edge, Name, Ordering, Pattern, Pipeline, PipelineId, ProjectId,
-        Route, SourceId, StepId, StepSpec,
+        Destination, DestinationId, Edge, IdMap, Name, Ordering, Pattern, Pipeline, PipelineId,
+        ProjectId, Route, SourceId, StepId, StepSpec,
     },
 };
 
@@ -169,7 +169,7 @@ fn compile_steps(
 /// All pipelines of a catalogue.
 #[derive(Default)]
 pub struct Compiled {
-    projects: HashMap<ProjectId, Project>,
+    projects: IdMap<ProjectId, Project>,
     /// What each pipeline document compiled to, to be taken over when it has not changed.
     cache: HashMap<PipelineId, (Arc<Pipeline>, Attempted)>,
 }

@@ -1,5 +1,7 @@
 //! Standard Webhooks: `v1` (HMAC-SHA256) and `v1a` (ed25519), as its specification has them.
 
+use std::fmt::Write as _;
+
 use base64::{
     Engine as _,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
@@ -22,6 +24,9 @@ pub const SIGNATURE: &str = "webhook-signature";
 const SYMMETRIC: &str = "whsec_";
 const PRIVATE: &str = "whsk_";
 const PUBLIC: &str = "whpk_";
+
+/// Digits of a number of seconds, with its sign.
+const LONGEST_SECONDS: usize = 20;
 
 /// Secrets in the wild come with and without padding; we always write it.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -86,7 +91,9 @@ impl Key {
     /// already. A public key appends nothing.
     pub fn sign_into(&self, header: &mut String, id: &str, seconds: i64, body: &[u8]) {
         let separator = if header.is_empty() { "" } else { " " };
-        let start = format!("{id}.{seconds}.");
+        let mut start = String::with_capacity(id.len() + LONGEST_SECONDS + 2);
+        // Writing to a `String` cannot fail.
+        write!(start, "{id}.{seconds}.").ok();
         match &self.0 {
             Kind::Symmetric(key) => {
                 header.push_str(separator);

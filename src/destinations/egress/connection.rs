@@ -9,12 +9,12 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body_util::Full;
 use hyper::{
     body::{Body as _, Incoming},
@@ -38,16 +38,26 @@ const READ_LIMIT: usize = HEAD_LIMIT + 3 * BODY_LIMIT;
 /// After this long a connection is not used again, so that a change in DNS is noticed.
 const OLDEST: Duration = Duration::from_secs(5 * 60);
 
+/// So soon after an answer a connection that was kept before is taken for alive.
+const A_MOMENT: Duration = Duration::from_millis(2);
+/// Exchanges after which the other side is known to keep the connection.
+const KEPT_FOR: u32 = 2;
+
 pub(super) struct Connection {
     handle: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<Controlled>, Full<Bytes>>,
-    /// The driver has ended and must not be polled again.
-    has_ended: bool,
+    /// `None` when it has ended. A request that it had not begun comes back when it is dropped.
+    driver: Option<Driver>,
     controls: Arc<Controls>,
     born: Instant,
+    /// Exchanges that ended well.
+    exchanges: u32,
+    /// When the last of them ended.
+    used: Instant,
     /// Not to be used from this moment on.
     expires: Instant,
 }
+
+type Driver = http1::Connection<TokioIo<Controlled>, Full<Bytes>>;
 
 /// What came of a request on a connection.
 pub(super) enum Exchanged {
@@ -69,20 +79,35 @@ impl Connection {
             .await
             .map_err(|error| Failure::Broken(describe(&error)))?;
         let now = Instant::now();
-        Ok(Self { handle, driver, has_ended: false, controls, born: now, expires: now + idle_for })
+        Ok(Self {
+            handle,
+            driver: Some(driver),
+            controls,
+            born: now,
+            exchanges: 0,
+            used: now,
+            expires: now + idle_for,
+        })
     }
 
     /// Whether a request can be sent: not expired, and the other side has not closed it, as far as
     /// this machine has heard. A close that is still on its way cannot be seen.
+    ///
+    /// Where it was used a moment ago nobody is asked: who closes without a word does so behind an
+    /// answer, and was seen not to, or after a time without requests. What the runtime knows by now is
+    /// still seen before anything is sent.
     pub fn is_alive(&mut self, now: Instant) -> bool {
         if now >= self.expires {
             return false;
         }
+        if self.exchanges >= KEPT_FOR && now < self.used + A_MOMENT {
+            return self.is_ready();
+        }
         self.controls.allow(1);
         self.controls.probe(true);
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
         self.controls.probe(false);
-        !self.has_ended && self.handle.is_ready()
+        self.is_ready()
     }
 
     pub async fn exchange(
@@ -100,13 +125,18 @@ impl Connection {
         };
         let (head, mut body) = response.into_parts();
         let mut kept = Vec::new();
-        let read = timeout_at(deadline, self.body(&mut body, &mut kept, keep)).await;
-        let (is_late, is_whole) = (read.is_err(), read.unwrap_or(false));
+        let (is_late, is_whole) = if body.is_end_stream() {
+            (false, true)
+        } else {
+            let read = timeout_at(deadline, self.body(&mut body, &mut kept, keep)).await;
+            (read.is_err(), read.unwrap_or(false))
+        };
         drop(body);
         let answer =
             Answer { status: head.status, headers: head.headers, body: kept.into(), is_late };
         let now = Instant::now();
         self.expires = now + promised(&answer.headers).map_or(idle_for, |it| it.min(idle_for));
+        (self.used, self.exchanges) = (now, self.exchanges.saturating_add(1));
         let is_reusable = is_whole && self.is_idle() && now < self.born + OLDEST;
         Exchanged::Answered(answer, is_reusable)
     }
@@ -117,25 +147,17 @@ impl Connection {
     ) -> Result<Response<Incoming>, Exchanged> {
         let mut answer = pin!(self.handle.try_send_request(request));
         let driver = &mut self.driver;
-        let has_ended = &mut self.has_ended;
         let answered = poll_fn(|cx| {
-            if !*has_ended {
-                *has_ended = Pin::new(&mut *driver).poll(cx).is_ready();
-            }
-            match answer.as_mut().poll(cx) {
-                Poll::Ready(answered) => Poll::Ready(Some(answered)),
-                Poll::Pending if *has_ended => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            }
+            drive(driver, cx);
+            answer.as_mut().poll(cx)
         });
         match answered.await {
-            Some(Ok(response)) => Ok(response),
-            Some(Err(mut refused)) => match refused.take_message() {
+            Ok(response) => Ok(response),
+            Err(mut refused) => match refused.take_message() {
                 Some(request) => Err(Exchanged::Unsent(request)),
                 None if self.controls.is_spent() => Err(Exchanged::Failed(TOO_MUCH)),
                 None => Err(Exchanged::Failed(Failure::Broken(describe(refused.error())))),
             },
-            None => Err(Exchanged::Failed(Failure::Broken("the connection closed"))),
         }
     }
 
@@ -144,7 +166,7 @@ impl Connection {
         let mut length = 0;
         while !body.is_end_stream() {
             let frame = poll_fn(|cx| {
-                self.drive(cx);
+                drive(&mut self.driver, cx);
                 Pin::new(&mut *body).poll_frame(cx)
             });
             let data = match frame.await {
@@ -164,14 +186,23 @@ impl Connection {
     /// Moves the connection from the end of one exchange to the start of the next, without waiting:
     /// where bytes of the request are still unsent, or the other side closes, it is not idle.
     fn is_idle(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.has_ended && self.handle.is_ready()
+        // Most often it is there already. Whether it stays there is seen when it is used again.
+        if !self.is_ready() {
+            drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
+        }
+        self.is_ready()
     }
 
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.has_ended {
-            self.has_ended = Pin::new(&mut self.driver).poll(cx).is_ready();
-        }
+    fn is_ready(&self) -> bool {
+        self.driver.is_some() && self.handle.is_ready()
+    }
+}
+
+fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
+    if let Some(it) = driver
+        && Pin::new(it).poll(cx).is_ready()
+    {
+        *driver = None;
     }
 }
 
@@ -180,7 +211,8 @@ const TOO_MUCH: Failure = Failure::Broken("the endpoint sent more than an answer
 /// How long the other side says it keeps an idle connection, less what a request needs to get there.
 fn promised(headers: &HeaderMap) -> Option<Duration> {
     const MARGIN: Duration = Duration::from_secs(1);
-    let text = headers.get("keep-alive")?.to_str().ok()?;
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    let text = headers.get(&KEEP_ALIVE)?.to_str().ok()?;
     let seconds = text.split(',').find_map(|it| it.trim().strip_prefix("timeout="))?;
     Some(Duration::from_secs(seconds.parse().ok()?).saturating_sub(MARGIN))
 }
@@ -192,6 +224,9 @@ fn describe(error: &hyper::Error) -> &'static str {
         "what came back is not HTTP/1.1"
     } else if error.is_incomplete_message() {
         "the connection closed before the answer was complete"
+    } else if error.is_user() {
+        // It ended and was dropped with the request.
+        "the connection closed"
     } else {
         "the connection broke"
     }

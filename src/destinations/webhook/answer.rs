@@ -54,17 +54,17 @@ pub(super) fn outcome(answer: Answer, whole: bool, now: Timestamp, duration: Dur
 
 fn reason(status: StatusCode, class: Class) -> String {
     let name = status.canonical_reason().unwrap_or_default();
-    let line = format!("{} {name}", status.as_u16());
-    let line = line.trim_end();
-    if class == Class::Abort {
-        format!("{line}: the endpoint asked for no more attempts")
+    let more = if class == Class::Abort {
+        ": the endpoint asked for no more attempts"
     } else if class == Class::Gone && status != StatusCode::GONE {
-        format!("{line}: the endpoint asked to be disabled")
+        ": the endpoint asked to be disabled"
     } else if status.is_redirection() {
-        format!("{line}: redirects are not followed")
+        ": redirects are not followed"
     } else {
-        line.to_owned()
-    }
+        ""
+    };
+    let space = if name.is_empty() { "" } else { " " };
+    [status.as_str(), space, name, more].concat()
 }
 
 /// The wait that the endpoint asks for: seconds, also with decimals, or a date (RFC 9110 §10.2.3).

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 
 use super::{
     canonical::{self, CanonicalError, DEEPEST},
@@ -109,30 +110,40 @@ impl Form {
     fn envelope(&self, message: &Message, out: &mut Vec<u8>) -> Result<(), Unfit> {
         let payload = message.payload().bytes();
         let event = &message.event;
-        let mut put = |parts: &[&[u8]]| parts.iter().for_each(|it| out.extend_from_slice(it));
         // As the steps have left them: what a route has redacted must not go out here.
         let event_type = message.event_type().as_str().as_bytes();
         match self.envelope {
             Envelope::Standard => {
-                put(&[br#"{"type":""#, event_type]);
-                put(&[br#"","timestamp":""#, event.timestamp.to_string().as_bytes()]);
-                put(&[br#"","data":"#, payload, b"}"]);
+                put(out, &[br#"{"type":""#, event_type, br#"","timestamp":""#]);
+                put_time(out, event.timestamp);
+                put(out, &[br#"","data":"#, payload, b"}"]);
             }
             Envelope::TypePayload => {
-                put(&[br#"{"type":""#, event_type, br#"","payload":"#, payload, b"}"]);
+                put(out, &[br#"{"type":""#, event_type, br#"","payload":"#, payload, b"}"]);
             }
             Envelope::Full => {
-                put(&[br#"{"id":""#, message.message_id().as_bytes()]);
-                put(&[br#"","type":""#, event_type]);
-                put(&[br#"","timestamp":""#, event.timestamp.to_string().as_bytes()]);
-                put(&[br#"","data":"#, payload]);
-                put(&[br#","metadata":"#, message.metadata().bytes(), b"}"]);
+                put(out, &[br#"{"id":""#, message.message_id().as_bytes()]);
+                put(out, &[br#"","type":""#, event_type, br#"","timestamp":""#]);
+                put_time(out, event.timestamp);
+                put(out, &[br#"","data":"#, payload]);
+                put(out, &[br#","metadata":"#, message.metadata().bytes(), b"}"]);
             }
             Envelope::Segment => return segment(payload, out),
-            Envelope::Payload => put(&[payload]),
+            Envelope::Payload => put(out, &[payload]),
         }
         Ok(())
     }
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|it| out.extend_from_slice(it));
+}
+
+/// As its `Display` writes it.
+fn put_time(out: &mut Vec<u8>, time: Timestamp) {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new();
+    // Writing to a `Vec` cannot fail.
+    PRINTER.print_timestamp(&time, out).ok();
 }
 
 /// A Segment message, with `"version":1` before its fields and no other version. A `delete`

@@ -54,6 +54,9 @@ pub use headers::{HOPS, HeaderError, LONGEST_VALUE, MOST_HEADERS, check_header};
 pub use scan::first_element;
 pub use target::{TargetError, check_target};
 
+/// Headers that are made for each request: hops, signature, id, timestamp, idempotency key, host and length.
+const ADDED_HEADERS: usize = 7;
+
 /// Gateways that an event may pass through before we take it for one that goes in circles.
 pub const MOST_HOPS: u64 = 8;
 
@@ -94,6 +97,7 @@ struct Head {
 }
 
 /// All that is sent.
+#[derive(Clone)]
 struct Request {
     targets: Vec<Option<Uri>>,
     headers: HeaderMap,
@@ -211,12 +215,18 @@ impl Webhook {
             }
         }
         let body = self.form.body(messages).map_err(|it| misfit(it.to_string()))?;
-        let mut headers = self.headers.clone();
+        // Room for what is added from here to the socket, so that the map does not grow on the way.
+        let room = self.headers.len() + head.headers.len() + ADDED_HEADERS;
+        let mut headers = HeaderMap::with_capacity(room);
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
+        }
         for (name, value) in head.headers {
             headers.insert(name, value);
         }
-        headers.insert(HOPS, HeaderValue::from(hops));
-        self.identify(&mut headers, &message_id(messages), &body, at)?;
+        let hops = if hops == 1 { HeaderValue::from_static("1") } else { HeaderValue::from(hops) };
+        headers.insert(HOPS, hops);
+        self.identify(&mut headers, message_id(messages), &body, at)?;
         Ok(Request { targets: head.targets, headers, body: body.bytes })
     }
 
@@ -224,37 +234,39 @@ impl Webhook {
     fn identify(
         &self,
         headers: &mut HeaderMap,
-        id: &str,
+        id: String,
         body: &Body,
         at: Timestamp,
     ) -> Result<(), Outcome> {
-        let signature = self.signer.sign(id, body.signed(), at);
+        let signature = self.signer.sign(&id, body.signed(), at);
         let signature =
             signature.map_err(|_| refused(Class::Config, "no signing secret is alive"))?;
         if let Some(signature) = signature {
             headers.insert(self.signer.header.clone(), text(signature)?);
         }
+        let key = match self.idempotency_key {
+            IdempotencyHeader::None => None,
+            IdempotencyHeader::Message => Some(id.clone()),
+            IdempotencyHeader::MessageAndDestination => Some(format!("{id}.{}", self.id)),
+        };
         if self.scheme == Scheme::Standard {
-            headers.insert(headers::ID, text(id.to_owned())?);
+            headers.insert(headers::ID, text(id)?);
             headers.insert(headers::TIMESTAMP, HeaderValue::from(at.as_second()));
         }
-        let key = match self.idempotency_key {
-            IdempotencyHeader::None => return Ok(()),
-            IdempotencyHeader::Message => id.to_owned(),
-            IdempotencyHeader::MessageAndDestination => format!("{id}.{}", self.id),
-        };
-        headers.insert(headers::IDEMPOTENCY_KEY, text(key)?);
+        if let Some(key) = key {
+            headers.insert(headers::IDEMPOTENCY_KEY, text(key)?);
+        }
         Ok(())
     }
 
     /// Sends the request to one of the URLs.
-    async fn send_to(&self, place: usize, request: &Request, at: Timestamp) -> Outcome {
+    async fn send_to(&self, place: usize, request: Request, at: Timestamp) -> Outcome {
         let endpoint = &self.urls[place].endpoint;
         let start = Instant::now();
         let deadline = start + self.timeout;
-        let (method, headers) = (self.method.clone(), request.headers.clone());
-        let body = request.body.clone();
-        let answer = match request.targets.get(place).cloned().flatten() {
+        let method = self.method.clone();
+        let Request { targets, headers, body } = request;
+        let answer = match targets.into_iter().nth(place).flatten() {
             None => endpoint.send(method, headers, body, deadline).await,
             Some(target) => endpoint.send_to(target, method, headers, body, deadline).await,
         };
@@ -303,11 +315,11 @@ impl Destination for Webhook {
             Err(outcome) => return outcome,
         };
         if let [_] = &self.urls[..] {
-            return self.send_to(0, &request, at).await;
+            return self.send_to(0, request, at).await;
         }
         let start = Instant::now();
         let outcomes =
-            join_all((0..self.urls.len()).map(|it| self.send_to(it, &request, at))).await;
+            join_all((0..self.urls.len()).map(|it| self.send_to(it, request.clone(), at))).await;
         let origins = self.urls.iter().map(|it| it.origin.as_str());
         several::joined(origins.zip(outcomes).collect(), start.elapsed())
     }

@@ -28,6 +28,9 @@ struct Timed<K> {
     times: SigningKey,
 }
 
+/// Bytes of one `v1,…`: what nearly all requests carry.
+const SIGNATURE_LENGTH: usize = 47;
+
 /// There are keys, and none of them signs at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NoKeyAlive;
@@ -64,7 +67,7 @@ impl Signer {
         let seconds = at.as_second();
         match &self.keys {
             Keys::Standard(keys) => all(keys, at, |keys| {
-                let mut signatures = String::new();
+                let mut signatures = String::with_capacity(SIGNATURE_LENGTH);
                 keys.for_each(|it| it.sign_into(&mut signatures, id, seconds, bytes));
                 signatures
             }),

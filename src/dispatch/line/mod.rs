@@ -17,7 +17,7 @@ mod outcome;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{BinaryHeap, VecDeque},
     sync::Arc,
 };
 
@@ -38,7 +38,8 @@ use super::{
     status::LineStatus,
 };
 use crate::model::{
-    DeliverySeq, Destination, DestinationId, DestinationState, Ended, Lane, Ordering, Owed, Policy,
+    DeliverySeq, Destination, DestinationId, DestinationState, Ended, IdMap, IdSet, Lane, Ordering,
+    Owed, Policy,
 };
 
 /// However full the memory is, a destination may hold this many.
@@ -56,7 +57,7 @@ pub struct Line {
     policy: Policy,
     /// How much of a lane is read at once.
     per_lane: usize,
-    rows: HashMap<DeliverySeq, Row>,
+    rows: IdMap<DeliverySeq, Row>,
     /// What can go as soon as the gates are open.
     turns: VecDeque<Turn>,
     waiting: BinaryHeap<Reverse<(Timestamp, DeliverySeq)>>,
@@ -70,7 +71,7 @@ pub struct Line {
     unread: bool,
     reading: Option<Reading>,
     /// Settled while a read was under way, which may have seen them as they were before.
-    settled_meanwhile: HashSet<DeliverySeq>,
+    settled_meanwhile: IdSet<DeliverySeq>,
     read_not_before: Option<Timestamp>,
     /// Rotates what is read next, so that no want starves another.
     read_turn: u8,
@@ -166,7 +167,7 @@ impl Line {
             settings: None,
             policy: Policy::default(),
             per_lane: 1,
-            rows: HashMap::new(),
+            rows: IdMap::default(),
             turns: VecDeque::new(),
             waiting: BinaryHeap::new(),
             counts: Counts::default(),
@@ -175,7 +176,7 @@ impl Line {
             parked: None,
             unread: false,
             reading: None,
-            settled_meanwhile: HashSet::new(),
+            settled_meanwhile: IdSet::default(),
             read_not_before: None,
             read_turn: 0,
             removal: Removal::Done,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     dispatch::later,
-    model::{DeliverySeq, DestinationState, Ended, Lane, Owed, Place},
+    model::{DeliverySeq, DestinationState, Ended, IdSet, Lane, Owed, Place},
     store::OwedQuery,
 };
 
@@ -353,7 +353,7 @@ impl Line {
         lane: Lane,
         rows: &[Owed],
         reading: &Reading,
-        settled: &HashSet<DeliverySeq>,
+        settled: &IdSet<DeliverySeq>,
         step: &mut Step<'_>,
     ) {
         let count = rows.iter().take_while(|it| it.place.lane == lane).count();
@@ -369,7 +369,7 @@ impl Line {
         &mut self,
         rows: &[Owed],
         reading: &Reading,
-        settled: &HashSet<DeliverySeq>,
+        settled: &IdSet<DeliverySeq>,
         step: &mut Step<'_>,
     ) {
         let is_full = rows.len() >= reading.limit;
@@ -404,7 +404,7 @@ impl Line {
         lane: Lane,
         group: &[Owed],
         is_cut: bool,
-        settled: &HashSet<DeliverySeq>,
+        settled: &IdSet<DeliverySeq>,
         step: &mut Step<'_>,
     ) -> bool {
         if !self.lanes.queues.contains_key(&lane) && self.room(step) == 0 {

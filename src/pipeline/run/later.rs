@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use super::{BATCH_BYTES, Runner, count};
+use super::{BATCH_BYTES, Runner};
 use crate::{
     hint::Loss,
     model::{Event, EventSeq, Message, Name, Owed, Plan, Skipped},
@@ -120,7 +120,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             if plans.is_empty() {
                 return;
             }
-            count(&plans, failures);
+            self.meters.count(&plans, failures);
             self.keep(plans).await;
         }
     }

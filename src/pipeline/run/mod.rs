@@ -9,11 +9,13 @@
 //! store keeps which events those are.
 
 mod later;
+mod meters;
 mod remember;
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
+use meters::Meters;
 use tokio::sync::watch;
 
 use super::{
@@ -74,6 +76,7 @@ pub struct Runner<L> {
     /// What was planned in calls that failed: nobody knows whether it is on disk.
     doubtful: Vec<Sent>,
     patience: Duration,
+    meters: Meters,
 }
 
 type InFlight = Pin<Box<dyn Future<Output = (Vec<Sent>, Result<Vec<Owed>, StoreError>)> + Send>>;
@@ -112,6 +115,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
         waiting_bytes: 0,
         doubtful: Vec::new(),
         patience: FIRST_WAIT,
+        meters: Meters::new(),
     };
     (runner, watch)
 }
@@ -300,7 +304,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 }
                 tokio::task::yield_now().await;
             }
-            count(&plans, failures);
+            self.meters.count(&plans, failures);
             self.last = plans.last().map(|it| it.0.event.seq);
             self.keep(plans).await;
         }
@@ -358,7 +362,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         self.planned.send_if_modified(|it| std::mem::replace(it, self.kept) != self.kept);
         if let Some(first) = sent.iter().find(|it| matches!(it.part, SentPart::First)) {
             let waited = self.parts.clock.now().duration_since(first.event.received_at);
-            metrics::histogram!("tidegate_pipeline_seconds").record(waited.as_secs_f64().max(0.0));
+            self.meters.seconds.record(waited.as_secs_f64().max(0.0));
         }
         if !owed.is_empty() {
             self.parts.deliveries.send(messages(&sent, owed));
@@ -432,13 +436,4 @@ async fn found(
     let mut messages = store.messages(&seqs).await?.into_iter().peekable();
     let pair = |owed: Owed| Some((owed, messages.next_if(|it| it.seq == owed.seq)?));
     Ok(owed.into_iter().filter_map(pair).collect())
-}
-
-fn count(plans: &[(Plan, Sent)], failures: u64) {
-    let deliveries = plans.iter().map(|it| it.0.deliveries.len() as u64).sum();
-    let skipped = |plan: &Plan| plan.skipped.iter().filter(|it| !it.waits()).count() as u64;
-    let skipped = plans.iter().map(|it| skipped(&it.0)).sum();
-    metrics::counter!("tidegate_planned_total").increment(deliveries);
-    metrics::counter!("tidegate_filtered_total").increment(skipped);
-    metrics::counter!("tidegate_expression_failures_total").increment(failures);
 }
