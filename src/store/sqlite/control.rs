@@ -1,7 +1,6 @@
 //! `control.db`: resources, the small numbers that stand for them in rows, and single values.
 
 use std::{
-    collections::HashMap,
     path::Path,
     sync::{Mutex, RwLock},
 };
@@ -14,7 +13,7 @@ use super::{
     upkeep::checkpoint_if_possible,
 };
 use crate::{
-    model::{Id, RawJson},
+    model::{Id, IdMap, RawJson},
     store::{Change, Document, Result, StoreError},
 };
 
@@ -25,8 +24,8 @@ pub(super) struct Control {
 
 #[derive(Default)]
 struct Numbers {
-    of: HashMap<u128, i64>,
-    ids: HashMap<i64, u128>,
+    of: IdMap<u128, i64>,
+    ids: IdMap<i64, u128>,
 }
 
 impl Numbers {

@@ -1,19 +1,19 @@
 //! Counts of what each destination did, by minute, added up in memory and written once a commit.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::params;
 
 use super::writes::{Write, Writes};
 use crate::{
-    model::{Class, Ended, Entry, EntryKind},
+    model::{Class, Ended, Entry, EntryKind, IdMap},
     store::Result,
 };
 
 #[derive(Default)]
 pub(super) struct Minutes {
-    counts: HashMap<(i64, i64), Counts>,
+    counts: IdMap<(i64, i64), Counts>,
 }
 
 #[derive(Clone, Copy, Default)]

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    model::{EventId, EventSeq, IdSequence, IdempotencyKey},
+    model::{EventId, EventSeq, IdMap, IdSequence, IdempotencyKey},
     store::Result,
 };
 
@@ -75,7 +75,7 @@ pub(super) fn recover(
         memories,
         replays: HashMap::new(),
         waiting,
-        projects: HashMap::new(),
+        projects: IdMap::default(),
         marks,
     };
     Ok(Recovered { memory, newest, journal, owed })

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    model::{DeliverySeq, Event, EventId, EventSeq, IdSequence, NewEvent, Owed, Place, Standing},
+    model::{DeliverySeq, Event, EventId, EventSeq, IdMap, IdSequence, NewEvent, Owed, Place, Standing},
     store::{Appended, ReplayProgress, Result},
 };
 
@@ -45,7 +45,7 @@ pub(super) struct Memory {
     /// Events whose plan is not whole yet.
     pub waiting: Waiting,
     /// The projects of destinations, by their numbers.
-    pub projects: HashMap<i64, i64>,
+    pub projects: IdMap<i64, i64>,
     pub marks: Marks,
 }
 

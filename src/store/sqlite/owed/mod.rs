@@ -13,7 +13,6 @@ mod applier;
 mod rebuild;
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,7 +29,7 @@ use super::{
     status::Status,
 };
 use crate::{
-    model::{DeliverySeq, Lane, Owed, Place, Standing},
+    model::{DeliverySeq, IdMap, Lane, Owed, Place, Standing},
     store::Result,
 };
 
@@ -108,7 +107,7 @@ enum Pending {
     Delete(OwedRow),
 }
 
-type Pendings = HashMap<DeliverySeq, Pending>;
+type Pendings = IdMap<DeliverySeq, Pending>;
 
 /// What is owed, as the writer knows it.
 pub(super) struct Ledger {
@@ -143,7 +142,7 @@ impl Ledger {
         Ok(Self {
             applier: Applier::start(&file, number, status)?,
             file,
-            active: Pendings::new(),
+            active: Pendings::default(),
             handed: Arc::default(),
             handed_through: number,
             handed_at: Instant::now(),

@@ -79,7 +79,7 @@ fn catch_up(connection: &mut Connection, segments: &Segments, last: u64) -> Resu
             break;
         }
     }
-    let mut replay = Replay { connection, pendings: Pendings::new(), through: applied };
+    let mut replay = Replay { connection, pendings: Pendings::default(), through: applied };
     for segment in &all[from..] {
         let is_complete = segment.read(|it| replay.segment(it))?;
         if !is_complete {
