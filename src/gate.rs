@@ -6,10 +6,11 @@
 //! who are to be forgotten are turned away.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
+use metrics::Counter;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 
@@ -46,7 +47,15 @@ pub struct Gate {
     /// Whose events are turned away, by the catalogue that it was made of.
     suppressed: RwLock<(Arc<Catalog>, Arc<Suppressed>)>,
     room: Semaphore,
+    meters: OnceLock<Meters>,
     options: Options,
+}
+
+/// What is counted of every event. Looked up by name once, when the first one comes.
+struct Meters {
+    accepted: Counter,
+    duplicate: Counter,
+    suppressed: Counter,
 }
 
 /// Why events were not let in. Nothing of them was kept.
@@ -67,32 +76,47 @@ impl Gate {
         options: Options,
     ) -> Self {
         let room = Semaphore::new(options.waiting_bytes as usize);
-        Self { store, catalog, suppressed: RwLock::default(), room, options }
+        let suppressed = RwLock::default();
+        Self { store, catalog, suppressed, room, meters: OnceLock::new(), options }
     }
 
     fn suppressed(&self) -> Arc<Suppressed> {
-        let catalog = self.catalog.borrow().clone();
-        let (of, suppressed) =
-            self.suppressed.read().unwrap_or_else(PoisonError::into_inner).clone();
-        // It keeps its catalogue alive, so the same address is the same catalogue.
-        if Arc::ptr_eq(&of, &catalog) {
-            return suppressed;
-        }
+        let catalog = {
+            let catalog = self.catalog.borrow();
+            let known = self.suppressed.read().unwrap_or_else(PoisonError::into_inner);
+            // It keeps its catalogue alive, so the same address is the same catalogue.
+            if Arc::ptr_eq(&known.0, &catalog) {
+                return known.1.clone();
+            }
+            catalog.clone()
+        };
         let fresh = Arc::new(Suppressed::of(catalog.deletions.values().map(AsRef::as_ref)));
         *self.suppressed.write().unwrap_or_else(PoisonError::into_inner) = (catalog, fresh.clone());
         fresh
     }
 
+    fn meters(&self) -> &Meters {
+        self.meters.get_or_init(|| Meters {
+            accepted: metrics::counter!("tidegate_events_accepted_total"),
+            duplicate: metrics::counter!("tidegate_events_duplicate_total"),
+            suppressed: metrics::counter!("tidegate_events_suppressed_total"),
+        })
+    }
+
     /// Keeps the events and answers in their order. When it returns `Ok`, they are on disk.
     pub async fn admit(&self, events: Vec<NewEvent>) -> Result<Vec<Admitted>, Refused> {
         let suppressed = self.suppressed();
-        let is_kept: Vec<bool> =
-            events.iter().map(|it| !suppressed.includes(it.project, &it.payload)).collect();
+        let is_away = |it: &NewEvent| suppressed.includes(it.project, &it.payload);
+        if !events.iter().any(is_away) {
+            let kept = self.keep(events).await?;
+            return Ok(kept.into_iter().map(Admitted::Kept).collect());
+        }
+        let is_kept: Vec<bool> = events.iter().map(|it| !is_away(it)).collect();
         let mut places = is_kept.iter();
         let mut events = events;
         events.retain(|_| places.next().is_none_or(|it| *it));
         let away = (is_kept.len() - events.len()) as u64;
-        metrics::counter!("tidegate_events_suppressed_total").increment(away);
+        self.meters().suppressed.increment(away);
         let mut kept = match events.is_empty() {
             true => Vec::new(),
             false => self.keep(events).await?,
@@ -129,9 +153,12 @@ impl Gate {
             other => Refused::Store(other),
         })?;
         let accepted = appended.iter().filter(|it| matches!(it, Appended::New(_))).count() as u64;
-        metrics::counter!("tidegate_events_accepted_total").increment(accepted);
-        metrics::counter!("tidegate_events_duplicate_total")
-            .increment(appended.len() as u64 - accepted);
+        let duplicates = appended.len() as u64 - accepted;
+        let meters = self.meters();
+        meters.accepted.increment(accepted);
+        if duplicates > 0 {
+            meters.duplicate.increment(duplicates);
+        }
         Ok(appended)
     }
 }

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, RwLock},
 };
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -20,8 +20,8 @@ use crate::{
     crypto::{AdminKey, KeyHasher, PlainKey, Random},
     expr::{Facts, Template},
     model::{
-        ApiKey, Event, EventId, EventSeq, IdempotencyKey, KeyId, Name, NewEvent, ProjectId, Scope,
-        Source, SourceId, SourceKind, WriteKey,
+        ApiKey, Event, EventId, EventSeq, IdMap, IdempotencyKey, KeyId, Name, NewEvent, ProjectId,
+        Scope, Source, SourceId, SourceKind, WriteKey,
     },
     problem::{Kind, Problem},
     redact::Redactor,
@@ -29,6 +29,8 @@ use crate::{
 
 /// The header by which a key for all projects names the one it means.
 pub const PROJECT_HEADER: &str = "tidegate-project";
+/// The same, ready to be looked up.
+pub static PROJECT_NAME: HeaderName = HeaderName::from_static(PROJECT_HEADER);
 
 /// Recognises callers.
 pub struct Keyring {
@@ -46,10 +48,10 @@ struct Ring {
     catalog: Arc<Catalog>,
     /// By the first characters of the key, which are not secret.
     by_hint: HashMap<String, Vec<Arc<ApiKey>>>,
-    projects: HashMap<ProjectId, ApiSources>,
+    projects: IdMap<ProjectId, ApiSources>,
     by_write_key: HashMap<WriteKey, Arc<OpenSource>>,
     /// Tokens that were recognised, by digest, to spare the next request the HMAC.
-    seen: Mutex<HashMap<u128, Caller>>,
+    seen: Mutex<IdMap<u128, Caller>>,
 }
 
 /// The sources of a project that `/api/v1/events` posts to.
@@ -162,12 +164,15 @@ impl Keyring {
     }
 
     fn ring(&self) -> Arc<Ring> {
-        let catalog = self.catalog.borrow().clone();
-        let ring = self.ring.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        // The ring keeps its catalogue alive, so the same address is the same catalogue.
-        if Arc::ptr_eq(&ring.catalog, &catalog) {
-            return ring;
-        }
+        let catalog = {
+            let catalog = self.catalog.borrow();
+            let ring = self.ring.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+            // The ring keeps its catalogue alive, so the same address is the same catalogue.
+            if Arc::ptr_eq(&ring.catalog, &catalog) {
+                return ring.clone();
+            }
+            catalog.clone()
+        };
         let ring = Arc::new(Ring::of(catalog));
         *self.ring.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = ring.clone();
         ring
@@ -183,7 +188,7 @@ impl Ring {
                 by_hint.entry(key.hint.clone()).or_default().push(key.clone());
             }
         }
-        let mut projects: HashMap<_, ApiSources> =
+        let mut projects: IdMap<ProjectId, ApiSources> =
             catalog.projects.keys().map(|&id| (id, ApiSources::default())).collect();
         let mut sources: Vec<_> = catalog.sources.values().collect();
         // Those of one file are of one moment, and then the name decides.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    body::HttpBody,
     http::{HeaderMap, header},
 };
 use bytes::Bytes;
@@ -64,19 +64,65 @@ impl Drop for Lease {
     }
 }
 
+/// A body as it comes from a connection.
+pub trait Incoming: HttpBody<Data = Bytes, Error: Into<BoxError>> + Unpin + Send {}
+impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Unpin + Send> Incoming for B {}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Reads a body whole, inflated if it says so, into memory of its own: a slice of the connection's
 /// buffer would keep eight kilobytes for each small event that waits. `limit` counts what comes out.
-pub async fn read(
-    body: Body,
+pub async fn read<B: Incoming>(
+    body: B,
+    headers: &HeaderMap,
+    limit: usize,
+    room: &Room,
+) -> Result<(Bytes, Lease), Problem> {
+    read_on(None, body, headers, limit, room).await
+}
+
+/// The same for who looks into the body and drops it before waiting for anything: one that comes in one
+/// piece is not copied.
+pub async fn lend<B: Incoming>(
+    mut body: B,
+    headers: &HeaderMap,
+    limit: usize,
+    room: &Room,
+) -> Result<(Bytes, Lease), Problem> {
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return read(body, headers, limit, room).await;
+    }
+    let mut lease = room.lease();
+    let Some(frame) = body.frame().await else { return Ok((Bytes::new(), lease)) };
+    let first = frame.map_err(|error| broken(error.into().as_ref()))?.into_data().ok();
+    match first {
+        Some(whole) if body.is_end_stream() && whole.len() <= limit && lease.grow(whole.len()) => {
+            Ok((whole, lease))
+        }
+        first => read_on(first, body, headers, limit, room).await,
+    }
+}
+
+/// `first` is what came of it already.
+async fn read_on<B: Incoming>(
+    mut first: Option<Bytes>,
+    mut body: B,
     headers: &HeaderMap,
     limit: usize,
     room: &Room,
 ) -> Result<(Bytes, Lease), Problem> {
     let mut decoder = Decoder::new(headers, Sink::new(headers, limit, room.lease()))?;
-    let mut body = body;
     let mut compressed = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
+    loop {
+        let data = match first.take() {
+            Some(data) => data,
+            None => {
+                let Some(frame) = body.frame().await else { break };
+                let frame = frame.map_err(|error| broken(error.into().as_ref()))?;
+                let Ok(data) = frame.into_data() else { continue };
+                data
+            }
+        };
         compressed += data.len();
         if let Err(problem) = decoder.write(&data, compressed) {
             discard(body).await;
@@ -89,7 +135,7 @@ pub async fn read(
 
 /// Reads on for a while after a refusal: a client that is still writing when the connection closes
 /// would see a broken pipe instead of the answer.
-async fn discard(mut body: Body) {
+async fn discard<B: Incoming>(mut body: B) {
     const AT_MOST: usize = 16 * 1024 * 1024;
     let mut discarded = 0;
     while discarded < AT_MOST {
@@ -100,8 +146,8 @@ async fn discard(mut body: Body) {
     }
 }
 
-fn broken(error: &axum::Error) -> Problem {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+fn broken(error: &(dyn std::error::Error + 'static)) -> Problem {
+    let mut cause = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if kind == Some(io::ErrorKind::TimedOut) {
@@ -263,7 +309,7 @@ fn damaged() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::{body::Body, http::HeaderValue};
 
     use super::*;
 
@@ -340,6 +386,27 @@ mod tests {
         ] {
             assert_eq!(read_as(encoding, body, 20_000, &room).await, Err(expected), "{encoding}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_lent_body_is_not_copied_and_has_the_same_limits() {
+        let (room, headers) = (Room::new(1000), HeaderMap::new());
+        let body = Bytes::from(vec![b'x'; 600]);
+        let lent = lend(Body::from(body.clone()), &headers, 600, &room).await.unwrap();
+        assert_eq!((lent.0.as_ptr(), lent.0.len()), (body.as_ptr(), 600));
+        let kind = |it: Result<(Bytes, Lease), Problem>| it.err().map(|it| it.kind());
+        let second = lend(Body::from(body.clone()), &headers, 600, &room).await;
+        assert_eq!(kind(second), Some(Kind::Overloaded));
+        drop(lent);
+        let over = lend(Body::from(body.clone()), &headers, 599, &room).await;
+        assert_eq!(kind(over), Some(Kind::BodyTooLarge));
+        assert!(lend(Body::empty(), &headers, 0, &room).await.unwrap().0.is_empty());
+        let pieces = [Ok::<_, io::Error>(body.slice(..300)), Ok(body.slice(300..))];
+        let pieces = Body::from_stream(futures_util::stream::iter(pieces));
+        let gathered = lend(pieces, &headers, 600, &room).await.unwrap();
+        assert_eq!(gathered.0, body);
+        drop(gathered);
+        assert_eq!(room.taken.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -24,17 +24,20 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, request::Parts},
+    body::Body,
+    extract::{ConnectInfo, State},
+    http::{Extensions, HeaderMap, HeaderName, Request, request::Parts},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
+use http_body_util::Either;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use self::{
-    answer::{BatchAnswer, BatchResult, EventAnswer, NewEventBody},
-    auth::{ApiSources, Caller, Keyring, OpenSource, PROJECT_HEADER, Session},
+    answer::{AnswerBody, BatchAnswer, BatchResult, EventAnswer, NewEventBody},
+    auth::{ApiSources, Caller, Keyring, OpenSource, PROJECT_HEADER, PROJECT_NAME, Session},
+    body::Incoming,
 };
 use self::{
     batch::Format,
@@ -52,14 +55,14 @@ use crate::{
     clock::Clock,
     crypto::Random,
     gate::{Admitted, Gate},
-    model::{IdempotencyKey, RateLimit, Scope, SourceId},
+    model::{IdempotencyKey, RateLimit, RawJson, Scope, SourceId},
     problem::{Kind, Problem},
     schema::Learned,
     store::Appended,
     tail::Tail,
 };
 
-const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+static IDEMPOTENCY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -161,14 +164,27 @@ impl Ingest {
     }
 
     /// Any other request's body, whole, under the limits of ingest.
-    pub async fn read_body(&self, request: Request, limit: usize) -> Result<Bytes, Problem> {
+    pub async fn read_body(&self, request: Request<Body>, limit: usize) -> Result<Bytes, Problem> {
         let (parts, body) = request.into_parts();
         let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
         Ok(body)
     }
 
+    /// Answers a request with one event, as [`post_event`] says. `peer` is at the other end of the
+    /// connection.
+    pub async fn post<B: Incoming>(
+        &self,
+        request: Request<B>,
+        peer: IpAddr,
+    ) -> Response<AnswerBody> {
+        match self.one(request, peer).await {
+            Ok((answer, headers)) => answer.into_response_with(headers),
+            Err(problem) => refuse(problem).map(Either::Right),
+        }
+    }
+
     /// Who posts, and for which project, if the rate limit lets it.
-    fn admit(&self, parts: &Parts) -> Result<Sender, Problem> {
+    fn admit(&self, parts: &Parts, ip: IpAddr) -> Result<Sender, Problem> {
         let session = self.keyring.authenticate(&parts.headers, Scope::Ingest)?;
         let project = session.project(named_project(parts))?;
         let received_at = self.clock.now();
@@ -178,46 +194,53 @@ impl Ingest {
                 .retry_after(wait)
                 .detail("this API key has posted as many events as it may for the moment")
         })?;
-        let ip = self.caller_ip(parts);
         let circumstances = Circumstances::of(&parts.headers, ip)?;
         let judge = self.types.judge(received_at);
         Ok(Sender { session, project, received_at, circumstances, judge })
     }
 
-    async fn one(&self, request: Request) -> Result<EventAnswer, Problem> {
+    /// What is answered, and an empty map for its headers.
+    async fn one<B: Incoming>(
+        &self,
+        request: Request<B>,
+        peer: IpAddr,
+    ) -> Result<(EventAnswer, HeaderMap), Problem> {
         let (parts, body) = request.into_parts();
-        let sender = self.admit(&parts)?;
+        let ip = metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies);
+        let sender = self.admit(&parts, ip)?;
         let limit = self.options.event_bytes;
         let parsed = async {
-            let (body, lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+            let (body, lease) = body::lend(body, &parts.headers, limit, &self.room).await?;
             let header_key = key_of(&parts.headers)?;
             let mut draft = event::parse(&body, "")?;
             draft.key = one_key(draft.key.take(), header_key)?;
-            Ok((sender.event(&body, draft, ""), lease))
+            let payload = Bytes::copy_from_slice(draft.payload.get().as_bytes());
+            Ok((sender.event(RawJson::trusted(payload), draft, ""), lease))
         };
-        let parsed = parsed.await.inspect_err(|it| self.refused(&sender, &parts, it));
+        let parsed = parsed.await.inspect_err(|it| self.refused(&sender, ip, it));
         let (event, _lease) = parsed?;
         let event = event.map_err(|unfit| {
-            self.unfit(&sender, &parts, &unfit);
+            self.unfit(&sender, ip, &unfit);
             unfit.into_problem()
         })?;
+        let headers = emptied(parts);
         let source = event.source;
         let admitted = self.gate.admit(vec![event]).await?;
         self.traffic.taken(source, sender.caller(), &admitted, sender.received_at);
-        let admitted = admitted.into_iter().next();
-        let admitted = admitted.ok_or_else(|| Problem::new(Kind::Internal))?;
-        self.show(&admitted);
-        Ok(EventAnswer::of(&admitted))
+        let admitted = admitted.first().ok_or_else(|| Problem::new(Kind::Internal))?;
+        self.show(admitted);
+        Ok((EventAnswer::of(admitted), headers))
     }
 
-    async fn many(&self, request: Request) -> Result<BatchAnswer, Problem> {
+    async fn many(&self, request: Request<Body>) -> Result<BatchAnswer, Problem> {
         /// Beyond it, parsing would hold up the other connections of this thread.
         const AT_ONCE: usize = 256 * 1024;
         let (parts, body) = request.into_parts();
-        let sender = Arc::new(self.admit(&parts)?);
+        let ip = self.caller_ip(&parts);
+        let sender = Arc::new(self.admit(&parts, ip)?);
         let limit = self.options.batch_bytes;
         let parsed = async {
-            if parts.headers.contains_key(IDEMPOTENCY_HEADER) {
+            if parts.headers.contains_key(&IDEMPOTENCY_HEADER) {
                 let rule = "in a batch, each event has its own `idempotency_key`";
                 let field = "header:idempotency-key";
                 return Err(Problem::invalid_field(field, rule, "a key for all"));
@@ -234,12 +257,12 @@ impl Ingest {
             };
             Ok((parsed, lease))
         };
-        let parsed = parsed.await.inspect_err(|it| self.refused(&sender, &parts, it));
+        let parsed = parsed.await.inspect_err(|it| self.refused(&sender, ip, it));
         let (parsed, _lease) = parsed?;
         let received_at = sender.received_at;
         self.buckets.owe(sender.session.caller.key, received_at, parsed.items.len() - 1);
         let unfit = parsed.items.iter().filter_map(|it| it.as_ref().err());
-        unfit.for_each(|it| self.unfit(&sender, &parts, it));
+        unfit.for_each(|it| self.unfit(&sender, ip, it));
         let sources: Vec<SourceId> = parsed.events.iter().map(|it| it.source).collect();
         let admitted = match parsed.events.is_empty() {
             true => Vec::new(),
@@ -260,15 +283,14 @@ impl Ingest {
     }
 
     /// Counts a request that is refused as a whole, at the source that it would have been for.
-    fn refused(&self, sender: &Sender, parts: &Parts, problem: &Problem) {
-        let ip = self.caller_ip(parts);
+    fn refused(&self, sender: &Sender, ip: IpAddr, problem: &Problem) {
         if let Some(rejection) = Rejection::of(problem, sender.received_at, ip) {
             self.count_rejection(sender, None, rejection);
         }
     }
 
-    fn unfit(&self, sender: &Sender, parts: &Parts, unfit: &sender::Unfit) {
-        let (source, rejection) = unfit.rejection(sender.received_at, self.caller_ip(parts));
+    fn unfit(&self, sender: &Sender, ip: IpAddr, unfit: &sender::Unfit) {
+        let (source, rejection) = unfit.rejection(sender.received_at, ip);
         self.count_rejection(sender, source, rejection);
     }
 
@@ -280,8 +302,7 @@ impl Ingest {
 
     /// Whose request it is, by the connection and the proxies that are believed.
     fn caller_ip(&self, parts: &Parts) -> IpAddr {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |it| it.0.ip());
+        let peer = peer(&parts.extensions);
         metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies)
     }
 
@@ -293,9 +314,27 @@ impl Ingest {
     }
 }
 
+/// Who is at the other end of the connection.
+fn peer(extensions: &Extensions) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(IpAddr::from([0, 0, 0, 0]), |it| it.0.ip())
+}
+
+/// The map of a request's headers without these. Its memory serves the answer, and hyper keeps it for
+/// the connection's next request, unless it is large.
+fn emptied(parts: Parts) -> HeaderMap {
+    const LARGE: usize = 32;
+    let mut headers = parts.headers;
+    if headers.capacity() > LARGE {
+        return HeaderMap::new();
+    }
+    headers.clear();
+    headers
+}
+
 /// The project that a request names, by header or query.
 pub fn named_project(parts: &Parts) -> Option<&str> {
-    let by_header = parts.headers.get(PROJECT_HEADER).and_then(|it| it.to_str().ok());
+    let by_header = parts.headers.get(&PROJECT_NAME).and_then(|it| it.to_str().ok());
     by_header.or_else(|| {
         let pairs = parts.uri.query()?.split('&');
         // Ids and names need no escapes, and anything else is no project.
@@ -304,7 +343,7 @@ pub fn named_project(parts: &Parts) -> Option<&str> {
 }
 
 fn key_of(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(value) = headers.get(IDEMPOTENCY_HEADER) else { return Ok(None) };
+    let Some(value) = headers.get(&IDEMPOTENCY_HEADER) else { return Ok(None) };
     let wrong = |rule| Problem::invalid_field("header:idempotency-key", rule, "another text");
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| wrong("it is UTF-8"))?;
     text.parse().map(Some).map_err(|error: crate::model::TextError| wrong(error.rule))
@@ -347,8 +386,9 @@ fn one_key(
         (status = "5XX", response = Problem),
     )
 )]
-pub async fn post_event(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
-    respond(ingest.one(request).await)
+pub async fn post_event(State(ingest): State<Arc<Ingest>>, request: Request<Body>) -> Response {
+    let peer = peer(request.extensions());
+    ingest.post(request, peer).await.map(Body::new)
 }
 
 /// Post up to 1000 events
@@ -373,17 +413,19 @@ pub async fn post_event(State(ingest): State<Arc<Ingest>>, request: Request) -> 
         (status = "5XX", response = Problem),
     )
 )]
-pub async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+pub async fn post_events(State(ingest): State<Arc<Ingest>>, request: Request<Body>) -> Response {
     respond(ingest.many(request).await)
 }
 
 fn respond<T: axum::response::IntoResponse>(answer: Result<T, Problem>) -> Response {
     match answer {
         Ok(answer) => answer.into_response(),
-        Err(problem) => {
-            let slug = problem.kind().parts().1;
-            metrics::counter!("tidegate_ingest_refused_total", "reason" => slug).increment(1);
-            problem.into_response()
-        }
+        Err(problem) => refuse(problem),
     }
+}
+
+fn refuse(problem: Problem) -> Response {
+    let slug = problem.kind().parts().1;
+    metrics::counter!("tidegate_ingest_refused_total", "reason" => slug).increment(1);
+    problem.into_response()
 }

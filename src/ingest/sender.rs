@@ -1,5 +1,7 @@
 //! Who posts to `/api/v1/events`, and how what is posted becomes events of a source.
 
+use std::fmt;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -88,12 +90,17 @@ impl Sender {
         }
     }
 
-    /// `body` is what the draft was parsed from; the event keeps slices of it.
-    pub fn event(&self, body: &Bytes, draft: Draft<'_>, path: &str) -> Result<NewEvent, Unfit> {
+    /// `payload` is the draft's, in memory that the event keeps. `path` stands before the names of fields.
+    pub fn event(
+        &self,
+        payload: RawJson,
+        draft: Draft<'_>,
+        path: impl fmt::Display,
+    ) -> Result<NewEvent, Unfit> {
         let sources = self.session.sources(self.project);
         let source = sources.and_then(|it| it.get(draft.source.as_deref()));
         let Some(source) = source else {
-            let field = if path.is_empty() { "source".into() } else { format!("{path}.source") };
+            let field = format!("{path}source");
             let (rule, found) = match draft.source {
                 Some(_) => (
                     "it is the name of an enabled source of kind `api` in this project",
@@ -117,7 +124,7 @@ impl Sender {
             key: draft.key,
             key_counts_for: None,
             metadata,
-            payload: RawJson::trusted(body.slice_ref(draft.payload.get().as_bytes())),
+            payload,
         };
         let is_key_derived = event.key.is_none();
         judged(event, source, is_key_derived, &self.judge)
@@ -130,9 +137,10 @@ impl Sender {
             items: Vec::with_capacity(drafts.len()),
         };
         for (place, draft) in drafts.into_iter().enumerate() {
-            let event = draft
-                .map_err(Unfit::Fields)
-                .and_then(|draft| self.event(body, draft, &format!("events[{place}]")));
+            let event = draft.map_err(Unfit::Fields).and_then(|draft| {
+                let payload = body.slice_ref(draft.payload.get().as_bytes());
+                self.event(RawJson::trusted(payload), draft, format_args!("events[{place}]."))
+            });
             parsed.items.push(event.map(|event| parsed.events.push(event)));
         }
         Ok(parsed)

@@ -5,7 +5,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     derived,
     gate::Admitted,
-    model::{KeyId, RawJson, SourceId},
+    model::{IdMap, KeyId, RawJson, SourceId},
     problem::{Kind, Problem},
     redact::Redactor,
     store::Appended,
@@ -40,7 +40,7 @@ pub struct Traffic(Mutex<Counted>);
 
 #[derive(Default)]
 struct Counted {
-    sources: HashMap<SourceId, Counts>,
+    sources: IdMap<SourceId, Counts>,
     /// Whether anything was counted since it was last written.
     is_changed: bool,
 }

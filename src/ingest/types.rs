@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{
     catalog::Catalog,
-    model::{EventType, ProjectId, RawJson, TypeName, Validate},
+    model::{EventType, IdMap, ProjectId, RawJson, TypeName, Validate},
     problem::{FieldError, Kind, Problem},
     schema::{Fault, Learned, Schema},
 };
@@ -28,7 +28,7 @@ pub struct Types {
 /// Those of one catalogue. It lives until the catalogue changes.
 struct Held {
     catalog: Arc<Catalog>,
-    by_project: HashMap<ProjectId, HashMap<TypeName, Arc<HeldType>>>,
+    by_project: IdMap<ProjectId, HashMap<TypeName, Arc<HeldType>>>,
 }
 
 /// One type, with the resource that it was compiled from.
@@ -66,12 +66,15 @@ impl Types {
     }
 
     fn held(&self) -> Arc<Held> {
-        let catalog = self.catalog.borrow().clone();
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner).clone();
-        // It keeps its catalogue alive, so the same address is the same catalogue.
-        if Arc::ptr_eq(&held.catalog, &catalog) {
-            return held;
-        }
+        let (catalog, held) = {
+            let catalog = self.catalog.borrow();
+            let known = self.held.read().unwrap_or_else(PoisonError::into_inner);
+            // It keeps its catalogue alive, so the same address is the same catalogue.
+            if Arc::ptr_eq(&known.catalog, &catalog) {
+                return known.clone();
+            }
+            (catalog.clone(), known.clone())
+        };
         let fresh = Arc::new(Held::of(catalog, Some(&held)));
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         fresh
@@ -81,7 +84,7 @@ impl Types {
 impl Held {
     /// What `before` compiled is compiled once.
     fn of(catalog: Arc<Catalog>, before: Option<&Self>) -> Self {
-        let mut by_project: HashMap<_, HashMap<_, _>> = HashMap::new();
+        let mut by_project: IdMap<_, HashMap<_, _>> = IdMap::default();
         for of in catalog.event_types.values().filter(|it| !it.validate.is_off()) {
             let known = before.and_then(|it| it.by_project.get(&of.project)?.get(&of.name));
             let known = known.filter(|it| Arc::ptr_eq(&it.of, of)).cloned();

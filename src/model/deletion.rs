@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{DeletionId, ProjectId, RawJson};
+use super::{DeletionId, IdMap, ProjectId, RawJson};
 
 /// A request to forget a user, and how far it has come. It runs in the background and survives a
 /// restart.
@@ -109,7 +109,7 @@ impl Person {
 
 /// Users whose events are turned away, by project and by where their ids stand.
 #[derive(Default)]
-pub struct Suppressed(HashMap<ProjectId, HashMap<Option<String>, HashSet<String>>>);
+pub struct Suppressed(IdMap<ProjectId, HashMap<Option<String>, HashSet<String>>>);
 
 impl Suppressed {
     pub fn of<'a>(deletions: impl Iterator<Item = &'a Deletion>) -> Self {

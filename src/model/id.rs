@@ -5,7 +5,7 @@
 //! behind a prefix that tells the kinds apart in any log line.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     hash::{Hash, Hasher},
     marker::PhantomData,
     str::FromStr,
@@ -47,6 +47,8 @@ pub enum ParseIdError {
 
 /// Digits in the text form: 26 of 5 bits each hold the 128 bits.
 const DIGITS: usize = 26;
+/// Bytes of a prefix.
+const PREFIX_AT_MOST: usize = 8;
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 impl<K> Id<K> {
@@ -115,22 +117,30 @@ impl IdSequence {
     }
 }
 
-impl<K: Kind> fmt::Display for Id<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mut digits, mut bits) = ([0; DIGITS], self.bits);
-        for digit in digits.iter_mut().rev() {
-            *digit = ALPHABET[(bits & 31) as usize];
-            bits >>= 5;
-        }
-        f.write_str(K::PREFIX)?;
-        f.write_char('_')?;
-        f.write_str(str::from_utf8(&digits).map_err(|_| fmt::Error)?)
-    }
-}
-
 impl<K: Kind> Id<K> {
     /// Bytes of the text form.
     pub const LENGTH: usize = K::PREFIX.len() + 1 + DIGITS;
+
+    /// Gives the text form to `act`. Ids stand in every answer and delivery, and so it takes no memory.
+    pub fn with_text<T>(self, act: impl FnOnce(&str) -> T) -> T {
+        const { assert!(K::PREFIX.len() <= PREFIX_AT_MOST, "a prefix is short") };
+        let mut text = [b'_'; PREFIX_AT_MOST + 1 + DIGITS];
+        let (prefix, digits) = text.split_at_mut(K::PREFIX.len());
+        prefix.copy_from_slice(K::PREFIX.as_bytes());
+        let mut bits = self.bits;
+        for digit in digits[1..=DIGITS].iter_mut().rev() {
+            *digit = ALPHABET[(bits & 31) as usize];
+            bits >>= 5;
+        }
+        // All of it is ASCII.
+        act(std::str::from_utf8(&text[..Self::LENGTH]).unwrap_or_default())
+    }
+}
+
+impl<K: Kind> fmt::Display for Id<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_text(|text| f.write_str(text))
+    }
 }
 
 impl<K: Kind> FromStr for Id<K> {
@@ -162,7 +172,7 @@ impl<K: Kind> fmt::Debug for Id<K> {
 
 impl<K: Kind> Serialize for Id<K> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::shape::Shape;
-use crate::model::{Event, ProjectId, TypeName};
+use crate::model::{Event, IdMap, ProjectId, TypeName};
 
 /// Types of one project that are learned.
 const TYPES: usize = 1000;
@@ -34,7 +34,7 @@ const FORGOTTEN: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// All that was learned.
 #[derive(Default)]
 pub struct Learned {
-    projects: RwLock<HashMap<ProjectId, HashMap<TypeName, Arc<Type>>>>,
+    projects: RwLock<IdMap<ProjectId, HashMap<TypeName, Arc<Type>>>>,
     fields: AtomicUsize,
 }
 
