@@ -2,6 +2,7 @@
 
 mod ground;
 mod planned;
+mod front;
 mod upkeep;
 mod node;
 mod shares;
@@ -19,6 +20,7 @@ use ground::{Ground, Log};
 use node::Node;
 use stages::Stages;
 
+pub use front::Front;
 pub use planned::Planned;
 
 use crate::{
@@ -169,7 +171,7 @@ impl App {
         let router = api::router(Api::new(api::Context {
             registrar: registrar.clone(),
             database: database.clone(),
-            ingest,
+            ingest: ingest.clone(),
             keyring,
             vault: vault.clone(),
             hasher: KeyHasher::of(&vault),
@@ -188,7 +190,7 @@ impl App {
             options: config.api,
         }))
         .merge(dashboard::router());
-        let router = api::only_for(roles, router);
+        let front = Front::new(ingest, router, roles);
         let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
         upkeep.push(counting);
         let stop = turned(stops.server.subscribe());
@@ -197,7 +199,7 @@ impl App {
             dispatch: started.dispatch,
             pipelines: started.pipelines,
             errands: started.errands,
-            server: tokio::spawn(server::serve(listener, router, config.server, stop)),
+            server: tokio::spawn(server::serve(listener, front, config.server, stop)),
         };
         Ok(Self {
             address,

@@ -154,7 +154,8 @@ pub fn main() -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // Else the runtime reads it by itself.
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        builder.worker_threads(workers(std::thread::available_parallelism().map_or(1, usize::from)));
+        builder
+            .worker_threads(workers(std::thread::available_parallelism().map_or(1, usize::from)));
     }
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,

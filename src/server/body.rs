@@ -9,6 +9,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
+use http_body_util::{Either, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
@@ -17,13 +18,17 @@ use super::{
     connection::{Busy, Timer},
 };
 
+/// A body that is there as a whole, or one of the router's.
+pub type AnswerBody = Either<Full<Bytes>, Body>;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request's body, which fails with [`io::ErrorKind::TimedOut`] when it comes too slowly.
 pub struct PacedBody {
     body: Incoming,
     received: u64,
-    begun: Instant,
+    /// When its first bytes were waited for; most bodies come with their header.
+    begun: Option<Instant>,
     whole: Duration,
     bytes_per_second: u32,
     timer: Timer,
@@ -34,7 +39,7 @@ impl PacedBody {
         Self {
             body,
             received: 0,
-            begun: Instant::now(),
+            begun: None,
             whole: options.body_timeout,
             bytes_per_second: options.body_bytes_per_second.max(1),
             timer: Timer::default(),
@@ -42,11 +47,12 @@ impl PacedBody {
     }
 
     /// When the next bytes are due: later, the more came before.
-    fn deadline(&self) -> Instant {
+    fn deadline(&mut self) -> Instant {
         /// The network may stumble this long without being slow.
         const GRACE: Duration = Duration::from_secs(5);
         let earned = Duration::from_secs(self.received / u64::from(self.bytes_per_second));
-        self.begun + self.whole.min(GRACE + earned)
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        begun + self.whole.min(GRACE + earned)
     }
 }
 
@@ -85,24 +91,24 @@ impl HttpBody for PacedBody {
 
 /// A response's body. When it is gone, the connection is idle again.
 pub struct ReportingBody {
-    body: Body,
+    body: AnswerBody,
     _busy: Busy,
 }
 
 impl ReportingBody {
-    pub fn new(body: Body, busy: Busy) -> Self {
+    pub fn new(body: AnswerBody, busy: Busy) -> Self {
         Self { body, _busy: busy }
     }
 }
 
 impl HttpBody for ReportingBody {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(context)
     }
 

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -66,7 +66,7 @@ pub struct WatchedStream {
     header_timeout: Duration,
     idle_timeout: Duration,
     write_timeout: Duration,
-    /// The phase that `read_deadline` was set for.
+    /// The phase that `read_deadline` was set for; [`REQUEST`] has none.
     watched: u8,
     read_deadline: Instant,
     read_timer: Timer,
@@ -117,16 +117,18 @@ impl AsyncRead for WatchedStream {
         match (read, this.phase.get()) {
             (Poll::Ready(read), IDLE) => {
                 this.phase.set(HEADER);
-                this.watched = HEADER;
-                this.read_deadline = Instant::now() + this.header_timeout;
+                // Most headers come whole: the time is asked for when more must be waited for.
+                this.watched = REQUEST;
                 Poll::Ready(read)
             }
             (Poll::Ready(read), _) => Poll::Ready(read),
             (Poll::Pending, REQUEST) => Poll::Pending,
             (Poll::Pending, phase) => {
-                if phase == IDLE && this.watched != IDLE {
-                    this.watched = IDLE;
-                    this.read_deadline = Instant::now() + this.idle_timeout;
+                if this.watched != phase {
+                    let is_idle = phase == IDLE;
+                    let timeout = if is_idle { this.idle_timeout } else { this.header_timeout };
+                    this.watched = phase;
+                    this.read_deadline = Instant::now() + timeout;
                 }
                 ready!(this.read_timer.poll(context, this.read_deadline));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -172,13 +174,23 @@ impl AsyncWrite for WatchedStream {
 /// A timer whose deadline moves with every request. It is asked of the runtime again only when it
 /// goes off or the deadline comes closer, since most deadlines move away before they are reached.
 #[derive(Default)]
-pub struct Timer(Option<Pin<Box<Sleep>>>);
+pub struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Who is woken when it goes off.
+    waker: Option<Waker>,
+}
 
 impl Timer {
     pub fn poll(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let is_known = self.waker.as_ref().is_some_and(|it| it.will_wake(context.waker()));
         if deadline < sleep.deadline() {
             sleep.as_mut().reset(deadline);
+        } else if is_known && !sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        if !is_known {
+            self.waker = Some(context.waker().clone());
         }
         loop {
             ready!(sleep.as_mut().poll(context));

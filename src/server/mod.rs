@@ -7,9 +7,10 @@ mod body;
 mod connection;
 mod limits;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo, http::Request, response::Response};
+use http_body_util::Either;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
@@ -19,8 +20,9 @@ use tokio::{
 };
 use tower_service::Service as _;
 
+pub use self::body::{AnswerBody, PacedBody};
 use self::{
-    body::{PacedBody, ReportingBody},
+    body::ReportingBody,
     connection::{Phase, WatchedStream},
     limits::{Admission, Slots},
 };
@@ -82,19 +84,38 @@ enum Stop {
     Now,
 }
 
+/// What answers requests.
+pub trait Answers: Send + Sync + 'static {
+    /// `peer` is at the other end of the connection.
+    fn answer(
+        &self,
+        request: Request<PacedBody>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response<AnswerBody>> + Send;
+}
+
+impl Answers for Router {
+    /// The handlers find the peer in the extension `ConnectInfo<SocketAddr>`.
+    async fn answer(&self, request: Request<PacedBody>, peer: SocketAddr) -> Response<AnswerBody> {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let Ok(response) = self.clone().call(request).await;
+        response.map(Either::Right)
+    }
+}
+
 /// What every connection shares.
-struct Server {
-    router: Router,
+struct Server<A> {
+    answers: A,
     http: http1::Builder,
     options: Options,
 }
 
 /// Serves until `stop` ends; then takes no new connection, lets requests that have begun end
-/// within [`Options::drain`], and cuts the others. The handlers find the caller's address in the
-/// extension `ConnectInfo<SocketAddr>`.
-pub async fn serve(
+/// within [`Options::drain`], and cuts the others.
+pub async fn serve<A: Answers>(
     listener: TcpListener,
-    router: Router,
+    answers: A,
     options: Options,
     stop: impl Future<Output = ()> + Send,
 ) {
@@ -103,12 +124,14 @@ pub async fn serve(
     let mut http = http1::Builder::new();
     // The timers of a header and of an idle connection are ours, see `connection.rs`: hyper has one
     // for both, which would be too long for the one or too short for the other.
+    // Answers are small: one piece of memory costs less than two that the kernel gathers.
     http.timer(TokioTimer::new())
+        .writev(false)
         .header_read_timeout(None)
         .max_buf_size(options.header_bytes.max(LEAST_HEADER_BYTES))
         .max_header_size(options.header_bytes);
     let slots = Slots::new(options.connections, options.connections_per_ip);
-    let server = Arc::new(Server { router, http, options });
+    let server = Arc::new(Server { answers, http, options });
     let (stopping, stopped) = watch::channel(Stop::NotYet);
 
     let mut stop = std::pin::pin!(stop);
@@ -157,7 +180,7 @@ async fn rest_after(error: &io::Error) {
     }
 }
 
-impl Server {
+impl<A: Answers> Server<A> {
     /// Serves one connection to its end.
     async fn run(
         self: Arc<Self>,
@@ -172,6 +195,7 @@ impl Server {
         let service = service_fn(|request| self.answer(request, peer, phase.clone()));
         let mut connection =
             std::pin::pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        let mut stopping = stop.clone();
         loop {
             let stop_now = *stop.borrow_and_update();
             match stop_now {
@@ -179,15 +203,25 @@ impl Server {
                 Stop::Drain => connection.as_mut().graceful_shutdown(),
                 Stop::Now => return,
             }
-            tokio::select! {
-                ended = &mut connection => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%peer, %error, "a connection broke");
-                    }
-                    return;
+            let mut changed = std::pin::pin!(stop.changed());
+            let mut is_listening = false;
+            // What has been polled once wakes this task, so the connection alone is polled until then.
+            let ended = std::future::poll_fn(|context| {
+                if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                    return Poll::Ready(Some(ended));
                 }
-                changed = stop.changed() => if changed.is_err() {
-                    // The accept loop is gone without a word: the process is ending.
+                if !is_listening || stopping.has_changed().unwrap_or(true) {
+                    is_listening = true;
+                    // It fails when the accept loop is gone without a word: the process is ending.
+                    return changed.as_mut().poll(context).map(|it| it.err().map(|_| Ok(())));
+                }
+                Poll::Pending
+            });
+            match ended.await {
+                None => stopping.mark_unchanged(),
+                Some(Ok(())) => return,
+                Some(Err(error)) => {
+                    tracing::debug!(%peer, %error, "a connection broke");
                     return;
                 }
             }
@@ -204,12 +238,10 @@ impl Server {
         let url_bytes = request.uri().path_and_query().map_or(0, |it| it.as_str().len());
         let response = if url_bytes > self.options.url_bytes {
             let detail = format!("a URL has at most {} bytes here", self.options.url_bytes);
-            Problem::new(Kind::UrlTooLong).detail(detail).into()
+            Response::from(Problem::new(Kind::UrlTooLong).detail(detail)).map(Either::Right)
         } else {
-            let mut request = request.map(|body| Body::new(PacedBody::new(body, &self.options)));
-            request.extensions_mut().insert(ConnectInfo(peer));
-            let Ok(response) = self.router.clone().call(request).await;
-            response
+            let request = request.map(|body| PacedBody::new(body, &self.options));
+            self.answers.answer(request, peer).await
         };
         Ok(response.map(|body| ReportingBody::new(body, busy)))
     }
