@@ -470,3 +470,31 @@ async fn a_page_of_another_origin_may_post_events_and_nothing_else() {
         sender.send(Method::GET, "/api/v1/events", &[("origin", "https://shop.example")], "");
     assert!(!list.await.expect(200).headers.contains_key("access-control-allow-origin"));
 }
+
+#[tokio::test]
+async fn an_event_is_answered_alike_whether_a_program_or_a_page_posts_it() {
+    // Given bodies of which each is right or wrong in its own way,
+    let (_gateway, sender) = gateway().await;
+    let kept = r#"{"type":"a","payload":1,"idempotency_key":"KEY"}"#;
+    for body in [kept, kept, "{", r#"{"payload":1}"#, r#"{"type":"a","payload":1,"source":"x"}"#] {
+        // When they come past the router, and through it, since a page is told more,
+        let program = post_text(&sender, &[], body.replace("KEY", "of a program")).await;
+        let page = [("origin", "https://shop.example")];
+        let page = post_text(&sender, &page, body.replace("KEY", "of some page")).await;
+        // Then nothing else differs, not even the order of the headers.
+        let names = |it: &Answer| -> Vec<String> {
+            let names = it.headers.keys().map(|it| it.as_str().to_owned());
+            names.filter(|it| !it.starts_with("access-control-") && it != "vary").collect()
+        };
+        assert_eq!((program.status, names(&program)), (page.status, names(&page)), "{body}");
+        for name in ["content-type", "content-length"] {
+            assert_eq!(program.headers[name], page.headers[name], "{body}");
+        }
+        let without_id = |it: &Answer| {
+            let mut json = it.json();
+            json.as_object_mut().unwrap().remove("id");
+            json
+        };
+        assert_eq!(without_id(&program), without_id(&page));
+    }
+}
