@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Answers every request of a node with these roles. The router answers a posted event just the same, and
-/// at a higher price: a fifth of what the request costs.
+/// at a higher price: half as much again.
 pub struct Front {
     /// `None`: the router says what this node does not do.
     ingest: Option<Arc<Ingest>>,
