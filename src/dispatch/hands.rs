@@ -23,9 +23,7 @@ use crate::{
     catalog::Registrar,
     clock::Clock,
     destinations::{Destination, Outlets},
-    model::{
-        Class, DeliverySeq, DestinationId, EntryKind, IdMap, IdSet, Message, Outcome, Owed,
-    },
+    model::{Class, DeliverySeq, DestinationId, EntryKind, IdMap, IdSet, Message, Outcome, Owed},
     store::{OwedQuery, Settlement, Store, StoreError},
     tail::{Activity, Tail},
 };

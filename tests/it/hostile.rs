@@ -216,6 +216,32 @@ async fn a_kept_connection_that_was_closed_meanwhile_costs_no_attempt() {
     }
 }
 
+/// One that was kept again and again is not asked about; what the runtime has heard is seen all the same.
+#[tokio::test]
+async fn a_connection_that_was_kept_before_may_be_closed_behind_any_answer() {
+    let smuggled = format!("{OK}HTTP/1.1 500 Smuggled\r\ncontent-length: 0\r\n\r\n");
+    for (last, end) in
+        [(OK.to_owned(), Step::Reset), (OK.to_owned(), write("")), (smuggled, write(""))]
+    {
+        let answer = || [Step::Read, write(OK)];
+        let kept = (0..3).flat_map(|_| answer());
+        let first = kept.chain([Step::Read, write(last), Step::Await, end]).collect();
+        let second = answer().into_iter().chain([Step::Hang]).collect();
+        let chaos = Chaos::playing_in_turn([first, second]).await;
+        let outlet = Lab::new().build(&destination(&chaos.url("/")));
+        for number in 1..=4 {
+            assert_eq!(outlet.send(&[message(number)], now()).await.class, Class::Accepted);
+        }
+        chaos.proceed();
+        chaos.all_closed().await;
+        // Whoever waits for another socket hears of this one as well.
+        Lab::new().attempt(&Sink::new().await.url("/"), AMPLE).await;
+
+        assert_eq!(outlet.send(&[message(5)], now()).await.class, Class::Accepted);
+        assert_eq!((chaos.connections(), chaos.requests()), (2, 5));
+    }
+}
+
 /// The runtime of this test gets no chance to hear of the close before the next attempt.
 #[tokio::test]
 async fn a_close_that_only_the_system_knows_of_is_seen() {

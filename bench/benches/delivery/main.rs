@@ -6,6 +6,8 @@
 //! `attempt` in its name; `floor` is a bare client of hyper, which the relay uses. Arguments choose what
 //! is run, by name; `--once` runs one short round, for a profiler that counts instructions.
 
+mod around;
+
 use std::{
     alloc::{GlobalAlloc, Layout},
     net::SocketAddr,
@@ -13,10 +15,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use async_trait::async_trait;
+use around::{Accepts, AtOnce, Instantly, owed};
 use bytes::Bytes;
 use http::{Request, Uri, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full};
@@ -30,19 +32,13 @@ use tidegate::{
     clock::{Clock as _, SystemClock},
     crypto::{SeededRandom, Vault},
     destinations::{
-        Destination, Directory, Outlets,
+        Directory, Outlets,
         egress::{self, Egress, SystemResolver},
     },
     dispatch, hint,
-    model::{
-        Author, Class, DeliverySeq, DestinationId, Event, EventId, EventSeq, Lane, Message,
-        NewEvent, Outcome, Owed, Place, Plan, ProjectId, RawJson, Remembered, Standing,
-    },
+    model::{Author, Class, DestinationId, Event, EventId, EventSeq, Message, Owed, RawJson},
     pipeline, resources,
-    store::{
-        Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Settlement, Store, Waiting,
-        sqlite,
-    },
+    store::sqlite,
     tail::Tail,
 };
 use tokio::{
@@ -242,18 +238,7 @@ impl Bench {
         let world = world.clone();
         let planned = plans;
         let next = 1;
-        Ok(Self {
-            case,
-            world,
-            events,
-            planned,
-            deliveries,
-            settled,
-            stop,
-            client,
-            compiled,
-            next,
-        })
+        Ok(Self { case, world, events, planned, deliveries, settled, stop, client, compiled, next })
     }
 
     async fn round(&mut self, count: u64) -> Result<()> {
@@ -490,119 +475,6 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
             stream.write_all(ANSWER).await?;
         }
     }
-}
-
-fn owed(event: &Event, destination: DestinationId) -> Owed {
-    Owed {
-        seq: DeliverySeq::new(event.seq, 0),
-        destination,
-        place: Place { lane: Lane::NONE, position: 0 },
-        accepted_at: event.received_at,
-        standing: Standing::NEW,
-    }
-}
-
-/// Every delivery goes there.
-struct AtOnce(Arc<dyn Destination>);
-
-impl Outlets for AtOnce {
-    fn get(&self, _: DestinationId) -> Option<Arc<dyn Destination>> {
-        Some(self.0.clone())
-    }
-}
-
-struct Accepts;
-
-#[async_trait]
-impl Destination for Accepts {
-    fn kind(&self) -> &'static str {
-        "webhook"
-    }
-
-    async fn send(&self, _: &[Message], _: Timestamp) -> Outcome {
-        Outcome {
-            class: Class::Accepted,
-            status: Some(200),
-            reason: "200 OK".into(),
-            retry_after: None,
-            duration: Duration::from_millis(1),
-            response: None,
-        }
-    }
-}
-
-/// A store that answers when others had their turn, and keeps nothing.
-struct Instantly {
-    settle: mpsc::UnboundedSender<usize>,
-}
-
-type Stored<T> = tidegate::store::Result<T>;
-
-#[async_trait]
-impl Store for Instantly {
-    async fn append(&self, _: Vec<NewEvent>) -> Stored<Vec<Appended>> {
-        Ok(Vec::new())
-    }
-
-    async fn unplanned(&self, _: EventSeq, _: usize) -> Stored<Vec<Arc<Event>>> {
-        Ok(Vec::new())
-    }
-
-    async fn plan(&self, plans: Vec<Plan>) -> Stored<Vec<Owed>> {
-        tokio::task::yield_now().await;
-        let owed_of = |plan: &Plan| {
-            plan.deliveries.first().map(|it| owed(&plan.event, it.destination))
-        };
-        Ok(plans.iter().filter_map(owed_of).collect())
-    }
-
-    async fn waiting(&self, _: EventSeq, _: usize) -> Stored<Vec<Waiting>> {
-        Ok(Vec::new())
-    }
-
-    async fn memories(&self) -> Stored<Vec<Remembered>> {
-        Ok(Vec::new())
-    }
-
-    async fn remember(&self, _: Vec<Remembered>) -> Stored<()> {
-        Ok(())
-    }
-
-    async fn record(&self, _: Recording) -> Stored<Arc<Event>> {
-        Err(tidegate::store::StoreError::Closed)
-    }
-
-    async fn settle(&self, settlements: Vec<Settlement>) -> Stored<()> {
-        tokio::task::yield_now().await;
-        let _ = self.settle.send(settlements.len());
-        Ok(())
-    }
-
-    async fn owed(&self, _: OwedQuery) -> Stored<Vec<Owed>> {
-        Ok(Vec::new())
-    }
-
-    async fn backlog(&self) -> Stored<Vec<Backlog>> {
-        Ok(Vec::new())
-    }
-
-    async fn messages(&self, _: &[DeliverySeq]) -> Stored<Vec<Message>> {
-        Ok(Vec::new())
-    }
-
-    async fn replay(&self, _: ReplayStep) -> Stored<Vec<Owed>> {
-        Ok(Vec::new())
-    }
-
-    async fn prune(&self, _: &[(ProjectId, Timestamp)]) -> Stored<u64> {
-        Ok(0)
-    }
-
-    fn health(&self) -> Health {
-        Health::default()
-    }
-
-    async fn close(&self) {}
 }
 
 /// About as large as that of the load generator.
