@@ -25,7 +25,9 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    model::{DeliverySeq, Event, EventId, EventSeq, IdMap, IdSequence, NewEvent, Owed, Place, Standing},
+    model::{
+        DeliverySeq, Event, EventId, EventSeq, IdMap, IdSequence, NewEvent, Owed, Place, Standing,
+    },
     store::{Appended, ReplayProgress, Result},
 };
 
