@@ -39,7 +39,7 @@ pub(super) struct Writer {
 }
 
 /// What a turn did, in the order of what it was asked.
-struct Committed {
+struct Kept {
     appended: Vec<Vec<Appended>>,
     done: Vec<Result<Vec<Owed>>>,
     accepted: Accepted,
@@ -104,8 +104,9 @@ impl Writer {
                 requests.push(append.request);
             }
         }
-        match self.commit(events, &works) {
-            Ok(committed) => self.answer(committed, requests, works),
+        let begun = Instant::now();
+        match self.keep(events, &works) {
+            Ok(kept) => self.promise(kept, requests, works, begun),
             Err(StoreError::Full) => {
                 self.status.set_full(true);
                 requests.into_iter().for_each(|it| it.answer(Err(StoreError::Full)));
@@ -124,16 +125,17 @@ impl Writer {
         if works.is_empty() {
             return;
         }
+        let begun = Instant::now();
         let mut result = Err(StoreError::Full);
         for has_more_room in [|_: &Room| true, Room::release] {
             if matches!(result, Err(StoreError::Full)) && has_more_room(&self.room) {
                 // A failure has been told.
                 let _ = self.publish();
-                result = self.commit(Vec::new(), &works);
+                result = self.keep(Vec::new(), &works);
             }
         }
         match result {
-            Ok(committed) => self.answer(committed, Vec::new(), works),
+            Ok(kept) => self.promise(kept, Vec::new(), works, begun),
             Err(StoreError::Full) => {
                 works.into_iter().for_each(|it| it.request.answer(Err(StoreError::Full)));
             }
@@ -151,16 +153,15 @@ impl Writer {
         }
     }
 
-    /// One turn: all of it, or nothing.
-    fn commit(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Committed> {
+    /// One turn: all of it stands in the journal, or nothing was done.
+    fn keep(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Kept> {
         if self.status.is_broken() {
             return Err(failed());
         }
-        let begun = Instant::now();
         let marks = self.memory.marks;
         self.memory.begin();
-        let committed = match self.transact(events, works) {
-            Ok(committed) => committed,
+        let kept = match self.transact(events, works) {
+            Ok(kept) => kept,
             Err(error) => {
                 self.memory.roll_back(marks);
                 self.restore();
@@ -168,15 +169,7 @@ impl Writer {
             }
         };
         self.memory.ledger.commit();
-        let is_promised =
-            !committed.accepted.events.is_empty() || works.iter().any(|it| it.task.is_promised());
-        if is_promised {
-            self.sync()?;
-        }
-        metrics::histogram!("tidegate_store_commit_seconds").record(begun.elapsed());
-        metrics::histogram!("tidegate_store_commit_events")
-            .record(committed.accepted.events.len() as f64);
-        Ok(committed)
+        Ok(kept)
     }
 
     /// The segment is as the turns left it that count. If that fails, nobody knows how it is.
@@ -195,7 +188,7 @@ impl Writer {
         })
     }
 
-    fn transact(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Committed> {
+    fn transact(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Kept> {
         self.newest.begin()?;
         let mut turn = Turn::begin(&mut self.newest, &mut self.memory);
         let mut appended = Vec::with_capacity(events.len());
@@ -214,27 +207,50 @@ impl Writer {
             self.newest.kept();
             self.status.set_unpublished(true);
         }
-        Ok(Committed { appended, done, accepted })
+        Ok(Kept { appended, done, accepted })
     }
 
-    fn answer(
+    /// Answers what a turn did: at once where nothing is promised, so that deliveries go on meanwhile, and the
+    /// rest when the turn is on disk.
+    fn promise(
         &mut self,
-        committed: Committed,
+        kept: Kept,
         requests: Vec<Request<Vec<Appended>>>,
         works: Vec<Work>,
+        begun: Instant,
     ) {
-        let Committed { appended, done, accepted } = committed;
+        let Kept { appended, done, accepted } = kept;
         self.status.set_planned_through(self.memory.marks.planned_through);
         if self.memory.waiting.has_changed() {
             self.status.set_waiting(self.memory.waiting.events());
         }
+        let mut promised = Vec::new();
+        for (work, answer) in works.into_iter().zip(done) {
+            if work.task.is_promised() {
+                promised.push((work.request, answer));
+            } else {
+                work.request.answer(answer);
+            }
+        }
+        if !(accepted.events.is_empty() && promised.is_empty())
+            && let Err(error) = self.sync()
+        {
+            self.judge(error);
+            requests.into_iter().for_each(|it| it.answer(Err(failed())));
+            promised.into_iter().for_each(|it| it.0.answer(Err(failed())));
+            return;
+        }
+        metrics::histogram!("tidegate_store_commit_seconds").record(begun.elapsed());
+        metrics::histogram!("tidegate_store_commit_events").record(accepted.events.len() as f64);
         for (request, answer) in requests.into_iter().zip(appended) {
             request.answer(Ok(answer));
         }
-        for (work, answer) in works.into_iter().zip(done) {
-            work.request.answer(answer);
-        }
-        let Accepted { events, keys } = accepted;
+        promised.into_iter().for_each(|(request, answer)| request.answer(answer));
+        self.hand_out(accepted);
+    }
+
+    /// What was accepted goes on its way, and its keys are known from now on.
+    fn hand_out(&mut self, Accepted { events, keys }: Accepted) {
         let last = events.last().map(|it| it.seq);
         if !events.is_empty() {
             self.accepted.send(events);
@@ -321,7 +337,7 @@ impl Writer {
     /// turn does it.
     fn tell_memories(&mut self) {
         // A turn in which nothing is asked does what every turn does.
-        if let Err(error) = self.commit(Vec::new(), &[]) {
+        if let Err(error) = self.keep(Vec::new(), &[]) {
             self.judge(error);
         }
     }
