@@ -27,9 +27,9 @@ setup: ## What the tests need: compilers, node and python, and the outside judge
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-bench: ## Tidegate beside a bare relay, in one run; writes bench/RESULTS.md
-	$(CARGO) build --release --workspace
-	target/release/tidegate-bench run
+bench: ## Tidegate as it is shipped beside a bare relay, in one run; writes bench/RESULTS.md
+	$(CARGO) build --profile dist --workspace
+	target/dist/tidegate-bench run
 
 bench-steps: ## What each step of a pipeline costs for an event, and counting and learning
 	$(CARGO) bench -p tidegate-bench

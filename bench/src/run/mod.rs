@@ -33,7 +33,7 @@ pub struct Options {
     /// Only these parts: throughput, fan-out, latency, backlog, neighbours, pipelines, nodes.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    #[arg(long, default_value = "target/release/tidegate")]
+    #[arg(long, default_value = "target/dist/tidegate")]
     tidegate: PathBuf,
     /// Where data folders are made, and removed at the end: on the disk that is to be measured.
     #[arg(long, default_value = "target/bench")]
