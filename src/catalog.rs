@@ -3,7 +3,10 @@
 //! A [`Catalog`] is one consistent picture that never changes; a change makes the next one and
 //! tells whoever watches. It is changed only through the [`Registrar`], which keeps it first.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Mutex, watch};
@@ -52,6 +55,40 @@ impl Catalog {
 
     pub fn pipeline_named(&self, project: ProjectId, name: &str) -> Option<&Arc<Pipeline>> {
         self.pipelines.values().find(|it| it.project == project && it.name.as_str() == name)
+    }
+}
+
+/// What somebody makes of the catalogue, to be made anew when that has changed.
+pub struct OfCatalog<T> {
+    catalog: watch::Receiver<Arc<Catalog>>,
+    /// With the catalogue that it was made of.
+    made: RwLock<(Arc<Catalog>, Arc<T>)>,
+}
+
+impl<T> OfCatalog<T> {
+    pub fn new(
+        catalog: watch::Receiver<Arc<Catalog>>,
+        make: impl FnOnce(&Arc<Catalog>) -> T,
+    ) -> Self {
+        let now = catalog.borrow().clone();
+        let made = Arc::new(make(&now));
+        Self { catalog, made: RwLock::new((now, made)) }
+    }
+
+    /// As the present catalogue has it. `make` is given that, and what was made of the one before.
+    pub fn get(&self, make: impl FnOnce(&Arc<Catalog>, &T) -> T) -> Arc<T> {
+        let (now, before) = {
+            let now = self.catalog.borrow();
+            let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
+            // It keeps its catalogue alive, so the same address is the same catalogue.
+            if Arc::ptr_eq(&made.0, &now) {
+                return made.1.clone();
+            }
+            (now.clone(), made.1.clone())
+        };
+        let fresh = Arc::new(make(&now, &before));
+        *self.made.write().unwrap_or_else(PoisonError::into_inner) = (now, fresh.clone());
+        fresh
     }
 }
 

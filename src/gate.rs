@@ -5,17 +5,14 @@
 //! and past the limit the sender is told to come back, before memory is at risk. And events of users
 //! who are to be forgotten are turned away.
 
-use std::{
-    sync::{Arc, OnceLock, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use metrics::Counter;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, OfCatalog},
     model::{NewEvent, Suppressed},
     store::{Appended, Refusal, Store, StoreError},
 };
@@ -43,19 +40,32 @@ pub enum Admitted {
 
 pub struct Gate {
     store: Arc<dyn Store>,
-    catalog: watch::Receiver<Arc<Catalog>>,
-    /// Whose events are turned away, by the catalogue that it was made of.
-    suppressed: RwLock<(Arc<Catalog>, Arc<Suppressed>)>,
+    /// Whose events are turned away.
+    suppressed: OfCatalog<Suppressed>,
     room: Semaphore,
-    meters: OnceLock<Meters>,
+    meters: Meters,
     options: Options,
 }
 
-/// What is counted of every event. Looked up by name once, when the first one comes.
+/// Handles, looked up once: the hot path counts without searching a registry.
 struct Meters {
     accepted: Counter,
     duplicate: Counter,
     suppressed: Counter,
+}
+
+impl Meters {
+    fn new() -> Self {
+        Self {
+            accepted: metrics::counter!("tidegate_events_accepted_total"),
+            duplicate: metrics::counter!("tidegate_events_duplicate_total"),
+            suppressed: metrics::counter!("tidegate_events_suppressed_total"),
+        }
+    }
+}
+
+fn suppressed(catalog: &Arc<Catalog>) -> Suppressed {
+    Suppressed::of(catalog.deletions.values().map(AsRef::as_ref))
 }
 
 /// Why events were not let in. Nothing of them was kept.
@@ -76,36 +86,13 @@ impl Gate {
         options: Options,
     ) -> Self {
         let room = Semaphore::new(options.waiting_bytes as usize);
-        let suppressed = RwLock::default();
-        Self { store, catalog, suppressed, room, meters: OnceLock::new(), options }
-    }
-
-    fn suppressed(&self) -> Arc<Suppressed> {
-        let catalog = {
-            let catalog = self.catalog.borrow();
-            let known = self.suppressed.read().unwrap_or_else(PoisonError::into_inner);
-            // It keeps its catalogue alive, so the same address is the same catalogue.
-            if Arc::ptr_eq(&known.0, &catalog) {
-                return known.1.clone();
-            }
-            catalog.clone()
-        };
-        let fresh = Arc::new(Suppressed::of(catalog.deletions.values().map(AsRef::as_ref)));
-        *self.suppressed.write().unwrap_or_else(PoisonError::into_inner) = (catalog, fresh.clone());
-        fresh
-    }
-
-    fn meters(&self) -> &Meters {
-        self.meters.get_or_init(|| Meters {
-            accepted: metrics::counter!("tidegate_events_accepted_total"),
-            duplicate: metrics::counter!("tidegate_events_duplicate_total"),
-            suppressed: metrics::counter!("tidegate_events_suppressed_total"),
-        })
+        let suppressed = OfCatalog::new(catalog, suppressed);
+        Self { store, suppressed, room, meters: Meters::new(), options }
     }
 
     /// Keeps the events and answers in their order. When it returns `Ok`, they are on disk.
     pub async fn admit(&self, events: Vec<NewEvent>) -> Result<Vec<Admitted>, Refused> {
-        let suppressed = self.suppressed();
+        let suppressed = self.suppressed.get(|catalog, _| suppressed(catalog));
         let is_away = |it: &NewEvent| suppressed.includes(it.project, &it.payload);
         if !events.iter().any(is_away) {
             let kept = self.keep(events).await?;
@@ -116,7 +103,7 @@ impl Gate {
         let mut events = events;
         events.retain(|_| places.next().is_none_or(|it| *it));
         let away = (is_kept.len() - events.len()) as u64;
-        self.meters().suppressed.increment(away);
+        self.meters.suppressed.increment(away);
         let mut kept = match events.is_empty() {
             true => Vec::new(),
             false => self.keep(events).await?,
@@ -153,12 +140,8 @@ impl Gate {
             other => Refused::Store(other),
         })?;
         let accepted = appended.iter().filter(|it| matches!(it, Appended::New(_))).count() as u64;
-        let duplicates = appended.len() as u64 - accepted;
-        let meters = self.meters();
-        meters.accepted.increment(accepted);
-        if duplicates > 0 {
-            meters.duplicate.increment(duplicates);
-        }
+        self.meters.accepted.increment(accepted);
+        self.meters.duplicate.increment(appended.len() as u64 - accepted);
         Ok(appended)
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex},
 };
 
 use axum::http::{HeaderMap, HeaderName, header};
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, OfCatalog},
     clock::Clock,
     crypto::{AdminKey, KeyHasher, PlainKey, Random},
     expr::{Facts, Template},
@@ -28,19 +28,16 @@ use crate::{
 };
 
 /// The header by which a key for all projects names the one it means.
-pub const PROJECT_HEADER: &str = "tidegate-project";
-/// The same, ready to be looked up.
-pub static PROJECT_NAME: HeaderName = HeaderName::from_static(PROJECT_HEADER);
+pub static PROJECT_HEADER: HeaderName = HeaderName::from_static("tidegate-project");
 
 /// Recognises callers.
 pub struct Keyring {
-    catalog: watch::Receiver<Arc<Catalog>>,
     hasher: KeyHasher,
     admin: Option<AdminKey>,
     clock: Arc<dyn Clock>,
     /// Of the digests under which tokens are remembered; nobody can aim at a digest without it.
     seed: u64,
-    ring: RwLock<Arc<Ring>>,
+    ring: OfCatalog<Ring>,
 }
 
 /// What one catalogue says about callers. It lives until the catalogue changes.
@@ -101,9 +98,8 @@ impl Keyring {
         clock: Arc<dyn Clock>,
         random: &dyn Random,
     ) -> Self {
-        let ring = Ring::of(catalog.borrow().clone());
-        let ring = RwLock::new(Arc::new(ring));
-        Self { catalog, hasher, admin, clock, seed: random.u64(), ring }
+        let ring = OfCatalog::new(catalog, |it| Ring::of(it.clone()));
+        Self { hasher, admin, clock, seed: random.u64(), ring }
     }
 
     /// The caller by `Authorization: Bearer …`, if the key has the scope.
@@ -164,18 +160,7 @@ impl Keyring {
     }
 
     fn ring(&self) -> Arc<Ring> {
-        let catalog = {
-            let catalog = self.catalog.borrow();
-            let ring = self.ring.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-            // The ring keeps its catalogue alive, so the same address is the same catalogue.
-            if Arc::ptr_eq(&ring.catalog, &catalog) {
-                return ring.clone();
-            }
-            catalog.clone()
-        };
-        let ring = Arc::new(Ring::of(catalog));
-        *self.ring.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = ring.clone();
-        ring
+        self.ring.get(|catalog, _| Ring::of(catalog.clone()))
     }
 }
 
@@ -333,7 +318,7 @@ impl Session {
             (None, None) => match catalog.projects.keys().next() {
                 Some(&only) if catalog.projects.len() == 1 => Ok(only),
                 _ => Err(Problem::invalid_field(
-                    format!("header:{PROJECT_HEADER}"),
+                    format!("header:{}", PROJECT_HEADER),
                     "a key for all projects names one, by id or name, in this header or as `?project=`",
                     "nothing",
                 )),

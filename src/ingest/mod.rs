@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 pub use self::{
     answer::{AnswerBody, BatchAnswer, BatchResult, EventAnswer, NewEventBody},
-    auth::{ApiSources, Caller, Keyring, OpenSource, PROJECT_HEADER, PROJECT_NAME, Session},
+    auth::{ApiSources, Caller, Keyring, OpenSource, PROJECT_HEADER, Session},
     body::Incoming,
 };
 use self::{
@@ -334,7 +334,7 @@ fn emptied(parts: Parts) -> HeaderMap {
 
 /// The project that a request names, by header or query.
 pub fn named_project(parts: &Parts) -> Option<&str> {
-    let by_header = parts.headers.get(&PROJECT_NAME).and_then(|it| it.to_str().ok());
+    let by_header = parts.headers.get(&PROJECT_HEADER).and_then(|it| it.to_str().ok());
     by_header.or_else(|| {
         let pairs = parts.uri.query()?.split('&');
         // Ids and names need no escapes, and anything else is no project.

@@ -1,15 +1,12 @@
 //! Event types that events are held to: their schemas, compiled once, and what they say of a payload.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, OfCatalog},
     model::{EventType, IdMap, ProjectId, RawJson, TypeName, Validate},
     problem::{FieldError, Kind, Problem},
     schema::{Fault, Learned, Schema},
@@ -20,14 +17,12 @@ pub const CODE: &str = "schema";
 
 /// All event types that events are held to, and what traffic shows of every type.
 pub struct Types {
-    catalog: watch::Receiver<Arc<Catalog>>,
-    held: RwLock<Arc<Held>>,
+    held: OfCatalog<Held>,
     pub learned: Learned,
 }
 
 /// Those of one catalogue. It lives until the catalogue changes.
 struct Held {
-    catalog: Arc<Catalog>,
     by_project: IdMap<ProjectId, HashMap<TypeName, Arc<HeldType>>>,
 }
 
@@ -56,34 +51,18 @@ pub enum Verdict {
 
 impl Types {
     pub fn new(catalog: watch::Receiver<Arc<Catalog>>, learned: Learned) -> Self {
-        let now = catalog.borrow().clone();
-        let held = RwLock::new(Arc::new(Held::of(now, None)));
-        Self { catalog, held, learned }
+        Self { held: OfCatalog::new(catalog, |it| Held::of(it, None)), learned }
     }
 
     pub fn judge(self: &Arc<Self>, now: Timestamp) -> Judge {
-        Judge { held: self.held(), types: self.clone(), now }
-    }
-
-    fn held(&self) -> Arc<Held> {
-        let (catalog, held) = {
-            let catalog = self.catalog.borrow();
-            let known = self.held.read().unwrap_or_else(PoisonError::into_inner);
-            // It keeps its catalogue alive, so the same address is the same catalogue.
-            if Arc::ptr_eq(&known.catalog, &catalog) {
-                return known.clone();
-            }
-            (catalog.clone(), known.clone())
-        };
-        let fresh = Arc::new(Held::of(catalog, Some(&held)));
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
-        fresh
+        let held = self.held.get(|catalog, before| Held::of(catalog, Some(before)));
+        Judge { held, types: self.clone(), now }
     }
 }
 
 impl Held {
     /// What `before` compiled is compiled once.
-    fn of(catalog: Arc<Catalog>, before: Option<&Self>) -> Self {
+    fn of(catalog: &Catalog, before: Option<&Self>) -> Self {
         let mut by_project: IdMap<_, HashMap<_, _>> = IdMap::default();
         for of in catalog.event_types.values().filter(|it| !it.validate.is_off()) {
             let known = before.and_then(|it| it.by_project.get(&of.project)?.get(&of.name));
@@ -91,7 +70,7 @@ impl Held {
             let Some(held) = known.or_else(|| HeldType::of(of).map(Arc::new)) else { continue };
             by_project.entry(of.project).or_default().insert(of.name.clone(), held);
         }
-        Self { catalog, by_project }
+        Self { by_project }
     }
 }
 

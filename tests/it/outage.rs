@@ -17,14 +17,13 @@ use tidegate::{
     crypto::SystemRandom,
     destinations::egress::SystemResolver,
     model::Secret,
-    resources::File,
 };
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::harness::{
     PATIENCE,
     caller::{Answer, Caller},
-    gateway::{ADMIN_KEY, SECRET},
+    gateway::{ADMIN_KEY, file},
     postgres::Postgres,
     sink::{self, Sink},
     wire::Wire,
@@ -64,17 +63,11 @@ impl World {
             admin_key: Some(Secret::new(ADMIN_KEY)),
             master_key: None,
         };
-        let url = sink.url("/");
-        let variable = |name: &str| match name {
-            "URL" => Some(Secret::new(url.as_str())),
-            "SECRET" => Some(Secret::new(SECRET)),
-            _ => None,
-        };
         let resources = "version: 1\nproject: acme\nsources: [{ name: app, kind: api }]\n\
              destinations: [{ name: sink, kind: webhook, url: \"${URL}\", secret: \"${SECRET}\" }]\n\
              pipelines: [{ name: all, routes: [{ to: sink }] }]\n";
-        let file = File::read("test.yaml", resources, &variable).unwrap();
-        let app = App::start(config, parts, Some(&file)).await.unwrap();
+        let resources = file(resources, &sink.url("/"));
+        let app = App::start(config, parts, Some(&resources)).await.unwrap();
         let caller = Caller::at(app.address, Some(ADMIN_KEY));
         Self { app, caller, sink, folder }
     }

@@ -33,7 +33,8 @@ pub struct Options {
     /// Only these parts: throughput, fan-out, latency, backlog, neighbours, pipelines, nodes.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    #[arg(long, default_value = "target/dist/tidegate")]
+    /// The gateway. Without it: the one that was built together with this program.
+    #[arg(long, default_value_os_t = built_together())]
     tidegate: PathBuf,
     /// Where data folders are made, and removed at the end: on the disk that is to be measured.
     #[arg(long, default_value = "target/bench")]
@@ -104,6 +105,10 @@ enum Turn {
     Tidegate,
 }
 
+fn built_together() -> PathBuf {
+    std::env::current_exe().unwrap_or_default().with_file_name("tidegate")
+}
+
 pub async fn run(options: Options) -> Result<()> {
     let scale = if options.quick {
         Scale {
@@ -124,7 +129,7 @@ pub async fn run(options: Options) -> Result<()> {
     };
     if !options.relay_only && !options.tidegate.exists() {
         let path = options.tidegate.display();
-        return Err(format!("{path} does not exist: cargo build --release --workspace").into());
+        return Err(format!("{path} does not exist: cargo build --profile dist --workspace").into());
     }
     let parts = if options.only.is_empty() { Part::ALL.to_vec() } else { options.only.clone() };
     let progress = Progress::new(expected(&parts, &scale, options.relay_only));

@@ -12,14 +12,13 @@ use tidegate::{
     crypto::SystemRandom,
     destinations::egress::SystemResolver,
     model::Secret,
-    resources::File,
     store::{Role, postgres::Address},
 };
 
 use crate::harness::{
     PATIENCE,
     caller::Caller,
-    gateway::{ADMIN_KEY, SECRET},
+    gateway::{ADMIN_KEY, file},
 };
 
 /// A key that nodes share.
@@ -73,13 +72,7 @@ impl Node {
 
     /// Resources of a YAML text, in which `URL` and `SECRET` are filled in.
     pub async fn apply(&self, resources: &str, url: &str) {
-        let variable = |name: &str| match name {
-            "URL" => Some(Secret::new(url)),
-            "SECRET" => Some(Secret::new(SECRET)),
-            _ => None,
-        };
-        let file = File::read("test.yaml", resources, &variable).unwrap();
-        self.app.as_ref().unwrap().apply(&file).await.unwrap();
+        self.app().apply(&file(resources, url)).await.unwrap();
     }
 
     pub fn app(&self) -> &App {

@@ -27,6 +27,16 @@ pub const ADMIN_KEY: &str = "an admin key for tests";
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const START: &str = "2026-01-01T00:00:00Z";
 
+/// Resources of a YAML text, in which `URL` and `SECRET` are filled in.
+pub fn file(resources: &str, url: &str) -> File {
+    let variable = |name: &str| match name {
+        "URL" => Some(Secret::new(url)),
+        "SECRET" => Some(Secret::new(SECRET)),
+        _ => None,
+    };
+    File::read("test.yaml", resources, &variable).unwrap()
+}
+
 pub struct Gateway {
     pub app: App,
     pub clock: Arc<ManualClock>,
@@ -120,13 +130,7 @@ impl Gateway {
     }
 
     pub async fn apply(&self, resources: &str, url: &str) {
-        let variable = |name: &str| match name {
-            "URL" => Some(Secret::new(url)),
-            "SECRET" => Some(Secret::new(SECRET)),
-            _ => None,
-        };
-        let file = File::read("test.yaml", resources, &variable).unwrap();
-        self.app.apply(&file).await.unwrap();
+        self.app.apply(&file(resources, url)).await.unwrap();
     }
 
     /// Posts an event and waits until its deliveries are planned.
