@@ -49,24 +49,12 @@ impl Messages {
 mod tests {
     use std::sync::Arc;
 
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::model::{Event, EventId, EventSeq, ProjectId, RawJson, SourceId};
+    use crate::model::{Event, EventSeq, RawJson};
 
     fn message(number: u64) -> Message {
-        let event = Event {
-            seq: EventSeq(number),
-            id: EventId::from_bits(1),
-            project: ProjectId::from_bits(1),
-            source: SourceId::from_bits(1),
-            event_type: "a.b".parse().unwrap(),
-            timestamp: Timestamp::UNIX_EPOCH,
-            received_at: Timestamp::UNIX_EPOCH,
-            key: None,
-            metadata: RawJson::NULL,
-            payload: RawJson::trusted(vec![b' '; 1_000]),
-        };
+        let payload = RawJson::trusted(vec![b' '; 1_000]);
+        let event = Event { payload, ..Event::at(number) };
         let seq = DeliverySeq::new(EventSeq(number), 0);
         Message { seq, event: Arc::new(event), copy: None, fresh_id: false }
     }

@@ -28,6 +28,25 @@ pub struct Event {
     pub payload: RawJson,
 }
 
+#[cfg(test)]
+impl Event {
+    /// For tests that look at nothing but its place.
+    pub fn at(seq: u64) -> Self {
+        Self {
+            seq: EventSeq(seq),
+            id: EventId::from_bits(u128::from(seq)),
+            project: ProjectId::from_bits(1),
+            source: SourceId::from_bits(1),
+            event_type: TypeName::trusted("a"),
+            timestamp: Timestamp::UNIX_EPOCH,
+            received_at: Timestamp::UNIX_EPOCH,
+            key: None,
+            metadata: RawJson::NULL,
+            payload: RawJson::NULL,
+        }
+    }
+}
+
 /// An event on its way into the store, which gives it its place and, if it has none, its id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEvent {

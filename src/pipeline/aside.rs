@@ -257,25 +257,7 @@ impl Aside {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::model::{EventId, ProjectId, RawJson, SourceId, TypeName};
-
-    fn event(seq: u64) -> Arc<Event> {
-        Arc::new(Event {
-            seq: EventSeq(seq),
-            id: EventId::from_bits(u128::from(seq)),
-            project: ProjectId::from_bits(1),
-            source: SourceId::from_bits(1),
-            event_type: TypeName::trusted("a"),
-            timestamp: Timestamp::UNIX_EPOCH,
-            received_at: Timestamp::UNIX_EPOCH,
-            key: None,
-            metadata: RawJson::NULL,
-            payload: RawJson::NULL,
-        })
-    }
 
     fn spot(lane: u64) -> Spot {
         (DestinationId::from_bits(9), Lane(lane))
@@ -287,7 +269,8 @@ mod tests {
 
     fn add(aside: &mut Aside, seq: u64, pipeline: &str, lanes: &[u64], missing: usize) -> Ticket {
         let spots = lanes.iter().map(|it| spot(*it)).collect();
-        let ticket = aside.add(&event(seq), &name(pipeline), spots, Vec::new(), missing);
+        let ticket =
+            aside.add(&Arc::new(Event::at(seq)), &name(pipeline), spots, Vec::new(), missing);
         aside.first_kept(EventSeq(seq));
         ticket
     }
@@ -327,7 +310,7 @@ mod tests {
     #[test]
     fn nothing_more_of_an_event_goes_before_its_first_plan_is_kept() {
         let mut aside = Aside::default();
-        aside.add(&event(1), &name("a"), Vec::new(), Vec::new(), 0);
+        aside.add(&Arc::new(Event::at(1)), &name("a"), Vec::new(), Vec::new(), 0);
         assert_eq!(go(&mut aside), []);
         aside.first_kept(EventSeq(1));
         assert_eq!(go(&mut aside), [(1, "a".to_owned())]);

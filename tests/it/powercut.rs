@@ -10,8 +10,11 @@
 mod log;
 #[path = "../powercut/disk.rs"]
 mod disk;
+#[path = "../powercut/reader.rs"]
+mod reader;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -35,6 +38,7 @@ use crate::crash::{
 use crate::store::home::{open_sqlite, small};
 use disk::{Cut, Disk};
 use log::Log;
+use reader::read_on;
 
 const LANES: usize = 4;
 const EVENTS_PER_LANE: u64 = 60;
@@ -53,7 +57,8 @@ struct Recording {
     setup: Setup,
     receiver: Receiver,
     record: PathBuf,
-    /// The lines that sender and receiver wrote, each with how far the record had come by then.
+    /// The lines that sender and receiver wrote, each with how far the record had come by then. An event
+    /// counts from its answer on, or from when somebody read of it, if that was sooner.
     sent: Vec<Line>,
     received: Vec<Line>,
     /// When the gateway was killed while it was recorded, and how far the record had come.
@@ -159,8 +164,10 @@ impl Recording {
         ]);
 
         let sent = Arc::new(Diary::create(&folder.join("sent.ndjson")));
-        let mut kills = Vec::new();
+        let (mut kills, mut read) = (Vec::new(), HashMap::new());
         for run in 0..RUNS {
+            // On a slow disk turns are made while a sync is on its way.
+            setup.environment.push(("RECORD_SLOWLY", (run % 2 * 3000).to_string()));
             let gateway = Gateway::start(&setup).await;
             let (_at, at) = watch::channel(vec![gateway.address]);
             let (_stop, stop) = watch::channel(false);
@@ -184,9 +191,13 @@ impl Recording {
                 };
                 tokio::spawn(sender.run())
             });
-            for lane in lanes.collect::<Vec<_>>() {
+            let (lanes, (reader, stopper)) = (lanes.collect::<Vec<_>>(), watch::channel(()));
+            let reading = tokio::spawn(read_on(gateway.address, position.clone(), stopper));
+            for lane in lanes {
                 lane.await.unwrap();
             }
+            drop(reader);
+            read.extend(reading.await.unwrap());
             // Without events nothing is promised, and `owed.db` must wait for the syncs all the same.
             tokio::time::sleep(WITHOUT_EVENTS).await;
             gateway.kill();
@@ -199,7 +210,11 @@ impl Recording {
         // What is started after a cut is not recorded.
         setup.environment = plain;
         let lines = |file: &str| lines(&folder.join(file));
-        let (sent, received) = (lines("sent.ndjson"), lines("received.ndjson"));
+        let (mut sent, received) = (lines("sent.ndjson"), lines("received.ndjson"));
+        for line in &mut sent {
+            let read = line.value["id"].as_str().and_then(|it| read.get(it));
+            line.position = line.position.min(read.copied().unwrap_or(u64::MAX));
+        }
         Self { folder, setup, receiver, record, sent, received, kills }
     }
 

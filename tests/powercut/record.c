@@ -2,6 +2,7 @@
 //
 //   RECORD_BELOW  the folder, an absolute path
 //   RECORD_TO     the log, which is appended to; `log.rs` reads it
+//   RECORD_SLOWLY microseconds that each sync takes longer, as on a slow disk
 //
 // A power cut keeps what was synced and loses, or tears, the rest. So the log has what a sync was
 // asked for and when it was granted: whatever was written before the asking is safe after the grant.
@@ -44,13 +45,16 @@ static uint64_t handles[MOST_FILES]; // by file descriptor; 0: not below the fol
 static uint64_t next_handle;
 static uint64_t next_sync;
 static int log_fd = -1;
+static useconds_t sync_slowly;
 static char below[PATH_MAX];
 static size_t below_length;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void start(void) {
     const char *folder = getenv("RECORD_BELOW"), *to = getenv("RECORD_TO");
+    const char *slowly = getenv("RECORD_SLOWLY");
     if (!folder || !to) return;
+    sync_slowly = slowly ? (useconds_t)atoi(slowly) : 0;
     log_fd = REAL(open64)(to, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     struct stat status;
     if (log_fd < 0 || fstat(log_fd, &status)) abort();
@@ -231,6 +235,7 @@ int posix_fallocate64(int fd, off64_t offset, off64_t length) {
     uint64_t number = __atomic_fetch_add(&next_sync, 1, __ATOMIC_RELAXED); \
     note(SYNC_BEGIN, handle, number, 0, NULL); \
     int result = REAL(name)(fd); \
+    if (sync_slowly) usleep(sync_slowly); \
     if (!result) note(SYNC_END, handle, number, 0, NULL); \
     return result;
 

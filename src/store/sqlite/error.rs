@@ -33,6 +33,11 @@ pub(super) fn of_file(error: io::Error) -> StoreError {
     }
 }
 
+/// What whoever asked is told when the log says more.
+pub(super) fn failed() -> StoreError {
+    unavailable("the disk or the database failed; the log says how")
+}
+
 pub(super) fn unavailable(why: &'static str) -> StoreError {
     StoreError::Unavailable(why.into())
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -54,6 +54,13 @@ pub(super) struct Request<T> {
 }
 
 impl<T> Request<T> {
+    /// One that takes no room.
+    #[cfg(test)]
+    pub fn alone() -> (Self, oneshot::Receiver<Result<T>>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { reply, _room: None }, answer)
+    }
+
     pub fn answer(self, answer: Result<T>) {
         // Whoever asked may have gone.
         let _ = self.reply.send(answer);
@@ -103,6 +110,8 @@ struct Queues {
     end: Option<End>,
     /// The writer sleeps, and wants to be woken.
     is_asleep: bool,
+    /// A sync is on its way, and what is done before it ends waits for the next.
+    is_patient: bool,
     is_gone: bool,
 }
 
@@ -112,6 +121,8 @@ const EVENT_BYTES: usize = 4 * 1024 * 1024;
 const WORKS: usize = 4096;
 /// Few enough that events do not wait long behind deliveries.
 const WORK_ITEMS: usize = 2048;
+/// While a sync is on its way, a turn waits for so many requests: it would end no sooner with fewer.
+const MANY: usize = 8;
 
 impl Inbox {
     /// Bytes of events and of other work that may wait.
@@ -184,12 +195,22 @@ impl Inbox {
             return Err(StoreError::Closed);
         }
         push(&mut queues);
-        let wake = std::mem::take(&mut queues.is_asleep);
-        drop(queues);
-        if wake {
+        self.wake(queues);
+        Ok(())
+    }
+
+    /// Whether a sync is on its way.
+    pub fn set_patient(&self, is_patient: bool) {
+        let mut queues = lock(&self.queues);
+        queues.is_patient = is_patient;
+        self.wake(queues);
+    }
+
+    fn wake(&self, mut queues: MutexGuard<'_, Queues>) {
+        if !queues.is_idle() && std::mem::take(&mut queues.is_asleep) {
+            drop(queues);
             self.woken.notify_one();
         }
-        Ok(())
     }
 
     /// Asks the writer to end. Requests after this are refused.
@@ -240,9 +261,9 @@ impl Inbox {
 }
 
 impl Queues {
+    /// Whether there is nothing that a turn should be made for now.
     fn is_idle(&self) -> bool {
-        self.ingest.is_empty()
-            && self.work.is_empty()
+        self.ingest.len() + self.work.len() < if self.is_patient { MANY } else { 1 }
             && self.flushes.is_empty()
             && self.readers.is_empty()
             && !self.is_roll

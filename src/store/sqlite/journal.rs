@@ -29,6 +29,7 @@ use super::{
     error::{of_file, unavailable},
     files,
     segments::{fact, set_fact},
+    syncer::Synced,
     told::Texts,
 };
 use crate::{
@@ -45,23 +46,18 @@ pub(super) struct Journal {
     number: u64,
     /// A record on its way.
     record: Vec<u8>,
-    /// The first record that may not be on disk.
+    /// The first record that no sync was asked for.
     unsynced_since: Option<Instant>,
     /// Outcomes in such records.
     outcomes: usize,
-    has_failed: bool,
 }
 
 struct Part {
-    file: File,
+    file: Arc<File>,
     /// How long the file is, and up to where it has records.
     length: u64,
     end: u64,
 }
-
-/// Proof that all turns were on disk a moment ago. Whoever makes something that outlives a power cut from
-/// what a turn wrote asks for it.
-pub(super) struct Synced(());
 
 /// Becomes true when what a file of the journal says is in its segment, and that on the disk.
 #[derive(Clone, Default)]
@@ -119,7 +115,6 @@ impl Journal {
             record: Vec::new(),
             unsynced_since: None,
             outcomes: 0,
-            has_failed: false,
         })
     }
 
@@ -149,34 +144,19 @@ impl Journal {
         Ok(())
     }
 
-    /// How long what was kept may still wait for its sync; `None`: it has had it.
+    /// How long what was kept may still wait until a sync is asked for; `None`: one was.
     pub fn patience(&self) -> Option<Duration> {
         match self.unsynced_since {
             None => None,
-            // It is of no use to ask again.
-            Some(_) if self.has_failed => None,
             Some(_) if self.outcomes >= Self::OUTCOMES => Some(Duration::ZERO),
             Some(since) => Some(Self::PATIENCE.saturating_sub(since.elapsed())),
         }
     }
 
-    /// Brings to the disk what was kept. Once that has failed, it fails for ever: the kernel may have
-    /// dropped the pages, and would report success the next time.
-    pub fn sync(&mut self) -> Result<Synced> {
-        if self.has_failed {
-            return Err(unavailable("an earlier sync failed"));
-        }
-        if self.unsynced_since.is_some() {
-            let begun = Instant::now();
-            if let Err(error) = self.files[self.current].file.sync_data() {
-                self.has_failed = true;
-                // Never `Full`, which heals.
-                return Err(StoreError::Unavailable(Box::new(error)));
-            }
-            metrics::histogram!("tidegate_store_sync_seconds").record(begun.elapsed());
-            (self.unsynced_since, self.outcomes) = (None, 0);
-        }
-        Ok(Synced(()))
+    /// The file to sync for all that was kept so far. Whoever takes it does so.
+    pub fn ask_for_sync(&mut self) -> &Arc<File> {
+        (self.unsynced_since, self.outcomes) = (None, 0);
+        &self.files[self.current].file
     }
 
     /// Whether it is time to go on in the other file.
@@ -190,18 +170,16 @@ impl Journal {
 
     /// Goes on in the other file, which is spent. All that stands in this one is committed to the segment;
     /// whoever brings that to the disk says so.
-    pub fn switch(&mut self) -> Result<Spent> {
-        self.sync()?;
+    pub fn switch(&mut self, _: Synced) -> Spent {
         self.current ^= 1;
         self.files[self.current].end = 0;
         self.other = Spent::default();
-        Ok(self.other.clone())
+        self.other.clone()
     }
 
     /// Begins anew: all that it says is in a segment and on the disk. Nothing of it is left, so that
     /// what is erased elsewhere is not here either.
-    pub fn begin_anew(&mut self) -> Result<()> {
-        self.sync()?;
+    pub fn begin_anew(&mut self, _: Synced) -> Result<()> {
         for part in &mut self.files {
             part.file.set_len(0).map_err(of_file)?;
             (part.length, part.end) = (0, 0);
@@ -223,7 +201,7 @@ impl Part {
         let file = file.map_err(of_file)?;
         file.sync_all().map_err(of_file)?;
         let length = file.metadata().map_err(of_file)?.len();
-        Ok(Self { file, length, end: 0 })
+        Ok(Self { file: Arc::new(file), length, end: 0 })
     }
 
     fn write(&mut self, record: &[u8]) -> io::Result<()> {

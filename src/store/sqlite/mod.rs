@@ -33,6 +33,9 @@ mod seal;
 mod writes;
 mod told;
 mod journal;
+mod promise;
+mod syncer;
+mod unsynced;
 mod newest;
 mod upkeep;
 mod writer;
@@ -68,6 +71,7 @@ use self::{
     room::Room,
     segments::Segments,
     status::Status,
+    syncer::Syncer,
     upkeep::Upkeep,
     writer::Writer,
 };
@@ -134,6 +138,8 @@ impl SqliteStore {
             blocks: Blocks::new(options.body_cache_bytes),
         };
         let keys = memory.keys.reader();
+        let (number, quick) = (journal.number(), options.quick_sync);
+        let syncer = Syncer::start(number, quick, accepted, inbox.clone(), status.clone())?;
         let turns = Arc::new(Semaphore::new(options.readers.max(1)));
         let weak_folder = Arc::downgrade(&folder);
         let writer = Writer {
@@ -146,8 +152,8 @@ impl SqliteStore {
             segments,
             newest,
             journal,
+            syncer,
             memory,
-            accepted,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())

@@ -1,5 +1,7 @@
 //! What can be set about the embedded store.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +21,9 @@ pub struct Options {
     pub body_cache_bytes: usize,
     /// Queries that run at once.
     pub readers: usize,
+    /// A disk whose syncs take less is waited for. A slower one is left to a thread, which pays only then.
+    #[serde(skip)]
+    pub quick_sync: Duration,
 }
 
 impl Default for Options {
@@ -31,6 +36,7 @@ impl Default for Options {
             reserve_bytes: 16 << 20,
             body_cache_bytes: 8 << 20,
             readers: 6,
+            quick_sync: Duration::from_micros(700),
         }
     }
 }

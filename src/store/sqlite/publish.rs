@@ -26,8 +26,14 @@ impl Writer {
         }
     }
 
-    /// Commits all turns to the segment, if need be in the room that was held back on the disk.
+    /// Commits all turns to the segment, if need be in the room that was held back on the disk. Nobody reads
+    /// of an event that a power cut may still take, and everybody finds the key of one that was answered.
     pub(super) fn publish(&mut self) -> Result<()> {
+        if !self.syncer.is_done() {
+            // A failure has been told: nothing is accepted any more, and readers see what there is.
+            let _ = self.sync();
+        }
+        self.memory.unsynced.hand_on(self.syncer.synced(), &mut self.memory.keys);
         let number = self.journal.number();
         let mut result = self.newest.publish(number);
         if matches!(result, Err(StoreError::Full)) {
@@ -88,7 +94,8 @@ impl Writer {
         if !self.journal.is_other_spent() {
             self.sync_log()?;
         }
-        let spent = self.journal.switch().inspect_err(|_| self.status.break_down())?;
+        let synced = self.sync()?;
+        let spent = self.journal.switch(synced);
         self.newest.told.begin_file();
         self.upkeep.sync(self.newest.log.clone(), spent);
         Ok(())

@@ -20,6 +20,7 @@ use super::{
     status::Status,
     tallies::Tallies,
     turn::{Marks, Memory},
+    unsynced::Unsynced,
     waiting::{self, Waiting},
 };
 use crate::{
@@ -67,6 +68,7 @@ pub(super) fn recover(
         segments,
         clock,
         keys,
+        unsynced: Unsynced::default(),
         ids: last.map_or_else(IdSequence::default, |it| IdSequence::after(it.1)),
         packer: Packer::new()?,
         ledger,

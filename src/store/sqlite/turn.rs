@@ -20,6 +20,7 @@ use super::{
     rows::{self, DeliveryRow},
     segments::{Segment, Segments},
     tallies::Tallies,
+    unsynced::Unsynced,
     waiting::Waiting,
     writes::{Write, Writes},
 };
@@ -37,6 +38,7 @@ pub(super) struct Memory {
     pub segments: Arc<Segments>,
     pub clock: Arc<dyn Clock>,
     pub keys: Keys,
+    pub unsynced: Unsynced,
     pub ids: IdSequence,
     pub packer: Packer,
     pub ledger: Ledger,
@@ -109,7 +111,7 @@ pub(super) struct Turn<'a> {
     pub segment: &'a Segment,
     marks: Marks,
     accepted: Accepted,
-    /// Keys of this turn's events, which the index does not know yet.
+    /// Keys of this turn's events.
     fresh: HashMap<KeyHash, EventId>,
     pub writes: Writes<'a>,
 }
@@ -134,8 +136,9 @@ impl<'a> Turn<'a> {
         let mut answers = Vec::with_capacity(events.len());
         for offered in events {
             if let Some(hash) = offered.key {
-                let first = match self.fresh.get(&hash) {
-                    Some(first) => Some(*first),
+                let fresh = self.fresh.get(&hash).copied();
+                let first = match fresh.or_else(|| self.memory.unsynced.find(&hash)) {
+                    Some(first) => Some(first),
                     None => self.memory.keys.find(&hash)?,
                 };
                 if let Some(id) = first.filter(|id| self.counts(*id, &offered.event)) {

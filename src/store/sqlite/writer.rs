@@ -7,20 +7,22 @@ use std::{
 
 use super::{
     Options,
-    error::{is_broken, unavailable},
+    error::{failed, is_broken},
     files::Folder,
     inbox::{Append, Batch, End, Inbox, Offered, Request, Work},
-    journal::{Journal, Synced},
+    journal::Journal,
     newest::Newest,
+    promise::{Answer, Promise},
     room::Room,
     segments::Segments,
     status::Status,
+    syncer::{Synced, Syncer},
     turn::{Accepted, Memory, Turn},
+    unsynced::TurnKeys,
     upkeep::Upkeep,
 };
 use crate::{
-    hint,
-    model::{Event, Owed},
+    model::Owed,
     store::{Appended, Result, StoreError},
 };
 
@@ -32,10 +34,10 @@ pub(super) struct Writer {
     pub segments: Arc<Segments>,
     pub newest: Newest,
     pub journal: Journal,
+    pub syncer: Syncer,
     pub memory: Memory,
     pub room: Room,
     pub upkeep: Upkeep,
-    pub accepted: hint::Sender<Vec<Arc<Event>>, bool>,
 }
 
 /// What a turn did, in the order of what it was asked.
@@ -74,12 +76,12 @@ impl Writer {
         };
         self.status.close();
         self.inbox.writer_gone();
-        // Ends the threads, and with them the connections, before the folder is let go.
-        drop(self.upkeep);
         let synced = match end {
-            End::Close => self.journal.sync().ok(),
+            End::Close => self.sync().ok(),
             End::Abandon => None,
         };
+        // Ends the threads, and with them the connections, before the folder is let go.
+        drop((self.syncer, self.upkeep));
         match synced {
             Some(synced) => self.memory.ledger.close(synced),
             None => drop(self.memory),
@@ -182,10 +184,10 @@ impl Writer {
 
     /// Brings to the disk what was done. When that fails, nothing can be promised any more.
     pub(super) fn sync(&mut self) -> Result<Synced> {
-        self.journal.sync().inspect_err(|error| {
-            self.status.break_down();
-            tracing::error!(error = error as &dyn std::error::Error, "a sync failed");
-        })
+        let turn = self.journal.number();
+        let synced = self.syncer.sync(self.journal.ask_for_sync(), turn)?;
+        self.memory.unsynced.hand_on(turn, &mut self.memory.keys);
+        Ok(synced)
     }
 
     fn transact(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Kept> {
@@ -227,39 +229,21 @@ impl Writer {
         let mut promised = Vec::new();
         for (work, answer) in works.into_iter().zip(done) {
             if work.task.is_promised() {
-                promised.push((work.request, answer));
+                promised.push(Answer { request: work.request, answer });
             } else {
                 work.request.answer(answer);
             }
         }
-        if !(accepted.events.is_empty() && promised.is_empty())
-            && let Err(error) = self.sync()
-        {
-            self.judge(error);
-            requests.into_iter().for_each(|it| it.answer(Err(failed())));
-            promised.into_iter().for_each(|it| it.0.answer(Err(failed())));
-            return;
-        }
-        metrics::histogram!("tidegate_store_commit_seconds").record(begun.elapsed());
-        metrics::histogram!("tidegate_store_commit_events").record(accepted.events.len() as f64);
-        for (request, answer) in requests.into_iter().zip(appended) {
-            request.answer(Ok(answer));
-        }
-        promised.into_iter().for_each(|(request, answer)| request.answer(answer));
-        self.hand_out(accepted);
-    }
-
-    /// What was accepted goes on its way, and its keys are known from now on.
-    fn hand_out(&mut self, Accepted { events, keys }: Accepted) {
-        let last = events.last().map(|it| it.seq);
-        if !events.is_empty() {
-            self.accepted.send(events);
-        }
-        for (hash, id, seq) in keys {
-            self.memory.keys.add(hash, id, seq);
+        let (turn, last) = (self.journal.number(), accepted.events.last().map(|it| it.seq));
+        let answers = requests.into_iter().zip(appended);
+        let appends = answers.map(|(request, it)| Answer { request, answer: Ok(it) }).collect();
+        let promise = Promise { appends, works: promised, accepted: accepted.events, begun };
+        if !promise.is_empty() {
+            self.syncer.promise(self.journal.ask_for_sync(), turn, promise);
         }
         if let Some(last) = last {
-            self.memory.keys.pass(last);
+            let keys = TurnKeys { turn, keys: accepted.keys, last };
+            self.memory.unsynced.add(keys, self.syncer.synced(), &mut self.memory.keys);
         }
     }
 
@@ -365,13 +349,13 @@ impl Writer {
     fn next_segment(&mut self) -> Result<Newest> {
         let first = self.memory.marks.next_event;
         // First the old one: nothing must last that follows what does not.
-        self.sync()?;
+        let synced = self.sync()?;
         self.publish()?;
         self.sync_log()?;
         let segment = self.segments.make(first, self.folder.make_segment(first)?);
         segment.note_oldest(first);
         let fresh = Newest::open(segment.clone())?;
-        if let Err(error) = self.journal.begin_anew() {
+        if let Err(error) = self.journal.begin_anew(synced) {
             self.status.break_down();
             return Err(error);
         }
@@ -393,8 +377,4 @@ impl Drop for Gone {
         }
         self.inbox.writer_gone();
     }
-}
-
-fn failed() -> StoreError {
-    unavailable("the disk or the database failed; the log says how")
 }

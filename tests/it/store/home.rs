@@ -1,6 +1,6 @@
 //! Where databases live in tests, and what they are fed.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -51,9 +51,10 @@ pub struct SqliteHome {
     pub options: Options,
 }
 
-/// Without a large reserve, which would only take time.
+/// Without a large reserve, which would only take time. The disk passes for a slow one, which takes more
+/// care; most other tests have a quick one.
 pub fn small() -> Options {
-    Options { reserve_bytes: 64 * 1024, ..Options::default() }
+    Options { reserve_bytes: 64 * 1024, quick_sync: Duration::ZERO, ..Options::default() }
 }
 
 #[async_trait]

@@ -24,9 +24,9 @@ pub(super) use self::{file::OwedFile, rebuild::open};
 use super::{
     control::Control,
     error::unavailable,
-    journal::Synced,
     rows::{self, DeliveryRow},
     status::Status,
+    syncer::Synced,
 };
 use crate::{
     model::{DeliverySeq, IdMap, Lane, Owed, Place, Standing},

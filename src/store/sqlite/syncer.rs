@@ -1,0 +1,331 @@
+//! Brings the journal to the disk, and then keeps what was promised.
+//!
+//! A disk that is quick is waited for. A slow one is left to a thread, while the writer makes the next turn:
+//! one sync is on its way at a time, and it counts for everything that stood in the journal when it began.
+//! What is promised meanwhile goes with the next.
+
+use std::{
+    fs::File,
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{
+    error::{failed, of_file},
+    inbox::Inbox,
+    lock,
+    promise::{Outlet, Promise},
+    status::Status,
+};
+use crate::store::Result;
+
+/// Proof that all turns were on disk a moment ago. Whoever makes something that outlives a power cut from
+/// what a turn wrote asks for it.
+pub(super) struct Synced(());
+
+/// Used by the writer alone.
+pub(super) struct Syncer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    outlet: Outlet,
+    inbox: Arc<Inbox>,
+    status: Arc<Status>,
+    /// A disk whose syncs take less is waited for.
+    quick: Duration,
+    state: Mutex<State>,
+    /// For the thread: there is something to do.
+    asked: Condvar,
+    /// For the writer: a sync has ended.
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the thread is to sync next.
+    file: Option<Arc<File>>,
+    promises: Vec<Promise>,
+    /// The thread is at it, or keeps promises.
+    is_busy: bool,
+    /// The writer waits for it.
+    is_awaited: bool,
+    /// The last turn that a sync was asked for, and the last that is on disk.
+    asked: u64,
+    synced: u64,
+    /// How long a sync takes, lately.
+    typical: Duration,
+    /// For ever: the kernel may have dropped the pages, and would report success the next time.
+    has_failed: bool,
+    /// No further sync begins.
+    is_over: bool,
+}
+
+impl Syncer {
+    /// All turns up to `synced` are on disk already.
+    pub fn start(
+        synced: u64,
+        quick: Duration,
+        outlet: Outlet,
+        inbox: Arc<Inbox>,
+        status: Arc<Status>,
+    ) -> Result<Self> {
+        let state = Mutex::new(State { asked: synced, synced, ..State::default() });
+        let (asked, ended) = (Condvar::new(), Condvar::new());
+        let shared = Shared { outlet, inbox, status, quick, state, asked, ended };
+        let shared = Arc::new(shared);
+        let work = Work { shared: shared.clone() };
+        let thread = std::thread::Builder::new()
+            .name("store-sync".to_owned())
+            .spawn(move || work.run())
+            .map_err(of_file)?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The last turn that is on disk.
+    pub fn synced(&self) -> u64 {
+        lock(&self.shared.state).synced
+    }
+
+    /// Whether all that was promised is on disk.
+    pub fn is_done(&self) -> bool {
+        lock(&self.shared.state).is_done()
+    }
+
+    /// Brings to the disk what this file has, up to this turn, and then keeps the promise: at once if that is
+    /// only about what is there already.
+    pub fn promise(&self, file: &Arc<File>, turn: u64, promise: Promise) {
+        let mut state = lock(&self.shared.state);
+        if state.has_failed {
+            drop(state);
+            promise.fail();
+        } else if state.is_done() && !promise.is_of_its_turn() {
+            drop(state);
+            promise.keep(&self.shared.outlet);
+        } else if state.is_idle() && state.typical < self.shared.quick {
+            state.asked = turn;
+            drop(state);
+            self.shared.sync(file, turn, vec![promise]);
+        } else {
+            state.promises.push(promise);
+            self.ask(state, file, turn);
+        }
+    }
+
+    /// The same without a promise, and waits for it.
+    pub fn sync(&self, file: &Arc<File>, turn: u64) -> Result<Synced> {
+        let mut state = lock(&self.shared.state);
+        if state.synced >= turn || state.has_failed {
+            drop(state);
+        } else if state.is_idle() {
+            state.asked = turn;
+            drop(state);
+            self.shared.sync(file, turn, Vec::new());
+        } else {
+            self.ask(state, file, turn);
+        }
+        let waits = |it: &mut State| {
+            it.is_awaited = it.synced < turn && !it.has_failed;
+            it.is_awaited
+        };
+        let waited = self.shared.ended.wait_while(lock(&self.shared.state), waits);
+        let state = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        if state.has_failed { Err(failed()) } else { Ok(Synced(())) }
+    }
+
+    fn ask(&self, mut state: MutexGuard<'_, State>, file: &Arc<File>, turn: u64) {
+        state.file.get_or_insert_with(|| file.clone());
+        state.asked = turn;
+        self.shared.inbox.set_patient(true);
+        // Otherwise it looks by itself, and waking is a call of the system.
+        let is_asleep = !state.is_busy;
+        drop(state);
+        if is_asleep {
+            self.shared.asked.notify_one();
+        }
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        lock(&self.shared.state).is_over = true;
+        self.shared.asked.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was already reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl State {
+    fn is_done(&self) -> bool {
+        self.synced >= self.asked
+    }
+
+    /// Whether the writer may sync: then it keeps no promise before an earlier one.
+    fn is_idle(&self) -> bool {
+        self.file.is_none() && !self.is_busy
+    }
+}
+
+impl Shared {
+    /// When it fails, nothing can be promised any more.
+    fn sync(&self, file: &File, turn: u64, promises: Vec<Promise>) {
+        let begun = Instant::now();
+        let result = file.sync_data();
+        let took = begun.elapsed();
+        metrics::histogram!("tidegate_store_sync_seconds").record(took);
+        let mut state = lock(&self.state);
+        state.typical = (state.typical * 7 + took) / 8;
+        match &result {
+            Ok(()) => state.synced = turn,
+            Err(_) => state.has_failed = true,
+        }
+        drop(state);
+        match result {
+            Ok(()) => promises.into_iter().for_each(|it| it.keep(&self.outlet)),
+            Err(error) => {
+                self.status.break_down();
+                tracing::error!(error = &error as &dyn std::error::Error, "a sync failed");
+                promises.into_iter().for_each(Promise::fail);
+            }
+        }
+    }
+}
+
+/// The thread.
+struct Work {
+    shared: Arc<Shared>,
+}
+
+impl Work {
+    fn run(self) {
+        while let Some((file, turn, promises)) = self.next() {
+            self.shared.sync(&file, turn, promises);
+            let mut state = lock(&self.shared.state);
+            state.is_busy = false;
+            if state.has_failed {
+                return;
+            }
+            if state.file.is_none() {
+                self.shared.inbox.set_patient(false);
+            }
+            let is_awaited = state.is_awaited;
+            drop(state);
+            if is_awaited {
+                self.shared.ended.notify_one();
+            }
+        }
+    }
+
+    /// What is to be synced, and up to which turn. `None` at the end.
+    fn next(&self) -> Option<(Arc<File>, u64, Vec<Promise>)> {
+        let waits = |it: &mut State| it.file.is_none() && !it.is_over;
+        let waited = self.shared.asked.wait_while(lock(&self.shared.state), waits);
+        let mut state = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        if state.is_over {
+            return None;
+        }
+        state.is_busy = true;
+        Some((state.file.take()?, state.asked, std::mem::take(&mut state.promises)))
+    }
+}
+
+impl Drop for Work {
+    /// Nobody must wait for a thread that is gone, also when it ended in a panic.
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        let promises = std::mem::take(&mut state.promises);
+        if state.is_over {
+            return;
+        }
+        state.has_failed = true;
+        self.shared.inbox.set_patient(false);
+        drop(state);
+        self.shared.status.break_down();
+        self.shared.ended.notify_one();
+        promises.into_iter().for_each(Promise::fail);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{
+        hint::{self, Hint},
+        model::Event,
+        store::{
+            Appended, StoreError,
+            sqlite::{inbox::Request, promise::Answer},
+        },
+    };
+
+    /// What a disk does that is never quick, and one that always is.
+    const SLOW_AND_QUICK: [Duration; 2] = [Duration::ZERO, Duration::MAX];
+
+    fn syncer(quick: Duration) -> (Syncer, hint::Receiver<Vec<Arc<Event>>, bool>, Arc<Status>) {
+        let (outlet, events) = hint::channel(1000);
+        let status = Arc::new(Status::default());
+        let inbox = Arc::new(Inbox::new(1, 1));
+        (Syncer::start(0, quick, outlet, inbox, status.clone()).unwrap(), events, status)
+    }
+
+    fn promise(accepted: Vec<Arc<Event>>) -> (Promise, oneshot::Receiver<Result<Vec<Appended>>>) {
+        let (request, answer) = Request::alone();
+        let appends = vec![Answer { request, answer: Ok(Vec::new()) }];
+        (Promise { appends, works: Vec::new(), accepted, begun: Instant::now() }, answer)
+    }
+
+    #[test]
+    fn promises_are_kept_in_their_order_by_whoever_syncs() {
+        for quick in SLOW_AND_QUICK {
+            let (syncer, mut events, _) = syncer(quick);
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            let mut answers = Vec::new();
+            for turn in 1..=100 {
+                let (promise, answer) = promise(vec![Arc::new(Event::at(turn))]);
+                syncer.promise(&file, turn, promise);
+                answers.push(answer);
+            }
+            syncer.sync(&file, 101).unwrap();
+            assert_eq!(syncer.synced(), 101);
+            for answer in answers {
+                assert!(answer.blocking_recv().unwrap().is_ok());
+            }
+            drop(syncer);
+            for turn in 1..=100 {
+                let Some(Hint::Some(events)) = events.try_receive() else { panic!("lost") };
+                assert_eq!(events[0].seq.0, turn);
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_sync_that_failed_nothing_is_promised_any_more() {
+        for quick in SLOW_AND_QUICK {
+            // Given a file that no disk is behind
+            let (syncer, _events, status) = syncer(quick);
+            let (read, _write) = std::io::pipe().unwrap();
+            let pipe = Arc::new(File::from(OwnedFd::from(read)));
+
+            // When a promise needs it, and another comes later, for a file that could be synced
+            let (first, answer) = promise(vec![Arc::new(Event::at(1))]);
+            syncer.promise(&pipe, 1, first);
+            let first = answer.blocking_recv().unwrap();
+            let (second, answer) = promise(vec![Arc::new(Event::at(2))]);
+            syncer.promise(&Arc::new(tempfile::tempfile().unwrap()), 2, second);
+
+            // Then neither is kept, for nobody knows what the disk has
+            assert!(matches!(first, Err(StoreError::Unavailable(_))));
+            assert!(matches!(answer.blocking_recv().unwrap(), Err(StoreError::Unavailable(_))));
+            assert!(syncer.sync(&pipe, 2).is_err());
+            assert!(status.is_broken());
+        }
+    }
+}
