@@ -164,7 +164,9 @@ fn expected(parts: &[Part], scale: &Scale, relay_only: bool) -> Duration {
         Part::Pipelines => (scale.load + AROUND * 2) * scale.rounds as u32 * pipelines::TURNS,
         Part::Nodes if relay_only => Duration::ZERO,
         Part::Nodes => (scale.load + AROUND * 4) * scale.rounds as u32 * nodes::TURNS,
-        Part::Neighbours => (scale.neighbours + AROUND) * 2 * neighbours::MODES.len() as u32,
+        Part::Neighbours => {
+            (scale.neighbours + AROUND) * (2 * neighbours::MODES.len() * scale.rounds) as u32
+        }
     };
     parts.iter().map(part).sum()
 }

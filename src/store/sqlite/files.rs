@@ -4,6 +4,8 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags};
@@ -41,6 +43,24 @@ pub(super) struct Folder {
     _lock: File,
 }
 
+/// Takes the lock of a folder. A process that is just ending has it for a moment longer, and so has a child
+/// that somebody is just starting: that is waited for.
+fn take(lock: &File) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const STEP: Duration = Duration::from_millis(10);
+    let begun = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => thread::sleep(STEP),
+            Err(TryLockError::WouldBlock) => {
+                return Err(unavailable("another process has the data folder open"));
+            }
+            Err(TryLockError::Error(error)) => return Err(of_file(error)),
+        }
+    }
+}
+
 impl Folder {
     pub fn open(path: &Path) -> Result<Self> {
         fs::create_dir_all(path.join("segments")).map_err(of_file)?;
@@ -50,13 +70,7 @@ impl Folder {
             .write(true)
             .open(path.join("lock"))
             .map_err(of_file)?;
-        match lock.try_lock() {
-            Ok(()) => (),
-            Err(TryLockError::WouldBlock) => {
-                return Err(unavailable("another process has the data folder open"));
-            }
-            Err(TryLockError::Error(error)) => return Err(of_file(error)),
-        }
+        take(&lock)?;
         // Half-made segments of a process that ended.
         for entry in fs::read_dir(path.join("segments")).map_err(of_file)? {
             let path = entry.map_err(of_file)?.path();

@@ -114,7 +114,15 @@ impl Syncer {
         }
     }
 
-    /// The same without a promise, and waits for it.
+    /// The same without a promise, beside the writer.
+    pub fn begin(&self, file: &Arc<File>, turn: u64) {
+        let state = lock(&self.shared.state);
+        if !state.has_failed && state.synced < turn {
+            self.ask(state, file, turn);
+        }
+    }
+
+    /// The same, and waits for it.
     pub fn sync(&self, file: &Arc<File>, turn: u64) -> Result<Synced> {
         let mut state = lock(&self.shared.state);
         if state.synced >= turn || state.has_failed {

@@ -280,11 +280,11 @@ impl Writer {
         }
     }
 
-    /// Syncs what has waited for long enough, and hands on to `owed.db` what it should have by now.
+    /// Has synced what has waited for long enough, and hands on to `owed.db` what it should have by now.
     fn hand_on(&mut self) {
         if self.journal.patience() == Some(Duration::ZERO) {
-            // A failure has been told, and the store is broken.
-            let _ = self.sync();
+            let turn = self.journal.number();
+            self.syncer.begin(self.journal.ask_for_sync(), turn);
         }
         if self.memory.ledger.is_due() {
             match self.sync() {

@@ -1,6 +1,6 @@
 //! What only the embedded store promises: about its files.
 
-use std::{fs, path::Path, process::Command, sync::Arc};
+use std::{fs, path::Path, process::Command, sync::Arc, thread, time::Duration};
 
 use tempfile::TempDir;
 use tidegate::{
@@ -320,6 +320,24 @@ async fn a_second_process_is_refused() {
         panic!("the folder was opened twice");
     };
     assert_eq!(source.to_string(), "another process has the data folder open");
+}
+
+#[tokio::test]
+async fn a_process_that_is_just_ending_is_waited_for() {
+    // Given somebody who still has the folder
+    let home = on_sqlite();
+    let lock = fs::File::create(home.folder.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+
+    // When another opens it
+    let path = home.folder.path().to_owned();
+    let opening = thread::spawn(move || open_sqlite(&path, small()).map(drop));
+    thread::sleep(Duration::from_millis(100));
+    assert!(!opening.is_finished());
+    drop(lock);
+
+    // Then it does as soon as that one is gone
+    opening.join().unwrap().unwrap();
 }
 
 #[tokio::test]
