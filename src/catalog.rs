@@ -61,22 +61,23 @@ impl Catalog {
 /// What somebody makes of the catalogue, to be made anew when that has changed.
 pub struct OfCatalog<T> {
     catalog: watch::Receiver<Arc<Catalog>>,
+    make: Make<T>,
     /// With the catalogue that it was made of.
     made: RwLock<(Arc<Catalog>, Arc<T>)>,
 }
 
+/// Makes it of a catalogue, and of what was made of the one before.
+type Make<T> = fn(&Arc<Catalog>, Option<&T>) -> T;
+
 impl<T> OfCatalog<T> {
-    pub fn new(
-        catalog: watch::Receiver<Arc<Catalog>>,
-        make: impl FnOnce(&Arc<Catalog>) -> T,
-    ) -> Self {
+    pub fn new(catalog: watch::Receiver<Arc<Catalog>>, make: Make<T>) -> Self {
         let now = catalog.borrow().clone();
-        let made = Arc::new(make(&now));
-        Self { catalog, made: RwLock::new((now, made)) }
+        let made = Arc::new(make(&now, None));
+        Self { catalog, make, made: RwLock::new((now, made)) }
     }
 
-    /// As the present catalogue has it. `make` is given that, and what was made of the one before.
-    pub fn get(&self, make: impl FnOnce(&Arc<Catalog>, &T) -> T) -> Arc<T> {
+    /// As the present catalogue has it.
+    pub fn get(&self) -> Arc<T> {
         let (now, before) = {
             let now = self.catalog.borrow();
             let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
@@ -86,7 +87,7 @@ impl<T> OfCatalog<T> {
             }
             (now.clone(), made.1.clone())
         };
-        let fresh = Arc::new(make(&now, &before));
+        let fresh = Arc::new((self.make)(&now, Some(&before)));
         *self.made.write().unwrap_or_else(PoisonError::into_inner) = (now, fresh.clone());
         fresh
     }

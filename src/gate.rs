@@ -64,7 +64,7 @@ impl Meters {
     }
 }
 
-fn suppressed(catalog: &Arc<Catalog>) -> Suppressed {
+fn suppressed(catalog: &Arc<Catalog>, _: Option<&Suppressed>) -> Suppressed {
     Suppressed::of(catalog.deletions.values().map(AsRef::as_ref))
 }
 
@@ -92,7 +92,7 @@ impl Gate {
 
     /// Keeps the events and answers in their order. When it returns `Ok`, they are on disk.
     pub async fn admit(&self, events: Vec<NewEvent>) -> Result<Vec<Admitted>, Refused> {
-        let suppressed = self.suppressed.get(|catalog, _| suppressed(catalog));
+        let suppressed = self.suppressed.get();
         let is_away = |it: &NewEvent| suppressed.includes(it.project, &it.payload);
         if !events.iter().any(is_away) {
             let kept = self.keep(events).await?;

@@ -98,7 +98,7 @@ impl Keyring {
         clock: Arc<dyn Clock>,
         random: &dyn Random,
     ) -> Self {
-        let ring = OfCatalog::new(catalog, |it| Ring::of(it.clone()));
+        let ring = OfCatalog::new(catalog, |it, _| Ring::of(it.clone()));
         Self { hasher, admin, clock, seed: random.u64(), ring }
     }
 
@@ -160,7 +160,7 @@ impl Keyring {
     }
 
     fn ring(&self) -> Arc<Ring> {
-        self.ring.get(|catalog, _| Ring::of(catalog.clone()))
+        self.ring.get()
     }
 }
 

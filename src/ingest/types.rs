@@ -51,12 +51,11 @@ pub enum Verdict {
 
 impl Types {
     pub fn new(catalog: watch::Receiver<Arc<Catalog>>, learned: Learned) -> Self {
-        Self { held: OfCatalog::new(catalog, |it| Held::of(it, None)), learned }
+        Self { held: OfCatalog::new(catalog, |it, before| Held::of(it, before)), learned }
     }
 
     pub fn judge(self: &Arc<Self>, now: Timestamp) -> Judge {
-        let held = self.held.get(|catalog, before| Held::of(catalog, Some(before)));
-        Judge { held, types: self.clone(), now }
+        Judge { held: self.held.get(), types: self.clone(), now }
     }
 }
 

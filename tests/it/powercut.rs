@@ -191,12 +191,12 @@ impl Recording {
                 };
                 tokio::spawn(sender.run())
             });
-            let (lanes, (reader, stopper)) = (lanes.collect::<Vec<_>>(), watch::channel(()));
-            let reading = tokio::spawn(read_on(gateway.address, position.clone(), stopper));
+            let (lanes, (stop, stopped)) = (lanes.collect::<Vec<_>>(), watch::channel(()));
+            let reading = tokio::spawn(read_on(gateway.address, position.clone(), stopped));
             for lane in lanes {
                 lane.await.unwrap();
             }
-            drop(reader);
+            drop(stop);
             read.extend(reading.await.unwrap());
             // Without events nothing is promised, and `owed.db` must wait for the syncs all the same.
             tokio::time::sleep(WITHOUT_EVENTS).await;

@@ -11,11 +11,11 @@ use crate::crash::http::Connection;
 pub async fn read_on(
     address: SocketAddr,
     position: impl Fn() -> u64,
-    stopper: watch::Receiver<()>,
+    stopped: watch::Receiver<()>,
 ) -> HashMap<String, u64> {
     let mut connection = Connection::open(address).await.unwrap();
     let mut read = HashMap::new();
-    while stopper.has_changed().is_ok() {
+    while stopped.has_changed().is_ok() {
         let (status, answer) = connection.read("/api/v1/events?limit=20").await.unwrap();
         assert_eq!(status, 200);
         let answer: Value = serde_json::from_slice(&answer).unwrap();

@@ -29,7 +29,7 @@ use super::{
     error::{of_file, unavailable},
     files,
     segments::{fact, set_fact},
-    syncer::Synced,
+    syncer::{Synced, Written},
     told::Texts,
 };
 use crate::{
@@ -153,10 +153,10 @@ impl Journal {
         }
     }
 
-    /// The file to sync for all that was kept so far. Whoever takes it does so.
-    pub fn ask_for_sync(&mut self) -> &Arc<File> {
+    /// What is to be synced for all that was kept so far. Whoever takes it does so.
+    pub fn ask_for_sync(&mut self) -> Written {
         (self.unsynced_since, self.outcomes) = (None, 0);
-        &self.files[self.current].file
+        Written { file: self.files[self.current].file.clone(), turn: self.number }
     }
 
     /// Whether it is time to go on in the other file.

@@ -24,6 +24,12 @@ use crate::store::Result;
 /// what a turn wrote asks for it.
 pub(super) struct Synced(());
 
+/// A file of the journal, and the last turn that stands in it.
+pub(super) struct Written {
+    pub file: Arc<File>,
+    pub turn: u64,
+}
+
 /// Used by the writer alone.
 pub(super) struct Syncer {
     shared: Arc<Shared>,
@@ -46,7 +52,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// What the thread is to sync next.
-    file: Option<Arc<File>>,
+    next: Option<Written>,
     promises: Vec<Promise>,
     /// The thread is at it, or keeps promises.
     is_busy: bool,
@@ -96,7 +102,7 @@ impl Syncer {
 
     /// Brings to the disk what this file has, up to this turn, and then keeps the promise: at once if that is
     /// only about what is there already.
-    pub fn promise(&self, file: &Arc<File>, turn: u64, promise: Promise) {
+    pub fn promise(&self, written: Written, promise: Promise) {
         let mut state = lock(&self.shared.state);
         if state.has_failed {
             drop(state);
@@ -105,34 +111,35 @@ impl Syncer {
             drop(state);
             promise.keep(&self.shared.outlet);
         } else if state.is_idle() && state.typical < self.shared.quick {
-            state.asked = turn;
+            state.asked = written.turn;
             drop(state);
-            self.shared.sync(file, turn, vec![promise]);
+            self.shared.sync(&written, vec![promise]);
         } else {
             state.promises.push(promise);
-            self.ask(state, file, turn);
+            self.ask(state, written);
         }
     }
 
     /// The same without a promise, beside the writer.
-    pub fn begin(&self, file: &Arc<File>, turn: u64) {
+    pub fn begin(&self, written: Written) {
         let state = lock(&self.shared.state);
-        if !state.has_failed && state.synced < turn {
-            self.ask(state, file, turn);
+        if !state.has_failed && state.synced < written.turn {
+            self.ask(state, written);
         }
     }
 
     /// The same, and waits for it.
-    pub fn sync(&self, file: &Arc<File>, turn: u64) -> Result<Synced> {
+    pub fn sync(&self, written: Written) -> Result<Synced> {
+        let turn = written.turn;
         let mut state = lock(&self.shared.state);
         if state.synced >= turn || state.has_failed {
             drop(state);
         } else if state.is_idle() {
             state.asked = turn;
             drop(state);
-            self.shared.sync(file, turn, Vec::new());
+            self.shared.sync(&written, Vec::new());
         } else {
-            self.ask(state, file, turn);
+            self.ask(state, written);
         }
         let waits = |it: &mut State| {
             it.is_awaited = it.synced < turn && !it.has_failed;
@@ -143,9 +150,9 @@ impl Syncer {
         if state.has_failed { Err(failed()) } else { Ok(Synced(())) }
     }
 
-    fn ask(&self, mut state: MutexGuard<'_, State>, file: &Arc<File>, turn: u64) {
-        state.file.get_or_insert_with(|| file.clone());
-        state.asked = turn;
+    fn ask(&self, mut state: MutexGuard<'_, State>, written: Written) {
+        state.asked = written.turn;
+        state.next = Some(written);
         self.shared.inbox.set_patient(true);
         // Otherwise it looks by itself, and waking is a call of the system.
         let is_asleep = !state.is_busy;
@@ -174,21 +181,21 @@ impl State {
 
     /// Whether the writer may sync: then it keeps no promise before an earlier one.
     fn is_idle(&self) -> bool {
-        self.file.is_none() && !self.is_busy
+        self.next.is_none() && !self.is_busy
     }
 }
 
 impl Shared {
     /// When it fails, nothing can be promised any more.
-    fn sync(&self, file: &File, turn: u64, promises: Vec<Promise>) {
+    fn sync(&self, written: &Written, promises: Vec<Promise>) {
         let begun = Instant::now();
-        let result = file.sync_data();
+        let result = written.file.sync_data();
         let took = begun.elapsed();
         metrics::histogram!("tidegate_store_sync_seconds").record(took);
         let mut state = lock(&self.state);
         state.typical = (state.typical * 7 + took) / 8;
         match &result {
-            Ok(()) => state.synced = turn,
+            Ok(()) => state.synced = written.turn,
             Err(_) => state.has_failed = true,
         }
         drop(state);
@@ -210,14 +217,14 @@ struct Work {
 
 impl Work {
     fn run(self) {
-        while let Some((file, turn, promises)) = self.next() {
-            self.shared.sync(&file, turn, promises);
+        while let Some((written, promises)) = self.next() {
+            self.shared.sync(&written, promises);
             let mut state = lock(&self.shared.state);
             state.is_busy = false;
             if state.has_failed {
                 return;
             }
-            if state.file.is_none() {
+            if state.next.is_none() {
                 self.shared.inbox.set_patient(false);
             }
             let is_awaited = state.is_awaited;
@@ -228,16 +235,16 @@ impl Work {
         }
     }
 
-    /// What is to be synced, and up to which turn. `None` at the end.
-    fn next(&self) -> Option<(Arc<File>, u64, Vec<Promise>)> {
-        let waits = |it: &mut State| it.file.is_none() && !it.is_over;
+    /// What is to be synced. `None` at the end.
+    fn next(&self) -> Option<(Written, Vec<Promise>)> {
+        let waits = |it: &mut State| it.next.is_none() && !it.is_over;
         let waited = self.shared.asked.wait_while(lock(&self.shared.state), waits);
         let mut state = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         if state.is_over {
             return None;
         }
         state.is_busy = true;
-        Some((state.file.take()?, state.asked, std::mem::take(&mut state.promises)))
+        Some((state.next.take()?, std::mem::take(&mut state.promises)))
     }
 }
 
@@ -298,10 +305,10 @@ mod tests {
             let mut answers = Vec::new();
             for turn in 1..=100 {
                 let (promise, answer) = promise(vec![Arc::new(Event::at(turn))]);
-                syncer.promise(&file, turn, promise);
+                syncer.promise(Written { file: file.clone(), turn }, promise);
                 answers.push(answer);
             }
-            syncer.sync(&file, 101).unwrap();
+            syncer.sync(Written { file, turn: 101 }).unwrap();
             assert_eq!(syncer.synced(), 101);
             for answer in answers {
                 assert!(answer.blocking_recv().unwrap().is_ok());
@@ -324,15 +331,16 @@ mod tests {
 
             // When a promise needs it, and another comes later, for a file that could be synced
             let (first, answer) = promise(vec![Arc::new(Event::at(1))]);
-            syncer.promise(&pipe, 1, first);
+            syncer.promise(Written { file: pipe.clone(), turn: 1 }, first);
             let first = answer.blocking_recv().unwrap();
             let (second, answer) = promise(vec![Arc::new(Event::at(2))]);
-            syncer.promise(&Arc::new(tempfile::tempfile().unwrap()), 2, second);
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            syncer.promise(Written { file, turn: 2 }, second);
 
             // Then neither is kept, for nobody knows what the disk has
             assert!(matches!(first, Err(StoreError::Unavailable(_))));
             assert!(matches!(answer.blocking_recv().unwrap(), Err(StoreError::Unavailable(_))));
-            assert!(syncer.sync(&pipe, 2).is_err());
+            assert!(syncer.sync(Written { file: pipe, turn: 2 }).is_err());
             assert!(status.is_broken());
         }
     }

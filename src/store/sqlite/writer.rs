@@ -184,10 +184,7 @@ impl Writer {
 
     /// Brings to the disk what was done. When that fails, nothing can be promised any more.
     pub(super) fn sync(&mut self) -> Result<Synced> {
-        let turn = self.journal.number();
-        let synced = self.syncer.sync(self.journal.ask_for_sync(), turn)?;
-        self.memory.unsynced.hand_on(turn, &mut self.memory.keys);
-        Ok(synced)
+        self.syncer.sync(self.journal.ask_for_sync())
     }
 
     fn transact(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Kept> {
@@ -239,7 +236,7 @@ impl Writer {
         let appends = answers.map(|(request, it)| Answer { request, answer: Ok(it) }).collect();
         let promise = Promise { appends, works: promised, accepted: accepted.events, begun };
         if !promise.is_empty() {
-            self.syncer.promise(self.journal.ask_for_sync(), turn, promise);
+            self.syncer.promise(self.journal.ask_for_sync(), promise);
         }
         if let Some(last) = last {
             let keys = TurnKeys { turn, keys: accepted.keys, last };
@@ -283,8 +280,7 @@ impl Writer {
     /// Has synced what has waited for long enough, and hands on to `owed.db` what it should have by now.
     fn hand_on(&mut self) {
         if self.journal.patience() == Some(Duration::ZERO) {
-            let turn = self.journal.number();
-            self.syncer.begin(self.journal.ask_for_sync(), turn);
+            self.syncer.begin(self.journal.ask_for_sync());
         }
         if self.memory.ledger.is_due() {
             match self.sync() {
