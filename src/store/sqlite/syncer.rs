@@ -267,7 +267,7 @@ impl Drop for Work {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
+    use std::{io::Write as _, os::fd::OwnedFd};
 
     use tokio::sync::oneshot;
 
@@ -281,8 +281,8 @@ mod tests {
         },
     };
 
-    /// What a disk does that is never quick, and one that always is.
-    const SLOW_AND_QUICK: [Duration; 2] = [Duration::ZERO, Duration::MAX];
+    /// Where no disk is quick, where every one is, and where it is told.
+    const LIMITS: [Duration; 3] = [Duration::ZERO, Duration::MAX, Duration::from_millis(500)];
 
     fn syncer(quick: Duration) -> (Syncer, hint::Receiver<Vec<Arc<Event>>, bool>, Arc<Status>) {
         let (outlet, events) = hint::channel(1000);
@@ -299,14 +299,20 @@ mod tests {
 
     #[test]
     fn promises_are_kept_in_their_order_by_whoever_syncs() {
-        for quick in SLOW_AND_QUICK {
+        for quick in LIMITS {
             let (syncer, mut events, _) = syncer(quick);
             let file = Arc::new(tempfile::tempfile().unwrap());
             let mut answers = Vec::new();
             for turn in 1..=100 {
                 let (promise, answer) = promise(vec![Arc::new(Event::at(turn))]);
+                lock(&syncer.shared.state).typical = Duration::from_secs(turn % 2);
+                (&*file).write_all(b"so that there is something to sync").unwrap();
                 syncer.promise(Written { file: file.clone(), turn }, promise);
                 answers.push(answer);
+                // The thread is at it when the next comes.
+                while lock(&syncer.shared.state).next.is_some() {
+                    std::thread::yield_now();
+                }
             }
             syncer.sync(Written { file, turn: 101 }).unwrap();
             assert_eq!(syncer.synced(), 101);
@@ -323,7 +329,7 @@ mod tests {
 
     #[test]
     fn after_a_sync_that_failed_nothing_is_promised_any_more() {
-        for quick in SLOW_AND_QUICK {
+        for quick in LIMITS {
             // Given a file that no disk is behind
             let (syncer, _events, status) = syncer(quick);
             let (read, _write) = std::io::pipe().unwrap();
