@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(envelope batch segment form signature)
+all=(envelope batch segment form signature json)
 seconds=${1:-60}
 shift || true
 targets=("$@")

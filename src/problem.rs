@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
-use serde::Serialize;
+use serde::{Serialize, de::IgnoredAny};
 use serde_json::Value;
 
 use crate::{
@@ -356,16 +356,41 @@ fn log(error: &StoreError) {
     tracing::error!(%error, cause, "a request failed in the store");
 }
 
-/// What kind of value a JSON text is, for [`FieldError::found`].
+/// What kind of value a JSON text is, for [`FieldError::found`]. What is no JSON is described by its form.
 pub fn kind_of_json(text: &[u8]) -> &'static str {
-    match text.iter().find(|it| !it.is_ascii_whitespace()) {
+    let text = text.trim_ascii();
+    match text.first() {
         None => "nothing",
-        Some(b'{') => "an object",
-        Some(b'[') => "an array",
-        Some(b'"') => "a string",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'n') => "null",
-        Some(_) => "a number",
+        Some(b'{') if text.get(1) != Some(&0) => "an object",
+        Some(b'[') if text.get(1) != Some(&0) => "an array",
+        Some(b'"') if text.get(1) != Some(&0) => "a string",
+        Some(first) if serde_json::from_slice::<IgnoredAny>(text).is_ok() => match first {
+            b't' | b'f' => "a boolean",
+            b'n' => "null",
+            _ => "a number",
+        },
+        Some(_) => kind_of_other(text),
+    }
+}
+
+/// What a text is that is no JSON. Nothing of it is repeated: it may be a secret.
+fn kind_of_other(text: &[u8]) -> &'static str {
+    let begins = |with: &[u8]| text.starts_with(with);
+    if begins(b"\xff\xfe") || begins(b"\xfe\xff") || text.get(..2).is_some_and(|it| it.contains(&0))
+    {
+        return "text in UTF-16 or UTF-32, where JSON is UTF-8";
+    }
+    if begins(b"\x1f\x8b") || begins(b"\x28\xb5\x2f\xfd") {
+        return "compressed bytes, of which no `Content-Encoding` tells";
+    }
+    if std::str::from_utf8(text).is_err() {
+        return "bytes that are no UTF-8, and so not JSON";
+    }
+    let is_name = |it: &u8| it.is_ascii_alphanumeric() || b"_-.[]%+".contains(it);
+    match text.iter().position(|it| !is_name(it)) {
+        Some(0) if begins(b"<") => "XML or HTML, which is not JSON",
+        Some(end @ 1..) if text[end] == b'=' => "the fields of a form, which are not JSON",
+        Some(_) | None => "text that is not JSON",
     }
 }
 
@@ -390,6 +415,34 @@ mod tests {
         let slugs: std::collections::BTreeSet<_> =
             Kind::ALL.into_iter().map(|it| it.parts().1).collect();
         assert_eq!(slugs.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn what_is_no_json_is_called_what_it_is() {
+        for (text, expected) in [
+            (&b" {\"a\""[..], "an object"),
+            (b"[", "an array"),
+            (b"\"a", "a string"),
+            (b"true", "a boolean"),
+            (b" null ", "null"),
+            (b"-1.5e3", "a number"),
+            (b"", "nothing"),
+            (b"<a/>", "XML or HTML, which is not JSON"),
+            (b"type=x&b=1", "the fields of a form, which are not JSON"),
+            (b"payload%5Ba%5D=1", "the fields of a form, which are not JSON"),
+            (b"truely", "text that is not JSON"),
+            (b"nothing", "text that is not JSON"),
+            (b"12 apples", "text that is not JSON"),
+            (b"=", "text that is not JSON"),
+            (b"'a'", "text that is not JSON"),
+            (b"\xff\xfe{\0}\0", "text in UTF-16 or UTF-32, where JSON is UTF-8"),
+            (b"{\0\"\0", "text in UTF-16 or UTF-32, where JSON is UTF-8"),
+            (b"\0{\0\"", "text in UTF-16 or UTF-32, where JSON is UTF-8"),
+            (b"\x1f\x8b\x08", "compressed bytes, of which no `Content-Encoding` tells"),
+            (b"a\xff", "bytes that are no UTF-8, and so not JSON"),
+        ] {
+            assert_eq!(kind_of_json(text), expected, "{}", text.escape_ascii());
+        }
     }
 
     #[test]

@@ -59,9 +59,11 @@ pub struct SelectionSpec {
     event_type: Option<Pattern>,
     /// Of events received at this moment or later.
     #[schema(value_type = Option<String>, format = DateTime)]
+    #[serde(deserialize_with = "crate::model::moment::optional")]
     from: Option<Timestamp>,
     /// Of events received before this moment.
     #[schema(value_type = Option<String>, format = DateTime)]
+    #[serde(deserialize_with = "crate::model::moment::optional")]
     until: Option<Timestamp>,
 }
 

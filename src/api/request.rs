@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use super::Api;
 use crate::{
     ingest::{Session, named_project},
-    model::{Pattern, ProjectId, Scope},
+    model::{Pattern, ProjectId, Scope, moment},
     problem::{FieldError, Problem},
     resources,
 };
@@ -160,7 +160,10 @@ pub fn parse_word<T: DeserializeOwned>(
 
 /// Reads a moment in RFC 3339.
 pub fn parse_time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
-    parse(name, text, "a moment is RFC 3339, such as `2026-01-31T09:30:00Z`")
+    let Some(text) = text.filter(|it| !it.is_empty()) else { return Ok(None) };
+    let wrong =
+        |it: moment::NoMoment| Problem::invalid_field(in_query(name), it.rule(), "another text");
+    moment::parse(text).map(Some).map_err(wrong)
 }
 
 /// Reads an event type or a group of them.

@@ -308,6 +308,7 @@ pub fn read_json_argument(data: &str) -> Result<Value> {
 }
 
 fn parse_json(name: &str, bytes: &[u8]) -> Result<Box<RawValue>> {
+    let bytes = crate::model::json::without_mark(bytes);
     serde_json::from_slice(bytes).map_err(|error| {
         let line = String::from_utf8_lossy(bytes.split(|&it| it == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default())
             .into_owned();

@@ -42,6 +42,7 @@ impl ResourceFile {
         if bytes.len() > LARGEST {
             return Err(CliError::usage(format!("{name} is larger than 16 MiB")));
         }
+        let bytes = crate::model::json::without_mark(&bytes).to_vec();
         let text = String::from_utf8(bytes)
             .map_err(|_| CliError::usage(format!("{name} is not UTF-8")))?;
         Self::parse(name, text, variable)

@@ -81,7 +81,11 @@ impl Shared {
 
 /// A row with its key, which is its `id` unless it has one of its own.
 fn with_id(row: RawJson, key: &str) -> Value {
-    let mut fields: Map<String, Value> = serde_json::from_slice(row.bytes()).unwrap_or_default();
+    let mut fields = match row.to_value() {
+        Value::Object(fields) => fields,
+        // Rows are objects, by the check of who puts them.
+        _ => Map::new(),
+    };
     fields.entry("id").or_insert_with(|| key.into());
     Value::Object(fields)
 }

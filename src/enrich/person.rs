@@ -110,7 +110,11 @@ fn as_company(mut row: Fields, domain: &str) -> Fields {
 }
 
 fn read(row: &RawJson) -> Option<Fields> {
-    serde_json::from_slice(row.bytes()).ok()
+    match row.to_value() {
+        serde_json::Value::Object(fields) => Some(fields),
+        // Rows are objects, by the check of who puts them.
+        _ => None,
+    }
 }
 
 /// What was found out so far.

@@ -8,7 +8,10 @@ use minijinja::{
     value::{Value, ValueKind},
 };
 
-use super::{engine::spend, json::Json};
+use super::{
+    engine::spend,
+    json::{self, Json},
+};
 
 /// Deeper than this, nothing is equal. Stored JSON is less deep.
 const DEEPEST: usize = 128;
@@ -21,6 +24,11 @@ fn equal_at(left: &Value, right: &Value, depth: usize) -> Result<bool, Error> {
     if let (Some(left), Some(right)) = (left.as_str(), right.as_str()) {
         spend(left.len().min(right.len()))?;
         return Ok(left == right);
+    }
+    match (json::written(left), json::written(right)) {
+        (Some(left), Some(right)) => return Ok(left == right),
+        (Some(_), None) | (None, Some(_)) => return Ok(false),
+        (None, None) => (),
     }
     match (left.kind(), right.kind()) {
         (ValueKind::Number, ValueKind::Number) | (ValueKind::Bool, ValueKind::Bool) => {
@@ -82,6 +90,8 @@ pub(super) fn order(left: &Value, right: &Value) -> Result<Option<Ordering>, Err
     if is_nothing(left) || is_nothing(right) {
         return Ok(None);
     }
+    let (one, other) = (json::rounded(left), json::rounded(right));
+    let (left, right) = (one.as_ref().unwrap_or(left), other.as_ref().unwrap_or(right));
     match (left.kind(), right.kind()) {
         (ValueKind::Number, ValueKind::Number) => Ok(Some(left.cmp(right))),
         (ValueKind::String, ValueKind::String) => {

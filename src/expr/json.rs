@@ -2,7 +2,6 @@
 //! again.
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
     fmt,
     sync::{Arc, OnceLock},
@@ -10,11 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
-use serde::{
-    Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
-};
-use serde_json::value::RawValue;
+
+use crate::model::json::{self, scan, text};
 
 /// An object or a list, as the bytes in which it came. What is inside is found when it is first
 /// looked for, and then kept.
@@ -29,9 +25,17 @@ enum Content {
 }
 
 struct Fields {
-    entries: Vec<(Box<str>, Slot)>,
+    entries: Vec<Entry>,
     /// Made for large objects only: a look along a few keys is faster.
-    places: Option<HashMap<Box<str>, usize>>,
+    places: Option<HashMap<Box<[u8]>, usize>>,
+}
+
+struct Entry {
+    /// In bytes, since a name may be no text; see [`text::name`].
+    name: Box<[u8]>,
+    /// How an expression that walks over all names sees such a one.
+    shown: Option<Box<str>>,
+    slot: Slot,
 }
 
 struct Slot {
@@ -39,30 +43,53 @@ struct Slot {
     value: OnceLock<Value>,
 }
 
+/// A number that neither 128 bits nor a double hold. It is compared as a double, and is a key, a lane
+/// and a text as it is written, so that two such numbers stay two.
+#[derive(Debug)]
+pub(super) struct Large {
+    written: Box<str>,
+    rounded: f64,
+}
+
+impl Object for Large {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
+/// The nearest double, where a value is a number that is none.
+pub(super) fn rounded(value: &Value) -> Option<Value> {
+    value.downcast_object_ref::<Large>().map(|it| Value::from(it.rounded))
+}
+
+/// A number of that kind, as it is written.
+pub(super) fn written(value: &Value) -> Option<&str> {
+    value.downcast_object_ref::<Large>().map(|it| &*it.written)
+}
+
 /// Up to here, keys are compared one after the other.
 const FEW_KEYS: usize = 24;
 
 /// The value of these bytes, which are JSON. Objects and lists stay unread.
 pub(super) fn value(raw: &Bytes) -> Value {
+    let raw = &match raw.first() {
+        Some(b' ' | b'\t' | b'\n' | b'\r') => raw.slice_ref(raw.trim_ascii()),
+        Some(_) | None => raw.clone(),
+    };
     match raw.first() {
         Some(b'{' | b'[') => {
             Value::from_object(Json { bytes: raw.clone(), content: OnceLock::new() })
         }
-        Some(b'"') => text(raw).map_or(Value::from(()), |it| Value::from(it.as_ref())),
+        Some(b'"') => json::lossy_text(raw).map_or(Value::from(()), |it| Value::from(it.as_ref())),
         Some(b't') => Value::from(true),
         Some(b'f') => Value::from(false),
         Some(b'n') | None => Value::from(()),
         Some(_) => number(raw),
     }
-}
-
-fn text(raw: &[u8]) -> Option<Cow<'_, str>> {
-    if let [b'"', inner @ .., b'"'] = raw
-        && !inner.contains(&b'\\')
-    {
-        return std::str::from_utf8(inner).ok().map(Cow::Borrowed);
-    }
-    serde_json::from_slice::<String>(raw).ok().map(Cow::Owned)
 }
 
 /// Integers are exact up to 128 bits; what is larger or has a fraction is a float.
@@ -77,7 +104,14 @@ fn number(raw: &[u8]) -> Value {
     if let Ok(it) = text.parse::<u128>() {
         return Value::from(it);
     }
-    text.parse::<f64>().map_or(Value::from(()), Value::from)
+    let Ok(float) = text.parse::<f64>() else { return Value::from(()) };
+    let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+    let is_whole = !text.contains(['.', 'e', 'E']);
+    let vanishes = float == 0.0 && mantissa.contains(|it: char| matches!(it, '1'..='9'));
+    if is_whole || float.is_infinite() || vanishes {
+        return Value::from_object(Large { written: text.into(), rounded: float });
+    }
+    Value::from(float)
 }
 
 impl Json {
@@ -108,10 +142,16 @@ impl Json {
 
 impl Fields {
     fn get(&self, key: &str) -> Option<&Slot> {
-        match &self.places {
-            Some(places) => places.get(key).map(|place| &self.entries[*place].1),
-            None => self.entries.iter().find(|(name, _)| **name == *key).map(|(_, slot)| slot),
-        }
+        let place = match &self.places {
+            Some(places) => places.get(key.as_bytes()).copied(),
+            None => self.entries.iter().position(|it| *it.name == *key.as_bytes()),
+        };
+        let entry = match place {
+            Some(place) => self.entries.get(place),
+            None if !key.contains("\\u") => None,
+            None => self.entries.iter().rfind(|it| it.shown.as_deref() == Some(key)),
+        };
+        entry.map(|it| &it.slot)
     }
 }
 
@@ -149,7 +189,7 @@ impl Object for Json {
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         match self.content() {
             Content::Map(fields) => Enumerator::Values(
-                fields.entries.iter().map(|(key, _)| Value::from(&**key)).collect(),
+                fields.entries.iter().map(|it| Value::from(it.shown())).collect(),
             ),
             Content::List(items) => Enumerator::Seq(items.len()),
         }
@@ -169,71 +209,28 @@ impl Object for Json {
 
 /// One pass over an object or a list, which remembers where its parts are.
 fn read(bytes: &Bytes) -> Content {
-    struct Parts<'a>(&'a Bytes);
-
-    impl<'de> Visitor<'de> for Parts<'de> {
-        type Value = Content;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object or a list")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
-            let mut entries: Vec<(Box<str>, Slot)> = Vec::new();
-            while let Some(key) = map.next_key::<KeyText<'de>>()? {
-                let slot = Slot::of(self.0, map.next_value::<&'de RawValue>()?);
-                entries.push((key.0.into(), slot));
-            }
-            Ok(Content::Map(Fields::of(entries)))
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
-            let mut items = Vec::new();
-            while let Some(raw) = list.next_element::<&'de RawValue>()? {
-                items.push(Slot::of(self.0, raw));
-            }
-            Ok(Content::List(items))
-        }
-    }
-
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let slot = |raw: &[u8]| Slot { raw: bytes.slice_ref(raw), value: OnceLock::new() };
     // What is stored was checked when it came in. If it is damaged all the same, it has no fields.
-    deserializer.deserialize_any(Parts(bytes)).unwrap_or_else(|_| Content::List(Vec::new()))
-}
-
-#[derive(serde::Deserialize)]
-struct KeyText<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl Slot {
-    fn of(whole: &Bytes, raw: &RawValue) -> Self {
-        Self { raw: whole.slice_ref(raw.get().as_bytes()), value: OnceLock::new() }
+    if bytes.first() != Some(&b'{') {
+        let items = scan::elements(bytes).unwrap_or_default();
+        return Content::List(items.into_iter().map(slot).collect());
     }
+    let object = json::Object::read(bytes).unwrap_or_default();
+    let entry = |it: json::Field<'_>| {
+        let is_text = std::str::from_utf8(&it.name).is_ok();
+        let shown = (!is_text).then(|| text::shown_name(it.inner).into());
+        Entry { name: it.name.into(), shown, slot: slot(it.value) }
+    };
+    let entries: Vec<Entry> = object.into_fields().into_iter().map(entry).collect();
+    let places = (entries.len() > FEW_KEYS)
+        .then(|| entries.iter().enumerate().map(|(place, it)| (it.name.clone(), place)).collect());
+    Content::Map(Fields { entries, places })
 }
 
-impl Fields {
-    /// Of a key that stands twice, the last one counts, at the place of the first.
-    fn of(entries: Vec<(Box<str>, Slot)>) -> Self {
-        let mut kept: Vec<(Box<str>, Slot)> = Vec::with_capacity(entries.len());
-        if entries.len() <= FEW_KEYS {
-            for (key, slot) in entries {
-                match kept.iter_mut().find(|(name, _)| *name == key) {
-                    Some((_, old)) => *old = slot,
-                    None => kept.push((key, slot)),
-                }
-            }
-            return Self { entries: kept, places: None };
-        }
-        let mut places: HashMap<Box<str>, usize> = HashMap::with_capacity(entries.len());
-        for (key, slot) in entries {
-            match places.get(&key).copied() {
-                Some(place) => kept[place].1 = slot,
-                None => {
-                    places.insert(key.clone(), kept.len());
-                    kept.push((key, slot));
-                }
-            }
-        }
-        Self { entries: kept, places: Some(places) }
+impl Entry {
+    fn shown(&self) -> &str {
+        let text = std::str::from_utf8(&self.name).unwrap_or_default();
+        self.shown.as_deref().unwrap_or(text)
     }
 }
 
@@ -249,6 +246,10 @@ const DEEPEST: usize = 128;
 fn write_at(value: &Value, out: &mut Vec<u8>, depth: usize) {
     if let Some(json) = value.downcast_object_ref::<Json>() {
         out.extend_from_slice(json.bytes());
+        return;
+    }
+    if let Some(number) = written(value) {
+        out.extend_from_slice(number.as_bytes());
         return;
     }
     match value.kind() {

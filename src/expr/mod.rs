@@ -130,6 +130,10 @@ impl Compiled {
     /// Writes the value as JSON, or nothing and `false` when it is missing. What is only passed on
     /// goes out byte for byte, so that `1.50` stays `1.50`.
     fn write_json(&self, facts: &Facts, out: &mut Vec<u8>) -> Result<bool, EvalError> {
+        if self.path.as_deref().is_some_and(|it| it == ["payload"]) {
+            out.extend_from_slice(facts.payload().bytes());
+            return Ok(true);
+        }
         if let Some([before @ .., last]) = self.path.as_deref()
             && !before.is_empty()
             && let Some(parent) = follow(before, facts).downcast_object_ref::<json::Json>()
@@ -270,7 +274,8 @@ impl Expression {
     /// is no single value.
     pub fn text(&self, facts: &Facts) -> Result<Option<String>, EvalError> {
         let value = self.compiled.value(facts)?;
-        if value.is_undefined() || value.is_none() || value.as_object().is_some() {
+        let is_single = value.as_object().is_none() || json::written(&value).is_some();
+        if value.is_undefined() || value.is_none() || !is_single {
             return Ok(None);
         }
         engine::start();

@@ -255,7 +255,10 @@ impl SourceKey {
             payload: it.payload,
         };
         let facts = Facts::new(Arc::new(seen), Some(source.clone()));
-        self.0.render(&facts).ok()?.parse().ok()
+        let key = self.0.render(&facts).ok()?;
+        // Half a character reads as this. Two keys that differ in one would be the same, and the second
+        // event would be lost as a duplicate.
+        if key.contains(char::REPLACEMENT_CHARACTER) { None } else { key.parse().ok() }
     }
 }
 

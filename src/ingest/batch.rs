@@ -38,8 +38,8 @@ impl Format {
 pub type Item<'a> = Result<Draft<'a>, Vec<FieldError>>;
 
 /// Takes a batch apart. An array that is not JSON fails as a whole, since what follows the mistake
-/// means nothing; in lines, only the line fails.
-pub fn parse(body: &[u8], format: Format) -> Result<Vec<Item<'_>>, Problem> {
+/// means nothing; in lines, only the line fails. An event has at most as many bytes as alone: `most`.
+pub fn parse(body: &[u8], format: Format, most: usize) -> Result<Vec<Item<'_>>, Problem> {
     let texts: Vec<&[u8]> = match format {
         Format::Array => {
             if kind_of_json(body) != "an array" {
@@ -62,8 +62,12 @@ pub fn parse(body: &[u8], format: Format) -> Result<Vec<Item<'_>>, Problem> {
         let kind = if texts.is_empty() { Kind::InvalidRequest } else { Kind::BodyTooLarge };
         return Err(Problem::new(kind).errors(vec![error]));
     }
-    let item = |(place, text)| {
+    let item = |(place, text): (usize, &'_ [u8])| {
         let path = format!("events[{place}]");
+        if text.trim_ascii().len() > most {
+            let rule = format!("must have at most {most} bytes");
+            return Err(vec![FieldError::new(path, rule, format!("{} bytes", text.len()))]);
+        }
         event::parse(text, &path).map_err(|error| match error {
             NoEvent::Fields(errors) => errors,
             NoEvent::Json(detail) => {
@@ -110,11 +114,27 @@ mod tests {
         let array = format!(r#"[{good},{{"type":1,"payload":1}},{good},7]"#);
         let lines = format!("{good}\r\n\n{{\"type\":1,\"payload\":1}}\n{good}\n{{\"type\":");
         for (body, format) in [(array, Format::Array), (lines, Format::Lines)] {
-            let items = parse(body.as_bytes(), format).unwrap();
+            let items = parse(body.as_bytes(), format, 1024).unwrap();
             let is_ok: Vec<_> = items.iter().map(Result::is_ok).collect();
             assert_eq!(is_ok, [true, false, true, false]);
             let field = |place: usize| items[place].as_ref().unwrap_err()[0].field.clone();
             assert_eq!((field(1).as_str(), field(3).as_str()), ("events[1].type", "events[3]"));
+        }
+    }
+
+    #[test]
+    fn an_event_of_a_batch_is_no_larger_than_one_alone() {
+        let event = |length| format!(r#"{{"type":"a","payload":"{}"}}"#, "x".repeat(length));
+        let (fits, large) = (event(76), event(77));
+        assert_eq!((fits.len(), large.len()), (100, 101));
+        let array = format!("[{fits},{large},{fits}]");
+        let lines = format!("{fits}\r\n{large}\n  {fits}  ");
+        for (body, format) in [(array, Format::Array), (lines, Format::Lines)] {
+            let items = parse(body.as_bytes(), format, 100).unwrap();
+            let wrong: Vec<_> = items.iter().map(|it| it.as_ref().err()).collect();
+            assert!(wrong[0].is_none() && wrong[2].is_none());
+            let error = &wrong[1].unwrap()[0];
+            assert_eq!((&*error.field, &*error.rule), ("events[1]", "must have at most 100 bytes"));
         }
     }
 
@@ -128,10 +148,10 @@ mod tests {
             (1000, None),
             (1001, Some(Kind::BodyTooLarge)),
         ] {
-            let parsed = parse(lines(count).as_bytes(), Format::Lines).map(|it| it.len());
+            let parsed = parse(lines(count).as_bytes(), Format::Lines, 1024).map(|it| it.len());
             assert_eq!(parsed.map_err(|it| it.kind()).err(), expected, "{count}");
         }
-        assert!(parse(b"[]", Format::Array).is_err());
-        assert!(parse(b"[1", Format::Array).is_err_and(|it| it.kind() == Kind::InvalidJson));
+        assert!(parse(b"[]", Format::Array, 1024).is_err());
+        assert!(parse(b"[1", Format::Array, 1024).is_err_and(|it| it.kind() == Kind::InvalidJson));
     }
 }

@@ -55,7 +55,7 @@ use crate::{
     clock::Clock,
     crypto::Random,
     gate::{Admitted, Gate},
-    model::{IdempotencyKey, RateLimit, RawJson, Scope, SourceId},
+    model::{IdempotencyKey, RateLimit, RawJson, Scope, SourceId, json},
     problem::{Kind, Problem},
     schema::Learned,
     store::Appended,
@@ -67,7 +67,7 @@ static IDEMPOTENCY_HEADER: HeaderName = HeaderName::from_static("idempotency-key
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Bytes of a request with one event, inflated.
+    /// Bytes of a request with one event, inflated, and of one event of a batch.
     pub event_bytes: usize,
     /// Bytes of a request with a batch of events, inflated.
     pub batch_bytes: usize,
@@ -212,7 +212,7 @@ impl Ingest {
         let parsed = async {
             let (body, lease) = body::lend(body, &parts.headers, limit, &self.room).await?;
             let header_key = key_of(&parts.headers)?;
-            let mut draft = event::parse(&body, "")?;
+            let mut draft = event::parse(json::without_mark(&body), "")?;
             draft.key = one_key(draft.key.take(), header_key)?;
             let payload = Bytes::copy_from_slice(draft.payload.get().as_bytes());
             Ok((sender.event(RawJson::trusted(payload), draft, ""), lease))
@@ -246,12 +246,14 @@ impl Ingest {
                 return Err(Problem::invalid_field(field, rule, "a key for all"));
             }
             let (body, lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+            let body = body.slice_ref(json::without_mark(&body));
             let format = Format::of(&parts.headers, &body);
+            let most = self.options.event_bytes;
             let parsed = if body.len() <= AT_ONCE {
-                sender.events(&body, format)?
+                sender.events(&body, format, most)?
             } else {
                 let sender = sender.clone();
-                let parse = move || sender.events(&body, format);
+                let parse = move || sender.events(&body, format, most);
                 let parsed = tokio::task::spawn_blocking(parse).await;
                 parsed.map_err(|_| Problem::new(Kind::Internal))??
             };

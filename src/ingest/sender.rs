@@ -130,8 +130,9 @@ impl Sender {
         judged(event, source, is_key_derived, &self.judge)
     }
 
-    pub fn events(&self, body: &Bytes, format: Format) -> Result<Parsed, Problem> {
-        let drafts = batch::parse(body, format)?;
+    /// `most`: the bytes of one event.
+    pub fn events(&self, body: &Bytes, format: Format, most: usize) -> Result<Parsed, Problem> {
+        let drafts = batch::parse(body, format, most)?;
         let mut parsed = Parsed {
             events: Vec::with_capacity(drafts.len()),
             items: Vec::with_capacity(drafts.len()),

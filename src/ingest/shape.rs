@@ -2,14 +2,14 @@
 
 /// Levels of objects and arrays, the outermost included.
 const DEPTH: usize = 64;
-const KEYS: usize = 10_000;
+pub const KEYS: usize = 10_000;
 
 /// Why a text is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
-    #[error("objects and arrays stand at most {DEPTH} deep in each other")]
+    #[error("must have objects and arrays at most {DEPTH} deep in each other")]
     TooDeep,
-    #[error("it has at most {KEYS} keys")]
+    #[error("must have at most {KEYS} keys")]
     TooManyKeys,
 }
 

@@ -7,9 +7,8 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use super::{DeletionId, IdMap, ProjectId, RawJson};
+use super::{DeletionId, IdMap, ProjectId, RawJson, json};
 
 /// A request to forget a user, and how far it has come. It runs in the background and survives a
 /// restart.
@@ -137,7 +136,9 @@ fn ids(field: Option<&str>, payload: &RawJson) -> impl Iterator<Item = String> {
         Some(path) => [Some(path.split('.').collect()), None],
         None => [Some(vec!["userId"]), Some(vec!["user_id"])],
     };
-    paths.into_iter().flatten().filter_map(|path| id_of(value_at(payload.as_str(), &path)?))
+    // What is stored is JSON. What a damaged disk made of it names nobody; `tidegate check` finds it.
+    let value = |path: Vec<&str>| json::value_at(payload.bytes(), &path).ok().flatten();
+    paths.into_iter().flatten().filter_map(move |path| id_of(value(path)?))
 }
 
 impl fmt::Debug for Person {
@@ -147,22 +148,12 @@ impl fmt::Debug for Person {
     }
 }
 
-/// The JSON that stands at a path of names.
-fn value_at<'a>(json: &'a str, path: &[&str]) -> Option<&'a str> {
-    let mut here = json;
-    for name in path {
-        // Of a name that stands twice, the last one counts, as it does for most who read JSON.
-        let fields: HashMap<std::borrow::Cow<'_, str>, &RawValue> =
-            serde_json::from_str(here).ok()?;
-        here = fields.get(*name)?.get();
-    }
-    Some(here)
-}
-
 /// A text, or a whole number as it is written.
-fn id_of(json: &str) -> Option<String> {
-    let is_number = json.bytes().all(|it| it.is_ascii_digit() || it == b'-');
-    if is_number { Some(json.to_owned()) } else { serde_json::from_str(json).ok() }
+fn id_of(json: &[u8]) -> Option<String> {
+    let is_number = json.iter().all(|it| it.is_ascii_digit() || *it == b'-');
+    let text =
+        if is_number { str::from_utf8(json).ok().map(Into::into) } else { json::lossy_text(json) };
+    text.map(std::borrow::Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -183,6 +174,11 @@ mod tests {
             (Some("user.id"), r#"{"user":{"id":"u 1"}}"#, true),
             (Some("user.id"), r#"{"userId":"u 1"}"#, false),
             (Some("user.id"), r#"{"user":7}"#, false),
+            // Names that are no text, beside the id and around it, hide nobody.
+            (None, r#"{"userId":"u 1","\ud800":1}"#, true),
+            (None, r#"{"x":1e400,"userId":"u 1","a":{"\udc00":"\ud800"}}"#, true),
+            (Some("user.id"), r#"{"\ud800":1,"user":{"\ud800":2,"id":"u 1"}}"#, true),
+            (None, r#"{"userId":"u 2","userId":"u 1"}"#, true),
         ] {
             let person = Person { user_id: "u 1".to_owned(), field: field.map(str::to_owned) };
             let payload_json = RawJson::trusted(payload);

@@ -3,7 +3,8 @@
 mod id;
 mod hashing;
 mod text;
-mod json;
+pub mod json;
+pub mod moment;
 mod secret;
 mod project;
 mod redaction;

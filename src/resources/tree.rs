@@ -48,6 +48,7 @@ pub(super) fn from_yaml(text: &str) -> Result<Node, (Option<Location>, String)> 
         return Err((None, format!("the file is larger than {LARGEST_FILE} bytes")));
     }
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     serde_saphyr::from_str_with_options::<Node>(text, options).map_err(|error| {
         let place = error
             .location()
@@ -64,6 +65,7 @@ pub(super) fn from_yaml(text: &str) -> Result<Node, (Option<Location>, String)> 
 }
 
 pub(super) fn from_json(bytes: &[u8]) -> Result<Node, Invalid> {
+    let bytes = crate::model::json::without_mark(bytes);
     serde_json::from_slice::<serde_json::Value>(bytes).map(Node::from).map_err(|error| {
         let rule = format!("must be valid JSON: line {}, column {}", error.line(), error.column());
         Invalid { path: String::new(), rule, found: "something else".to_owned() }

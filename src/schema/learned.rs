@@ -88,8 +88,7 @@ impl Learned {
         if !is_looked_into || event.payload.bytes().len() > LARGEST {
             return;
         }
-        // What is JSON and cannot be a value, such as 1e999, is counted and no more.
-        let Ok(payload) = serde_json::from_slice(event.payload.bytes()) else { return };
+        let payload = event.payload.to_value();
         let mut shape = learned.shape();
         let taken = self.fields.load(Relaxed);
         let own = FIELDS_OF_A_TYPE.saturating_sub(shape.fields());

@@ -91,6 +91,11 @@ fn no_form_breaks_what_the_reader_of_forms_promises() {
 }
 
 #[test]
+fn two_readers_of_json_find_the_same_in_it() {
+    walk("json", parsers::json);
+}
+
+#[test]
 fn every_target_has_a_corpus_that_is_walked_here_and_is_run_by_the_script() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let names = |folder: &str| {
@@ -102,7 +107,7 @@ fn every_target_has_a_corpus_that_is_walked_here_and_is_run_by_the_script() {
         names
     };
     let targets = names("fuzz/fuzz_targets");
-    assert_eq!(targets, ["batch", "envelope", "form", "segment", "signature"]);
+    assert_eq!(targets, ["batch", "envelope", "form", "json", "segment", "signature"]);
     assert_eq!(targets, names("fuzz/corpus"));
     let script = fs::read_to_string(root.join("scripts/fuzz.sh")).unwrap();
     let all = script.lines().find_map(|it| it.strip_prefix("all=(")).unwrap();

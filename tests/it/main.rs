@@ -8,6 +8,7 @@
 
 mod harness;
 mod layers;
+mod swallowed;
 mod server;
 mod ingest;
 mod segment;
@@ -36,6 +37,7 @@ mod databases;
 mod detect;
 mod egress;
 mod hostile;
+mod senders;
 mod fuzzing;
 mod event_types;
 mod verifiers;

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     enrich,
-    model::{Name, RawJson},
+    model::{Name, RawJson, json},
+    problem::kind_of_json,
     store::Entity,
 };
 
@@ -108,13 +109,13 @@ impl Reader {
             if record.trim_ascii().is_empty() {
                 continue;
             }
+            // It may stand before the first line.
+            let record = if line == 1 { json::without_mark(record) } else { record };
             let read = match (self.format, &self.header) {
-                (Format::Lines, _) => {
-                    serde_json::from_slice(record).map_err(|_| "a line is JSON".to_owned())
-                }
+                (Format::Lines, _) => serde_json::from_slice(record)
+                    .map_err(|_| format!("must be a row in JSON; found {}", kind_of_json(record))),
                 (Format::Csv, None) => {
-                    let start = record.strip_prefix(b"\xef\xbb\xbf").unwrap_or(record);
-                    self.header = Some(cells(start));
+                    self.header = Some(cells(record));
                     continue;
                 }
                 (Format::Csv, Some(header)) => named(header, cells(record)),
@@ -230,7 +231,7 @@ mod tests {
             let found = read(Format::Lines, text, chunk);
             let expected = [
                 (1, Ok(json!({"id": 1}))),
-                (3, Err("a line is JSON".to_owned())),
+                (3, Err("must be a row in JSON; found text that is not JSON".to_owned())),
                 (4, Ok(json!({"id": "\""}))),
             ];
             assert_eq!(found, expected);

@@ -29,7 +29,7 @@ pub struct KeySpec {
     /// What it may do; `admin` includes the others.
     pub scopes: Vec<Scope>,
     /// From this moment on it opens nothing.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::model::moment::optional")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
     /// It opens every project. Only such a key can make another.

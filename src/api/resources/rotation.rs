@@ -36,6 +36,7 @@ const LONGEST_SECRET: usize = 4096;
 pub struct Rotation {
     /// When the new secret begins to sign: now, unless given. Until then the old one does.
     #[schema(value_type = Option<String>, format = DateTime, example = "2026-12-01T00:00:00Z")]
+    #[serde(deserialize_with = "crate::model::moment::optional")]
     at: Option<Timestamp>,
     /// How long the secret of before goes on signing, next to the new one: `24h` unless given, at most
     /// `90d`. `0s` ends it at once. Only where the scheme carries several signatures: elsewhere one

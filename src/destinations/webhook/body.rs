@@ -6,11 +6,11 @@ use std::ops::Range;
 use bytes::Bytes;
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 
-use super::{
-    canonical::{self, CanonicalError, DEEPEST},
-    scan,
+use super::canonical::{self, CanonicalError, DEEPEST};
+use crate::model::{
+    Contract, Envelope, Message, Scheme, Signed,
+    json::{self, scan},
 };
-use crate::model::{Contract, Envelope, Message, Scheme, Signed};
 
 /// How bodies of one contract are written.
 #[derive(Clone, Copy, Debug)]
@@ -149,31 +149,21 @@ fn put_time(out: &mut Vec<u8>, time: Timestamp) {
 /// A Segment message, with `"version":1` before its fields and no other version. A `delete`
 /// notification has none, as the document shows it.
 fn segment(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
-    let fields = scan::fields(payload).ok_or(Unfit::NoSegmentMessage)?;
+    let fields = scan::fields(payload).map_err(|_| Unfit::NoSegmentMessage)?;
     // Of equal keys the last one counts.
-    let call = fields.iter().rev().find(|(key, _)| is(key, "type"));
-    if call.is_some_and(|(_, value)| is_text(value, "delete")) {
+    let call = fields.iter().rev().find(|(key, _)| json::text::is(key, "type"));
+    if call.is_some_and(|(_, value)| json::exact_text(value).is_some_and(|it| it == "delete")) {
         out.extend_from_slice(payload);
         return Ok(());
     }
     out.extend_from_slice(br#"{"version":1"#);
-    for (key, value) in fields.iter().filter(|(key, _)| !is(key, "version")) {
+    for (key, value) in fields.iter().filter(|(key, _)| !json::text::is(key, "version")) {
         for part in [br#",""#, *key, br#"":"#, *value] {
             out.extend_from_slice(part);
         }
     }
     out.push(b'}');
     Ok(())
-}
-
-/// Whether a text, as it stands between its quotes, is this word.
-fn is(inner: &[u8], word: &str) -> bool {
-    inner == word.as_bytes()
-        || inner.contains(&b'\\') && is_text(&[b"\"", inner, b"\""].concat(), word)
-}
-
-fn is_text(json: &[u8], word: &str) -> bool {
-    serde_json::from_slice::<String>(json).is_ok_and(|it| it == word)
 }
 
 #[cfg(test)]

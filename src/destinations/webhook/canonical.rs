@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use super::scan::{self, Unreadable};
+use crate::model::json::scan::{self, Unreadable};
 
 /// Levels of objects and lists, the outermost included. What is accepted has at most half of them.
 pub const DEEPEST: usize = 128;

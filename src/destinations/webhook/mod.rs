@@ -7,7 +7,6 @@
 //!
 //! [`Contract`]: crate::model::Contract
 
-mod scan;
 pub mod canonical;
 mod headers;
 mod target;
@@ -29,7 +28,6 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use jiff::Timestamp;
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
@@ -42,7 +40,7 @@ use crate::{
     expr::Facts,
     model::{
         self, Auth, Class, Connection, DestinationId, EndpointUrl, IdempotencyHeader, Message,
-        Method, Name, Outcome, Scheme, Sealed, Target,
+        Method, Outcome, Scheme, Sealed, Target, json,
     },
 };
 use body::{Body, Form};
@@ -50,8 +48,8 @@ use headers::OwnHeaders;
 use signer::Signer;
 use target::TargetTemplate;
 
+pub use crate::model::json::scan::first_element;
 pub use headers::{HOPS, HeaderError, LONGEST_VALUE, MOST_HEADERS, check_header};
-pub use scan::first_element;
 pub use target::{TargetError, check_target};
 
 /// Headers that are made for each request: hops, signature, id, timestamp, idempotency key, host and length.
@@ -353,14 +351,9 @@ fn message_id(messages: &[Message]) -> String {
 
 /// What the templates of URL and headers see: the message as this destination gets it.
 fn facts(message: &Message) -> Facts {
-    #[derive(Deserialize)]
-    struct Metadata {
-        #[serde(default)]
-        source: Option<Name>,
-    }
-
-    let source = serde_json::from_slice::<Metadata>(message.event.metadata.bytes());
-    let facts = Facts::new(message.event.clone(), source.ok().and_then(|it| it.source));
+    let source = json::value_at(message.event.metadata.bytes(), &["source"]);
+    let source = source.ok().flatten().and_then(json::exact_text);
+    let facts = Facts::new(message.event.clone(), source.and_then(|it| it.parse().ok()));
     let Some(copy) = &message.copy else { return facts };
     let facts = match &copy.event_type {
         Some(event_type) => facts.with_type(event_type.clone()),
@@ -435,19 +428,20 @@ fn authorization(
 
 /// Gateways that the event passed through before this one, by its metadata.
 fn hops(message: &Message) -> u64 {
-    #[derive(Deserialize)]
-    struct Metadata {
-        #[serde(default)]
-        hops: Option<u64>,
-    }
-
     // The event's own: a step that drops metadata must not make an endless circle of it.
     let metadata = message.event.metadata.as_str();
     // Nearly all events have none, and a search costs less than parsing.
     if !metadata.contains(r#""hops""#) {
         return 0;
     }
-    serde_json::from_str::<Metadata>(metadata).ok().and_then(|it| it.hops).unwrap_or(0)
+    match json::value_at(metadata.as_bytes(), &["hops"]) {
+        Ok(None) => 0,
+        // We wrote it. What we cannot read any more may be any number.
+        Ok(Some(hops)) => {
+            str::from_utf8(hops).ok().and_then(|it| it.parse().ok()).unwrap_or(MOST_HOPS)
+        }
+        Err(_) => MOST_HOPS,
+    }
 }
 
 #[cfg(test)]

@@ -22,9 +22,20 @@ impl Fault {
     pub fn new(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, message: message.into() }
     }
+}
 
-    pub fn into_problem(self) -> Problem {
-        Problem::new(Kind::InvalidRequest).detail(format!("{}: {}", self.code, self.message))
+/// Why a request was not taken.
+#[derive(Debug)]
+pub enum Refused {
+    /// As a whole.
+    Whole(Problem),
+    /// The one message that it was had this fault.
+    Message(Fault),
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::Whole(problem)
     }
 }
 
@@ -71,10 +82,16 @@ impl Taken {
 }
 
 /// Exactly 200 on success: some clients take 201, 202 and 204 for a failure, and send again.
-pub fn answered(outcome: Result<Taken, Problem>) -> Response {
+pub fn answered(outcome: Result<Taken, Refused>) -> Response {
     match outcome {
         Ok(taken) => (StatusCode::OK, Json(taken)).into_response(),
-        Err(problem) => refused(&problem),
+        Err(Refused::Whole(problem)) => refused(&problem),
+        Err(Refused::Message(fault)) => {
+            let slug = Kind::InvalidRequest.parts().1;
+            metrics::counter!("tidegate_ingest_refused_total", "reason" => slug).increment(1);
+            let body = serde_json::json!({ "success": false, "code": fault.code, "message": fault.message });
+            (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        }
     }
 }
 

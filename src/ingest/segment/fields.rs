@@ -1,102 +1,81 @@
 //! A JSON object as its fields, each still as the bytes in which it came.
 
-use std::{borrow::Cow, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 
 use crate::{
-    ingest::shape,
-    problem::{Problem, kind_of_json},
+    ingest::{event, shape},
+    model::json::{self, Field, Object, scan},
+    problem::{Kind, Problem, kind_of_json},
 };
 
 /// In the order in which they came. Of two with the same name, the last counts, at the place of the first.
 #[derive(Debug, Default)]
 pub struct Fields<'a> {
-    all: Vec<(Cow<'a, str>, &'a RawValue)>,
-    /// The object itself; `None` when it was made here.
-    whole: Option<&'a RawValue>,
+    object: Object<'a>,
+    /// The whole of which they are the fields.
+    whole: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    /// Any JSON value parses; one that is no object has no fields.
-    pub fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let whole: &RawValue = serde_json::from_slice(json)?;
-        Ok(Self { whole: Some(whole), ..Self::of(whole) })
+    /// Of a body. Any JSON value will do; one that is no object has no fields.
+    pub fn parse(body: &'a [u8]) -> Result<Self, Problem> {
+        let whole = json::without_mark(body).trim_ascii();
+        serde_json::from_slice::<IgnoredAny>(whole).map_err(|error| {
+            let detail = match kind_of_json(whole) {
+                found @ ("an object" | "an array" | "a string" | "nothing") => {
+                    format!("{found} was begun: {}", event::syntax(&error))
+                }
+                found => format!("the body is {found}"),
+            };
+            Problem::new(Kind::InvalidJson).detail(detail)
+        })?;
+        if !json::is_object(whole) {
+            return Ok(Self { whole, ..Self::default() });
+        }
+        let fields = scan::fields(whole).map_err(|_| Problem::new(Kind::InvalidJson))?;
+        if fields.len() > shape::KEYS {
+            let rule = shape::ShapeError::TooManyKeys.to_string();
+            return Err(Problem::invalid_field("body", rule, "more"));
+        }
+        Ok(Self { object: Object::of(&fields), whole })
     }
 
-    pub fn of(value: &'a RawValue) -> Self {
-        serde_json::from_str(value.get()).unwrap_or_default()
+    /// Of a message, whose shape was checked.
+    pub fn of(whole: &'a [u8]) -> Self {
+        // It is an object and JSON, by the check of the body that it is part of.
+        Self { object: Object::read(whole).unwrap_or_default(), whole }
     }
 
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.all.iter().find(|(it, _)| it == name).map(|(_, value)| *value)
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.object.get(name)
     }
 
-    /// A string that is not empty.
+    /// A string that is text and not empty.
     pub fn text(&self, name: &str) -> Option<String> {
-        let text: String = serde_json::from_str(self.get(name)?.get()).ok()?;
-        Some(text).filter(|it| !it.is_empty())
+        let text = json::exact_text(self.get(name)?)?;
+        Some(text.into_owned()).filter(|it| !it.is_empty())
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        self.all.iter().map(|(name, value)| (name.as_ref(), *value))
+    pub fn iter(&self) -> impl Iterator<Item = &Field<'a>> {
+        self.object.fields().iter()
     }
 
     /// The messages of a request: those of its `batch`, or the whole as one.
-    pub fn messages(&self, is_batch: bool) -> Result<Vec<&'a RawValue>, Problem> {
-        let Some(whole) = self.whole else { return Ok(Vec::new()) };
-        let found = kind_of_json(whole.get().as_bytes());
-        if found != "an object" {
-            return Err(Problem::invalid_field("body", "it is an object", found));
+    pub fn messages(&self, is_batch: bool) -> Result<Vec<&'a [u8]>, Problem> {
+        if !json::is_object(self.whole) {
+            let found = kind_of_json(self.whole);
+            return Err(Problem::invalid_field("body", "must be an object", found));
         }
         if !is_batch {
-            return Ok(vec![whole]);
+            return Ok(vec![self.whole]);
         }
-        let batch = self.get("batch").map_or("", RawValue::get);
-        serde_json::from_str(batch).map_err(|_| {
-            let found = if batch.is_empty() { "nothing" } else { kind_of_json(batch.as_bytes()) };
-            Problem::invalid_field("batch", "it is an array of messages", found)
+        let batch = self.get("batch").unwrap_or_default();
+        scan::elements(batch).map_err(|_| {
+            let found = kind_of_json(batch);
+            Problem::invalid_field("batch", "must be an array of messages", found)
         })
     }
-
-    /// Whether one value of it is too deep, or has too many keys.
-    pub fn check_shape(value: &RawValue) -> Result<(), shape::ShapeError> {
-        shape::check(value.get().as_bytes())
-    }
 }
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields<'de>, M::Error> {
-                let mut fields = Fields::default();
-                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, _>()? {
-                    match fields.all.iter_mut().find(|(it, _)| *it == name) {
-                        Some((_, old)) => *old = value,
-                        None => fields.all.push((name, value)),
-                    }
-                }
-                Ok(fields)
-            }
-        }
-        deserializer.deserialize_map(Reader)
-    }
-}
-
-/// A name, borrowed where nothing in it is escaped.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -104,9 +83,12 @@ mod tests {
 
     #[test]
     fn fields_keep_their_bytes_and_the_last_of_a_name_counts() {
-        let fields = Fields::parse(br#"{"a":1.50,"b":{"x" : 1},"\u0061":"z"}"#).unwrap();
-        let all: Vec<_> = fields.iter().map(|(name, value)| (name, value.get())).collect();
-        assert_eq!(all, [("a", "\"z\""), ("b", r#"{"x" : 1}"#)]);
+        let fields =
+            Fields::parse(br#"{"a":1.50,"b":{"x" : 1},"\u0061":"z","\ud800":"a\udc00"}"#).unwrap();
+        let all: Vec<_> = fields.iter().map(|it| (it.inner, it.value)).collect();
+        let expected: [(&[u8], &[u8]); 3] =
+            [(br"\u0061", b"\"z\""), (b"b", br#"{"x" : 1}"#), (br"\ud800", br#""a\udc00""#)];
+        assert_eq!(all, expected);
         assert_eq!((fields.text("a").as_deref(), fields.text("b")), (Some("z"), None));
     }
 
@@ -121,5 +103,21 @@ mod tests {
         assert_eq!(count("{}", true), Err("batch".to_owned()));
         assert_eq!(count(r#"{"batch":[1,{}]}"#, false), Ok(1));
         assert_eq!(count("[]", false), Err("body".to_owned()));
+    }
+
+    #[test]
+    fn a_body_of_too_many_fields_is_refused_before_it_is_taken_apart() {
+        let keys = |count| {
+            format!(
+                "{{{}}}",
+                (0..count).map(|it| format!("\"{it}\":1")).collect::<Vec<_>>().join(",")
+            )
+        };
+        assert!(Fields::parse(keys(10_000).as_bytes()).is_ok());
+        let problem = Fields::parse(keys(10_001).as_bytes()).unwrap_err();
+        assert_eq!(
+            (problem.kind(), problem.errors[0].field.as_str()),
+            (Kind::InvalidRequest, "body")
+        );
     }
 }

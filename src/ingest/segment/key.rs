@@ -8,16 +8,38 @@ use super::fields::Fields;
 /// The write key of a request: the user name of `Authorization: Basic`, with or without its colon; the
 /// body's `writeKey`, also beside a bearer token; the query's.
 pub fn find(headers: &HeaderMap, uri: &Uri, fields: &Fields<'_>) -> Option<String> {
-    let basic = headers
+    Elsewhere::of(headers, uri).or_in(fields)
+}
+
+/// The keys that stand outside of the body.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    /// It counts before the body's, which then need not be read to know who calls.
+    pub header: Option<String>,
+    query: Option<String>,
+}
+
+impl Elsewhere {
+    pub fn of(headers: &HeaderMap, uri: &Uri) -> Self {
+        Self { header: in_header(headers), query: in_query(uri) }
+    }
+
+    pub fn or_in(&self, fields: &Fields<'_>) -> Option<String> {
+        let key = self.header.clone().or_else(|| fields.text("writeKey"));
+        key.or_else(|| self.query.clone()).filter(|it| !it.is_empty())
+    }
+}
+
+fn in_header(headers: &HeaderMap) -> Option<String> {
+    headers
         .get(header::AUTHORIZATION)
         .and_then(|it| it.to_str().ok())
         .and_then(|it| it.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
-        .and_then(|(_, encoded)| user_name(encoded.trim()));
-    basic.or_else(|| fields.text("writeKey")).or_else(|| in_query(uri)).filter(|it| !it.is_empty())
+        .and_then(|(_, encoded)| user_name(encoded.trim()))
 }
 
-pub fn in_query(uri: &Uri) -> Option<String> {
+fn in_query(uri: &Uri) -> Option<String> {
     let mut pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     pairs.find(|(name, _)| name == "writeKey").map(|(_, key)| key.into_owned())
 }

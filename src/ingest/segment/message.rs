@@ -1,16 +1,22 @@
 //! One message, on its way to be an event: checked, completed, and otherwise left as it came.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
-use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::value::RawValue;
 
-use super::{answer::Fault, fields::Fields, times};
+use super::{
+    answer::Fault,
+    fields::Fields,
+    merge::{self, Shared},
+    times,
+};
 use crate::{
     crypto::Random,
-    ingest::{metadata::Circumstances, traffic::Rejection},
-    model::RawJson,
+    ingest::{metadata::Circumstances, shape, traffic::Rejection},
+    model::{
+        RawJson,
+        json::{self, Object, ObjectWriter},
+    },
     problem::kind_of_json,
 };
 
@@ -57,9 +63,8 @@ pub struct Around<'a> {
     pub random: &'a dyn Random,
     /// A page in a browser sent it, so that the caller's address is the user's.
     pub is_browser: bool,
-    pub sent_at: Option<&'a RawValue>,
-    pub context: Option<&'a RawValue>,
-    pub integrations: Option<&'a RawValue>,
+    pub sent_at: Option<&'a [u8]>,
+    pub shared: Shared<'a>,
 }
 
 impl Around<'_> {
@@ -86,13 +91,13 @@ pub struct Message {
 const LONGEST_ID: usize = 240;
 
 /// Checks a message, and completes it.
-pub fn parse(message: &RawValue, around: &Around<'_>) -> Result<Message, Fault> {
-    let found = kind_of_json(message.get().as_bytes());
+pub fn parse(message: &[u8], around: &Around<'_>) -> Result<Message, Fault> {
+    let found = kind_of_json(message);
     if found != "an object" {
         return Err(Fault::new("invalid_message", format!("a message is an object, not {found}")));
     }
-    Fields::check_shape(message)
-        .map_err(|error| Fault::new("invalid_message", error.to_string()))?;
+    shape::check(message)
+        .map_err(|error| Fault::new("invalid_message", format!("a message {error}")))?;
     let fields = Fields::of(message);
     let call = call(&fields, around)?;
     check(call, &fields)?;
@@ -111,18 +116,30 @@ pub fn parse(message: &RawValue, around: &Around<'_>) -> Result<Message, Fault> 
         around.random.fill(&mut bytes);
         format!("tidegate-{}", hex::encode(bytes))
     });
-    let payload = complete(&Parts { fields: &fields, call, id: &id, sent_at, timestamp, around });
+    let context = Own::of(fields.get("context"));
+    let integrations = Own::of(fields.get("integrations"));
+    let objects = (context.object.as_ref(), integrations.object.as_ref());
+    around.shared.spend(message.len(), objects.0, objects.1)?;
+    let payload = complete(&Parts {
+        fields: &fields,
+        call,
+        id: &id,
+        sent_at,
+        timestamp,
+        context: context.merged(around),
+        integrations: around.shared.integrations.under(integrations.json, objects.1),
+        around,
+    });
     Ok(Message { call, id, is_known, timestamp, payload })
 }
 
 fn call(fields: &Fields<'_>, around: &Around<'_>) -> Result<Call, Fault> {
-    let Some(named) = fields.get("type").filter(|it| it.get() != "null") else {
+    let Some(named) = fields.get("type").filter(|it| **it != *b"null") else {
         return around
             .call
             .ok_or_else(|| Fault::new("no_type", "a message of a batch has a `type`"));
     };
-    let named: Option<String> = serde_json::from_str(named.get()).ok();
-    let call = named.and_then(|it| Call::named(&it.to_lowercase()));
+    let call = json::exact_text(named).and_then(|it| Call::named(&it.to_lowercase()));
     call.ok_or_else(|| {
         let rule = "`type` is identify, track, page, screen, group or alias";
         Fault::new("unknown_type", rule)
@@ -131,7 +148,7 @@ fn call(fields: &Fields<'_>, around: &Around<'_>) -> Result<Call, Fault> {
 
 /// What the specification asks of each call.
 fn check(call: Call, fields: &Fields<'_>) -> Result<(), Fault> {
-    let has = |name: &str| fields.get(name).is_some_and(|it| !matches!(it.get(), "null" | r#""""#));
+    let has = |name: &str| fields.get(name).is_some_and(|it| !matches!(it, b"null" | br#""""#));
     let need = |name: &'static str, code: &'static str| {
         let rule = format!("a message of type `{}` has `{name}`", call.name());
         if has(name) { Ok(()) } else { Err(Fault::new(code, rule)) }
@@ -147,15 +164,60 @@ fn check(call: Call, fields: &Fields<'_>) -> Result<(), Fault> {
     }
 }
 
+/// The client's id of a message. A number is taken as it is written; what is neither a text nor a number
+/// would be lost, and with it the promise that the message counts once.
 fn given_id(fields: &Fields<'_>) -> Result<Option<String>, Fault> {
-    match fields.text("messageId") {
-        Some(id) if id.len() <= LONGEST_ID && !id.chars().any(char::is_control) => Ok(Some(id)),
-        Some(_) => {
-            let rule =
-                format!("`messageId` has at most {LONGEST_ID} bytes, and no control characters");
-            Err(Fault::new("invalid_message_id", rule))
+    let wrong = |rule: String| Err(Fault::new("invalid_message_id", rule));
+    let Some(given) = fields.get("messageId").filter(|it| !matches!(*it, b"null" | br#""""#))
+    else {
+        return Ok(None);
+    };
+    let id = match given.first() {
+        Some(b'"') => json::exact_text(given),
+        Some(b'-' | b'0'..=b'9') => str::from_utf8(given).ok().map(Cow::Borrowed),
+        Some(_) | None => None,
+    };
+    match id {
+        Some(id) if id.len() <= LONGEST_ID && !id.chars().any(char::is_control) => {
+            Ok(Some(id.into_owned()))
         }
-        None => Ok(None),
+        Some(_) => wrong(format!(
+            "`messageId` must have at most {LONGEST_ID} bytes, and no control characters"
+        )),
+        None => wrong(match kind_of_json(given) {
+            "a string" => {
+                "`messageId` must be text, and half a character (`\\ud800`) is none".to_owned()
+            }
+            found => format!("`messageId` must be a text or a number; found {found}"),
+        }),
+    }
+}
+
+/// What a message says itself of what its batch may say as well.
+struct Own<'a> {
+    json: Option<&'a [u8]>,
+    object: Option<Object<'a>>,
+}
+
+impl<'a> Own<'a> {
+    fn of(json: Option<&'a [u8]>) -> Self {
+        // What is no object is kept, and has no fields.
+        Self { json, object: json.and_then(|it| Object::read(it).ok()) }
+    }
+
+    /// The message's context over the batch's, with the address of whoever a browser belongs to.
+    fn merged<'m>(&'m self, around: &'m Around<'_>) -> Option<Cow<'m, [u8]>> {
+        let shared = &around.shared.context;
+        let context = shared.under(self.json, self.object.as_ref());
+        let get = |name: &str| match &self.object {
+            Some(object) => object.get(name).or_else(|| shared.get(name)),
+            None => shared.get(name),
+        };
+        let is_direct = get("direct") == Some(b"true");
+        if !around.is_browser && !is_direct || get("ip").is_some() {
+            return context;
+        }
+        Some(merge::with_field(context, "ip", &around.ip.to_string()))
     }
 }
 
@@ -164,103 +226,53 @@ struct Parts<'p, 'a> {
     fields: &'p Fields<'a>,
     call: Call,
     id: &'p str,
-    sent_at: Option<&'a RawValue>,
+    sent_at: Option<&'a [u8]>,
     timestamp: Timestamp,
+    context: Option<Cow<'p, [u8]>>,
+    integrations: Option<Cow<'p, [u8]>>,
     around: &'p Around<'a>,
 }
 
 /// The message with every field that Segment's pipeline adds. What was there stays, byte for byte.
 fn complete(parts: &Parts<'_, '_>) -> RawJson {
-    let Parts { fields, call, id, sent_at, timestamp, around } = parts;
-    let mut json = Writer::new();
+    /// The fields that are written here, in their order.
+    const OURS: [&str; 9] = [
+        "type",
+        "messageId",
+        "timestamp",
+        "sentAt",
+        "receivedAt",
+        "writeKey",
+        "context",
+        "integrations",
+        "originalTimestamp",
+    ];
+    /// Bytes of what is added, usually.
+    const USUAL: usize = 320;
+    let Parts { fields, call, id, sent_at, timestamp, context, integrations, around } = parts;
+    let size = fields.iter().map(|it| it.inner.len() + it.value.len() + 4).sum::<usize>();
+    let mut json = ObjectWriter::with_capacity(size + USUAL);
     json.text("type", call.name());
-    for (name, value) in fields.iter() {
-        match name {
-            "type" | "messageId" | "timestamp" | "sentAt" | "receivedAt" | "writeKey" => (),
-            "context" | "integrations" | "originalTimestamp" => (),
-            _ => json.raw(name, value.get()),
-        }
+    for field in fields.iter().filter(|it| !OURS.iter().any(|name| *name.as_bytes() == *it.name)) {
+        json.raw(field.inner, field.value);
     }
     json.text("messageId", id);
-    if let Some(context) = context(fields.get("context"), around) {
-        json.raw("context", &context);
+    if let Some(context) = context {
+        json.field("context", context);
     }
-    if let Some(integrations) = merged(fields.get("integrations"), around.integrations) {
-        json.raw("integrations", &integrations);
+    if let Some(integrations) = integrations {
+        json.field("integrations", integrations);
     }
     json.text("timestamp", &times::text(*timestamp));
     let original = fields.get("originalTimestamp").or_else(|| fields.get("timestamp"));
     if let Some(original) = original {
-        json.raw("originalTimestamp", original.get());
+        json.field("originalTimestamp", original);
     }
     if let Some(sent_at) = sent_at {
-        json.raw("sentAt", sent_at.get());
+        json.field("sentAt", sent_at);
     }
     json.text("receivedAt", &times::text(around.received_at));
     json.finish()
-}
-
-/// The message's context over the batch's, with the address of whoever a browser belongs to.
-fn context(own: Option<&RawValue>, around: &Around<'_>) -> Option<String> {
-    let context = merged(own, around.context);
-    let fields: Fields<'_> = match &context {
-        Some(text) => serde_json::from_str(text).unwrap_or_default(),
-        None => Fields::default(),
-    };
-    let is_direct = fields.get("direct").is_some_and(|it| it.get() == "true");
-    if !around.is_browser && !is_direct || fields.get("ip").is_some() {
-        return context;
-    }
-    let mut json = Writer::new();
-    fields.iter().for_each(|(name, value)| json.raw(name, value.get()));
-    json.text("ip", &around.ip.to_string());
-    Some(json.finish().as_str().to_owned())
-}
-
-/// The fields of both objects; where both have one, the message's own.
-fn merged(own: Option<&RawValue>, shared: Option<&RawValue>) -> Option<String> {
-    let is_object = |it: &&RawValue| it.get().starts_with('{');
-    match (own, shared.filter(is_object)) {
-        (own, None) => own.map(|it| it.get().to_owned()),
-        (None, Some(shared)) => Some(shared.get().to_owned()),
-        (Some(own), Some(_)) if !is_object(&own) => Some(own.get().to_owned()),
-        (Some(own), Some(shared)) => {
-            let (own, shared) = (Fields::of(own), Fields::of(shared));
-            let mut json = Writer::new();
-            let others = shared.iter().filter(|(name, _)| own.get(name).is_none());
-            others.for_each(|(name, value)| json.raw(name, value.get()));
-            own.iter().for_each(|(name, value)| json.raw(name, value.get()));
-            Some(json.finish().as_str().to_owned())
-        }
-    }
-}
-
-/// Writes an object field by field.
-struct Writer(String);
-
-impl Writer {
-    fn new() -> Self {
-        Self("{".to_owned())
-    }
-
-    fn raw(&mut self, name: &str, json: &str) {
-        if self.0.len() > 1 {
-            self.0.push(',');
-        }
-        // A string always serialises.
-        self.0.push_str(&serde_json::to_string(name).unwrap_or_default());
-        self.0.push(':');
-        self.0.push_str(json);
-    }
-
-    fn text(&mut self, name: &str, text: &str) {
-        self.raw(name, &serde_json::to_string(text).unwrap_or_default());
-    }
-
-    fn finish(mut self) -> RawJson {
-        self.0.push('}');
-        RawJson::trusted(Bytes::from(self.0))
-    }
 }
 
 #[cfg(test)]
@@ -268,11 +280,17 @@ mod tests {
     use axum::http::HeaderMap;
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{super::merge::Limits, *};
 
     fn parsed(message: &str, call: Option<Call>) -> Result<(Message, Value), &'static str> {
-        let raw: &RawValue = serde_json::from_str(message).unwrap();
-        let shared = |json: &'static str| serde_json::from_str::<&RawValue>(json).ok();
+        parsed_with(message, call, br#"{"locale":"de","app":1}"#)
+    }
+
+    fn parsed_with(
+        message: &str,
+        call: Option<Call>,
+        context: &[u8],
+    ) -> Result<(Message, Value), &'static str> {
         let ip: IpAddr = "192.0.2.1".parse().unwrap();
         let random = crate::crypto::SystemRandom;
         let around = Around {
@@ -282,11 +300,10 @@ mod tests {
             ip,
             random: &random,
             is_browser: true,
-            sent_at: shared(r#""2024-01-02T03:04:10.678Z""#),
-            context: shared(r#"{"locale":"de","app":1}"#),
-            integrations: None,
+            sent_at: Some(br#""2024-01-02T03:04:10.678Z""#),
+            shared: Shared::of(Some(context), None, Limits { message: 32_768, shared: 262_144 }),
         };
-        let message = parse(raw, &around).map_err(|it| it.code)?;
+        let message = parse(message.as_bytes(), &around).map_err(|it| it.code)?;
         let value = message.payload.to_value();
         Ok((message, value))
     }
@@ -307,6 +324,49 @@ mod tests {
         });
         assert_eq!(value, expected);
         assert_eq!(times::text(message.timestamp), "2024-01-02T04:04:05.900Z");
+    }
+
+    #[test]
+    fn a_context_is_kept_whatever_json_it_is() {
+        for (shared, own, expected) in [
+            (r"7", r#"{"\ud800":1,"app":2}"#, r#"{"\ud800":1,"app":2,"ip":"192.0.2.1"}"#),
+            (
+                r#"{"a":1,"b":{"\ud800":1}}"#,
+                r#"{"n":1e400}"#,
+                r#"{"a":1,"b":{"\ud800":1},"n":1e400,"ip":"192.0.2.1"}"#,
+            ),
+            (r#"{"a":1}"#, "null", r#"{"a":1,"ip":"192.0.2.1"}"#),
+            (r#"{"a":1}"#, r#"["x"]"#, r#"["x"]"#),
+            ("7", r#""a text""#, r#""a text""#),
+            (r#"{"ip":"198.51.100.1"}"#, "{}", r#"{"ip":"198.51.100.1"}"#),
+        ] {
+            let message = format!(r#"{{"type":"identify","userId":"u","context":{own}}}"#);
+            let (message, _) = parsed_with(&message, None, shared.as_bytes()).unwrap();
+            let found = json::value_at(message.payload.bytes(), &["context"]).unwrap().unwrap();
+            assert_eq!(str::from_utf8(found), Ok(expected), "{shared} {own}");
+        }
+    }
+
+    #[test]
+    fn a_message_id_of_another_kind_is_never_thrown_away() {
+        for (id, expected) in [
+            ("12345", Ok(Some("12345"))),
+            (
+                "123456789012345678901234567890123456789012345",
+                Ok(Some("123456789012345678901234567890123456789012345")),
+            ),
+            (r#""m\u0031""#, Ok(Some("m1"))),
+            ("null", Ok(None)),
+            (r#""""#, Ok(None)),
+            ("true", Err("invalid_message_id")),
+            ("{}", Err("invalid_message_id")),
+            ("[1]", Err("invalid_message_id")),
+            (r#""m\ud800""#, Err("invalid_message_id")),
+        ] {
+            let message = format!(r#"{{"type":"identify","userId":"u","messageId":{id}}}"#);
+            let found = parsed(&message, None).map(|(it, _)| it.is_known.then_some(it.id));
+            assert_eq!(found, expected.map(|it| it.map(str::to_owned)), "{id}");
+        }
     }
 
     #[test]

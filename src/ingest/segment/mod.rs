@@ -6,6 +6,8 @@
 
 mod key;
 mod fields;
+mod merge;
+mod take;
 mod times;
 mod message;
 mod settings;
@@ -27,21 +29,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    answer::{Fault, Taken, answered},
-    fields::Fields,
-    message::{Around, Call},
+    answer::{Refused, Taken, answered},
+    key::Elsewhere,
+    message::Call,
+    take::Asked,
 };
 use super::{
     Ingest, OpenSource, body, cors,
-    metadata::Circumstances,
-    sender::judged,
     traffic::{Caller, Rejection},
-    types::{self, Judge},
 };
-use crate::{
-    model::{IdempotencyKey, NewEvent, TypeName},
-    problem::{Kind, Problem},
-};
+use crate::problem::{Kind, Problem};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,12 +49,20 @@ pub struct Options {
     pub batch_bytes: usize,
     /// Messages of a batch. Those behind are rejected.
     pub messages: usize,
+    /// Bytes that the `context` and `integrations` of a batch may have in all of its messages together, or
+    /// as many as the request itself has, where those are more. Messages behind are rejected.
+    pub shared_bytes: usize,
 }
 
 impl Default for Options {
-    /// What Segment documents.
+    /// What Segment documents; of copies, it says nothing.
     fn default() -> Self {
-        Self { message_bytes: 32 * 1024, batch_bytes: 500 * 1024, messages: 2500 }
+        Self {
+            message_bytes: 32 * 1024,
+            batch_bytes: 500 * 1024,
+            messages: 2500,
+            shared_bytes: 256 * 1024,
+        }
     }
 }
 
@@ -80,7 +85,7 @@ pub fn router(ingest: Arc<Ingest>) -> Router {
     }
     router
         .method_not_allowed_fallback(|| async {
-            answered(Err(Problem::new(Kind::MethodNotAllowed)))
+            answered(Err(Problem::new(Kind::MethodNotAllowed).into()))
         })
         .layer(middleware::from_fn(cors::segment))
         .with_state(ingest)
@@ -92,7 +97,8 @@ async fn call(
     request: Request,
 ) -> Response {
     let Some(call) = Call::named(&call) else {
-        return answered(Err(Problem::new(Kind::NotFound).detail("there is no such call")));
+        let problem = Problem::new(Kind::NotFound).detail("there is no such call");
+        return answered(Err(problem.into()));
     };
     answered(ingest.segment(Some(call), request).await)
 }
@@ -113,8 +119,12 @@ async fn pixel(
         let body = pixel_body(parts.uri.query().unwrap_or_default());
         parts.method = Method::POST;
         let taken = ingest.segment_body(Some(call), &parts, body).await;
-        if let Err(problem) = taken {
-            tracing::debug!(kind = ?problem.kind(), "a pixel was not taken");
+        if let Err(refused) = taken {
+            let why = match refused {
+                Refused::Whole(problem) => problem.kind().parts().1,
+                Refused::Message(fault) => fault.code,
+            };
+            tracing::debug!(why, "a pixel was not taken");
         }
     }
     let headers = [(header::CONTENT_TYPE, "image/gif"), (header::CACHE_CONTROL, "no-store")];
@@ -162,23 +172,36 @@ fn put(
 }
 
 impl Ingest {
-    async fn segment(&self, call: Option<Call>, request: Request) -> Result<Taken, Problem> {
+    async fn segment(
+        self: &Arc<Self>,
+        call: Option<Call>,
+        request: Request,
+    ) -> Result<Taken, Refused> {
         let (parts, body) = request.into_parts();
+        let elsewhere = Elsewhere::of(&parts.headers, &parts.uri);
+        // The header's key counts before any other: where it opens nothing, nothing need be read.
+        if let Some(key) = &elsewhere.header {
+            self.opened(Some(key.clone()))?;
+        }
         let limit = self.options.segment.batch_bytes;
         let read = body::read(body, &parts.headers, limit, &self.room).await;
-        let (body, _lease) =
-            read.inspect_err(|it| self.refused_whole(&parts, &Fields::default(), it))?;
+        let (body, _lease) = read.inspect_err(|problem| {
+            let key = elsewhere.or_in(&fields::Fields::default());
+            let source = key.and_then(|it| self.keyring.by_write_key(&it));
+            let rejection = Rejection::of(problem, self.clock.now(), self.caller_ip(&parts));
+            if let Some((source, rejection)) = source.zip(rejection) {
+                self.turned_away(&source, rejection);
+            }
+        })?;
         self.segment_body(call, &parts, body).await
     }
 
-    /// Counts a request that is refused as a whole, if its key says at which source.
-    fn refused_whole(&self, parts: &Parts, fields: &Fields<'_>, problem: &Problem) {
-        let key = key::find(&parts.headers, &parts.uri, fields);
-        let source = key.and_then(|it| self.keyring.by_write_key(&it));
-        let rejection = Rejection::of(problem, self.clock.now(), self.caller_ip(parts));
-        if let Some((source, rejection)) = source.zip(rejection) {
-            self.turned_away(&source, rejection);
-        }
+    /// The source of a write key.
+    fn opened(&self, key: Option<String>) -> Result<Arc<OpenSource>, Problem> {
+        let unknown = |detail: &'static str| Problem::new(Kind::UnknownWriteKey).detail(detail);
+        let key = key.ok_or_else(|| unknown("there is no write key"))?;
+        let source = self.keyring.by_write_key(&key);
+        source.ok_or_else(|| unknown("no enabled source has this write key"))
     }
 
     fn turned_away(&self, source: &OpenSource, rejection: Rejection) {
@@ -188,113 +211,27 @@ impl Ingest {
 
     /// Takes a request apart, and keeps what is right of it. `call` is what the path says, if it does.
     async fn segment_body(
-        &self,
+        self: &Arc<Self>,
         call: Option<Call>,
         parts: &Parts,
         body: Bytes,
-    ) -> Result<Taken, Problem> {
-        let fields = Fields::parse(&body)
-            .map_err(|error| Problem::new(Kind::InvalidJson).detail(super::event::syntax(&error)))
-            .inspect_err(|it| self.refused_whole(parts, &Fields::default(), it))?;
-        let key = key::find(&parts.headers, &parts.uri, &fields)
-            .ok_or_else(|| Problem::new(Kind::UnknownWriteKey).detail("there is no write key"))?;
-        let source = self.keyring.by_write_key(&key).ok_or_else(|| {
-            Problem::new(Kind::UnknownWriteKey).detail("no enabled source has this write key")
-        })?;
-        let understood = fields
-            .messages(call.is_none())
-            .and_then(|messages| Ok((messages, self.around(call, parts, &fields)?)));
-        let (messages, around) =
-            understood.inspect_err(|it| self.refused_whole(parts, &fields, it))?;
-        let judge = self.types.judge(around.received_at);
-        let mut taken = Taken::default();
-        let mut events = Vec::with_capacity(messages.len());
-        for (place, message) in messages.iter().enumerate() {
-            let event = self.segment_message(place, message, &around);
-            match event.and_then(|it| it.into_new(&source, &around, &judge)) {
-                Ok(event) => events.push(event),
-                Err(fault) => {
-                    self.turned_away(&source, around.rejection(&fault));
-                    taken.reject(place, fault);
-                }
-            }
-        }
-        if call.is_some()
-            && let Some(fault) = taken.only_fault()
-        {
-            return Err(fault.into_problem());
-        }
-        if !events.is_empty() {
-            let appended = self.gate.admit(events).await?;
-            self.traffic.taken(source.id, Caller::Source, &appended, around.received_at);
+    ) -> Result<Taken, Refused> {
+        /// Beyond it, reading and completing would hold up the other connections of this thread.
+        const AT_ONCE: usize = 64 * 1024;
+        let asked = Asked::of(self, call, parts);
+        let apart = if body.len() <= AT_ONCE {
+            self.take_apart(&asked, &body)?
+        } else {
+            let (ingest, asked) = (self.clone(), asked.clone());
+            let apart = tokio::task::spawn_blocking(move || ingest.take_apart(&asked, &body)).await;
+            apart.map_err(|_| Problem::new(Kind::Internal))??
+        };
+        if !apart.events.is_empty() {
+            let appended = self.gate.admit(apart.events).await.map_err(Problem::from)?;
+            let at = asked.received_at;
+            self.traffic.taken(apart.source.id, Caller::Source, &appended, at);
             appended.iter().for_each(|it| self.show(it));
         }
-        Ok(taken)
-    }
-
-    fn around<'a>(
-        &'a self,
-        call: Option<Call>,
-        parts: &Parts,
-        fields: &Fields<'a>,
-    ) -> Result<Around<'a>, Problem> {
-        let ip = self.caller_ip(parts);
-        Ok(Around {
-            call,
-            received_at: self.clock.now(),
-            circumstances: Circumstances::of(&parts.headers, ip)?,
-            ip: ip.to_canonical(),
-            random: self.random.as_ref(),
-            is_browser: parts.headers.contains_key(header::ORIGIN),
-            // Of a single call, these are the message's own.
-            sent_at: fields.get("sentAt").filter(|_| call.is_none()),
-            context: fields.get("context").filter(|_| call.is_none()),
-            integrations: fields.get("integrations").filter(|_| call.is_none()),
-        })
-    }
-
-    fn segment_message(
-        &self,
-        place: usize,
-        message: &serde_json::value::RawValue,
-        around: &Around<'_>,
-    ) -> Result<message::Message, Fault> {
-        let options = &self.options.segment;
-        if place >= options.messages {
-            return Err(Fault::new("too_many_messages", "the batch has more messages than it may"));
-        }
-        if message.get().len() > options.message_bytes {
-            return Err(Fault::new("message_too_large", "the message has more bytes than it may"));
-        }
-        message::parse(message, around)
-    }
-}
-
-impl message::Message {
-    fn into_new(
-        self,
-        source: &OpenSource,
-        around: &Around<'_>,
-        judge: &Judge,
-    ) -> Result<NewEvent, Fault> {
-        // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
-        let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
-        let key = Some(key).filter(|_| self.is_known);
-        let event = NewEvent {
-            id: None,
-            project: source.project,
-            source: source.id,
-            event_type: TypeName::trusted(self.call.name()),
-            timestamp: Some(self.timestamp),
-            received_at: around.received_at,
-            key,
-            key_counts_for: None,
-            metadata: around.circumstances.alone(&source.name),
-            payload: self.payload,
-        };
-        judged(event, source, true, judge).map_err(|unfit| {
-            let (_, rejection) = unfit.rejection(around.received_at, around.ip);
-            Fault::new(types::CODE, rejection.reason)
-        })
+        Ok(apart.taken)
     }
 }

@@ -24,7 +24,7 @@ pub async fn settings(
     headers: HeaderMap,
 ) -> Response {
     if ingest.keyring.by_write_key(&write_key).is_none() {
-        return answered(Err(unknown()));
+        return answered(Err(unknown().into()));
     }
     let (host, protocol) = address(&headers);
     let all = json!({ "__default": { "enabled": true, "integrations": {} } });
@@ -55,7 +55,7 @@ pub async fn settings(
 pub async fn source_config(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
     let key = key::find(request.headers(), request.uri(), &Fields::default());
     let Some(source) = key.as_deref().and_then(|it| ingest.keyring.by_write_key(it)) else {
-        return answered(Err(unknown()));
+        return answered(Err(unknown().into()));
     };
     let (host, protocol) = address(request.headers());
     let config = json!({ "source": {

@@ -2,20 +2,23 @@
 //! way when a message is made and when it is sent.
 
 use jiff::{Timestamp, civil};
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
+
+use crate::model::{json, moment};
 
 /// `receivedAt − (sentAt − made)`. Without `sent_at`, the client's own time has to do.
 pub fn corrected(made: Timestamp, sent_at: Option<Timestamp>, received_at: Timestamp) -> Timestamp {
     let Some(sent_at) = sent_at else { return made };
-    received_at.checked_sub(sent_at.duration_since(made)).unwrap_or(made)
+    let corrected = received_at.checked_sub(sent_at.duration_since(made)).ok();
+    corrected.filter(|it| moment::is_writable(*it)).unwrap_or(made)
 }
 
 /// A time as clients write it: ISO 8601 with an offset or none (then it is UTC), or a number of seconds or
 /// milliseconds since 1970.
-pub fn parse(value: &RawValue) -> Option<Timestamp> {
+pub fn parse(json: &[u8]) -> Option<Timestamp> {
     /// As seconds, this would be in the year 5138; as milliseconds, in 1973.
     const SECONDS_AT_MOST: f64 = 1e11;
-    match serde_json::from_str(value.get()).ok()? {
+    let time = match json::value(json) {
         Value::String(text) => {
             let text = text.trim();
             let zoned = text.parse::<Timestamp>().ok();
@@ -31,7 +34,8 @@ pub fn parse(value: &RawValue) -> Option<Timestamp> {
             Timestamp::from_millisecond(millis as i64).ok()
         }
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    }
+    };
+    time.filter(|it| moment::is_writable(*it))
 }
 
 /// Milliseconds and `Z`, as Segment writes times.
@@ -44,8 +48,7 @@ mod tests {
     use super::*;
 
     fn raw(json: &str) -> Option<String> {
-        let value: &RawValue = serde_json::from_str(json).unwrap();
-        parse(value).map(text)
+        parse(json.as_bytes()).map(text)
     }
 
     #[test]
@@ -58,6 +61,9 @@ mod tests {
             (r#""2024-01-02 03:04:05""#, Some("2024-01-02T03:04:05.000Z")),
             ("1704164645", Some("2024-01-02T03:04:05.000Z")),
             ("1704164645678", Some("2024-01-02T03:04:05.678Z")),
+            (r#""0000-01-01T00:00:00+05:00""#, None),
+            (r#""-000009-12-31T19:00:00Z""#, None),
+            ("1e400", None),
             (r#""soon""#, None),
             ("null", None),
             ("{}", None),

@@ -4,7 +4,11 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::{ingest::shape, model::RawJson};
+use crate::{
+    ingest::shape,
+    model::{RawJson, json},
+    problem::kind_of_json,
+};
 
 /// A body as an event's payload.
 pub struct Content {
@@ -14,12 +18,12 @@ pub struct Content {
 /// Why a body cannot be an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    #[error("the body is not valid JSON, though its content type says so")]
-    Json,
-    #[error(transparent)]
+    #[error("the body is not valid JSON, though its content type says so; found {0}")]
+    Json(&'static str),
+    #[error("the body {0}")]
     Shape(#[from] shape::ShapeError),
-    #[error("the body is neither JSON, nor a form, nor text in UTF-8")]
-    NoText,
+    #[error("the body must be JSON, a form or text in UTF-8; found {0}")]
+    NoText(&'static str),
 }
 
 impl Content {
@@ -30,15 +34,17 @@ impl Content {
         if essence == "application/x-www-form-urlencoded" {
             return Ok(Self { payload: form(body) });
         }
+        let body = json::without_mark(body);
         shape::check(body)?;
         let payload = if body.trim_ascii().is_empty() {
             RawJson::NULL
         } else if let Ok(payload) = RawJson::parse(Bytes::copy_from_slice(body.trim_ascii())) {
             payload
         } else if essence.ends_with("json") {
-            return Err(Unreadable::Json);
+            return Err(Unreadable::Json(kind_of_json(body)));
         } else {
-            let text = std::str::from_utf8(body).map_err(|_| Unreadable::NoText)?;
+            let text =
+                std::str::from_utf8(body).map_err(|_| Unreadable::NoText(kind_of_json(body)))?;
             RawJson::of(text)
         };
         Ok(Self { payload })
@@ -116,10 +122,21 @@ mod tests {
         for (content_type, body, expected) in [
             ("application/json", &b" {\"n\" : 1.50}\n"[..], Ok(r#"{"n" : 1.50}"#)),
             ("text/plain", b"{\"n\":1}", Ok(r#"{"n":1}"#)),
-            ("application/json; charset=utf-8", b"{", Err(Unreadable::Json)),
-            ("application/vnd.api+json", b"{", Err(Unreadable::Json)),
+            ("application/json; charset=utf-8", b"{", Err(Unreadable::Json("an object"))),
+            ("application/vnd.api+json", b"{", Err(Unreadable::Json("an object"))),
             ("text/xml", b"<a/>", Ok(r#""<a/>""#)),
-            ("text/plain", b"\xff", Err(Unreadable::NoText)),
+            (
+                "text/plain",
+                b"\xff",
+                Err(Unreadable::NoText("bytes that are no UTF-8, and so not JSON")),
+            ),
+            (
+                "application/json",
+                b"\xff\xfe{\0}\0",
+                Err(Unreadable::Json("text in UTF-16 or UTF-32, where JSON is UTF-8")),
+            ),
+            ("application/json", b"\xef\xbb\xbf{\"n\":1}", Ok(r#"{"n":1}"#)),
+            ("text/plain", b"\xef\xbb\xbfhello", Ok(r#""hello""#)),
             ("text/plain", b"", Ok("null")),
             (
                 "application/x-www-form-urlencoded",

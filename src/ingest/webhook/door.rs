@@ -228,7 +228,11 @@ impl Door {
             event_type: type_name(value(&self.event_type)),
             timestamp: None,
             received_at: now,
-            key: value(&self.key).map(|it| key_of(&self.name, &it)),
+            // Half a character reads as this. Two ids that differ in one would be the same, and the second
+            // event would be lost as a duplicate.
+            key: value(&self.key)
+                .filter(|it| !it.contains(char::REPLACEMENT_CHARACTER))
+                .map(|it| key_of(&self.name, &it)),
             key_counts_for: self.key_window,
             metadata,
             payload,

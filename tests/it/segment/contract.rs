@@ -154,7 +154,7 @@ async fn errors_are_json_with_a_code_and_a_message_and_stop_every_client() {
         ("/v1/batch", &key, "[]", 400, "invalid_request"),
         ("/v1/batch", &key, "{}", 400, "invalid_request"),
         ("/v1/batch", &key, &huge, 400, "body_too_large"),
-        ("/v1/track", &key, r#"{"userId":"u"}"#, 400, "invalid_request"),
+        ("/v1/track", &key, r#"{"userId":"u"}"#, 400, "no_event"),
         ("/v1/batch", &[], r#"{"batch":[]}"#, 401, "unknown_write_key"),
         ("/v1/batch", &[], r#"{"batch":[],"writeKey":"wk_other"}"#, 401, "unknown_write_key"),
         ("/v1/nothing", &key, "{}", 404, "not_found"),

@@ -2,4 +2,5 @@
 
 mod contract;
 mod surface;
+mod limits;
 mod clients;

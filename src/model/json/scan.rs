@@ -5,16 +5,19 @@
 
 /// The text is not JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unreadable;
+pub struct Unreadable;
 
-pub(super) fn skip_space(json: &[u8], at: &mut usize) {
+/// What stands between the quotes of a name, and the value behind it.
+pub type NameAndValue<'a> = (&'a [u8], &'a [u8]);
+
+pub fn skip_space(json: &[u8], at: &mut usize) {
     while matches!(json.get(*at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
         *at += 1;
     }
 }
 
 /// Goes over a comma, if there is one, and over the bracket that ends a list or an object.
-pub(super) fn ends(json: &[u8], at: &mut usize, bracket: u8) -> Result<bool, Unreadable> {
+pub fn ends(json: &[u8], at: &mut usize, bracket: u8) -> Result<bool, Unreadable> {
     skip_space(json, at);
     if json.get(*at) == Some(&b',') {
         *at += 1;
@@ -25,7 +28,7 @@ pub(super) fn ends(json: &[u8], at: &mut usize, bracket: u8) -> Result<bool, Unr
     Ok(*next == bracket)
 }
 
-pub(super) fn skip_colon(json: &[u8], at: &mut usize) -> Result<(), Unreadable> {
+pub fn skip_colon(json: &[u8], at: &mut usize) -> Result<(), Unreadable> {
     skip_space(json, at);
     if json.get(*at) != Some(&b':') {
         return Err(Unreadable);
@@ -35,7 +38,7 @@ pub(super) fn skip_colon(json: &[u8], at: &mut usize) -> Result<(), Unreadable> 
 }
 
 /// Goes over a text, and gives what stands between its quotes, escapes and all.
-pub(super) fn skip_text<'a>(json: &'a [u8], at: &mut usize) -> Result<&'a [u8], Unreadable> {
+pub fn skip_text<'a>(json: &'a [u8], at: &mut usize) -> Result<&'a [u8], Unreadable> {
     skip_space(json, at);
     if json.get(*at) != Some(&b'"') {
         return Err(Unreadable);
@@ -54,7 +57,7 @@ pub(super) fn skip_text<'a>(json: &'a [u8], at: &mut usize) -> Result<&'a [u8], 
 }
 
 /// Goes over a number or a word such as `true`.
-pub(super) fn skip_word<'a>(json: &'a [u8], at: &mut usize) -> Result<&'a [u8], Unreadable> {
+pub fn skip_word<'a>(json: &'a [u8], at: &mut usize) -> Result<&'a [u8], Unreadable> {
     let is_of_it = |it: &&u8| it.is_ascii_alphanumeric() || matches!(**it, b'+' | b'-' | b'.');
     let length = json[*at..].iter().take_while(is_of_it).count();
     let word = &json[*at..*at + length];
@@ -78,25 +81,42 @@ pub fn first_element(json: &[u8]) -> Option<&[u8]> {
     Some(&json[start..at])
 }
 
-/// The fields of an object, each as the bytes of its key between the quotes and those of its value.
-/// `None` for what is no object.
-pub(super) fn fields(json: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+/// The elements of a list, as their bytes stand in it.
+pub fn elements(json: &[u8]) -> Result<Vec<&[u8]>, Unreadable> {
+    let mut at = 0;
+    skip_space(json, &mut at);
+    if json.get(at) != Some(&b'[') {
+        return Err(Unreadable);
+    }
+    at += 1;
+    let mut elements = Vec::new();
+    while !ends(json, &mut at, b']')? {
+        let start = at;
+        skip_value(json, &mut at)?;
+        elements.push(&json[start..at]);
+    }
+    Ok(elements)
+}
+
+/// The fields of an object, in their order and each as often as it stands there: the bytes of its name
+/// between the quotes, and those of its value.
+pub fn fields(json: &[u8]) -> Result<Vec<NameAndValue<'_>>, Unreadable> {
     let mut at = 0;
     skip_space(json, &mut at);
     if json.get(at) != Some(&b'{') {
-        return None;
+        return Err(Unreadable);
     }
     at += 1;
     let mut fields = Vec::new();
-    while !ends(json, &mut at, b'}').ok()? {
-        let key = skip_text(json, &mut at).ok()?;
-        skip_colon(json, &mut at).ok()?;
+    while !ends(json, &mut at, b'}')? {
+        let key = skip_text(json, &mut at)?;
+        skip_colon(json, &mut at)?;
         skip_space(json, &mut at);
         let start = at;
-        skip_value(json, &mut at).ok()?;
+        skip_value(json, &mut at)?;
         fields.push((key, &json[start..at]));
     }
-    Some(fields)
+    Ok(fields)
 }
 
 fn skip_value(json: &[u8], at: &mut usize) -> Result<(), Unreadable> {
@@ -127,7 +147,7 @@ fn skip_value(json: &[u8], at: &mut usize) -> Result<(), Unreadable> {
 }
 
 /// Levels of objects and lists.
-pub(super) fn depth(json: &[u8]) -> usize {
+pub fn depth(json: &[u8]) -> usize {
     let (mut depth, mut deepest, mut at) = (0_usize, 0, 0);
     while let Some(next) = json.get(at) {
         match next {
@@ -162,9 +182,9 @@ mod tests {
             (b"a", b"-1.5e3"),
         ];
         assert_eq!(found, expected);
-        assert_eq!(fields(b" {} "), Some(Vec::new()));
+        assert_eq!(fields(b" {} "), Ok(Vec::new()));
         for json in ["[]", "1", "", "{", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":[}"#] {
-            assert_eq!(fields(json.as_bytes()), None, "{json}");
+            assert_eq!(fields(json.as_bytes()), Err(Unreadable), "{json}");
         }
     }
 

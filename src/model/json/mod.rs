@@ -1,10 +1,48 @@
-//! A JSON value that is kept as the bytes in which it came, so that nothing of it is changed.
+//! JSON that is kept as the bytes in which it came, and the one reader for JSON of senders.
+//!
+//! Everything that looks into what a sender wrote goes through here: expressions, keys, lanes,
+//! suppression and erasure, Segment's fields, `integrations`. The reader takes whatever JSON there is:
+//! a name that is no text hides nothing beside it, a name that stands twice has its last value, and
+//! numbers are of any size. It looks at bytes that were parsed as JSON when they came in.
 
-use std::fmt;
+mod object;
+mod value;
+pub mod scan;
+pub mod text;
+
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 use serde_json::value::RawValue;
+
+pub use self::{
+    object::{Field, Object, ObjectWriter, is_object, value_at},
+    scan::Unreadable,
+    value::value,
+};
+
+/// What stands between the quotes of a string.
+fn inner(json: &[u8]) -> &[u8] {
+    let rest = json.strip_prefix(b"\"").unwrap_or(json);
+    rest.strip_suffix(b"\"").unwrap_or(rest)
+}
+
+/// A string as text, half of a surrogate pair as U+FFFD. `None`: it is no string.
+pub fn lossy_text(json: &[u8]) -> Option<Cow<'_, str>> {
+    (json.first() == Some(&b'"')).then(|| text::lossy(inner(json)))
+}
+
+/// A string that is text. `None`: it is no string, or has half of a surrogate pair in it.
+pub fn exact_text(json: &[u8]) -> Option<Cow<'_, str>> {
+    if json.first() == Some(&b'"') { text::exact(inner(json)) } else { None }
+}
+
+/// A body without the mark of UTF-8 (a BOM) that some programs put before it, and that a reader may
+/// skip (RFC 8259, section 8.1). All doors do.
+pub fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
 
 /// Valid JSON, whole and untouched: 1.50 stays 1.50, and keys stay in their order. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,8 +87,9 @@ impl RawJson {
         Self(bytes.collect())
     }
 
+    /// As a value; what such a value cannot hold is in it as the nearest that it can. See [`value`].
     pub fn to_value(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.0).unwrap_or_default()
+        value(&self.0)
     }
 }
 

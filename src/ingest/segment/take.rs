@@ -1,0 +1,178 @@
+//! A request of Segment's clients, taken apart into events. It is work for the processor alone, and so it
+//! can be done by a thread on which nobody waits.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::http::{header, request::Parts};
+use jiff::Timestamp;
+
+use super::{
+    answer::{Fault, Refused, Taken},
+    fields::Fields,
+    key::Elsewhere,
+    merge::{Limits, Shared},
+    message::{self, Around, Call, Message},
+};
+use crate::{
+    ingest::{
+        Ingest, OpenSource,
+        metadata::Circumstances,
+        sender::judged,
+        traffic::Rejection,
+        types::{self, Judge},
+    },
+    model::{IdempotencyKey, NewEvent, TypeName},
+    problem::Problem,
+};
+
+/// What a request says outside of its body.
+#[derive(Clone)]
+pub struct Asked {
+    /// What the path says, if it does.
+    call: Option<Call>,
+    keys: Elsewhere,
+    circumstances: Result<Circumstances, Problem>,
+    ip: IpAddr,
+    is_browser: bool,
+    pub received_at: Timestamp,
+}
+
+/// What is right of a request, and what is to be told of the rest.
+pub struct Apart {
+    pub source: Arc<OpenSource>,
+    pub events: Vec<NewEvent>,
+    pub taken: Taken,
+}
+
+impl Asked {
+    pub fn of(ingest: &Ingest, call: Option<Call>, parts: &Parts) -> Self {
+        let ip = ingest.caller_ip(parts);
+        Self {
+            call,
+            keys: Elsewhere::of(&parts.headers, &parts.uri),
+            circumstances: Circumstances::of(&parts.headers, ip),
+            ip,
+            is_browser: parts.headers.contains_key(header::ORIGIN),
+            received_at: ingest.clock.now(),
+        }
+    }
+}
+
+impl Ingest {
+    pub(super) fn take_apart(&self, asked: &Asked, body: &[u8]) -> Result<Apart, Refused> {
+        let fields = Fields::parse(body).inspect_err(|problem| {
+            self.refused_whole(asked, self.opened(asked.keys.or_in(&Fields::default())), problem);
+        })?;
+        let source = self.opened(asked.keys.or_in(&fields))?;
+        let messages = fields
+            .messages(asked.call.is_none())
+            .and_then(|messages| Ok((messages, asked.circumstances.clone()?)));
+        let (messages, circumstances) =
+            messages.inspect_err(|it| self.refused_whole(asked, Ok(source.clone()), it))?;
+        let around = self.around(asked, circumstances, body.len(), &fields);
+        let judge = self.types.judge(around.received_at);
+        let mut taken = Taken::default();
+        let mut events = Vec::with_capacity(messages.len().min(self.options.segment.messages));
+        for (place, message) in messages.into_iter().enumerate() {
+            let event = self.segment_message(place, message, &around);
+            match event.and_then(|it| it.into_new(&source, &around, &judge)) {
+                Ok(event) => events.push(event),
+                Err(fault) => {
+                    self.turned_away(&source, around.rejection(&fault));
+                    taken.reject(place, fault);
+                }
+            }
+        }
+        if asked.call.is_some()
+            && let Some(fault) = taken.only_fault()
+        {
+            return Err(Refused::Message(fault));
+        }
+        Ok(Apart { source, events, taken })
+    }
+
+    /// Counts a request that is refused as a whole, if its key says at which source.
+    fn refused_whole(
+        &self,
+        asked: &Asked,
+        source: Result<Arc<OpenSource>, Problem>,
+        problem: &Problem,
+    ) {
+        let rejection = Rejection::of(problem, asked.received_at, asked.ip);
+        if let Some((source, rejection)) = source.ok().zip(rejection) {
+            self.turned_away(&source, rejection);
+        }
+    }
+
+    fn around<'a>(
+        &'a self,
+        asked: &Asked,
+        circumstances: Circumstances,
+        body: usize,
+        fields: &Fields<'a>,
+    ) -> Around<'a> {
+        let options = &self.options.segment;
+        // Of a single call, these are the message's own.
+        let of_batch = |name| fields.get(name).filter(|_| asked.call.is_none());
+        let limits =
+            Limits { message: options.message_bytes, shared: options.shared_bytes.max(body) };
+        Around {
+            call: asked.call,
+            received_at: asked.received_at,
+            circumstances,
+            ip: asked.ip.to_canonical(),
+            random: self.random.as_ref(),
+            is_browser: asked.is_browser,
+            sent_at: of_batch("sentAt"),
+            shared: Shared::of(of_batch("context"), of_batch("integrations"), limits),
+        }
+    }
+
+    fn segment_message(
+        &self,
+        place: usize,
+        message: &[u8],
+        around: &Around<'_>,
+    ) -> Result<Message, Fault> {
+        let options = &self.options.segment;
+        if place >= options.messages {
+            let text = format!("a batch must have at most {} messages", options.messages);
+            return Err(Fault::new("too_many_messages", text));
+        }
+        if message.len() > options.message_bytes {
+            let (most, found) = (options.message_bytes, message.len());
+            let text = format!("a message must have at most {most} bytes; this one has {found}");
+            return Err(Fault::new("message_too_large", text));
+        }
+        message::parse(message, around)
+    }
+}
+
+impl Message {
+    fn into_new(
+        self,
+        source: &OpenSource,
+        around: &Around<'_>,
+        judge: &Judge,
+    ) -> Result<NewEvent, Fault> {
+        // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
+        let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
+        let key = Some(key).filter(|_| self.is_known);
+        let event = NewEvent {
+            id: None,
+            project: source.project,
+            source: source.id,
+            event_type: TypeName::trusted(self.call.name()),
+            timestamp: Some(self.timestamp),
+            received_at: around.received_at,
+            key,
+            key_counts_for: None,
+            metadata: around.circumstances.alone(&source.name),
+            payload: self.payload,
+        };
+        judged(event, source, true, judge).map_err(|unfit| {
+            let (_, rejection) = unfit.rejection(around.received_at, around.ip);
+            Fault::new(types::CODE, rejection.reason)
+        })
+    }
+}
