@@ -4,7 +4,9 @@ use std::{fs, path::Path, sync::Arc};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::{HINTED_BYTES, HINTS, Parts, StartError, apply, node::Newcomer, weigh_events};
+use super::{
+    HINTED_BYTES, HINTS, Parts, StartError, apply, node::Newcomer, seen::Seen, weigh_events,
+};
 use crate::{
     catalog::Registrar,
     config::Config,
@@ -32,6 +34,7 @@ pub(super) struct Ground {
     pub logs: Vec<Log>,
     /// Where many nodes share the database.
     pub newcomer: Option<Newcomer>,
+    pub seen: Seen,
 }
 
 /// Events in one order, for a pipeline of their own.
@@ -60,7 +63,9 @@ impl Ground {
                 .await
                 .map_err(StartError::Resources)?;
         }
-        Ok(Self { metrics, vault, database, registrar, logs, newcomer })
+        let (catalog, clock) = (registrar.current(), parts.clock.as_ref());
+        let seen = Seen::look(&config.data, database.as_ref(), &catalog, clock).await;
+        Ok(Self { metrics, vault, database, registrar, logs, newcomer, seen })
     }
 
     /// What steps may ask, with whoever learns from events.

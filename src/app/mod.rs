@@ -7,6 +7,7 @@ mod upkeep;
 mod node;
 mod shares;
 mod stages;
+mod seen;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -158,7 +159,7 @@ impl App {
         let destinations = Directory::new(ground.registrar.watch(), ground.vault.clone(), egress);
         let destinations = Arc::new(destinations);
         let stages = Stages::new(&ground, &parts, destinations.clone(), lookups, tail.clone());
-        let Ground { metrics, vault, database, registrar, logs, newcomer } = ground;
+        let Ground { metrics, vault, database, registrar, logs, newcomer, seen: _ } = ground;
         let given = (config.gate, config.ingest);
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
         let counting = stages.count(&ingest, &stops);

@@ -96,6 +96,11 @@ fn later(time: Timestamp, wait: Duration) -> Timestamp {
     time.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
+/// `time`, as a clock says it that was set back by so much.
+fn earlier(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_sub(by).unwrap_or(Timestamp::MIN)
+}
+
 /// A number from 0 to below 1 that is the same for the same arguments, and looks like chance.
 fn chance(who: u64, when: u64, what: u64) -> f64 {
     // The finishing steps of splitmix64, over the three.

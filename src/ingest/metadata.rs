@@ -21,7 +21,7 @@ pub static HOPS_HEADER: HeaderName = HeaderName::from_static("tidegate-hops");
 const HOPS_AT_MOST: u32 = 8;
 
 /// The names that the sender cannot set.
-const OURS: [&str; 5] = ["source", "ip", "user_agent", "hops", "schema_errors"];
+const OURS: [&str; 6] = ["source", "ip", "user_agent", "hops", "schema_errors", "odd_times"];
 
 /// What a request tells about its events, as the fields of a JSON object behind `source`.
 #[derive(Clone, Debug)]
@@ -67,7 +67,12 @@ impl Circumstances {
 
     /// The metadata of an event to which the sender gave none.
     pub fn alone(&self, source: &Name) -> RawJson {
-        let parts = [r#"{"source":""#, source.as_str(), "\"", &self.0, "}"];
+        self.beside(source, "")
+    }
+
+    /// The same, with fields of ours: JSON that begins with a comma, or nothing.
+    pub fn beside(&self, source: &Name, fields: &str) -> RawJson {
+        let parts = [r#"{"source":""#, source.as_str(), "\"", &self.0, fields, "}"];
         // Of just this capacity, bytes take over the memory as it is.
         let mut json = String::with_capacity(parts.iter().map(|it| it.len()).sum());
         parts.iter().for_each(|it| json.push_str(it));

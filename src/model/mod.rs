@@ -63,6 +63,6 @@ pub use tally::{Counted, Edge, Passed, Tally};
 pub use test_case::{Expectation, TestCase, TestEvent};
 pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{
-    Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,
-    SigningKey, Target, Webhook,
+    Auth, Contract, Envelope, IdempotencyHeader, Method, OnGone, Profile, Scheme, Signature,
+    Signed, SigningKey, Target, Webhook,
 };

@@ -19,6 +19,7 @@ mod detect;
 mod compile;
 mod integrations;
 mod directed;
+mod ids;
 mod place;
 mod reasons;
 mod answers;

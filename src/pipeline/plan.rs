@@ -13,6 +13,7 @@ use super::{
     compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Project, Target, When},
     detect::Origin,
     directed,
+    ids::Ids,
     integrations::Integrations,
     reasons::Stopped,
     steps::{Heard, Next, Step},
@@ -81,6 +82,7 @@ fn plan_by(event: &Arc<Event>, compiled: &Compiled, answers: &mut dyn Answers) -
         }
     }
     plan.skipped.extend(planner.unwanted());
+    Ids::default().tell_apart(event, &mut plan.deliveries);
     plan
 }
 

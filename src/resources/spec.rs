@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::setting::{Setting, Span};
 use crate::model::{
-    Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, Ordering, Pattern, Profile,
+    Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, OnGone, Ordering, Pattern, Profile,
     RateLimit, Retry, RetryOn, Scheme, Secret, Signed, StepSpec, TestCase, TypeName, Validate,
 };
 
@@ -48,13 +48,15 @@ pub struct DestinationSpec {
     #[serde(default, skip_serializing_if = "AuthSpec::is_none")]
     pub auth: AuthSpec,
     /// Signs each attempt: `whsec_…` or `whsk_…` where the scheme is `standard`, any text for the
-    /// others. Left out: the one there is, or a new one.
+    /// others. Left out: the one there is; or a new one, where the profile makes one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "${CRM_WEBHOOK_SECRET}")]
     pub secret: Option<SecretSpec>,
-    /// `false`: attempts are not signed.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
-    pub signed: bool,
+    /// `false`: attempts are not signed. `true`: they are, and a secret is made where there is none.
+    /// Left out: as the profile has it. With `segment`, `segment-actions` and `customerio` they are signed if
+    /// there is a `secret`; with `ingestlayer` not beside `auth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<bool>,
 
     /// What stands around the payload: `standard`, `type_payload`, `full`, `segment`, `payload`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +84,10 @@ pub struct DestinationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>, example = "Webhooks")]
     pub integration: Option<Setting<String>>,
+    /// What a 410 means: `disable` the destination, `dead` for that message, or `retry`. Where the URL is a
+    /// template it is about that message, whatever stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_gone: Option<OnGone>,
 
     /// Which deliveries wait for which: `none`, `fifo`, or `key: <expression>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +122,10 @@ pub struct DestinationSpec {
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "15s")]
     pub timeout: Option<Duration>,
+    /// For how long a `Retry-After` may hold up the whole destination.
+    #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "1h")]
+    pub retry_after_at_most: Option<Duration>,
     /// When the endpoint is left alone for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]

@@ -28,6 +28,7 @@ mod cluster;
 mod dry_run;
 mod batches;
 mod delivery;
+mod attempts;
 mod simulation;
 mod webhook;
 mod enrich;

@@ -53,7 +53,9 @@ impl Line {
             }
         };
         let until = later(first.accepted_at, batch.linger);
-        if self.counts.ready >= self.size.most(batch) || until <= now {
+        // It was accepted while the clock was ahead.
+        let is_odd = until > later(now, batch.linger);
+        if self.counts.ready >= self.size.most(batch) || until <= now || is_odd {
             Gate::Open
         } else {
             Gate::ShutUntil(until)

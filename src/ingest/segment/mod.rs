@@ -289,7 +289,7 @@ impl message::Message {
             received_at: around.received_at,
             key,
             key_counts_for: None,
-            metadata: around.circumstances.alone(&source.name),
+            metadata: around.circumstances.beside(&source.name, &self.odd_times.to_field()),
             payload: self.payload,
         };
         judged(event, source, true, judge).map_err(|unfit| {

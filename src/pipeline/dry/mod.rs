@@ -20,6 +20,7 @@ use super::{
     Tools,
     ask::Lookups,
     compile::{Active, Compiled},
+    ids::Ids,
     plan::{Part, Planner},
     trace::Trace,
 };
@@ -134,7 +135,8 @@ impl Trial {
         planner.trace = Some(Box::<Trace>::default());
         match planner.part(active, 0, known) {
             Part::Waits => None,
-            Part::Made(made) => {
+            Part::Made(mut made) => {
+                Ids::default().tell_apart(event, &mut made.deliveries);
                 let trace = planner.trace.take().unwrap_or_default();
                 Some(report(&self.pipeline, event, *trace, made, known))
             }

@@ -5,15 +5,16 @@ use std::{ops::ControlFlow, sync::Arc};
 use super::{BATCH_BYTES, Runner};
 use crate::{
     hint::Loss,
-    model::{Event, EventSeq, Message, Name, Owed, Plan, Skipped},
+    model::{DeliverySeq, Event, EventSeq, Message, Name, Owed, Plan, Skipped},
     pipeline::{
         Options,
         aside::Turn,
         compile::Active,
+        ids::Ids,
         plan::{Made, Part, Planner},
         sent::{Sent, SentPart},
     },
-    store::{StoreError, Waiting},
+    store::{Store, StoreError, Waiting},
 };
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
@@ -49,8 +50,10 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             }
         }
         plan.skipped.extend(planner.unwanted());
+        let mut ids = Ids::default();
+        ids.tell_apart(event, &mut plan.deliveries);
         if has_waits {
-            aside.planned(event.seq, &plan.skipped, plan.deliveries.len());
+            aside.planned(event.seq, &plan.skipped, plan.deliveries.len(), ids);
         }
         plan
     }
@@ -69,14 +72,25 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         if !self.look_at_catalog().await {
             return ControlFlow::Continue(());
         }
+        let mut given = Vec::with_capacity(found.len());
+        for Waiting { event, .. } in &found {
+            match ids_of(self.parts.store.as_ref(), event.seq).await {
+                Ok(ids) => given.push(ids),
+                Err(StoreError::Closed) => return ControlFlow::Break(()),
+                Err(error) => {
+                    self.wait_after(&error).await;
+                    return ControlFlow::Continue(());
+                }
+            }
+        }
         self.waiting_behind = found.last().map(|it| it.event.seq);
-        for Waiting { event, skipped } in found {
+        for (Waiting { event, skipped }, ids) in found.into_iter().zip(given) {
             for pipeline in
                 skipped.iter().filter(|it| it.waits()).filter_map(|it| it.pipeline.as_ref())
             {
                 self.set_aside_again(&event, pipeline);
             }
-            self.aside.planned(event.seq, &skipped, 0);
+            self.aside.planned(event.seq, &skipped, 0, ids);
             self.aside.first_kept(event.seq);
         }
         if self.waiting_behind.is_none() {
@@ -182,4 +196,19 @@ fn gone(pipeline: &Name) -> Made {
         reason: "it was deleted, renamed or disabled while it waited for an answer".to_owned(),
     };
     Made { skipped: vec![skipped], ..Made::default() }
+}
+
+/// The ids of the messages that the first plan of an event made, as the store has them.
+async fn ids_of(store: &dyn Store, event: EventSeq) -> Result<Ids, StoreError> {
+    const FIRST_LOOK: u16 = 16;
+    let mut until = FIRST_LOOK;
+    loop {
+        let seqs: Vec<_> = (0..until).map(|it| DeliverySeq::new(event, it)).collect();
+        let messages = store.messages(&seqs).await?;
+        // Ordinals have no gaps.
+        if messages.len() < seqs.len() || until >= DeliverySeq::PER_EVENT {
+            return Ok(Ids::of(&messages));
+        }
+        until = DeliverySeq::PER_EVENT;
+    }
 }
