@@ -35,11 +35,7 @@ pub(super) fn destination(model: &Destination) -> DestinationSpec {
             }),
         },
         secret: (!webhook.signing_keys.is_empty()).then(|| placeholder("secret")),
-        signed: match (webhook.signing_keys.is_empty(), &webhook.auth) {
-            (true, _) => Some(false),
-            (false, Auth::Bearer { .. } | Auth::Basic { .. }) => Some(true),
-            (false, Auth::None) => None,
-        },
+        signed: Some(!webhook.signing_keys.is_empty()),
         ..values(model.name.clone(), webhook.profile, &webhook.contract, &model.policy)
     }
 }

@@ -306,8 +306,14 @@ impl Failure {
     /// For people; holds no address, path or secret.
     pub fn reason(&self) -> String {
         match self {
+            // Which network a name leads into, or whether it leads to this gateway, is for the operator. That a
+            // name is internal is said by the name itself.
             Self::Denied(reason) => {
-                format!("the endpoint's address is not allowed: {}", reason.told())
+                let why = match *reason == Reason::InternalName {
+                    true => reason.as_str(),
+                    false => "it is none that this gateway may speak to; its log says more",
+                };
+                format!("the endpoint's address is not allowed: {why}")
             }
             Self::Dns(why) | Self::Connect(why) | Self::Tls(why) | Self::Broken(why) => {
                 (*why).to_owned()

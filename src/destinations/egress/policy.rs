@@ -68,28 +68,6 @@ impl Reason {
         matches!(self, Self::OwnListener | Self::DeniedNet)
     }
 
-    /// What the owner of a destination hears. Which network a name leads into, and whether it leads to this
-    /// gateway, is for the operator: the log has it.
-    pub fn told(self) -> &'static str {
-        match self {
-            // The name itself says so.
-            Self::InternalName => self.as_str(),
-            Self::OwnListener
-            | Self::DeniedNet
-            | Self::Unspecified
-            | Self::Loopback
-            | Self::Private
-            | Self::CarrierNat
-            | Self::LinkLocal
-            | Self::CloudService
-            | Self::Multicast
-            | Self::Documentation
-            | Self::Benchmark
-            | Self::Embedded
-            | Self::Reserved => "it is none that this gateway may speak to; its log says more",
-        }
-    }
-
     /// For the operator, without the address.
     pub fn as_str(self) -> &'static str {
         match self {

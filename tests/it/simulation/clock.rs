@@ -51,7 +51,9 @@ impl World {
         } else {
             // What waited for a time of the wall goes at once, and rules that count lengths begin anew.
             self.clock.behind -= by;
-            for id in self.destinations.keys().copied().collect::<Vec<_>>() {
+            let all: Vec<_> = self.destinations.keys().copied().collect();
+            all.iter().for_each(|it| self.rules.reset(*it));
+            for id in all {
                 self.rules.reset(id);
                 self.step(Input::Poke(id));
             }
