@@ -12,6 +12,7 @@ mod json;
 mod facts;
 mod compare;
 mod engine;
+mod braces;
 mod mapping;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use std::fmt;
 use minijinja::{Environment, ErrorKind, Expression as Program, value::Value};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use facts::Facts;
+pub use facts::{Facts, Mask};
 pub use mapping::{InvalidMapping, Mapping};
 
 use crate::model::Lane;
@@ -111,7 +112,9 @@ struct Compiled {
 impl Compiled {
     fn new(source: &str, names: &Names<'_>) -> Result<Self, ExprError> {
         check_length(source)?;
-        let (text, _) = Rewriter::new(source, 0, false, names, Vec::new())?.finish()?;
+        let (text, _) = Rewriter::new(source, 0, false, names, Vec::new())
+            .and_then(Rewriter::finish)
+            .map_err(|error| braces::explained(source, names).unwrap_or(error))?;
         let expression =
             ENGINE.compile_expression_owned(text).map_err(|error| refused(source, &error))?;
         Ok(Self { expression, path: plain_path(source, names) })

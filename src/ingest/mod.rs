@@ -11,6 +11,7 @@ mod answer;
 pub mod cors;
 mod types;
 mod sender;
+mod judging;
 pub mod traffic;
 pub mod memory;
 pub mod parsers;
@@ -42,6 +43,7 @@ pub use self::{
 use self::{
     batch::Format,
     body::Room,
+    judging::Checks,
     memory::Files,
     metadata::Circumstances,
     rate::Buckets,
@@ -120,6 +122,7 @@ pub struct Ingest {
     doors: Doors,
     traffic: Traffic,
     types: Arc<Types>,
+    checks: Checks,
     files: Files,
     options: Options,
 }
@@ -143,6 +146,7 @@ impl Ingest {
             doors,
             traffic,
             types,
+            checks: Checks::new(),
             files,
             options,
         }
@@ -219,6 +223,10 @@ impl Ingest {
         };
         let parsed = parsed.await.inspect_err(|it| self.refused(&sender, ip, it));
         let (event, _lease) = parsed?;
+        let event = match event {
+            Ok(event) => self.checks.judge_one(event, &sender.judge).await?,
+            Err(unfit) => Err(unfit),
+        };
         let event = event.map_err(|unfit| {
             self.unfit(&sender, ip, &unfit);
             unfit.into_problem()
@@ -260,13 +268,16 @@ impl Ingest {
         let parsed = parsed.await.inspect_err(|it| self.refused(&sender, ip, it));
         let (parsed, _lease) = parsed?;
         let received_at = sender.received_at;
-        self.buckets.owe(sender.session.caller.key, received_at, parsed.items.len() - 1);
-        let unfit = parsed.items.iter().filter_map(|it| it.as_ref().err());
+        let judged = self.checks.judge(parsed.events, &sender.judge).await?;
+        let mut events = Vec::with_capacity(judged.len());
+        let items = sender::settled(parsed.items, judged, &mut events);
+        self.buckets.owe(sender.session.caller.key, received_at, items.len() - 1);
+        let unfit = items.iter().filter_map(|it| it.as_ref().err());
         unfit.for_each(|it| self.unfit(&sender, ip, it));
-        let sources: Vec<SourceId> = parsed.events.iter().map(|it| it.source).collect();
-        let admitted = match parsed.events.is_empty() {
+        let sources: Vec<SourceId> = events.iter().map(|it| it.source).collect();
+        let admitted = match events.is_empty() {
             true => Vec::new(),
-            false => self.gate.admit(parsed.events).await?,
+            false => self.gate.admit(events).await?,
         };
         let mut rest = &admitted[..];
         for run in sources.chunk_by(|one, next| one == next) {
@@ -275,7 +286,7 @@ impl Ingest {
             rest = behind;
         }
         admitted.iter().for_each(|it| self.show(it));
-        let items = parsed.items.into_iter().enumerate();
+        let items = items.into_iter().enumerate();
         let items = items.map(|(place, item)| {
             item.map_err(|unfit| unfit.into_errors(&format!("events[{place}]")))
         });

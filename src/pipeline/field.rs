@@ -39,6 +39,13 @@ pub(super) fn with_field(object: Option<&RawJson>, name: &str, value: &RawJson) 
     RawJson::trusted(out)
 }
 
+/// A field of an object, as it is written there; the first of that name.
+pub(super) fn field_of(object: &RawJson, name: &str) -> Option<RawJson> {
+    let Parts(fields) = serde_json::from_slice(object.bytes()).ok()?;
+    let (_, raw) = fields.iter().find(|it| it.0 == name)?;
+    Some(RawJson::trusted(raw.get().to_owned()))
+}
+
 /// These fields, of which the one of this name has another value.
 fn object_of(fields: &[(Cow<'_, str>, &RawValue)], name: &str, value: &RawJson) -> RawJson {
     let size: usize = fields.iter().map(|it| it.0.len() + it.1.get().len() + 4).sum();

@@ -232,12 +232,12 @@ pub struct PipelineSpec {
     pub name: Name,
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub enabled: bool,
-    /// Event types and groups of them (`user.*`). Left out: every type.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Event types and groups of them (`user.*`), one at least. Left out: every type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_at_least")]
     #[schema(value_type = Vec<String>, example = json!(["user.signed_up", "user.*"]))]
     pub on: Vec<Pattern>,
-    /// Names of sources. Left out: any source.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Names of sources, one at least. Left out: any source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_at_least")]
     #[schema(value_type = Vec<String>)]
     pub sources: Vec<Name>,
     /// A condition over the event.
@@ -301,4 +301,21 @@ pub(super) fn yes() -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
 pub(super) fn is_yes(it: &bool) -> bool {
     *it
+}
+
+/// A list of what counts. Left out, everything does; a list that is there and empty could be meant to say that
+/// nothing does, and so it is refused.
+fn one_at_least<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let list = Vec::deserialize(deserializer)?;
+    match list.is_empty() {
+        false => Ok(list),
+        true => Err(serde::de::Error::custom(
+            "must hold one entry at least, and found an empty list: leave it out for all of them, or \
+             say `enabled: false` for none",
+        )),
+    }
 }

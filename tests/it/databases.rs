@@ -16,7 +16,7 @@ struct World {
 }
 
 const STEP: &str = "{ enrich.entity: { table: users, key: payload.user_id, into: user, \
-                    follow: [account.plan] } }";
+                    follow: [account.plan], with_key: true } }";
 
 impl World {
     async fn new(lookups: &str, steps: &str) -> Self {

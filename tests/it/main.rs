@@ -39,6 +39,7 @@ mod egress;
 mod hostile;
 mod fuzzing;
 mod event_types;
+mod large_payloads;
 mod verifiers;
 mod contracts;
 mod cli;

@@ -58,7 +58,9 @@ impl Place {
 
     /// Without TLS of its own. `None` when this is no host that can be dialled.
     pub fn bare(host: &str, port: u16) -> Option<Self> {
-        let host = match Host::parse(host).ok()? {
+        // A database's URL is taken apart by its client, which leaves an address without its brackets.
+        let address = host.parse().map(Host::Ipv6);
+        let host = match address.or_else(|_| Host::parse(host)).ok()? {
             Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),
             address => address,
         };

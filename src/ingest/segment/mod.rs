@@ -33,10 +33,10 @@ use self::{
 };
 use super::{
     Ingest, OpenSource, body, cors,
+    judging::Unjudged,
     metadata::Circumstances,
-    sender::judged,
     traffic::{Caller, Rejection},
-    types::{self, Judge},
+    types,
 };
 use crate::{
     model::{IdempotencyKey, NewEvent, TypeName},
@@ -208,12 +208,27 @@ impl Ingest {
             understood.inspect_err(|it| self.refused_whole(parts, &fields, it))?;
         let judge = self.types.judge(around.received_at);
         let mut taken = Taken::default();
-        let mut events = Vec::with_capacity(messages.len());
+        let (mut places, mut unjudged) = (Vec::new(), Vec::with_capacity(messages.len()));
         for (place, message) in messages.iter().enumerate() {
             let event = self.segment_message(place, message, &around);
-            match event.and_then(|it| it.into_new(&source, &around, &judge)) {
-                Ok(event) => events.push(event),
+            match event {
+                Ok(event) => {
+                    places.push(place);
+                    unjudged.push(event.into_new(&source, &around));
+                }
                 Err(fault) => {
+                    self.turned_away(&source, around.rejection(&fault));
+                    taken.reject(place, fault);
+                }
+            }
+        }
+        let mut events = Vec::with_capacity(unjudged.len());
+        for (place, judged) in places.into_iter().zip(self.checks.judge(unjudged, &judge).await?) {
+            match judged {
+                Ok(event) => events.push(event),
+                Err(unfit) => {
+                    let (_, rejection) = unfit.rejection(around.received_at, around.ip);
+                    let fault = Fault::new(types::CODE, rejection.reason);
                     self.turned_away(&source, around.rejection(&fault));
                     taken.reject(place, fault);
                 }
@@ -271,12 +286,7 @@ impl Ingest {
 }
 
 impl message::Message {
-    fn into_new(
-        self,
-        source: &OpenSource,
-        around: &Around<'_>,
-        judge: &Judge,
-    ) -> Result<NewEvent, Fault> {
+    fn into_new(self, source: &Arc<OpenSource>, around: &Around<'_>) -> Unjudged {
         // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
         let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
         let key = Some(key).filter(|_| self.is_known);
@@ -292,9 +302,6 @@ impl message::Message {
             metadata: around.circumstances.beside(&source.name, &self.odd_times.to_field()),
             payload: self.payload,
         };
-        judged(event, source, true, judge).map_err(|unfit| {
-            let (_, rejection) = unfit.rejection(around.received_at, around.ip);
-            Fault::new(types::CODE, rejection.reason)
-        })
+        Unjudged::of(event, source, true)
     }
 }

@@ -17,23 +17,16 @@ use crate::{
         inbound::{self, Doubt, Key},
     },
     expr::{Facts, Names, Template},
-    ingest::{
-        metadata::Circumstances,
-        types::{self, Judge, Verdict},
-    },
+    ingest::{judging::Unjudged, metadata::Circumstances},
     model::{
         Acknowledgement, Event, EventId, EventSeq, IdempotencyKey, InboundScheme, Intake, Name,
         NewEvent, ProjectId, Provider, RawJson, Source, SourceId, TypeName, Verify,
     },
     redact::Redactor,
-    schema::Fault,
 };
 
 /// The type of an event whose own cannot be found out.
 const UNTYPED: &str = "webhook.received";
-
-/// The type of an event that is not kept, and what its schema says of it.
-pub type Unfit = (TypeName, Vec<Fault>);
 
 /// All of them. One is built when it is first posted to, and kept until its source changes.
 pub struct Doors {
@@ -164,8 +157,7 @@ impl Door {
         headers: &HeaderMap,
         circumstances: &Circumstances,
         now: Timestamp,
-        judge: &Judge,
-    ) -> Vec<Result<NewEvent, Unfit>> {
+    ) -> Vec<Unjudged> {
         let headers = content::shown(headers);
         let payloads = match self.is_list.then(|| content::elements(&content.payload)) {
             Some(Some(elements)) => elements,
@@ -173,22 +165,11 @@ impl Door {
         };
         let metadata = circumstances.with(&self.name, &content::metadata(&headers));
         let event = |it: RawJson| {
-            let (sent, kept) = (it.clone(), self.event(it, &headers, metadata.clone(), now));
-            self.judged(kept, &sent, judge)
+            // The schema of its type judges what was sent, of which not all may be kept.
+            let event = self.event(it.clone(), &headers, metadata.clone(), now);
+            Unjudged { event, sent: Some(it), finish: None }
         };
         payloads.into_iter().map(event).collect()
-    }
-
-    /// What the schema of its type says of what was sent, of which not all may be kept.
-    fn judged(&self, event: NewEvent, sent: &RawJson, judge: &Judge) -> Result<NewEvent, Unfit> {
-        match judge.verdict(self.project, &event.event_type, sent) {
-            Verdict::Fine => Ok(event),
-            Verdict::Flagged(faults) => {
-                let metadata = types::flagged(&event.metadata, &faults);
-                Ok(NewEvent { metadata, ..event })
-            }
-            Verdict::Rejected(faults) => Err((event.event_type, faults)),
-        }
     }
 
     fn event(

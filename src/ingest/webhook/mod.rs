@@ -25,6 +25,7 @@ use self::{
 use super::{
     Ingest, body,
     metadata::Circumstances,
+    sender::Unfit,
     traffic::{Caller, Rejection},
     types,
 };
@@ -121,22 +122,24 @@ impl Ingest {
         })?;
         let now = self.clock.now();
         let judge = self.types.judge(now);
-        let events = door.events(content, &parts.headers, &circumstances, now, &judge);
+        let events = door.events(content, &parts.headers, &circumstances, now);
         let mut unfit = None;
         let mut kept = Vec::with_capacity(events.len());
-        for event in events {
+        for event in self.checks.judge(events, &judge).await? {
             match event {
                 Ok(event) => kept.push(event),
                 Err(it) => {
-                    self.reject(door, parts, types::CODE, &types::reason(&it.0, &it.1));
+                    if let Unfit::Schema { event_type, faults, .. } = &it {
+                        self.reject(door, parts, types::CODE, &types::reason(event_type, faults));
+                    }
                     unfit = Some(it);
                 }
             }
         }
         if kept.is_empty()
-            && let Some((event_type, faults)) = unfit
+            && let Some(unfit) = unfit
         {
-            return Err(types::problem(&event_type, &faults));
+            return Err(unfit.into_problem());
         }
         let appended = self.gate.admit(kept).await?;
         appended.iter().for_each(|it| self.show(it));

@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use tidegate::resources::File;
 
 use super::{NOWHERE, column, empty, rows};
 use crate::harness::{
@@ -89,6 +90,8 @@ async fn a_resource_that_makes_no_sense_is_refused_field_by_field() {
         ),
         ("pipelines", json!({"name": "a", "routes": [{"to": "nobody"}]}), "routes[0].to"),
         ("pipelines", json!({"name": "a", "routes": [], "when": "payload.a =="}), "routes"),
+        ("pipelines", json!({"name": "a", "on": [], "routes": [{"to": "nobody"}]}), "on"),
+        ("pipelines", json!({"name": "a", "sources": [], "routes": [{"to": "nobody"}]}), "sources"),
     ] {
         let answer = admin.post(&format!("/api/v1/{path}"), &spec).await.expect(400);
         assert_eq!(answer.problem(), "invalid-request");
@@ -99,6 +102,18 @@ async fn a_resource_that_makes_no_sense_is_refused_field_by_field() {
     }
     let broken = admin.send(Method::POST, "/api/v1/sources", &[], "{").await.expect(400);
     assert_eq!(broken.problem(), "invalid-request");
+}
+
+/// An empty list could be meant to say "none", and used to say "all".
+#[test]
+fn an_empty_trigger_is_refused_in_a_file() {
+    for list in ["on", "sources"] {
+        let text = format!(
+            "version: 1\nproject: acme\npipelines:\n  - {{ name: a, {list}: [], routes: [{{ to: b }}] }}\n"
+        );
+        let error = File::read("a.yaml", &text, &|_| None).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(list) && error.contains("leave it out"), "{error}");
+    }
 }
 
 #[tokio::test]
