@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check setup fmt bench bench-steps crash chaos powercut simulation fuzz map clean
+.PHONY: help run test check deny setup fmt bench bench-steps crash chaos powercut simulation fuzz map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -13,13 +13,16 @@ run: ## The gateway on its embedded store, with a demo project and a curl to pas
 	@$(CARGO) build --release --bin tidegate
 	@target/release/tidegate serve --data $(DATA) --quick-start
 
-test: setup check ## Everything: format, lints, unit and integration tests, outside judges
+test: setup check deny ## Everything: format, lints, dependencies, unit and integration tests, outside judges
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+deny: ## Dependencies: licences, sources, and known weaknesses where their database can be fetched
+	@scripts/deny.sh
 
 setup: ## What the tests need: compilers, node and python, and the outside judges
 	@scripts/setup.sh

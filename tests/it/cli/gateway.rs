@@ -435,3 +435,13 @@ fn a_pipeline_is_tried_changed_compared_and_brought_back() {
     assert_eq!(serving.rows(&["pipeline", "list", "--json"]).len(), 2);
     serving.output(&["pipeline", "test", "paying"]);
 }
+
+#[test]
+fn tls_to_a_plain_port_is_named() {
+    let serving = Serving::start();
+    let url = serving.url.replace("http://", "https://");
+    let output = serving.run(&["status", "--url", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.contains("next: the port answers without TLS: say http://"), "{text}");
+}
