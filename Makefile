@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check deny setup fmt bench bench-steps crash chaos powercut simulation fuzz map clean
+.PHONY: help run test check deny setup fmt bench bench-steps attacks crash chaos powercut simulation fuzz map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -40,6 +40,9 @@ bench-steps: ## What each step of a pipeline costs for an event, and counting an
 crash: ## 1,000 times kill -9 under load, judged by the checker
 	$(CARGO) build --workspace
 	CRASH_CYCLES=1000 $(CARGO) test --test it crash:: -- --nocapture
+
+attacks: ## Each attack of a hostile sender for 30 s against a release build, and what an honest one meets beside it
+	ATTACK_SECONDS=$${ATTACK_SECONDS:-30} $(CARGO) test --release --test it attacks:: -- --nocapture --test-threads=1
 
 chaos: ## Three nodes and a PostgreSQL with a standby, half an hour of whatever can happen to them
 	$(CARGO) build --workspace

@@ -12,6 +12,7 @@ mod json;
 mod facts;
 mod compare;
 mod engine;
+mod costs;
 mod mapping;
 
 use std::fmt;
@@ -54,6 +55,8 @@ impl ExprError {
     }
 }
 
+pub use costs::EventBudget;
+
 /// Why an expression has no value for this event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
@@ -62,6 +65,9 @@ pub enum EvalError {
     TooLong,
     #[error("{0}")]
     Failed(String),
+    /// Nothing is wrong with the event or with what was written for it: the machine could not do it now.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl From<minijinja::Error> for EvalError {
@@ -121,7 +127,7 @@ impl Compiled {
         if let Some(path) = &self.path {
             return Ok(follow(path, facts));
         }
-        engine::start();
+        costs::start();
         Ok(self.expression.eval(facts.root())?)
     }
 }
@@ -243,11 +249,11 @@ impl Template {
             Parts::Plain(text) => Ok(text.clone()),
             Parts::Single(compiled) => {
                 let value = compiled.value(facts)?;
-                engine::start();
+                costs::start();
                 Ok(engine::text(&value)?)
             }
             Parts::Engine(engine) => {
-                engine::start();
+                costs::start();
                 let mut printed = engine::Printed(Vec::new());
                 engine.get_template(ONLY)?.render_captured_to(facts.root(), &mut printed)?;
                 Ok(String::from_utf8(printed.0).unwrap_or_default())
@@ -273,7 +279,7 @@ impl Expression {
         if value.is_undefined() || value.is_none() || value.as_object().is_some() {
             return Ok(None);
         }
-        engine::start();
+        costs::start();
         let text = engine::text(&value)?;
         Ok(Some(text.trim()).filter(|it| !it.is_empty()).map(str::to_owned))
     }

@@ -44,6 +44,7 @@ mod verifiers;
 mod contracts;
 mod cli;
 mod sdk;
+mod attacks;
 mod crash;
 mod chaos;
 mod powercut;
