@@ -19,7 +19,7 @@ mod operations;
 mod cluster;
 mod document;
 
-use std::{ops::Deref, sync::Arc};
+use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
 use axum::{Router, extract::FromRef, http::Method, middleware, response::IntoResponse as _};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -49,16 +49,24 @@ use crate::{
 pub struct Options {
     /// Bytes of a request that changes resources, inflated.
     pub body_bytes: usize,
-    /// `/metrics` needs an API key for all projects. Off by default: it names destinations, and nothing
-    /// of events.
-    pub private_metrics: bool,
+    /// `/metrics` needs an API key for all projects. It names look-ups, and nothing of events. Unset,
+    /// it needs one where the gateway listens on an address that is not a loopback address.
+    pub private_metrics: Option<bool>,
     /// People and programs that may follow `/api/v1/tail` at once.
     pub watchers: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { body_bytes: 1024 * 1024, private_metrics: false, watchers: 64 }
+        Self { body_bytes: 1024 * 1024, private_metrics: None, watchers: 64 }
+    }
+}
+
+impl Options {
+    /// The same with what is not set decided for a gateway that listens on this address.
+    pub fn on(mut self, listen: SocketAddr) -> Self {
+        self.private_metrics.get_or_insert(!listen.ip().is_loopback());
+        self
     }
 }
 

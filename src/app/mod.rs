@@ -188,7 +188,7 @@ impl App {
             tail: tail.clone(),
             metrics: metrics.clone(),
             limits: config.resources,
-            options: config.api,
+            options: config.api.on(address),
         }))
         .merge(dashboard::router());
         let front = Front::new(ingest, router, roles);

@@ -18,6 +18,21 @@ pub struct Plan {
     /// Test cases of pipelines that would fail.
     #[serde(default)]
     pub failing_tests: Vec<Case>,
+    /// Secrets that were made for new destinations.
+    #[serde(default)]
+    pub new_secrets: Vec<NewSecret>,
+}
+
+#[derive(Deserialize)]
+pub struct NewSecret {
+    pub destination: String,
+    pub secret: String,
+}
+
+impl std::fmt::Debug for NewSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NewSecret({}, …)", self.destination)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

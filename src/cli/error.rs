@@ -91,6 +91,9 @@ impl CliError {
         match self {
             Self::Usage { next, .. } | Self::Failed { next, .. } => next.clone(),
             Self::Refused(problem) => problem.next(),
+            Self::Unreachable { source, .. } if is_no_tls(source.as_ref()) => {
+                Some("the port answers without TLS: say http:// instead of https://".to_owned())
+            }
             Self::Unreachable { .. } => Some(
                 "start the gateway with `tidegate serve`, or say where it is with --url or TIDEGATE_URL".to_owned(),
             ),
@@ -193,12 +196,14 @@ impl Problem {
     fn next(&self) -> Option<String> {
         let advice = match self.status {
             401 => {
-                "set TIDEGATE_API_KEY to a key that this gateway knows; `tidegate keys list` names them"
+                "set TIDEGATE_API_KEY to a key of this gateway. Whoever runs it has TIDEGATE_ADMIN_KEY, and makes one with `tidegate keys create NAME`"
             }
             409 if self.kind() == "failing-tests" => {
                 "correct the pipeline or its test cases; --confirm-failing-tests changes it all the same"
             }
-            403 => "use a key with the scope for this, from `tidegate keys create NAME --scopes …`",
+            403 => {
+                "use a key of this project that has the scope, from `tidegate keys create NAME --scopes …`"
+            }
             429 | 503 => "wait a little and repeat the command: nothing was kept",
             _ => return None,
         };
@@ -226,6 +231,22 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
         inner = source;
     }
     inner.to_string()
+}
+
+/// Whether TLS was spoken to a port that does not.
+fn is_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
+            let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
+            inner.downcast_ref::<rustls::Error>()
+        });
+        if let Some(rustls::Error::InvalidMessage(_)) = tls {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Ends the program: the error goes to standard error, its kind into the exit code.

@@ -48,7 +48,7 @@ mod deliveries;
 mod replay;
 mod deletions;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use jiff::tz::TimeZone;
@@ -227,8 +227,40 @@ impl Global {
 fn gateway_url(text: &str) -> Result<Url, String> {
     match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
-        Ok(_) | Err(_) => Err("a gateway is at an URL such as http://127.0.0.1:8080".to_owned()),
+        Ok(_) | Err(_) => {
+            Err("must be the URL of a gateway, such as http://127.0.0.1:8080".to_owned())
+        }
     }
+}
+
+/// A server on this machine, as `http://localhost:3000/hooks`, or short: `localhost:3000/hooks`, `3000`.
+fn server_url(text: &str) -> Result<Url, String> {
+    let is_port = !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
+    let whole = match text {
+        _ if is_port => format!("http://localhost:{text}/"),
+        _ if text.contains("://") => text.to_owned(),
+        _ => format!("http://{text}"),
+    };
+    match Url::parse(&whole) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        Ok(_) | Err(_) => {
+            Err("must be the URL of your server, such as http://localhost:3000/hooks, \
+                               or short: localhost:3000/hooks, or its port alone: 3000"
+                .to_owned())
+        }
+    }
+}
+
+/// An address to listen on; `localhost:8080` is the loopback of IPv4.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix("localhost:").and_then(|it| it.parse().ok()) {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse().map_err(|_| {
+        "must be an IP address and a port: 127.0.0.1:8080 for this machine only, 0.0.0.0:8080 for \
+         every address of it, [::1]:8080 for IPv6"
+            .to_owned()
+    })
 }
 
 /// The whole command line, for documentation and completion.

@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "ROLE", value_delimiter = ',')]
     roles: Vec<Role>,
     /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = super::listen_address)]
     listen: Option<SocketAddr>,
     /// Apply this file of resources before anything else
     #[arg(long, value_name = "FILE")]

@@ -8,7 +8,10 @@ use minijinja::{
     value::{Value, ValueKind},
 };
 
-use super::{engine::spend, json::Json};
+use super::{
+    costs::{ITEM, spend},
+    json::Json,
+};
 
 /// Deeper than this, nothing is equal. Stored JSON is less deep.
 const DEEPEST: usize = 128;
@@ -66,7 +69,7 @@ fn equal_lists(left: &Value, right: &Value, depth: usize) -> Result<bool, Error>
         match (left.next(), right.next()) {
             (None, None) => return Ok(true),
             (Some(left), Some(right)) => {
-                spend(1)?;
+                spend(ITEM)?;
                 if !equal_at(&left, &right, depth + 1)? {
                     return Ok(false);
                 }
@@ -110,7 +113,7 @@ pub(super) fn contains(container: &Value, value: &Value) -> Result<bool, Error> 
             .is_some_and(|it| !container.get_attr(it).is_ok_and(|it| it.is_undefined()))),
         ValueKind::Seq | ValueKind::Iterable => {
             for item in container.try_iter()? {
-                spend(1)?;
+                spend(ITEM)?;
                 if equal(&item, value)? {
                     return Ok(true);
                 }

@@ -13,6 +13,7 @@ mod facts;
 mod compare;
 mod engine;
 mod braces;
+mod costs;
 mod mapping;
 
 use std::fmt;
@@ -55,6 +56,8 @@ impl ExprError {
     }
 }
 
+pub use costs::EventBudget;
+
 /// Why an expression has no value for this event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
@@ -63,6 +66,9 @@ pub enum EvalError {
     TooLong,
     #[error("{0}")]
     Failed(String),
+    /// Nothing is wrong with the event or with what was written for it: the machine could not do it now.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl From<minijinja::Error> for EvalError {
@@ -124,7 +130,7 @@ impl Compiled {
         if let Some(path) = &self.path {
             return Ok(follow(path, facts));
         }
-        engine::start();
+        costs::start();
         Ok(self.expression.eval(facts.root())?)
     }
 }
@@ -246,11 +252,11 @@ impl Template {
             Parts::Plain(text) => Ok(text.clone()),
             Parts::Single(compiled) => {
                 let value = compiled.value(facts)?;
-                engine::start();
+                costs::start();
                 Ok(engine::text(&value)?)
             }
             Parts::Engine(engine) => {
-                engine::start();
+                costs::start();
                 let mut printed = engine::Printed(Vec::new());
                 engine.get_template(ONLY)?.render_captured_to(facts.root(), &mut printed)?;
                 Ok(String::from_utf8(printed.0).unwrap_or_default())
@@ -276,7 +282,7 @@ impl Expression {
         if value.is_undefined() || value.is_none() || value.as_object().is_some() {
             return Ok(None);
         }
-        engine::start();
+        costs::start();
         let text = engine::text(&value)?;
         Ok(Some(text.trim()).filter(|it| !it.is_empty()).map(str::to_owned))
     }

@@ -76,6 +76,11 @@ impl Aside {
         self.events.is_empty()
     }
 
+    /// Whether something may be able to go on.
+    pub fn has_candidates(&self) -> bool {
+        !self.candidates.is_empty()
+    }
+
     pub fn len(&self) -> usize {
         self.tickets
     }

@@ -8,6 +8,7 @@
 
 mod harness;
 mod layers;
+mod docs;
 mod server;
 mod ingest;
 mod segment;
@@ -19,6 +20,7 @@ mod tenants;
 mod expr;
 mod pipeline;
 mod apply;
+mod refused_files;
 mod profiles;
 mod store;
 mod records;
@@ -44,6 +46,7 @@ mod verifiers;
 mod contracts;
 mod cli;
 mod sdk;
+mod attacks;
 mod crash;
 mod chaos;
 mod powercut;

@@ -1,8 +1,8 @@
 //! The part of the loop that sets pipelines aside, and plans them when they have their answers.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
-use super::{BATCH_BYTES, Runner};
+use super::{BATCH_BYTES, Runner, turns::TURN};
 use crate::{
     hint::Loss,
     model::{DeliverySeq, Event, EventSeq, Message, Name, Owed, Plan, Skipped},
@@ -21,7 +21,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     /// The plan of an event, as far as it can be made now. The rest is set aside.
     pub(super) fn first_part(&mut self, event: &Arc<Event>, failures: &mut u64) -> Plan {
         let Options { waiting, waiting_bytes, .. } = self.parts.options;
-        let Self { compiled, aside, outside, memories, .. } = self;
+        let Self { compiled, aside, outside, memories, turns, .. } = self;
         let mut planner = Planner::new(event, compiled);
         if let Some(planned) = planner.directed() {
             *failures += u64::from(planned.failures);
@@ -31,9 +31,18 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let mut has_waits = false;
         for active in planner.wanted() {
             let may_wait = aside.has_room(waiting, waiting_bytes);
+            if may_wait && turns.is_over(event.project) && !active.remembers() {
+                aside.add(event, &active.name, planner.spots(active), Vec::new(), 0);
+                plan.skipped
+                    .push(waits(active, "it waits until other projects have had their turn"));
+                has_waits = true;
+                continue;
+            }
+            let begun = Instant::now();
             let mut asking = outside.asking(memories, event, Vec::new(), may_wait);
             let part = planner.part(active, plan.deliveries.len(), &mut asking);
             let (known, open) = (asking.known, asking.open);
+            turns.note(event.project, begun.elapsed());
             match part {
                 Part::Made(mut made) if !(may_wait && aside.blocks(event.seq, &made.spots())) => {
                     *failures += u64::from(made.failures);
@@ -43,7 +52,13 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 Part::Made(_) | Part::Waits => {
                     let spots = planner.spots(active);
                     let ticket = aside.add(event, &active.name, spots, known, open.len());
-                    plan.skipped.push(waits(active, open.is_empty()));
+                    plan.skipped.push(waits(
+                        active,
+                        match open.is_empty() {
+                            false => "it waits for an answer from outside",
+                            true => "it waits behind an earlier event of the same lane",
+                        },
+                    ));
                     outside.wait_for(&ticket, open);
                     has_waits = true;
                 }
@@ -115,9 +130,13 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         outside.wait_for(&ticket, open);
     }
 
-    /// Plans what waited and does not have to any more.
+    /// Plans what waited and does not have to any more; for one turn, since new events wait meanwhile.
     pub(super) async fn go_on(&mut self) {
-        while !self.aside.is_empty() && self.waiting_behind.is_none() && self.room_for_more().await
+        let begun = Instant::now();
+        while begun.elapsed() < TURN
+            && !self.aside.is_empty()
+            && self.waiting_behind.is_none()
+            && self.room_for_more().await
         {
             if !self.look_at_catalog().await {
                 return;
@@ -125,7 +144,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             self.aside.next_call();
             let (mut plans, mut failures, mut bytes) = (Vec::new(), 0, 0);
             let most = self.parts.options.batch.max(1);
-            while plans.len() < most && bytes < BATCH_BYTES {
+            while plans.len() < most && bytes < BATCH_BYTES && begun.elapsed() < TURN {
                 let Some((plan, sent)) = self.later_part(&mut failures) else { break };
                 bytes += plan.event.weight();
                 plans.push((plan, sent));
@@ -172,11 +191,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 }
 
 /// What stands in an event until the pipeline has decided.
-fn waits(active: &Active, is_behind: bool) -> Skipped {
-    let reason = match is_behind {
-        false => "it waits for an answer from outside",
-        true => "it waits behind an earlier event of the same lane",
-    };
+fn waits(active: &Active, reason: &str) -> Skipped {
     Skipped {
         pipeline: Some(active.name.clone()),
         pipeline_version: Some(active.version),

@@ -209,10 +209,17 @@ async fn a_file_of_resources_is_compared_applied_and_written_out() {
     assert_eq!(plan["changes"].as_array().unwrap().len(), 3);
     assert!(rows(&admin.get("/api/v1/sources").await).is_empty());
 
-    let done = admin.send(Method::POST, "/api/v1/apply", &yaml, file).await.expect(200).json();
+    let mut done = admin.send(Method::POST, "/api/v1/apply", &yaml, file).await.expect(200).json();
+    let made = done.as_object_mut().unwrap().remove("new_secrets").unwrap();
+    assert_eq!(made[0]["destination"], "crm");
+    assert!(made[0]["secret"].as_str().unwrap().starts_with("whsec_"), "shown once");
     assert_eq!(done, plan);
+    let again = admin.send(Method::POST, "/api/v1/apply", &yaml, file).await.expect(200).json();
+    assert_eq!(again.get("new_secrets"), None);
     let exported = admin.get("/api/v1/export").await.expect(200).text;
     assert!(exported.contains("name: crm"), "{exported}");
+    assert!(exported.starts_with("# Secrets are not exported."), "{exported}");
+    assert!(exported.contains("#   export CRM_SECRET=…\n"), "{exported}");
     let resources =
         json!({"version": 1, "project": "acme", "sources": [{"name": "web", "kind": "api"}]});
     let request = json!({"resources": resources, "prune": true});

@@ -51,6 +51,10 @@ impl Running {
         Self { child, lines, notes }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line of its output in which the text stands.
     pub fn line(&self, text: &str) -> String {
         find(&self.lines, text)
