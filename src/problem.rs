@@ -227,7 +227,8 @@ impl Problem {
     pub fn to_closing_response(&self) -> Vec<u8> {
         let body = self.to_json();
         let mut head = format!(
-            "HTTP/1.1 {}\r\ncontent-type: {CONTENT_TYPE}\r\nconnection: close\r\ncontent-length: {}\r\n",
+            "HTTP/1.1 {}\r\ncontent-type: {CONTENT_TYPE}\r\nx-content-type-options: nosniff\r\n\
+             connection: close\r\ncontent-length: {}\r\n",
             self.kind.status(),
             body.len()
         );

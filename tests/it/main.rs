@@ -12,6 +12,7 @@ mod server;
 mod ingest;
 mod segment;
 mod inbound;
+mod doors;
 mod presets;
 mod api;
 mod openapi;
