@@ -16,17 +16,21 @@ use crate::{
     problem::{Kind, Problem},
 };
 
+/// What [`address`] looks at.
+const VARY: (header::HeaderName, &str) =
+    (header::VARY, "host, x-forwarded-host, x-forwarded-proto");
+
 /// The settings of analytics.js, which it loads from its `cdnURL`. They name this gateway as its host, so
 /// that an app changes the `cdnURL` and nothing else.
 pub async fn settings(
     State(ingest): State<Arc<Ingest>>,
     Path(write_key): Path<String>,
-    request: Request,
+    headers: HeaderMap,
 ) -> Response {
     if ingest.keyring.by_write_key(&write_key).is_none() {
         return answered(Err(unknown()));
     }
-    let (host, protocol) = address(request.headers(), ingest.is_proxied_by(request.extensions()));
+    let (host, protocol) = address(&headers);
     let all = json!({ "__default": { "enabled": true, "integrations": {} } });
     let settings = json!({
         // Exactly one: for any other, the client would load code from somewhere.
@@ -47,7 +51,7 @@ pub async fn settings(
         "edgeFunction": {},
         "analyticsNextEnabled": true,
     });
-    let cache = [(header::CACHE_CONTROL, "public, max-age=120")];
+    let cache = [(header::CACHE_CONTROL, "public, max-age=120"), VARY];
     (cache, Json(settings)).into_response()
 }
 
@@ -57,8 +61,7 @@ pub async fn source_config(State(ingest): State<Arc<Ingest>>, request: Request) 
     let Some(source) = key.as_deref().and_then(|it| ingest.keyring.by_write_key(it)) else {
         return answered(Err(unknown()));
     };
-    let is_proxied = ingest.is_proxied_by(request.extensions());
-    let (host, protocol) = address(request.headers(), is_proxied);
+    let (host, protocol) = address(request.headers());
     let config = json!({ "source": {
         "id": source.id.to_string(),
         "name": source.name.as_str(),
@@ -72,24 +75,22 @@ pub async fn source_config(State(ingest): State<Arc<Ingest>>, request: Request) 
         "dataplanes": { "US": [{ "url": format!("{protocol}://{host}"), "default": true }] },
         "destinations": [],
     } });
-    Json(config).into_response()
+    ([VARY], Json(config)).into_response()
 }
 
 fn unknown() -> Problem {
     Problem::new(Kind::UnknownWriteKey).detail("no enabled source has this write key")
 }
 
-/// The host by which the caller knows us, and how it speaks to us. What is forwarded counts only by a proxy
-/// that is trusted: the answer may be cached for others.
-fn address(headers: &HeaderMap, is_proxied: bool) -> (String, &'static str) {
+/// The host by which the caller knows us, and how it speaks to us. A lie here only misleads the liar: caches
+/// are told by `Vary` what an answer depends on.
+fn address(headers: &HeaderMap) -> (String, &'static str) {
     let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok()).map(str::trim);
-    let forwarded = |name: &str| text(name).filter(|_| is_proxied);
     let is_host = |it: &&str| {
         it.bytes()
             .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b':' | b'[' | b']'))
     };
-    let host = forwarded("x-forwarded-host").or_else(|| text("host")).filter(is_host);
-    let is_https =
-        forwarded("x-forwarded-proto").is_some_and(|it| it.eq_ignore_ascii_case("https"));
+    let host = text("x-forwarded-host").or_else(|| text("host")).filter(is_host);
+    let is_https = text("x-forwarded-proto").is_some_and(|it| it.eq_ignore_ascii_case("https"));
     (host.unwrap_or("localhost").to_owned(), if is_https { "https" } else { "http" })
 }

@@ -129,18 +129,25 @@ impl Readers {
     pub fn seqs_of_id(&self, id: EventId) -> Result<Vec<EventSeq>> {
         let mut found = self.ours(id)?;
         if found.is_empty() {
-            let masked = rows::masked(id).to_be_bytes();
-            for segment in self.segments.all().iter().rev() {
-                segment.read(|connection| {
-                    let sql = "SELECT seq FROM given_ids WHERE id = ?";
-                    let mut statement = connection.prepare_cached(sql)?;
-                    let mut rows = statement.query([masked])?;
-                    while let Some(row) = rows.next()? {
-                        found.push(EventSeq(row.get::<_, i64>(0)? as u64));
-                    }
-                    Ok(())
-                })?;
-            }
+            found = self.given(id, usize::MAX)?;
+        }
+        Ok(found)
+    }
+
+    /// The events in so many of the newest segments to which a sender gave this id, but for the 12 order bits.
+    fn given(&self, id: EventId, segments: usize) -> Result<Vec<EventSeq>> {
+        let masked = rows::masked(id).to_be_bytes();
+        let mut found = Vec::new();
+        for segment in self.segments.all().iter().rev().take(segments) {
+            segment.read(|connection| {
+                let sql = "SELECT seq FROM given_ids WHERE id = ?";
+                let mut statement = connection.prepare_cached(sql)?;
+                let mut rows = statement.query([masked])?;
+                while let Some(row) = rows.next()? {
+                    found.push(EventSeq(row.get::<_, i64>(0)? as u64));
+                }
+                Ok(())
+            })?;
         }
         Ok(found)
     }
@@ -163,19 +170,24 @@ impl Readers {
         Ok(found)
     }
 
-    /// Notes of each event that brings an id whether an event of its project has that already, as far as ids
-    /// of ours go: those that senders gave are known by their hashes.
+    /// Notes of each event that brings an id whether an event of its project has that already, whoever gave it.
+    /// Ids that senders gave are known by their hashes as well, for ever; here they are looked for among the
+    /// newest, but for the bits in which a hash differs and the ids of deliveries do not.
     pub fn mark_taken(&self, mut offered: Vec<Offered>) -> Result<Vec<Offered>> {
+        const NEWEST: usize = 4;
         for it in &mut offered {
             let (Some(id), Some(project)) =
                 (it.event.id, self.control.known_number(it.event.project))
             else {
                 continue;
             };
-            for seq in self.ours(id)? {
+            let mut seqs = self.ours(id)?;
+            seqs.extend(self.given(id, NEWEST)?);
+            for seq in seqs {
                 let Some(segment) = self.segments.of_event(seq) else { continue };
                 let own: Option<[u8; 16]> = segment.read(|connection| {
-                    let sql = "SELECT id FROM events WHERE seq = ? AND project = ?";
+                    let sql =
+                        "SELECT coalesce(given_id, id) FROM events WHERE seq = ? AND project = ?";
                     let mut statement = connection.prepare_cached(sql)?;
                     Ok(statement.query_row([seq.0 as i64, project], |row| row.get(0)).optional()?)
                 })?;

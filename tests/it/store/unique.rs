@@ -39,6 +39,10 @@ pub async fn an_id_is_one_event_whatever_its_key(home: &dyn Home) {
         assert_eq!(same(&answers[0]), (id, Some(false), Some(true)));
         assert_eq!(same(&answers[1]), (id, Some(true), Some(true)));
         assert_eq!(same(&answers[2]), (id, Some(true), Some(true)));
+        // Its deliveries would have the ids of the first one's.
+        let bits = id.bits() ^ 0xabc << 64;
+        let answers = open.store.append(vec![given(EventId::from_bits(bits), None, "9")]).await;
+        assert_eq!(same(&answers.unwrap()[0]).0, id);
         open = home.open_again_after_crash(open).await;
     }
     // In one call, and the key of the first counts before the id of another.
