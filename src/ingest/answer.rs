@@ -165,6 +165,8 @@ impl EventAnswer {
     /// The answer with these headers, which are none yet but may have memory for some.
     pub fn into_response_with(self, mut headers: HeaderMap) -> Response<AnswerBody> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // The server would add it behind what a router adds, and a page would be told in another order.
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let mut response = Response::new(Either::Left(Full::from(self.to_json())));
         *response.status_mut() = if self.accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
         *response.headers_mut() = headers;
