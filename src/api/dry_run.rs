@@ -151,7 +151,7 @@ pub async fn try_pipeline(
     Path(pipeline): Path<String>,
     body: Body,
 ) -> Result<Json<DryRun>, Problem> {
-    let _turn = api.dry_runs.try_acquire().map_err(|_| busy())?;
+    let _turn = api.dry_runs.take(access.project).ok_or_else(busy)?;
     let mut request: DryRunRequest = body.read_or_default()?;
     let forms = [
         request.event_id.is_some(),
@@ -234,7 +234,7 @@ pub async fn run_tests(
     Path(pipeline): Path<String>,
     body: Body,
 ) -> Result<Json<TestsOutcome>, Problem> {
-    let _turn = api.dry_runs.try_acquire().map_err(|_| busy())?;
+    let _turn = api.dry_runs.take(access.project).ok_or_else(busy)?;
     let TestsRequest { pipeline: document, resources } = body.read_or_default()?;
     let unsaved = Unsaved { pipeline: document, resources };
     let tried = subject(&api, &access, &pipeline, unsaved)?;

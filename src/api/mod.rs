@@ -24,7 +24,7 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc};
 use axum::{Router, extract::FromRef, http::Method, middleware, response::IntoResponse as _};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use self::routes::Routes;
 pub use self::{cluster::Place, document::document};
@@ -34,7 +34,7 @@ use crate::{
     crypto::{KeyHasher, Random, Vault},
     destinations, dispatch,
     ingest::{self, Caller, Ingest, Keyring},
-    model::Author,
+    model::{Author, Shares},
     pipeline::{Lookups, Tools},
     probe::Prober,
     problem::{Kind, Problem},
@@ -52,7 +52,7 @@ pub struct Options {
     /// `/metrics` needs an API key for all projects. It names look-ups, and nothing of events. Unset,
     /// it needs one where the gateway listens on an address that is not a loopback address.
     pub private_metrics: Option<bool>,
-    /// People and programs that may follow `/api/v1/tail` at once.
+    /// People and programs that may follow `/api/v1/tail` at once; of one project, half of them.
     pub watchers: usize,
 }
 
@@ -100,7 +100,7 @@ pub struct Context {
     pub options: Options,
 }
 
-/// Pipelines that are tried at once, over all projects.
+/// Pipelines that are tried at once, over all projects; of one, half of them.
 const DRY_RUNS: usize = 4;
 
 /// The state of every handler. Cheap to clone.
@@ -110,17 +110,17 @@ pub struct Api(Arc<Shared>);
 /// The context, and what limits its use.
 pub struct Shared {
     context: Context,
-    watchers: Arc<Semaphore>,
-    dry_runs: Semaphore,
+    watchers: Shares,
+    dry_runs: Shares,
     /// Its threads run the scripts of dry runs only.
     tools: Tools,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
-        let watchers = Arc::new(Semaphore::new(context.options.watchers));
+        let watchers = Shares::new(context.options.watchers);
         let tools = Tools::new(&context.vault);
-        let dry_runs = Semaphore::new(DRY_RUNS);
+        let dry_runs = Shares::new(DRY_RUNS);
         Self(Arc::new(Shared { context, watchers, dry_runs, tools }))
     }
 

@@ -9,7 +9,6 @@ use axum::{
 use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Api,
@@ -19,7 +18,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
-    model::{Class, DestinationId, EntryKind, Pattern, ProjectId, TypeName},
+    model::{Class, DestinationId, EntryKind, Pattern, ProjectId, Turn, TypeName},
     problem::{Kind, Problem},
     tail::{Missed, Sight, Watcher},
 };
@@ -65,10 +64,10 @@ pub async fn tail(
         destination: destination(catalog, access.project, query.destination.as_deref())?,
         failed_only: query.failed.as_deref() == Some("true"),
     };
-    let permit = api.watchers.clone().try_acquire_owned().map_err(|_| {
+    let permit = api.watchers.take(access.project).ok_or_else(|| {
         Problem::new(Kind::Overloaded)
             .retry_after(std::time::Duration::from_secs(5))
-            .detail("too many are watching already")
+            .detail("too many are watching already, or too many of this project")
     })?;
     let following =
         Following { api: api.clone(), filter, watcher: api.tail.watch(), _permit: permit };
@@ -90,7 +89,7 @@ struct Following {
     api: Api,
     filter: Filter,
     watcher: Watcher,
-    _permit: OwnedSemaphorePermit,
+    _permit: Turn,
 }
 
 impl Following {

@@ -5,9 +5,10 @@ use serde::Serialize;
 
 use crate::{
     catalog::Catalog,
+    crypto::inbound::preset,
     model::{
         Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Entry, EntryKind,
-        Event, EventId, PipelineId, RawJson, ReplayId, Skipped, SourceId,
+        Event, EventId, PipelineId, RawJson, ReplayId, Skipped, SourceId, Verify, headers,
     },
     store::{ActivityRecord, DeliveryRecord, EventRecord},
     tail::Activity,
@@ -46,7 +47,7 @@ impl EventView {
             timestamp: event.timestamp,
             received_at: event.received_at,
             idempotency_key: event.key.as_ref().map(ToString::to_string),
-            metadata: event.metadata.clone(),
+            metadata: shown_metadata(event, catalog),
             payload: Some(event.payload.clone()),
         }
     }
@@ -55,6 +56,17 @@ impl EventView {
         self.payload = None;
         self
     }
+}
+
+/// Without the headers that its source verifies by: older versions kept those that they had no name for.
+fn shown_metadata(event: &Event, catalog: &Catalog) -> RawJson {
+    let intake = catalog.sources.get(&event.source).and_then(|it| it.intake.as_ref());
+    let Some(intake) = intake else { return event.metadata.clone() };
+    let proofs = match &intake.verify {
+        Verify::Scheme(scheme) => scheme.proofs(),
+        Verify::Preset(provider) => preset(*provider).scheme.proofs(),
+    };
+    headers::without_hidden(event.metadata.clone(), &proofs)
 }
 
 /// An event, and what became of it.

@@ -150,6 +150,8 @@ impl App {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         check(&config)?;
+        let mut config = config;
+        config.server.free_addresses.clone_from(&config.ingest.trusted_proxies);
         let ground = Ground::open(&config, &parts, resources).await?;
         let (tail, stops) = (Tail::default(), Stops::new());
         let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;

@@ -29,6 +29,9 @@ pub enum CliError {
     /// The command ran, and what it found is bad.
     #[error("{message}")]
     Failed { message: String, next: Option<String> },
+    /// An event was not kept, since its key means another event, which has this id.
+    #[error("{message}")]
+    KeyTaken { message: &'static str, id: String },
     /// Whoever reads our output went away, as `head` does. This is no failure.
     #[error("nobody reads the output")]
     OutputClosed,
@@ -49,6 +52,7 @@ impl CliError {
             Self::Usage { message, .. } => Self::Usage { message, next: Some(advice.into()) },
             Self::Failed { message, .. } => Self::Failed { message, next: Some(advice.into()) },
             other @ (Self::Refused(_)
+            | Self::KeyTaken { .. }
             | Self::Unreachable { .. }
             | Self::Answer { .. }
             | Self::File { .. }
@@ -56,11 +60,13 @@ impl CliError {
         }
     }
 
-    /// 0 when nothing is wrong, 1 when the command failed, 2 when it was asked wrongly.
+    /// 0 when nothing is wrong, 1 when the command failed, 2 when it was asked wrongly, 3 when an event was not
+    /// kept because its key means another one.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
             Self::Usage { .. } => 2,
+            Self::KeyTaken { .. } => 3,
             Self::Refused(_)
             | Self::Unreachable { .. }
             | Self::Answer { .. }
@@ -98,6 +104,9 @@ impl CliError {
                 "start the gateway with `tidegate serve`, or say where it is with --url or TIDEGATE_URL".to_owned(),
             ),
             Self::Answer { .. } => Some("check that --url names a Tidegate of this version".to_owned()),
+            Self::KeyTaken { id, .. } => Some(format!(
+                "give each event a key of its own, such as signup:42; the first is shown by tidegate events show {id}"
+            )),
             Self::File { .. } | Self::OutputClosed => None,
         }
     }
@@ -304,6 +313,7 @@ mod tests {
         for (error, code) in [
             (CliError::usage("x"), 2),
             (CliError::failed("x").then("y"), 1),
+            (CliError::KeyTaken { message: "x", id: String::new() }, 3),
             (CliError::OutputClosed, 0),
             (CliError::Refused(Problem::read(500, b"")), 1),
         ] {

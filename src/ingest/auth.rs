@@ -20,7 +20,7 @@ use crate::{
     expr::{Facts, Template},
     model::{
         ApiKey, Event, EventId, EventSeq, IdMap, IdempotencyKey, KeyId, Name, NewEvent, ProjectId,
-        Scope, Source, SourceId, SourceKind, WriteKey,
+        Scope, SenderField, Source, SourceId, SourceKind, WriteKey,
     },
     problem::{Kind, Problem},
     redact::Redactor,
@@ -66,6 +66,8 @@ pub struct OpenSource {
     /// Gives an event its idempotency key, where the sender gave none.
     pub key: Option<SourceKey>,
     key_window: Option<SignedDuration>,
+    /// What its senders may say in metadata, though we saw it.
+    pub believed: Vec<SenderField>,
     pub never_store: Option<Redactor>,
 }
 
@@ -222,6 +224,7 @@ impl OpenSource {
             name: source.name.clone(),
             key: source.key.as_ref().and_then(compiled),
             key_window: source.key_window.and_then(|it| it.try_into().ok()),
+            believed: source.metadata_from_sender.clone(),
             never_store,
         })
     }
@@ -257,7 +260,9 @@ impl SourceKey {
             payload: it.payload,
         };
         let facts = Facts::new(Arc::new(seen), Some(source.clone()));
-        self.0.render(&facts).ok()?.parse().ok()
+        let key: IdempotencyKey = self.0.render(&facts).ok()?.parse().ok()?;
+        // What the payload says may look like a key of another kind, and is none.
+        Some(if key.is_reserved() { key.set_apart() } else { key })
     }
 }
 

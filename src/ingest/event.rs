@@ -1,6 +1,6 @@
 //! One event as it is written in a request: taken apart in one pass, its payload left as it came.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 use serde::{
@@ -109,7 +109,7 @@ impl<'a> Fields<'a, '_> {
                 .ok_or("a timestamp is RFC 3339, such as `2026-01-31T09:30:00.123456Z`")
         });
         let key =
-            self.text(IDEMPOTENCY_KEY, |text| IdempotencyKey::from_str(text).map_err(|it| it.rule));
+            self.text(IDEMPOTENCY_KEY, |text| IdempotencyKey::given(text).map_err(|it| it.rule));
         let metadata = self.given(METADATA);
         if let Some(metadata) = metadata
             && !metadata.get().starts_with('{')

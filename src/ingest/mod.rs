@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod room;
 mod shape;
 mod event;
 mod batch;
@@ -42,11 +43,11 @@ pub use self::{
 };
 use self::{
     batch::Format,
-    body::Room,
     judging::Checks,
     memory::Files,
     metadata::Circumstances,
     rate::Buckets,
+    room::{Pass, Room},
     sender::Sender,
     traffic::{Rejection, Traffic},
     types::Types,
@@ -170,7 +171,8 @@ impl Ingest {
     /// Any other request's body, whole, under the limits of ingest.
     pub async fn read_body(&self, request: Request<Body>, limit: usize) -> Result<Bytes, Problem> {
         let (parts, body) = request.into_parts();
-        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+        let (body, _lease) =
+            body::read(body, &parts.headers, limit, Pass::known(&self.room)).await?;
         Ok(body)
     }
 
@@ -214,7 +216,8 @@ impl Ingest {
         let sender = self.admit(&parts, ip)?;
         let limit = self.options.event_bytes;
         let parsed = async {
-            let (body, lease) = body::lend(body, &parts.headers, limit, &self.room).await?;
+            let (body, lease) =
+                body::lend(body, &parts.headers, limit, Pass::known(&self.room)).await?;
             let header_key = key_of(&parts.headers)?;
             let mut draft = event::parse(&body, "")?;
             draft.key = one_key(draft.key.take(), header_key)?;
@@ -253,7 +256,8 @@ impl Ingest {
                 let field = "header:idempotency-key";
                 return Err(Problem::invalid_field(field, rule, "a key for all"));
             }
-            let (body, lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+            let pass = Pass::known(&self.room);
+            let (body, lease) = body::read(body, &parts.headers, limit, pass).await?;
             let format = Format::of(&parts.headers, &body);
             let parsed = if body.len() <= AT_ONCE {
                 sender.events(&body, format)?
@@ -317,6 +321,11 @@ impl Ingest {
         metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies)
     }
 
+    /// Whether what a proxy says about the request is believed.
+    fn is_proxied_by(&self, extensions: &Extensions) -> bool {
+        metadata::is_trusted(peer(extensions), &self.options.trusted_proxies)
+    }
+
     fn show(&self, admitted: &Admitted) {
         if let Admitted::Kept(Appended::New(event)) = admitted {
             self.tail.accepted(event);
@@ -357,7 +366,7 @@ fn key_of(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let Some(value) = headers.get(&IDEMPOTENCY_HEADER) else { return Ok(None) };
     let wrong = |rule| Problem::invalid_field("header:idempotency-key", rule, "another text");
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| wrong("it is UTF-8"))?;
-    text.parse().map(Some).map_err(|error: crate::model::TextError| wrong(error.rule))
+    IdempotencyKey::given(text).map(Some).map_err(|error| wrong(error.rule))
 }
 
 /// The key from the body or the header. Two that differ leave open which one counts.

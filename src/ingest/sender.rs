@@ -112,7 +112,7 @@ impl Sender {
             return Err(Unfit::Fields(vec![FieldError::new(field, rule, found)]));
         };
         let metadata = match draft.metadata {
-            Some(given) => self.circumstances.with(&source.name, given),
+            Some(given) => self.circumstances.with(&source.name, given, &source.believed),
             None => self.circumstances.alone(&source.name),
         };
         let event = NewEvent {

@@ -18,7 +18,11 @@ use crate::problem::{Kind, Problem};
 /// The connections that there may be, all together and from one address.
 pub struct Slots {
     free: Arc<Semaphore>,
-    per_ip: Option<usize>,
+    per_ip: usize,
+    /// Nobody said how many an address may have.
+    is_default: bool,
+    /// Addresses without a limit of their own.
+    exempt: Vec<IpAddr>,
     by_ip: Arc<Mutex<HashMap<IpAddr, usize>>>,
     /// Refused connections that are still being told so.
     lingering: Arc<Semaphore>,
@@ -42,13 +46,19 @@ pub enum Admission {
 }
 
 impl Slots {
-    pub fn new(connections: Option<usize>, per_ip: Option<usize>) -> Self {
+    /// One address has `per_ip` at most; if that is not given, half of all. This machine's own and `exempt`
+    /// stand for many.
+    pub fn new(connections: Option<usize>, per_ip: Option<usize>, exempt: &[IpAddr]) -> Self {
         /// Connections that may be told at once that they are too many.
         const LINGERING: usize = 64;
         let connections = connections.unwrap_or_else(|| open_files() / 5 * 4);
+        // A limit that somebody wrote down holds for everybody.
+        let is_default = per_ip.is_none();
         Self {
             free: Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS))),
-            per_ip,
+            per_ip: per_ip.unwrap_or_else(|| (connections / 2).max(1)),
+            is_default,
+            exempt: exempt.iter().map(IpAddr::to_canonical).collect(),
             by_ip: Arc::default(),
             lingering: Arc::new(Semaphore::new(LINGERING)),
         }
@@ -56,9 +66,11 @@ impl Slots {
 
     pub fn admit(&self, ip: IpAddr) -> Admission {
         let permit = self.free.clone().try_acquire_owned().ok();
-        let by_ip = match self.per_ip {
-            None => Ok(None),
-            Some(limit) => self.admit_ip(ip, limit).map(Some).ok_or(()),
+        let ip = ip.to_canonical();
+        let is_free = self.exempt.contains(&ip) || (self.is_default && ip.is_loopback());
+        let by_ip = match is_free {
+            true => Ok(None),
+            false => self.admit_ip(ip, self.per_ip).map(Some).ok_or(()),
         };
         match (permit, by_ip) {
             (Some(permit), Ok(by_ip)) => {
@@ -73,7 +85,6 @@ impl Slots {
     }
 
     fn admit_ip(&self, ip: IpAddr, limit: usize) -> Option<IpSlot> {
-        let ip = ip.to_canonical();
         let mut by_ip = lock(&self.by_ip);
         let open = by_ip.entry(ip).or_insert(0);
         if *open >= limit {
@@ -133,5 +144,37 @@ fn open_files() -> usize {
         Some("unlimited") => 1 << 20,
         Some(number) => number.parse().unwrap_or(COMMON),
         None => COMMON,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(slots: &Slots, ip: &str, times: usize) -> Vec<Slot> {
+        let admit = |_| match slots.admit(ip.parse().unwrap()) {
+            Admission::Admitted(slot) => Some(slot),
+            Admission::Refused(_) => None,
+        };
+        (0..times).filter_map(admit).collect()
+    }
+
+    #[test]
+    fn one_address_has_half_of_the_connections() {
+        let proxy = "10.0.0.1".parse().unwrap();
+        let slots = Slots::new(Some(10), None, &[proxy]);
+        let held = admitted(&slots, "192.0.2.1", 10);
+        assert_eq!(held.len(), 5);
+        assert_eq!(admitted(&slots, "::ffff:192.0.2.1", 1).len(), 0, "the same address");
+        assert_eq!(admitted(&slots, "192.0.2.2", 5).len(), 5, "another one");
+        drop(held);
+        // Who stands for many has no limit but the one for all.
+        for ip in ["127.0.0.1", "::1", "10.0.0.1"] {
+            assert_eq!(admitted(&slots, ip, 10).len(), 10, "{ip}");
+        }
+        let slots = Slots::new(Some(10), Some(3), &[proxy]);
+        for (ip, expected) in [("127.0.0.1", 3), ("192.0.2.1", 3), ("10.0.0.1", 10)] {
+            assert_eq!(admitted(&slots, ip, 10).len(), expected, "{ip}");
+        }
     }
 }

@@ -7,9 +7,22 @@ mod body;
 mod connection;
 mod limits;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use axum::{Router, body::Body, extract::ConnectInfo, http::Request, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderValue, Request, Version, header},
+    response::Response,
+};
 use http_body_util::Either;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -47,8 +60,12 @@ pub struct Options {
     pub write_timeout: Duration,
     /// Connections at once. Without it: 80 % of the files that the process may open.
     pub connections: Option<usize>,
-    /// Connections at once from one address. Without it: no limit but the one above.
+    /// Connections at once from one address, unless that is this machine's or in `free_addresses`. Without it:
+    /// half of all connections.
     pub connections_per_ip: Option<usize>,
+    /// Addresses that stand for many callers, and have no limit of their own: those of trusted proxies.
+    #[serde(skip)]
+    pub free_addresses: Vec<IpAddr>,
     /// Bytes of a request's line and header, at least 8192. A request has at most 100 header fields.
     pub header_bytes: usize,
     /// Bytes of a request's path and query.
@@ -68,6 +85,7 @@ impl Default for Options {
             write_timeout: Duration::from_secs(30),
             connections: None,
             connections_per_ip: None,
+            free_addresses: Vec::new(),
             header_bytes: 32 * 1024,
             url_bytes: 8 * 1024,
             drain: Duration::from_secs(15),
@@ -130,7 +148,8 @@ pub async fn serve<A: Answers>(
         .header_read_timeout(None)
         .max_buf_size(options.header_bytes.max(LEAST_HEADER_BYTES))
         .max_header_size(options.header_bytes);
-    let slots = Slots::new(options.connections, options.connections_per_ip);
+    let slots =
+        Slots::new(options.connections, options.connections_per_ip, &options.free_addresses);
     let server = Arc::new(Server { answers, http, options });
     let (stopping, stopped) = watch::channel(Stop::NotYet);
 
@@ -236,13 +255,32 @@ impl<A: Answers> Server<A> {
     ) -> Result<Response<ReportingBody>, std::convert::Infallible> {
         let busy = phase.begin_request();
         let url_bytes = request.uri().path_and_query().map_or(0, |it| it.as_str().len());
-        let response = if url_bytes > self.options.url_bytes {
+        let refused = |problem| Response::from(problem).map(Either::Right);
+        let mut response = if url_bytes > self.options.url_bytes {
             let detail = format!("a URL has at most {} bytes here", self.options.url_bytes);
-            Response::from(Problem::new(Kind::UrlTooLong).detail(detail)).map(Either::Right)
+            refused(Problem::new(Kind::UrlTooLong).detail(detail))
+        } else if let Some(found) = without_host(&request) {
+            let rule = "must be there once (RFC 9112 §3.2)";
+            refused(Problem::invalid_field("header:host", rule, found))
         } else {
             let request = request.map(|body| PacedBody::new(body, &self.options));
             self.answers.answer(request, peer).await
         };
+        // Whatever an answer holds, a browser takes it for what it says it is.
+        const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
         Ok(response.map(|body| ReportingBody::new(body, busy)))
+    }
+}
+
+/// What is wrong with the header `Host`: two hops that read two of them differently could be played off
+/// against each other.
+fn without_host(request: &Request<Incoming>) -> Option<&'static str> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), None) => None,
+        (Some(_), Some(_)) => Some("two"),
+        (None, _) if request.version() < Version::HTTP_11 => None,
+        (None, _) => Some("nothing"),
     }
 }

@@ -46,8 +46,8 @@ pub use self::cluster::{
 pub trait Store: Send + Sync {
     // Ingest.
 
-    /// Accepts events, in this order, each once for its (project, key): the answers stand in the
-    /// order of the events. Fails whole, with nothing kept. The accepted ones are hinted to the
+    /// Accepts events, in this order, each once for its (project, key), and once for its (project, id) where it
+    /// brings one, whoever gave that to the first event. The answers stand in the order of the events. Fails whole, with nothing kept. The accepted ones are hinted to the
     /// pipeline in their order of acceptance.
     async fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>>;
 
@@ -285,11 +285,12 @@ pub struct Waiting {
 #[derive(Clone, Debug)]
 pub enum Appended {
     New(Arc<Event>),
-    /// The key was seen before. `same_body` is `None` when the first event is so old that it is
-    /// forgotten; then `id` is still the first event's.
+    /// The key or the id was seen before. The others are `None` when the first event is so old that it is
+    /// forgotten, and `same_body` also when it is erased; `id` is the first event's all the same.
     Duplicate {
         id: EventId,
         same_body: Option<bool>,
+        same_type: Option<bool>,
     },
 }
 

@@ -13,6 +13,7 @@ mod server;
 mod ingest;
 mod segment;
 mod inbound;
+mod doors;
 mod presets;
 mod api;
 mod openapi;

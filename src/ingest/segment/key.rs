@@ -8,13 +8,18 @@ use super::fields::Fields;
 /// The write key of a request: the user name of `Authorization: Basic`, with or without its colon; the
 /// body's `writeKey`, also beside a bearer token; the query's.
 pub fn find(headers: &HeaderMap, uri: &Uri, fields: &Fields<'_>) -> Option<String> {
-    let basic = headers
+    let key = in_header(headers).or_else(|| fields.text("writeKey")).or_else(|| in_query(uri));
+    key.filter(|it| !it.is_empty())
+}
+
+/// The one that counts before the others.
+pub fn in_header(headers: &HeaderMap) -> Option<String> {
+    headers
         .get(header::AUTHORIZATION)
         .and_then(|it| it.to_str().ok())
         .and_then(|it| it.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
-        .and_then(|(_, encoded)| user_name(encoded.trim()));
-    basic.or_else(|| fields.text("writeKey")).or_else(|| in_query(uri)).filter(|it| !it.is_empty())
+        .and_then(|(_, encoded)| user_name(encoded.trim()))
 }
 
 pub fn in_query(uri: &Uri) -> Option<String> {

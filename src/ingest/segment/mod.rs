@@ -35,6 +35,7 @@ use super::{
     Ingest, OpenSource, body, cors,
     judging::Unjudged,
     metadata::Circumstances,
+    room::{Pass, Sender},
     traffic::{Caller, Rejection},
     types,
 };
@@ -165,10 +166,25 @@ impl Ingest {
     async fn segment(&self, call: Option<Call>, request: Request) -> Result<Taken, Problem> {
         let (parts, body) = request.into_parts();
         let limit = self.options.segment.batch_bytes;
-        let read = body::read(body, &parts.headers, limit, &self.room).await;
+        let pass = self.segment_pass(&parts)?;
+        let read = body::read(body, &parts.headers, limit, pass).await;
         let (body, _lease) =
             read.inspect_err(|it| self.refused_whole(&parts, &Fields::default(), it))?;
         self.segment_body(call, &parts, body).await
+    }
+
+    /// Leave to read the body. A key in the header counts before any other: if nobody has it, there is nothing
+    /// to read.
+    fn segment_pass(&self, parts: &Parts) -> Result<Pass<'_>, Problem> {
+        let ip = self.caller_ip(parts);
+        let known = |it: &String| self.keyring.by_write_key(it).is_some();
+        let sender = match key::in_header(&parts.headers) {
+            Some(key) if !known(&key) => return Err(unknown_key()),
+            Some(_) => Sender::Named(ip),
+            None if key::in_query(&parts.uri).as_ref().is_some_and(known) => Sender::Named(ip),
+            None => Sender::Stranger(ip),
+        };
+        Ok(Pass { room: &self.room, sender })
     }
 
     /// Counts a request that is refused as a whole, if its key says at which source.
@@ -198,9 +214,7 @@ impl Ingest {
             .inspect_err(|it| self.refused_whole(parts, &Fields::default(), it))?;
         let key = key::find(&parts.headers, &parts.uri, &fields)
             .ok_or_else(|| Problem::new(Kind::UnknownWriteKey).detail("there is no write key"))?;
-        let source = self.keyring.by_write_key(&key).ok_or_else(|| {
-            Problem::new(Kind::UnknownWriteKey).detail("no enabled source has this write key")
-        })?;
+        let source = self.keyring.by_write_key(&key).ok_or_else(unknown_key)?;
         let understood = fields
             .messages(call.is_none())
             .and_then(|messages| Ok((messages, self.around(call, parts, &fields)?)));
@@ -283,6 +297,10 @@ impl Ingest {
         }
         message::parse(message, around)
     }
+}
+
+fn unknown_key() -> Problem {
+    Problem::new(Kind::UnknownWriteKey).detail("no enabled source has this write key")
 }
 
 impl message::Message {

@@ -8,7 +8,7 @@ use super::values::{self, Uuid, delivery_to_row, lane_of_row, lane_to_row};
 use crate::{
     model::{
         Altered, DeliverySeq, DestinationId, Entry, EntryKind, Event, IdempotencyKey, Outcome,
-        Owed, Place, ProjectId, RawJson, Snippet, Standing, TypeName,
+        Owed, Place, ProjectId, RawJson, Snippet, Standing, TypeName, headers,
     },
     store::{
         Result, StoreError,
@@ -238,7 +238,7 @@ pub(super) fn event(row: &Row) -> Result<Event> {
         timestamp: values::time(row.try_get(5)?)?,
         received_at: values::time(row.try_get(6)?)?,
         key: row.try_get::<_, Option<&str>>(7)?.map(IdempotencyKey::trusted),
-        metadata: json(8)?,
+        metadata: headers::without_hidden(json(8)?, &[]),
         payload: json(9)?,
     })
 }

@@ -8,6 +8,7 @@
 mod options;
 mod error;
 mod files;
+mod gate;
 mod control;
 mod directory;
 mod rows;
@@ -55,7 +56,6 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
-use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::options::Options;
 use self::{
@@ -63,8 +63,9 @@ use self::{
     control::Control,
     directory::DirectoryFile,
     files::Folder,
+    gate::{Asked, GateKeys, compare, first_with_key},
     inbox::{End, Inbox, Offered, Task},
-    keys::{KeyHash, KeyReader},
+    keys::KeyReader,
     owed::{OwedFile, OwedRow},
     readers::Readers,
     recover::{Recovered, recover},
@@ -83,8 +84,8 @@ use crate::{
     clock::Clock,
     hint,
     model::{
-        DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, Name,
-        NewEvent, Owed, Plan, ProjectId, RawJson, Remembered,
+        DeliverySeq, DestinationId, Event, EventSeq, Message, Name, NewEvent, Owed, Plan,
+        ProjectId, RawJson, Remembered,
     },
 };
 
@@ -176,9 +177,9 @@ impl SqliteStore {
 
     /// `digest` is that of the payload.
     fn offer(&self, event: NewEvent, digest: u64) -> Offered {
-        let key = gate_key(&self.keys, event.project, event.key.as_ref(), event.id);
+        let gate = GateKeys::of(&self.keys, event.project, event.key.as_ref(), event.id);
         let random = lock(&self.random)();
-        Offered { key, digest, random, event }
+        Offered { gate, taken: None, digest, random, event }
     }
 
     /// Reads on a thread that may block, and sees all that was done before.
@@ -244,10 +245,16 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         // What would be needed to look at duplicates afterwards.
-        let asked: Vec<(ProjectId, u64)> =
-            events.iter().map(|it| (it.project, xxh3_64(it.payload.bytes()))).collect();
-        let offered =
-            events.into_iter().zip(&asked).map(|(event, it)| self.offer(event, it.1)).collect();
+        let asked: Vec<Asked> = events.iter().map(Asked::of).collect();
+        let mut offered: Vec<Offered> = events
+            .into_iter()
+            .zip(&asked)
+            .map(|(event, it)| self.offer(event, it.digest))
+            .collect();
+        // An id of ours that somebody posts was told before, so that readers see its event.
+        if offered.iter().any(|it| it.event.id.is_some()) {
+            offered = self.read(move |it| it.mark_taken(offered)).await?;
+        }
         let mut appended = self.inbox.append(offered).await?;
         let has_duplicates = appended.iter().any(|it| matches!(it, Appended::Duplicate { .. }));
         if has_duplicates {
@@ -400,56 +407,6 @@ impl Directory for SqliteStore {
         let (directory, table) = (self.directory.clone(), table.clone());
         self.write(move |_| directory.remove(project, &table, &keys)).await
     }
-}
-
-/// What makes the event unique in its project: its key, or else the id that its sender gave it.
-fn gate_key(
-    keys: &KeyReader,
-    project: ProjectId,
-    key: Option<&IdempotencyKey>,
-    given: Option<EventId>,
-) -> Option<KeyHash> {
-    const KEY: u8 = 0;
-    const GIVEN_ID: u8 = 1;
-    match (key, given) {
-        (Some(key), _) => Some(keys.hash(KEY, project, key.as_str())),
-        (None, Some(id)) => Some(keys.hash(GIVEN_ID, project, &id.to_string())),
-        (None, None) => None,
-    }
-}
-
-/// The first event that had this key, forgotten or not.
-fn first_with_key(
-    keys: &KeyReader,
-    project: ProjectId,
-    key: &IdempotencyKey,
-) -> Result<Option<EventId>> {
-    match gate_key(keys, project, Some(key), None) {
-        Some(hash) => keys.find(&hash),
-        None => Ok(None),
-    }
-}
-
-/// Finds out which duplicates have the body of the first.
-fn compare(
-    readers: &Readers,
-    mut appended: Vec<Appended>,
-    asked: &[(ProjectId, u64)],
-) -> Vec<Appended> {
-    for (answer, &(project, digest)) in appended.iter_mut().zip(asked) {
-        match answer {
-            Appended::New(_) => (),
-            Appended::Duplicate { id, same_body } => match readers.digest(project, *id) {
-                Ok(found) => *same_body = found.map(|it| it == digest.max(1)),
-                // The others of the call are kept, so that it must not fail any more.
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(error, "cannot read the first event of a duplicate");
-                }
-            },
-        }
-    }
-    appended
 }
 
 fn owed_by(readers: &Readers, owed: &OwedFile, query: OwedQuery) -> Result<Vec<Owed>> {

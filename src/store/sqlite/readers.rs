@@ -8,13 +8,24 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::{
     blocks::{Block, Blocks},
     control::Control,
+    inbox::Offered,
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments},
 };
 use crate::{
-    model::{DeliverySeq, Event, EventId, EventSeq, IdempotencyKey, Message, ProjectId, TypeName},
+    model::{
+        DeliverySeq, Event, EventId, EventSeq, IdempotencyKey, Message, ProjectId, TypeName,
+        headers,
+    },
     store::{Result, StoreError, codes::ERASED_METADATA},
 };
+
+/// What is remembered of an event that had a key first.
+pub(super) struct First {
+    /// Of the payload; `None` when it is erased.
+    pub digest: Option<u64>,
+    pub event_type: TypeName,
+}
 
 pub(super) struct Readers {
     pub control: Arc<Control>,
@@ -90,7 +101,7 @@ impl Readers {
             key: key
                 .map_err(|_| StoreError::Damaged { what: "event" })?
                 .map(IdempotencyKey::trusted),
-            metadata,
+            metadata: headers::without_hidden(metadata, &[]),
             payload,
         })
     }
@@ -116,6 +127,33 @@ impl Readers {
     /// The events that go by this id: one, none, or one in each of several projects when senders
     /// gave it. The 12 order bits do not count, so that the id of a delivery finds its event.
     pub fn seqs_of_id(&self, id: EventId) -> Result<Vec<EventSeq>> {
+        let mut found = self.ours(id)?;
+        if found.is_empty() {
+            found = self.given(id, usize::MAX)?;
+        }
+        Ok(found)
+    }
+
+    /// The events in so many of the newest segments to which a sender gave this id, but for the 12 order bits.
+    fn given(&self, id: EventId, segments: usize) -> Result<Vec<EventSeq>> {
+        let masked = rows::masked(id).to_be_bytes();
+        let mut found = Vec::new();
+        for segment in self.segments.all().iter().rev().take(segments) {
+            segment.read(|connection| {
+                let sql = "SELECT seq FROM given_ids WHERE id = ?";
+                let mut statement = connection.prepare_cached(sql)?;
+                let mut rows = statement.query([masked])?;
+                while let Some(row) = rows.next()? {
+                    found.push(EventSeq(row.get::<_, i64>(0)? as u64));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// The events to which we gave this id: one, or none, but for the 12 order bits.
+    fn ours(&self, id: EventId) -> Result<Vec<EventSeq>> {
         let all = self.segments.all();
         let mut found = Vec::new();
         // The events of this millisecond may stand on both sides of a border between segments.
@@ -129,39 +167,56 @@ impl Readers {
                 break;
             }
         }
-        if found.is_empty() {
-            let masked = rows::masked(id).to_be_bytes();
-            for segment in all.iter().rev() {
-                segment.read(|connection| {
-                    let sql = "SELECT seq FROM given_ids WHERE id = ?";
-                    let mut statement = connection.prepare_cached(sql)?;
-                    let mut rows = statement.query([masked])?;
-                    while let Some(row) = rows.next()? {
-                        found.push(EventSeq(row.get::<_, i64>(0)? as u64));
-                    }
-                    Ok(())
-                })?;
-            }
-        }
         Ok(found)
     }
 
-    /// The digest of the payload of this event; `None` when it is forgotten.
-    pub fn digest(&self, project: ProjectId, id: EventId) -> Result<Option<u64>> {
+    /// Notes of each event that brings an id whether an event of its project has that already, whoever gave it.
+    /// Ids that senders gave are known by their hashes as well, for ever; here they are looked for among the
+    /// newest, but for the bits in which a hash differs and the ids of deliveries do not.
+    pub fn mark_taken(&self, mut offered: Vec<Offered>) -> Result<Vec<Offered>> {
+        const NEWEST: usize = 4;
+        for it in &mut offered {
+            let (Some(id), Some(project)) =
+                (it.event.id, self.control.known_number(it.event.project))
+            else {
+                continue;
+            };
+            let mut seqs = self.ours(id)?;
+            seqs.extend(self.given(id, NEWEST)?);
+            for seq in seqs {
+                let Some(segment) = self.segments.of_event(seq) else { continue };
+                let own: Option<[u8; 16]> = segment.read(|connection| {
+                    let sql =
+                        "SELECT coalesce(given_id, id) FROM events WHERE seq = ? AND project = ?";
+                    let mut statement = connection.prepare_cached(sql)?;
+                    Ok(statement.query_row([seq.0 as i64, project], |row| row.get(0)).optional()?)
+                })?;
+                it.taken = own.map(|it| EventId::from_bits(u128::from_be_bytes(it))).or(it.taken);
+            }
+        }
+        Ok(offered)
+    }
+
+    /// Type and digest of the payload of this event; `None` when it is forgotten.
+    pub fn first(&self, project: ProjectId, id: EventId) -> Result<Option<First>> {
         let project = self.control.known_number(project);
         for seq in self.seqs_of_id(id)? {
             let Some(segment) = self.segments.of_event(seq) else { continue };
-            let row: Option<(i64, [u8; 16], i64)> = segment.read(|connection| {
+            let row: Option<(i64, [u8; 16], i64, String)> = segment.read(|connection| {
                 let sql =
-                    "SELECT project, coalesce(given_id, id), digest FROM events WHERE seq = ?";
+                    "SELECT project, coalesce(given_id, id), digest, type FROM events WHERE seq = ?";
                 let mut statement = connection.prepare_cached(sql)?;
-                let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+                let read =
+                    |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
                 Ok(statement.query_row([seq.0 as i64], read).optional()?)
             })?;
             match row {
                 Some(it) if Some(it.0) == project && it.1 == id.bits().to_be_bytes() => {
-                    // That of an event whose body is erased is erased with it.
-                    return Ok(Some(it.2 as u64).filter(|it| *it != 0));
+                    return Ok(Some(First {
+                        // That of an event whose body is erased is erased with it.
+                        digest: Some(it.2 as u64).filter(|it| *it != 0),
+                        event_type: TypeName::trusted(&it.3),
+                    }));
                 }
                 Some(_) | None => (),
             }

@@ -8,7 +8,7 @@ use super::{
     blocks::Packer,
     control::Control,
     files::Folder,
-    gate_key,
+    gate::GateKeys,
     journal::Journal,
     keys::Keys,
     memories::Memories,
@@ -176,12 +176,11 @@ fn catch_up(keys: &mut Keys, control: &Control, segments: &Segments) -> Result<(
                 let key = key.as_deref().map(IdempotencyKey::trusted);
                 let project = control.id(row.get(1)?)?;
                 covered = EventSeq(row.get::<_, i64>(0)? as u64);
-                match gate_key(&reader, project, key.as_ref(), given) {
-                    Some(hash) => {
-                        keys.add(hash, given.map_or_else(|| row.get(3).map(id), Ok)?, covered);
-                    }
-                    None => keys.pass(covered),
+                let id = given.map_or_else(|| row.get(3).map(id), Ok)?;
+                for hash in GateKeys::of(&reader, project, key.as_ref(), given).iter() {
+                    keys.add(hash, id, covered);
                 }
+                keys.pass(covered);
             }
             Ok(())
         })?;

@@ -259,6 +259,10 @@ fn many_events_are_sent_once_each_and_exported_whole() {
     assert!(sent.starts_with("300 events accepted, 0 duplicates in "), "{sent}");
     let again = serving.output(&["emit", "load.test", "--count", "300", "--key", "run-1"]);
     assert!(again.starts_with("0 events accepted, 300 duplicates in "), "{again}");
+    // A key that means an event of another type is told by the exit code.
+    let other = serving.run(&["emit", "load.other", "--key", "run-1-7"]);
+    assert_eq!(other.status.code(), Some(3), "{}", stderr(&other));
+    assert!(stderr(&other).contains("for an event of another type"), "{}", stderr(&other));
 
     let out = serving.folder.path().join("all.ndjson");
     let export = ["events", "export", "--type", "load.*", "--out", out.to_str().unwrap()];

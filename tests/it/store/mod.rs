@@ -10,6 +10,7 @@ mod waiting;
 mod record;
 mod erase;
 mod memories;
+mod unique;
 mod directory;
 mod random;
 mod sqlite;
@@ -52,6 +53,10 @@ contract! {
     events::a_key_is_accepted_once_of_64_at_the_same_time
     events::a_key_counts_in_its_own_project_only_and_for_ever
     events::a_given_id_counts_as_a_key_of_its_own_kind
+    unique::an_id_is_one_event_whatever_its_key
+    unique::an_id_of_ours_cannot_be_given_again
+    unique::a_duplicate_says_whether_its_type_is_the_first_ones
+    unique::credentials_in_stored_headers_are_not_read
     events::events_have_dense_places_in_the_order_of_the_hints
     events::an_event_is_read_back_as_it_was_accepted
     events::an_event_is_planned_once
@@ -109,7 +114,7 @@ mod events {
                         new += 1;
                         first.insert(event.id);
                     }
-                    Appended::Duplicate { id, same_body } => {
+                    Appended::Duplicate { id, same_body, .. } => {
                         first.insert(id);
                         same += u32::from(same_body.unwrap());
                     }
@@ -148,11 +153,11 @@ mod events {
         let [first, second, third, fourth] = accepted.try_into().unwrap();
         assert!(matches!(first, Appended::New(it) if it.id == id));
         assert!(
-            matches!(second, Appended::Duplicate { id: it, same_body: Some(true) } if it == id)
+            matches!(second, Appended::Duplicate { id: it, same_body: Some(true), .. } if it == id)
         );
         assert!(matches!(third, Appended::New(it) if it.id != id));
         assert!(
-            matches!(fourth, Appended::Duplicate { id: it, same_body: Some(false) } if it == id)
+            matches!(fourth, Appended::Duplicate { id: it, same_body: Some(false), .. } if it == id)
         );
         let open = home.open_again_after_crash(open).await;
         let again = open.store.append(vec![given]).await.unwrap();
