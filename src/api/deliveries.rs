@@ -58,7 +58,7 @@ impl DeliveriesQuery {
 }
 
 /// The destination that a filter names. An id may be that of one that was deleted: its deliveries are
-/// still there, and other projects' are not shown anyway.
+/// still there. That of another project's is not found, or its name would be told.
 pub fn destination(
     catalog: &Catalog,
     project: ProjectId,
@@ -66,7 +66,10 @@ pub fn destination(
 ) -> Result<Option<DestinationId>, Problem> {
     let Some(named) = named.filter(|it| !it.is_empty()) else { return Ok(None) };
     match named.parse() {
-        Ok(id) => Ok(Some(id)),
+        Ok(id) => match catalog.destinations.get(&id) {
+            Some(it) if it.project != project => Err(Problem::not_found("destination")),
+            Some(_) | None => Ok(Some(id)),
+        },
         Err(_) => Ok(Some(find::<Destination>(catalog, project, named)?.id)),
     }
 }

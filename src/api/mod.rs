@@ -12,6 +12,7 @@ mod counts;
 mod replays;
 mod deletions;
 mod tail;
+mod stay;
 mod resources;
 mod dry_run;
 mod directory;

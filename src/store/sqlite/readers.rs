@@ -113,9 +113,29 @@ impl Readers {
         Ok(block)
     }
 
-    /// The events that go by this id: one, none, or one in each of several projects when senders
-    /// gave it. The 12 order bits do not count, so that the id of a delivery finds its event.
-    pub fn seqs_of_id(&self, id: EventId) -> Result<Vec<EventSeq>> {
+    /// What `look` finds of the events that go by this id: one, none, or one in each of several projects
+    /// when senders gave it, which may also be an id that another event has from us. The 12 order bits do
+    /// not count, so that the id of a delivery finds its event.
+    pub fn find_by_id<T>(
+        &self,
+        id: EventId,
+        mut look: impl FnMut(EventSeq) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        for seq in self.seqs_of_ours(id)? {
+            if let Some(found) = look(seq)? {
+                return Ok(Some(found));
+            }
+        }
+        for seq in self.seqs_of_given(id)? {
+            if let Some(found) = look(seq)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The events that have this id from us.
+    fn seqs_of_ours(&self, id: EventId) -> Result<Vec<EventSeq>> {
         let all = self.segments.all();
         let mut found = Vec::new();
         // The events of this millisecond may stand on both sides of a border between segments.
@@ -129,19 +149,23 @@ impl Readers {
                 break;
             }
         }
-        if found.is_empty() {
-            let masked = rows::masked(id).to_be_bytes();
-            for segment in all.iter().rev() {
-                segment.read(|connection| {
-                    let sql = "SELECT seq FROM given_ids WHERE id = ?";
-                    let mut statement = connection.prepare_cached(sql)?;
-                    let mut rows = statement.query([masked])?;
-                    while let Some(row) = rows.next()? {
-                        found.push(EventSeq(row.get::<_, i64>(0)? as u64));
-                    }
-                    Ok(())
-                })?;
-            }
+        Ok(found)
+    }
+
+    /// The events to which senders gave this id.
+    fn seqs_of_given(&self, id: EventId) -> Result<Vec<EventSeq>> {
+        let mut found = Vec::new();
+        let masked = rows::masked(id).to_be_bytes();
+        for segment in self.segments.all().iter().rev() {
+            segment.read(|connection| {
+                let sql = "SELECT seq FROM given_ids WHERE id = ?";
+                let mut statement = connection.prepare_cached(sql)?;
+                let mut rows = statement.query([masked])?;
+                while let Some(row) = rows.next()? {
+                    found.push(EventSeq(row.get::<_, i64>(0)? as u64));
+                }
+                Ok(())
+            })?;
         }
         Ok(found)
     }
@@ -149,8 +173,8 @@ impl Readers {
     /// The digest of the payload of this event; `None` when it is forgotten.
     pub fn digest(&self, project: ProjectId, id: EventId) -> Result<Option<u64>> {
         let project = self.control.known_number(project);
-        for seq in self.seqs_of_id(id)? {
-            let Some(segment) = self.segments.of_event(seq) else { continue };
+        let found = self.find_by_id(id, |seq| {
+            let Some(segment) = self.segments.of_event(seq) else { return Ok(None) };
             let row: Option<(i64, [u8; 16], i64)> = segment.read(|connection| {
                 let sql =
                     "SELECT project, coalesce(given_id, id), digest FROM events WHERE seq = ?";
@@ -158,15 +182,13 @@ impl Readers {
                 let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
                 Ok(statement.query_row([seq.0 as i64], read).optional()?)
             })?;
-            match row {
-                Some(it) if Some(it.0) == project && it.1 == id.bits().to_be_bytes() => {
-                    // That of an event whose body is erased is erased with it.
-                    return Ok(Some(it.2 as u64).filter(|it| *it != 0));
-                }
-                Some(_) | None => (),
-            }
-        }
-        Ok(None)
+            let is_it = |it: &(i64, [u8; 16], i64)| {
+                Some(it.0) == project && it.1 == id.bits().to_be_bytes()
+            };
+            Ok(row.filter(is_it).map(|it| it.2 as u64))
+        })?;
+        // That of an event whose body is erased is erased with it.
+        Ok(found.filter(|it| *it != 0))
     }
 
     /// What was planned as this delivery.

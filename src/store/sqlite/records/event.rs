@@ -49,15 +49,11 @@ impl Progress {
 
 impl Archive {
     pub fn event(&self, project: ProjectId, id: EventId) -> Result<Option<EventRecord>> {
-        for seq in self.readers.seqs_of_id(id)? {
-            if let Some(event) = self.readers.event(seq)?
-                && event.id == id
-                && event.project == project
-            {
-                return self.record(event).map(Some);
-            }
-        }
-        Ok(None)
+        let found = self.readers.find_by_id(id, |seq| {
+            let event = self.readers.event(seq)?;
+            Ok(event.filter(|it| it.id == id && it.project == project))
+        })?;
+        found.map(|event| self.record(event)).transpose()
     }
 
     fn record(&self, event: crate::model::Event) -> Result<EventRecord> {
@@ -114,17 +110,14 @@ impl Archive {
         id: DeliveryId,
     ) -> Result<Option<DeliveryRecord>> {
         // All but the order bits are the event's, and those bits are the ordinal.
-        for seq in self.readers.seqs_of_id(EventId::from_bits(id.bits()))? {
-            let Some(own) = self.readers.segments.of_event(seq) else { continue };
-            let Some(head) = own.read(|it| head_in(it, seq))? else { continue };
-            if id.order() < DeliverySeq::PER_EVENT && DeliveryId::of(head.id, id.order()) == id {
-                let found = self.delivery(project, DeliverySeq::new(seq, id.order()))?;
-                if found.is_some() {
-                    return Ok(found);
-                }
+        self.readers.find_by_id(EventId::from_bits(id.bits()), |seq| {
+            let Some(own) = self.readers.segments.of_event(seq) else { return Ok(None) };
+            let Some(head) = own.read(|it| head_in(it, seq))? else { return Ok(None) };
+            if id.order() >= DeliverySeq::PER_EVENT || DeliveryId::of(head.id, id.order()) != id {
+                return Ok(None);
             }
-        }
-        Ok(None)
+            self.delivery(project, DeliverySeq::new(seq, id.order()))
+        })
     }
 
     /// Without its log and its copy.
