@@ -12,6 +12,7 @@ mod counts;
 mod replays;
 mod deletions;
 mod tail;
+mod stay;
 mod resources;
 mod dry_run;
 mod directory;
@@ -122,6 +123,15 @@ impl Api {
         let tools = Tools::new(&context.vault);
         let dry_runs = Shares::new(DRY_RUNS);
         Self(Arc::new(Shared { context, watchers, dry_runs, tools }))
+    }
+
+    /// With what old events are planned anew.
+    fn replanning(&self) -> crate::replay::Means {
+        crate::replay::Means {
+            database: self.database.clone(),
+            lookups: self.lookups.clone(),
+            tools: self.tools.clone(),
+        }
     }
 
     /// What the checks of `resources` need, for what this caller changes.

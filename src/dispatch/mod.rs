@@ -18,6 +18,8 @@ mod budget;
 mod calls;
 mod batches;
 mod meters;
+mod outgoing;
+mod attempt;
 mod handle;
 mod hands;
 mod owned;

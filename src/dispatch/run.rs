@@ -109,6 +109,7 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         parts.options.retry_store_after,
         Budget::new(parts.options.line_bytes, parts.options.in_flight_bytes),
     );
+    let outgoing = hands.outgoing();
     let runner = Runner {
         watch: Watch::new(parts.clock.as_ref()),
         set_back: parts.set_back,
@@ -132,7 +133,7 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         is_over: false,
         owned: parts.shares.map(Owned::new),
     };
-    (runner, Handle { commands: command_sender, status })
+    (runner, Handle { commands: command_sender, status, outgoing })
 }
 
 impl Runner {
@@ -236,6 +237,14 @@ impl Runner {
                 self.hands.attempted(destination, message);
                 self.step(now, Input::Finished { destination, delivery, outcome });
             }
+            Report::Withheld { owed, message } => {
+                let (destination, delivery) = (owed.destination, owed.seq);
+                self.hands.attempted(destination, Some(message));
+                // What is cancelled while it is under way ends so when it comes back.
+                self.step(now, Input::Cancel(vec![owed]));
+                self.step(now, Input::Returned { destination, delivery });
+            }
+            Report::WithheldTogether { batch, owed } => self.withheld_together(batch, owed, now),
             Report::PartEnded { destination, batch, outcome, messages } => {
                 let deliveries = messages.iter().map(|it| it.seq).collect();
                 self.hands.attempted_together(messages);
@@ -271,6 +280,13 @@ impl Runner {
             Report::Closed => self.is_over = true,
             Report::Nudge => (),
         }
+    }
+
+    fn withheld_together(&mut self, batch: u32, owed: Vec<Owed>, now: Timestamp) {
+        let Some(destination) = owed.first().map(|it| it.destination) else { return };
+        let left = owed.iter().map(|it| it.seq).collect();
+        self.step(now, Input::Cancel(owed));
+        self.step(now, Input::Cut { destination, batch, left, missing: Vec::new() });
     }
 
     fn hint(&mut self, hint: Hint<Vec<(Owed, Message)>, Lost>, now: Timestamp) {

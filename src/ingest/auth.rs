@@ -297,6 +297,37 @@ impl Caller {
         self.scopes & (bit(scope) | bit(Scope::Admin)) != 0
     }
 
+    /// When it opens nothing any more; never, where there is none.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
+    }
+
+    /// Why the caller may no longer do what it was allowed before in this project; `None`: it may. For
+    /// answers that outlive the moment at which the key was looked at.
+    pub fn refusal(
+        &self,
+        catalog: &Catalog,
+        project: ProjectId,
+        scope: Scope,
+        now: Timestamp,
+    ) -> Option<String> {
+        if !catalog.projects.contains_key(&project) {
+            return Some("the project was deleted".to_owned());
+        }
+        let now_is = match self.key {
+            None => *self,
+            Some(id) => match catalog.keys.get(&id) {
+                None => return Some("the API key was deleted".to_owned()),
+                Some(key) => Self::of(key),
+            },
+        };
+        if now_is.expires_at.is_some_and(|it| it <= now) {
+            return Some("the API key has expired".to_owned());
+        }
+        let is_wrong = !now_is.may(scope) || now_is.project.is_some_and(|it| it != project);
+        is_wrong.then(|| format!("the API key has no longer the scope `{}` here", name_of(scope)))
+    }
+
     /// Whether it administers every project.
     pub fn is_for_all_projects(&self) -> bool {
         self.project.is_none()

@@ -27,6 +27,7 @@ mod replay;
 mod shares;
 mod lookup;
 mod deletion;
+mod forgotten;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
 pub use altered::Altered;
@@ -38,6 +39,7 @@ pub use delivery::{
 pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::{EventType, Validate};
+pub use forgotten::Forgotten;
 pub use hashing::{IdHasher, IdMap, IdSet};
 pub use id::{
     DeletionId, DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind,

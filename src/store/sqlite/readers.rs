@@ -124,14 +124,25 @@ impl Readers {
         Ok(block)
     }
 
-    /// The events that go by this id: one, none, or one in each of several projects when senders
-    /// gave it. The 12 order bits do not count, so that the id of a delivery finds its event.
-    pub fn seqs_of_id(&self, id: EventId) -> Result<Vec<EventSeq>> {
-        let mut found = self.ours(id)?;
-        if found.is_empty() {
-            found = self.given(id, usize::MAX)?;
+    /// What `look` finds of the events that go by this id: one, none, or one in each of several projects
+    /// when senders gave it, which may also be an id that another event has from us. The 12 order bits do
+    /// not count, so that the id of a delivery finds its event.
+    pub fn find_by_id<T>(
+        &self,
+        id: EventId,
+        mut look: impl FnMut(EventSeq) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        for seq in self.ours(id)? {
+            if let Some(found) = look(seq)? {
+                return Ok(Some(found));
+            }
         }
-        Ok(found)
+        for seq in self.given(id, usize::MAX)? {
+            if let Some(found) = look(seq)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// The events in so many of the newest segments to which a sender gave this id, but for the 12 order bits.
@@ -200,8 +211,8 @@ impl Readers {
     /// Type and digest of the payload of this event; `None` when it is forgotten.
     pub fn first(&self, project: ProjectId, id: EventId) -> Result<Option<First>> {
         let project = self.control.known_number(project);
-        for seq in self.seqs_of_id(id)? {
-            let Some(segment) = self.segments.of_event(seq) else { continue };
+        self.find_by_id(id, |seq| {
+            let Some(segment) = self.segments.of_event(seq) else { return Ok(None) };
             let row: Option<(i64, [u8; 16], i64, String)> = segment.read(|connection| {
                 let sql =
                     "SELECT project, coalesce(given_id, id), digest, type FROM events WHERE seq = ?";
@@ -210,18 +221,15 @@ impl Readers {
                     |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
                 Ok(statement.query_row([seq.0 as i64], read).optional()?)
             })?;
-            match row {
-                Some(it) if Some(it.0) == project && it.1 == id.bits().to_be_bytes() => {
-                    return Ok(Some(First {
-                        // That of an event whose body is erased is erased with it.
-                        digest: Some(it.2 as u64).filter(|it| *it != 0),
-                        event_type: TypeName::trusted(&it.3),
-                    }));
-                }
-                Some(_) | None => (),
-            }
-        }
-        Ok(None)
+            let is_it = |it: &(i64, [u8; 16], i64, String)| {
+                Some(it.0) == project && it.1 == id.bits().to_be_bytes()
+            };
+            Ok(row.filter(is_it).map(|it| First {
+                // That of an event whose body is erased is erased with it.
+                digest: Some(it.2 as u64).filter(|it| *it != 0),
+                event_type: TypeName::trusted(&it.3),
+            }))
+        })
     }
 
     /// What was planned as this delivery.
