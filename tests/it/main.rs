@@ -42,6 +42,8 @@ mod verifiers;
 mod contracts;
 mod cli;
 mod sdk;
+mod master_key;
+mod damage;
 mod crash;
 mod chaos;
 mod powercut;
