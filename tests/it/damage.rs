@@ -404,8 +404,11 @@ async fn after_a_repair_the_store_opens_without_what_is_lost() {
     {
         let data = scratch.path().join(format!("repaired-{number}"));
         copy(whole, &data);
-        if !data.join(file).exists() {
-            panic!("{file}: {:?}", files_of(&data));
+        // A power cut may take what a segment has of turns that the journal keeps: then they are needed.
+        let log = data.join("segments/0000000000000101.db-wal");
+        if file.starts_with("journal") && log.exists() {
+            fs::remove_file(log).unwrap();
+            assert_eq!(sqlite::check(&data).unwrap().losses, []);
         }
         damage.apply(&data.join(file));
         let Err(error) = sqlite(&data, options()).map(drop) else {
