@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check deny setup fmt bench bench-steps attacks crash chaos powercut simulation fuzz map clean
+.PHONY: help run test check deny setup fmt bench bench-steps attacks crash chaos powercut damage simulation fuzz map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -51,6 +51,10 @@ chaos: ## Three nodes and a PostgreSQL with a standby, half an hour of whatever 
 powercut: ## Power cuts at many more points than in `make test`
 	$(CARGO) build --workspace
 	POWERCUT_POINTS=5000 $(CARGO) test --test it powercut:: -- --nocapture
+
+damage: ## Each kind of file of a data folder damaged at many places: nothing is lost in silence
+	$(CARGO) build --workspace
+	DAMAGE_FLIPS=$${DAMAGE_FLIPS:-40} $(CARGO) test --test it damage:: -- --nocapture
 
 simulation: ## The dispatcher under 100,000 seeds of bad weather
 	SIMULATION_SEEDS=100000 $(CARGO) test --release --test it simulation:: -- --nocapture

@@ -303,7 +303,7 @@ impl From<StoreError> for Problem {
             }
             StoreError::Full => disk_full().retry_after(2 * LATER),
             StoreError::TooManyDeliveries => Self::new(Kind::Rejected).detail(error.to_string()),
-            StoreError::Damaged { .. } | StoreError::Newer { .. } => {
+            StoreError::Damaged { .. } | StoreError::Incomplete(_) | StoreError::Newer { .. } => {
                 log(&error);
                 Self::new(Kind::Internal).detail("the log of the server says more")
             }

@@ -248,9 +248,9 @@ pub async fn run_tests(
     Ok(Json(TestsOutcome { subject: tried.view(), tests, failed }))
 }
 
-fn busy() -> Problem {
+pub(super) fn busy() -> Problem {
     let problem = Problem::new(Kind::Overloaded).retry_after(Duration::from_secs(1));
-    problem.detail("other pipelines are being tried")
+    problem.detail("other pipelines are being tried, or other events planned for a replay")
 }
 
 fn ended_badly() -> Problem {

@@ -3,6 +3,7 @@
 mod ground;
 mod planned;
 mod front;
+mod master;
 mod upkeep;
 mod node;
 mod shares;
@@ -114,6 +115,23 @@ pub enum StartError {
     Folder { path: PathBuf, source: io::Error },
     #[error("the master key cannot be used")]
     MasterKey(#[source] LoadError),
+    /// Never answered with a new key: what the old one sealed would be lost in silence.
+    #[error(
+        "the store in `{}` was used with the master key {id}, which is missing", .path.display()
+    )]
+    LostMasterKey { path: PathBuf, id: String },
+    /// Of a folder that is older than the ids that are kept.
+    #[error(
+        "the store in `{}` holds resources, and there is no master key for their secrets", .path.display()
+    )]
+    NoMasterKey { path: PathBuf },
+    #[error(
+        "the store in `{}` was used with the master key {id}, and the one that was given is {given}",
+        .path.display()
+    )]
+    WrongMasterKey { path: PathBuf, id: String, given: String },
+    #[error("the secrets in {address} were sealed with a master key that this node was not given")]
+    NoSharedMasterKey { address: Address },
     #[error("{} needs at least {} characters", AdminKey::VARIABLE, AdminKey::SHORTEST)]
     AdminKey,
     #[error("the store in `{}` cannot be opened", .path.display())]

@@ -100,8 +100,8 @@ fn conclude(report: &Report, args: &Args, to: &Address) {
     ));
     output::note(format_args!(
         "from now on no gateway may run on the folder alone: what it accepted would not be in the \
-         database. When all is well, delete `segments`, `keys`, `journal-*`, `owed.db`, `control.db` and \
-         `directory.db` in it"
+         database. When all is well, delete `segments`, `keys`, `journal-*`, `manifest`, `marks`, `owed.db`, \
+         `control.db` and `directory.db` in it"
     ));
 }
 

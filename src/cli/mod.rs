@@ -20,6 +20,7 @@ mod times;
 mod serve;
 mod quick_start;
 mod migrate_store;
+mod check;
 
 // Resources.
 mod apply;
@@ -106,6 +107,7 @@ struct Global {
 enum Command {
     Serve(serve::Args),
     MigrateStore(migrate_store::Args),
+    Check(check::Args),
     Apply(apply::ApplyArgs),
     Plan(apply::PlanArgs),
     Export(apply::ExportArgs),
@@ -207,6 +209,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Sign(args) => sign::sign(args),
         Command::Verify(args) => sign::verify(args),
         Command::Config(args) => config::run(args),
+        Command::Check(args) => check::run(&args),
     }
 }
 

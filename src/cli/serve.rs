@@ -1,6 +1,7 @@
 //! `tidegate serve`: runs the gateway.
 
 use std::{
+    io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -14,10 +15,11 @@ use super::{
 use crate::{
     app::{App, Parts, StartError},
     config::{Config, ConfigError},
+    crypto::vault::LoadError,
     destinations::egress::policy::Net,
     model::Secret,
     resources::{ApplyError, File},
-    store::Role,
+    store::{Role, StoreError},
     telemetry,
 };
 
@@ -146,15 +148,39 @@ fn cannot_start(error: StartError) -> CliError {
         StartError::Listen { .. } => {
             failed.then("choose another address with --listen, or port 0 for a free one")
         }
-        StartError::MasterKey(_) => {
-            failed.then("restore master.key from its backup, or set TIDEGATE_MASTER_KEY")
+        StartError::MasterKey(LoadError::File { source, .. })
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            failed.then(
+                "let the user that runs the gateway read it: it must own the file, with mode 0600",
+            )
         }
+        StartError::MasterKey(LoadError::Malformed) => {
+            failed.then("correct TIDEGATE_MASTER_KEY, or leave it away to use master.key")
+        }
+        StartError::MasterKey(_)
+        | StartError::LostMasterKey { .. }
+        | StartError::NoMasterKey { .. } => failed.then(
+            "restore master.key from its backup, or set TIDEGATE_MASTER_KEY; nothing was changed",
+        ),
+        StartError::WrongMasterKey { .. } => failed.then(
+            "give the key that was used before, in master.key or TIDEGATE_MASTER_KEY; to replace it, \
+             put the new one in front and keep the old one behind it; nothing was changed",
+        ),
+        StartError::NoSharedMasterKey { .. } => failed.then(
+            "give every node the same TIDEGATE_MASTER_KEY, or the same master.key; no key was made",
+        ),
         StartError::OtherMasterKey { .. } => {
             failed.then("give every node the same TIDEGATE_MASTER_KEY, or the same master.key")
         }
         StartError::Roles => failed.then("share a PostgreSQL with --store, or leave --roles away"),
         StartError::NoRoles => failed.then("give it at least one, or leave them away for all"),
         StartError::Beat => failed.then("make `lease` at least three times `beat`"),
+        StartError::Store { path, source: StoreError::Incomplete(_) } => failed.then(format!(
+            "restore it from a backup; or see with `tidegate check --data {0}` what is lost, and go on \
+             without it with `tidegate check --data {0} --repair`; nothing was changed",
+            path.display()
+        )),
         StartError::Folder { .. }
         | StartError::AdminKey
         | StartError::Node(_)

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use self::{
-    error::{Result, StoreError},
+    error::{Loss, Result, StoreError},
     registry::{Change, Document, Registry, Revised, Turn},
 };
 

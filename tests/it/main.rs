@@ -48,6 +48,8 @@ mod contracts;
 mod cli;
 mod sdk;
 mod attacks;
+mod master_key;
+mod damage;
 mod crash;
 mod chaos;
 mod powercut;

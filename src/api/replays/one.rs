@@ -71,7 +71,7 @@ pub(super) async fn one(
     let event_replay = EventReplay { replay: id, event: record, what, raw, fresh_ids, at };
     let chosen = {
         // Planning may run scripts, as trying a pipeline does.
-        let _turn = api.dry_runs.acquire().await.map_err(|_| Problem::new(Kind::Overloaded))?;
+        let _turn = api.dry_runs.take(event_replay.event.event.project).ok_or_else(busy)?;
         event_replay.choose(&catalog, &api.replanning()).await?
     };
     // Of destinations that were named, all or none.

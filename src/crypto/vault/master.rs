@@ -71,11 +71,21 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<MasterKey>>, LoadError> {
     match fs::read_to_string(path) {
         Ok(text) => {
             warn_if_readable_by_others(path);
-            parse(&Zeroizing::new(text)).map(Some)
+            let keys = parse(&Zeroizing::new(text));
+            keys.map(Some).map_err(|_| LoadError::Damaged { path: path.display().to_string() })
+        }
+        // Bytes that are no text: a bit that was turned over makes such.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(LoadError::Damaged { path: path.display().to_string() })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(LoadError::File { path: path.display().to_string(), source }),
     }
+}
+
+/// Whether there is a file, of whatever content.
+pub(super) fn is_there(path: &Path) -> Result<bool, LoadError> {
+    path.try_exists().map_err(|source| LoadError::File { path: path.display().to_string(), source })
 }
 
 /// Makes a key and its file.

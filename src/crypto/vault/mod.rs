@@ -73,6 +73,9 @@ pub enum LoadError {
         "the master key file {0} is missing: restore it, or give the key in TIDEGATE_MASTER_KEY; without it, the stored secrets cannot be opened"
     )]
     Missing(String),
+    /// It does not hold a key, as after a part of it was changed or cut off.
+    #[error("the master key file {path} is damaged: it holds no key of 32 bytes in base64")]
+    Damaged { path: String },
     #[error("cannot use the master key file {path}")]
     File { path: String, source: std::io::Error },
 }
@@ -94,6 +97,18 @@ impl Vault {
             }
         };
         Ok(Self { keys, random })
+    }
+
+    /// Like [`Self::load`]; `None` where neither is there.
+    pub fn find(
+        path: &Path,
+        given: Option<&Secret>,
+        random: Arc<dyn Random>,
+    ) -> Result<Option<Self>, LoadError> {
+        if given.is_none() && !master::is_there(path)? {
+            return Ok(None);
+        }
+        Self::load(path, given, random).map(Some)
     }
 
     /// Like [`Self::load`], for a first start: where neither is there, makes a key and the file

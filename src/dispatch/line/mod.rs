@@ -47,7 +47,8 @@ use crate::model::{
 const LEAST_HELD: usize = 16;
 
 pub const DELETED: &str = "its destination was deleted";
-const NOT_KEPT: &str = "its event is no longer kept";
+const NOT_KEPT: &str =
+    "its event is no longer kept, or is damaged: the log and `tidegate check` say which";
 const CANCELLED: &str = "cancelled";
 
 pub struct Line {

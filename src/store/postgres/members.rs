@@ -60,6 +60,14 @@ impl PostgresStore {
         setting(loan.session()?, name, first).await
     }
 
+    /// The same, if there is one already.
+    pub async fn agreed_before(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let mut loan = self.core.session().await?;
+        let rows =
+            loan.session()?.query("SELECT value FROM meta WHERE name = $1", &[&name]).await?;
+        Ok(rows.first().map(|it| it.try_get(0)).transpose()?)
+    }
+
     /// Says that a node lives, which renews what it holds, and tells who else does.
     pub async fn beat(&self, me: &Member, lease: Duration) -> Result<View> {
         let mut loan = self.core.session().await?;

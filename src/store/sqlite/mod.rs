@@ -7,10 +7,15 @@
 
 mod options;
 mod error;
+mod private;
+mod marks;
+mod changes;
+mod manifest;
 mod files;
 mod gate;
 mod control;
 mod directory;
+mod beside;
 mod rows;
 mod contents;
 mod blocks;
@@ -33,6 +38,7 @@ mod status;
 mod seal;
 mod writes;
 mod told;
+mod left;
 mod journal;
 mod promise;
 mod syncer;
@@ -45,6 +51,8 @@ mod recover;
 mod records;
 mod prune;
 mod export;
+mod check;
+mod repair;
 pub mod takeout;
 
 use std::{
@@ -57,15 +65,17 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
-pub use self::options::Options;
 use self::{
     blocks::Blocks,
     control::Control,
     directory::DirectoryFile,
+    error::in_file,
     files::Folder,
     gate::{Asked, GateKeys, compare, first_with_key},
     inbox::{End, Inbox, Offered, Task},
     keys::KeyReader,
+    manifest::ManifestFile,
+    marks::Marks,
     owed::{OwedFile, OwedRow},
     readers::Readers,
     recover::{Recovered, recover},
@@ -76,16 +86,20 @@ use self::{
     upkeep::Upkeep,
     writer::Writer,
 };
+pub use self::{
+    check::{Checked, check},
+    options::Options,
+    repair::repair,
+};
 use super::{
-    Appended, Backlog, Change, Directory, Document, Entity, EntityKey, Health, OwedQuery,
-    Recording, Registry, ReplayStep, Result, Settlement, Store, StoreError, Upsert, Waiting,
+    Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Result, Settlement, Store,
+    StoreError, Waiting,
 };
 use crate::{
     clock::Clock,
     hint,
     model::{
-        DeliverySeq, DestinationId, Event, EventSeq, Message, Name, NewEvent, Owed, Plan,
-        ProjectId, RawJson, Remembered,
+        DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId, Remembered,
     },
 };
 
@@ -106,6 +120,7 @@ pub struct SqliteStore {
     /// Taken by whoever forgets old events.
     forgetting: Arc<tokio::sync::Mutex<()>>,
     directory: Arc<DirectoryFile>,
+    manifest: Arc<ManifestFile>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -123,13 +138,21 @@ impl SqliteStore {
     ) -> Result<Self> {
         let folder = Arc::new(Folder::open(path)?);
         room::clean(&folder.reserve())?;
-        let control = Arc::new(Control::open(&folder.control())?);
+        let manifest = Arc::new(ManifestFile::open(path)?);
+        manifest.begin(&folder)?;
+        let marks = Marks::open(&folder.marks())?;
+        let control = Control::open(&folder.control(), marks.clone());
+        let control = Arc::new(control.map_err(in_file("control.db", control::LOST))?);
         let secret = control.secret("key_hash", || secret(&mut random))?;
-        let segments = Arc::new(Segments::open(&folder)?);
-        let directory = Arc::new(DirectoryFile::open(&folder.directory())?);
+        let segments = Segments::open(&folder, &manifest);
+        let segments = Arc::new(segments.map_err(in_file("segments/", segments::LOST))?);
+        let directory = DirectoryFile::open(&folder.directory(), marks.clone());
+        let directory = Arc::new(directory.map_err(in_file("directory.db", directory::LOST))?);
         let status = Arc::new(Status::default());
+        let (kept, state) = (control.clone(), status.clone());
         let Recovered { memory, newest, journal, owed } =
-            recover(&folder, control.clone(), segments.clone(), status.clone(), clock, secret)?;
+            recover(&folder, &manifest, &marks, kept, segments.clone(), state, clock, secret)?;
+        manifest.found(&folder, memory.keys.covered())?;
         status.set_planned_through(memory.marks.planned_through);
         status.set_waiting(memory.waiting.events());
         let inbox = Arc::new(Inbox::new(options.waiting_event_bytes, options.waiting_work_bytes));
@@ -140,13 +163,15 @@ impl SqliteStore {
         };
         let keys = memory.keys.reader();
         let (number, quick) = (journal.number(), options.quick_sync);
-        let syncer = Syncer::start(number, quick, accepted, inbox.clone(), status.clone())?;
+        let syncer =
+            Syncer::start(number, quick, accepted, inbox.clone(), status.clone(), Some(marks))?;
         let turns = Arc::new(Semaphore::new(options.readers.max(1)));
         let weak_folder = Arc::downgrade(&folder);
         let writer = Writer {
             room: Room::open(folder.reserve(), options.reserve_bytes)?,
-            upkeep: Upkeep::start(segments.clone(), status.clone())?,
+            upkeep: Upkeep::start(segments.clone(), status.clone(), manifest.clone())?,
             folder,
+            manifest: manifest.clone(),
             options,
             inbox: inbox.clone(),
             status: status.clone(),
@@ -171,6 +196,7 @@ impl SqliteStore {
             folder: weak_folder,
             forgetting: Arc::default(),
             directory,
+            manifest,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -343,69 +369,7 @@ impl Store for SqliteStore {
         }
         // It sees that the store is closed, and leaves the files alone.
         drop(self.forgetting.lock().await);
-    }
-}
-
-#[async_trait]
-impl Registry for SqliteStore {
-    async fn load(&self) -> Result<Vec<Document>> {
-        self.read_beside(|it| it.control.load()).await
-    }
-
-    async fn change(&self, changes: Vec<Change>) -> Result<()> {
-        self.write(move |it| it.control.change(&changes)).await
-    }
-}
-
-#[async_trait]
-impl Directory for SqliteStore {
-    async fn put_entities(
-        &self,
-        project: ProjectId,
-        table: &Name,
-        entities: Vec<Entity>,
-        how: Upsert,
-    ) -> Result<()> {
-        let (directory, table) = (self.directory.clone(), table.clone());
-        self.write(move |_| directory.put(project, &table, &entities, how)).await
-    }
-
-    async fn find_entities(
-        &self,
-        project: ProjectId,
-        keys: Vec<EntityKey>,
-    ) -> Result<Vec<Option<RawJson>>> {
-        /// So many are found sooner than another thread has begun.
-        const FEW: usize = 8;
-        self.status.check_open()?;
-        if keys.len() <= FEW
-            && let Some(found) = self.directory.try_find(project, &keys)
-        {
-            return found;
-        }
-        let directory = self.directory.clone();
-        self.read_beside(move |_| directory.find(project, &keys)).await
-    }
-
-    async fn list_entities(
-        &self,
-        project: ProjectId,
-        table: &Name,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<Entity>> {
-        let (directory, table, after) = (self.directory.clone(), table.clone(), after.to_owned());
-        self.read_beside(move |_| directory.list(project, &table, &after, limit)).await
-    }
-
-    async fn remove_entities(
-        &self,
-        project: ProjectId,
-        table: &Name,
-        keys: Vec<String>,
-    ) -> Result<u64> {
-        let (directory, table) = (self.directory.clone(), table.clone());
-        self.write(move |_| directory.remove(project, &table, &keys)).await
+        self.fold().await;
     }
 }
 

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     blocks::{Block, Blocks},
     control::Control,
+    error::is_damage,
     inbox::Offered,
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments},
@@ -35,7 +37,7 @@ pub(super) struct Readers {
 
 /// The columns that [`Readers::event_of_row`] reads, in its order.
 pub(super) const EVENT_COLUMNS: &str =
-    "seq, id, given_id, project, source, type, timestamp, received_at, key";
+    "seq, id, given_id, project, source, type, timestamp, received_at, key, digest";
 
 impl Readers {
     /// One event; `None` when there is none, or no longer.
@@ -87,6 +89,10 @@ impl Readers {
             None => row.get(1)?,
         };
         let (metadata, payload) = self.block(connection, seq)?.body(seq)?;
+        let digest = row.get::<_, i64>(9)? as u64;
+        if digest != 0 && xxh3_64(payload.bytes()).max(1) != digest {
+            return Err(StoreError::Damaged { what: "body" });
+        }
         let text =
             |at| row.get_ref(at)?.as_str().map_err(|_| StoreError::Damaged { what: "event" });
         let key = row.get_ref(8)?.as_str_or_null();
@@ -251,24 +257,37 @@ impl Readers {
         Ok(next)
     }
 
-    /// What to send for these deliveries, in their order; one whose event is gone is left out.
+    /// What to send for these deliveries, in their order; one whose event is gone or damaged is left out,
+    /// and the latter is told.
     pub fn messages(&self, deliveries: &[DeliverySeq]) -> Result<Vec<Message>> {
         let mut messages: Vec<Message> = Vec::with_capacity(deliveries.len());
         for &seq in deliveries {
-            let Some(row) = self.delivery(seq)? else { continue };
-            // Deliveries of one event often stand together.
-            let event = match messages.last() {
-                Some(last) if last.seq.event() == seq.event() => last.event.clone(),
-                Some(_) | None => match self.event(seq.event())? {
-                    Some(event) if event.metadata.bytes() == ERASED_METADATA => continue,
-                    Some(event) => Arc::new(event),
-                    None => continue,
-                },
-            };
-            let copy = row.copy.as_deref().map(rows::copy).transpose()?;
-            messages.push(Message { seq, event, copy, fresh_id: row.fresh_id });
+            match self.message(seq, messages.last()) {
+                Ok(message) => messages.extend(message),
+                Err(error) if is_damage(&error) => {
+                    let (event, error) = (seq.event().0, &error as &dyn std::error::Error);
+                    tracing::error!(event, error, "an event is damaged, and cannot be delivered");
+                    metrics::counter!("tidegate_store_damaged_messages_total").increment(1);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(messages)
+    }
+
+    fn message(&self, seq: DeliverySeq, before: Option<&Message>) -> Result<Option<Message>> {
+        let Some(row) = self.delivery(seq)? else { return Ok(None) };
+        // Deliveries of one event often stand together.
+        let event = match before {
+            Some(last) if last.seq.event() == seq.event() => last.event.clone(),
+            Some(_) | None => match self.event(seq.event())? {
+                Some(event) if event.metadata.bytes() == ERASED_METADATA => return Ok(None),
+                Some(event) => Arc::new(event),
+                None => return Ok(None),
+            },
+        };
+        let copy = row.copy.as_deref().map(rows::copy).transpose()?;
+        Ok(Some(Message { seq, event, copy, fresh_id: row.fresh_id }))
     }
 }
 

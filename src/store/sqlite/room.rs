@@ -2,13 +2,13 @@
 //! full: their outcomes are written into the room that the file leaves when it is deleted.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use super::error::of_file;
+use super::{error::of_file, private};
 use crate::store::Result;
 
 pub(super) struct Room {
@@ -66,7 +66,7 @@ impl Room {
 /// Writes a file of so many bytes, or leaves none.
 fn fill(path: &Path, bytes: u64) -> io::Result<()> {
     let write = || {
-        let mut file = File::create(path)?;
+        let mut file = private::options().truncate(true).open(path)?;
         let zeros = vec![0; 64 * 1024];
         let mut left = bytes;
         while left > 0 {

@@ -13,13 +13,18 @@ use std::{
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    error::in_file,
     files::{self, Folder},
     lock,
+    manifest::ManifestFile,
 };
 use crate::{
     model::{EventId, EventSeq},
     store::Result,
 };
+
+/// What goes with it.
+pub(super) const LOST: &str = "events and what became of them are gone";
 
 /// One file of events, and of rows that were written while it was the newest.
 pub(super) struct Segment {
@@ -155,10 +160,10 @@ impl Drop for Hold<'_> {
 
 impl Segments {
     /// The segments of a folder; the first is made if there is none.
-    pub fn open(folder: &Folder) -> Result<Self> {
+    pub fn open(folder: &Folder, manifest: &ManifestFile) -> Result<Self> {
         let mut firsts = folder.segments()?;
         if firsts.is_empty() {
-            folder.make_segment(EventSeq(1))?;
+            folder.make_segment(EventSeq(1), 0)?;
             firsts.push(EventSeq(1));
         }
         let segments = Self {
@@ -172,7 +177,11 @@ impl Segments {
             let path = folder.segment(first);
             // The newest is opened to be written, which checks it.
             if at + 1 < firsts.len() {
-                files::check_version(&path, files::Kind::Segment)?;
+                let name = format!("segments/{:016}.db", first.0);
+                let is_new = files::check_version(&path, files::Kind::Segment, || {
+                    manifest.change(|it| it.seal(first, None))
+                });
+                is_new.map_err(in_file(&name, LOST))?;
             }
             segments.add(segments.make(first, path));
         }

@@ -213,7 +213,7 @@ impl Takeout {
 
     pub fn events(&self, segment: EventSeq, after: i64) -> Result<Stretch<TakenEvent>> {
         let sql = format!(
-            "SELECT {EVENT_COLUMNS}, digest, given_id FROM events NOT INDEXED WHERE seq > ? \
+            "SELECT {EVENT_COLUMNS}, given_id FROM events NOT INDEXED WHERE seq > ? \
              ORDER BY seq LIMIT {}",
             self.rows
         );

@@ -6,11 +6,12 @@ use std::{
 };
 
 use super::{
-    Options,
+    Options, changes,
     error::{failed, is_broken},
     files::Folder,
     inbox::{Append, Batch, End, Inbox, Offered, Request, Work},
     journal::Journal,
+    manifest::ManifestFile,
     newest::Newest,
     promise::{Answer, Promise},
     room::Room,
@@ -28,6 +29,7 @@ use crate::{
 
 pub(super) struct Writer {
     pub folder: Arc<Folder>,
+    pub manifest: Arc<ManifestFile>,
     pub options: Options,
     pub inbox: Arc<Inbox>,
     pub status: Arc<Status>,
@@ -82,6 +84,11 @@ impl Writer {
         };
         // Ends the threads, and with them the connections, before the folder is let go.
         drop((self.syncer, self.upkeep));
+        if synced.is_some()
+            && let Err(error) = changes::fold(&self.newest.connection)
+        {
+            tracing::debug!(%error, "the log of the newest segment stays");
+        }
         match synced {
             Some(synced) => self.memory.ledger.close(synced),
             None => drop(self.memory),
@@ -348,7 +355,9 @@ impl Writer {
         let synced = self.sync()?;
         self.publish()?;
         self.sync_log()?;
-        let segment = self.segments.make(first, self.folder.make_segment(first)?);
+        let path = self.folder.make_segment(first, self.journal.number())?;
+        self.manifest.change(|it| it.add_segment(first))?;
+        let segment = self.segments.make(first, path);
         segment.note_oldest(first);
         let fresh = Newest::open(segment.clone())?;
         if let Err(error) = self.journal.begin_anew(synced) {
