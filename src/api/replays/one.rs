@@ -11,6 +11,7 @@ use crate::{
     api::{
         Api,
         deliveries::find_delivery,
+        dry_run::busy,
         request::{Access, Operate},
     },
     model::{DeliveryId, DeliverySeq, ProjectId, Replay, ReplayId, ReplayState, Scope, Selection},

@@ -99,7 +99,8 @@ use crate::{
     clock::Clock,
     hint,
     model::{
-        DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId, Remembered,
+        DeliverySeq, DestinationId, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId,
+        Remembered,
     },
 };
 
