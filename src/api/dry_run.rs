@@ -120,7 +120,8 @@ pub struct MessageView {
     pub problem: Option<String>,
 }
 
-/// A request as it would be sent. Secrets are `…`; signatures are real.
+/// A request as it would be sent. Secrets are `…`. Signatures are real for a caller with the scope `admin`, and
+/// `…` for others: a receiver would take them for ours.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = DryRunHttpRequest)]
 pub struct RequestView {
@@ -177,7 +178,8 @@ pub async fn try_pipeline(
         let messages = std::mem::take(&mut route.messages);
         let show = |message: Message| {
             ordinal += 1;
-            let view = message_view(&api, &tried, message, &event, ordinal - 1, now);
+            let may_sign = access.session.caller.may(Right::Admin);
+            let view = message_view(&api, &tried, message, &event, (ordinal - 1, may_sign), now);
             view.within(&mut room)
         };
         shown.push(RouteView { messages: messages.into_iter().map(show).collect(), route });
@@ -425,7 +427,7 @@ fn message_view(
     tried: &Subjected,
     message: Message,
     event: &Arc<Event>,
-    ordinal: u16,
+    (ordinal, may_sign): (u16, bool),
     now: jiff::Timestamp,
 ) -> MessageView {
     let (destination, event_type) = (message.destination, message.event_type.to_string());
@@ -444,7 +446,10 @@ fn message_view(
             match outlet.map(|it| it.preview(&[message], now)) {
                 None => (Vec::new(), Some("the destination is gone".to_owned())),
                 Some(Err(outcome)) => (Vec::new(), Some(outcome.reason)),
-                Some(Ok(requests)) => (requests.into_iter().map(RequestView::of).collect(), None),
+                Some(Ok(requests)) => {
+                    let view = |it| RequestView::of(it, may_sign);
+                    (requests.into_iter().map(view).collect(), None)
+                }
             }
         }
     };
@@ -467,7 +472,11 @@ impl MessageView {
 }
 
 impl RequestView {
-    fn of(preview: Preview) -> Self {
+    fn of(mut preview: Preview, may_sign: bool) -> Self {
+        if let Some(signature) = preview.signature.filter(|_| !may_sign) {
+            let signatures = preview.headers.iter_mut().filter(|it| it.0 == signature);
+            signatures.for_each(|it| "…".clone_into(&mut it.1));
+        }
         Self {
             method: preview.method,
             url: preview.url,

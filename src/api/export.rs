@@ -101,6 +101,9 @@ struct Export {
     has_ended: bool,
 }
 
+/// Between the line that says why an export ends, and its end.
+const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Why an export breaks off.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
@@ -115,6 +118,8 @@ impl Export {
         const PAGE: usize = 256;
         const CHUNK_BYTES: usize = 64 * 1024;
         if self.has_ended {
+            // What is broken off loses what was not written yet: the last line gets a moment to go out.
+            tokio::time::sleep(LAST_WORD).await;
             return Err(Broken::Refused);
         }
         if let Some(reason) = self.stay.refusal() {

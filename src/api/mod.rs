@@ -117,6 +117,15 @@ impl Api {
         Self(Arc::new(Shared { context, watchers, dry_runs, tools }))
     }
 
+    /// With what old events are planned anew.
+    fn replanning(&self) -> crate::replay::Means {
+        crate::replay::Means {
+            database: self.database.clone(),
+            lookups: self.lookups.clone(),
+            tools: self.tools.clone(),
+        }
+    }
+
     /// What the checks of `resources` need, for what this caller changes.
     fn means(&self, caller: &Caller) -> Means<'_> {
         Means {

@@ -160,7 +160,7 @@ impl Filter {
 fn has_failed(kind: &EntryKind) -> bool {
     match kind {
         EntryKind::Attempt { outcome, .. } => outcome.class != Class::Accepted,
-        EntryKind::Note { .. } => false,
+        EntryKind::Note { .. } | EntryKind::Replayed { .. } => false,
     }
 }
 

@@ -105,6 +105,10 @@ pub struct DeliveryView {
     #[schema(value_type = Option<String>)]
     pub replay: Option<ReplayId>,
     pub state: DeliveryState,
+    /// The delivery that took its place when it was replayed. A dead letter that has one is none any more, and
+    /// no later replay of dead letters selects it.
+    #[schema(value_type = Option<String>)]
+    pub replayed_as: Option<DeliveryId>,
     pub attempts: u16,
     /// Not before this time, after a failed attempt.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -133,6 +137,7 @@ impl DeliveryView {
                 .map(|_| record.pipeline_version),
             replay: record.replay,
             state: record.state,
+            replayed_as: record.replayed_as.map(|it| DeliveryId::of(record.event, it)),
             attempts: record.attempts,
             due: record.due,
             copy: record.copy.as_deref().map(CopyView::of),
@@ -207,7 +212,9 @@ impl EntryView {
             ended: entry.ended.map(DeliveryState::from),
         };
         match &entry.kind {
-            EntryKind::Note { reason } => Self { reason: reason.clone(), ..base },
+            EntryKind::Note { reason } | EntryKind::Replayed { reason, .. } => {
+                Self { reason: reason.clone(), ..base }
+            }
             EntryKind::Attempt { number, outcome } => Self {
                 attempt: Some(*number),
                 class: Some(outcome.class),

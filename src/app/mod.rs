@@ -7,6 +7,7 @@ mod upkeep;
 mod node;
 mod shares;
 mod stages;
+mod overridden;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -240,10 +241,15 @@ impl App {
             ended("errands", task.await);
         }
         let _ = self.stops.dispatch.send(true);
-        match tokio::time::timeout(DRAIN, self.tasks.dispatch).await {
-            Ok(it) => ended("dispatch", it),
-            Err(_) => {
-                tracing::warn!("attempts that are still under way are cut, and made again later");
+        tokio::select! {
+            drained = tokio::time::timeout(DRAIN, self.tasks.dispatch) => match drained {
+                Ok(it) => ended("dispatch", it),
+                Err(_) => {
+                    tracing::warn!("attempts that are still under way are cut, and made again later");
+                }
+            },
+            () = nothing_is_kept(self.dispatch.watch()) => {
+                tracing::warn!("the store does not take what came of the last attempts; they are made again later");
             }
         }
         if let Some(node) = self.node {
@@ -266,10 +272,38 @@ async fn apply(
 ) -> Result<Difference, ApplyError> {
     let (random, now) = (parts.random.as_ref(), parts.clock.now());
     let means = Means { vault, random, now, author: Author::File, options };
+    let before = registrar.current();
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");
+    for (name, version) in overridden::pipelines(file, &before, &difference) {
+        tracing::warn!(
+            pipeline = name,
+            version,
+            "the file overrides a version that was saved since by somebody else, a rollback perhaps: \
+             change the file as well, or it is undone at each start"
+        );
+    }
     Ok(difference)
+}
+
+/// Ends when no attempt is under way any more, and the store has not taken what came of them for a while: its
+/// disk is read-only, or its database is gone.
+async fn nothing_is_kept(mut status: watch::Receiver<dispatch::Status>) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    loop {
+        // An error means that the dispatcher has ended, which is seen elsewhere.
+        if status.wait_for(|it| it.in_flight == 0 && it.unsettled > 0).await.is_err() {
+            return std::future::pending().await;
+        }
+        let moves = async {
+            let before = status.borrow_and_update().unsettled;
+            let _ = status.wait_for(|it| it.in_flight > 0 || it.unsettled != before).await;
+        };
+        if tokio::time::timeout(PATIENCE, moves).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// How long attempts that are under way may take to end after a stop.

@@ -108,7 +108,8 @@ pub async fn plan(context: &Context, args: PlanArgs) -> Result<()> {
     context.out.text(&diff::render(&plan, context.out.paint))?;
     context.out.line(plan.summary())?;
     if !plan.changes.is_empty() {
-        context.out.next(format_args!("tidegate apply {}", args.file.display()));
+        let prune = if args.prune { " --prune" } else { "" };
+        context.out.next(format_args!("tidegate apply {}{prune}", args.file.display()));
     }
     Ok(())
 }

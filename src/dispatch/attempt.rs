@@ -26,11 +26,11 @@ pub struct Attempt {
 
 impl Attempt {
     pub async fn make(&mut self, outlet: Option<Arc<dyn Destination>>, clock: &dyn Clock) {
-        let Some(message) = self.message.take() else { return };
-        let (mut free, mut withheld) = self.outgoing.begin(vec![message]);
-        self.is_withheld = !withheld.is_empty();
-        self.message = free.pop().or_else(|| withheld.pop());
-        let Some(message) = self.message.as_ref().filter(|_| !self.is_withheld) else { return };
+        let Some(message) = &self.message else { return };
+        self.is_withheld = !self.outgoing.begin_one(message);
+        if self.is_withheld {
+            return;
+        }
         self.outcome = Some(match outlet {
             Some(outlet) => outlet.send(std::slice::from_ref(message), clock.now()).await,
             None => failure(Class::Config, "the destination is not there any more"),

@@ -24,6 +24,16 @@ impl Outgoing {
         Self { forgotten, under_way: Mutex::default() }
     }
 
+    /// Whether a message may go out; it does so now, until [`Self::ended`].
+    pub fn begin_one(&self, message: &Message) -> bool {
+        self.lock().insert(message.seq, message.event.clone());
+        let is_free = !self.forgotten.get().forbids(&message.event);
+        if !is_free {
+            self.lock().remove(&message.seq);
+        }
+        is_free
+    }
+
     /// Parts messages into those that go out now, until [`Self::ended`], and those that must not.
     pub fn begin(&self, messages: Vec<Message>) -> (Vec<Message>, Vec<Message>) {
         {

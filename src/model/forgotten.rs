@@ -4,10 +4,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{
-    Deletion, Event, IdMap, Person, ProjectId, SourceId,
-    deletion::ids,
-};
+use super::{Deletion, Event, IdMap, Person, ProjectId, SourceId, deletion::ids};
 
 /// The users of the deletions that there are, by project and by where their ids stand. Each with the moment
 /// up to which what was received of them is held back.

@@ -65,6 +65,11 @@ impl Tools {
     pub fn new(vault: &Vault) -> Self {
         Self { pseudonyms: Pseudonyms::of(vault), scripts: Arc::default() }
     }
+
+    /// The same, with threads of its own.
+    pub fn apart(&self) -> Self {
+        Self { pseudonyms: self.pseudonyms.clone(), scripts: Arc::default() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

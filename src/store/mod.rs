@@ -28,8 +28,8 @@ pub use self::{
 use crate::model::{
     Altered, Class, Counted, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry,
     Event, EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person,
-    PipelineId, Place, Plan, ProjectId, RawJson, Remembered, ReplayId, Selection, Skipped,
-    SourceId, Standing,
+    PipelineId, Place, Plan, PlannedDelivery, ProjectId, RawJson, Remembered, ReplayId, Selection,
+    Skipped, SourceId, Standing,
 };
 
 pub use self::cluster::{
@@ -360,8 +360,12 @@ pub struct ReplayItem {
     pub event: EventSeq,
     pub destination: DestinationId,
     pub place: Place,
-    /// The delivery to repeat, whose copy and pipeline it takes over. `None`: the bare event.
+    /// The delivery to repeat, whose copy and pipeline it takes over. `None`: the bare event. One that is dead
+    /// or expired is a dead letter no more, and so are those that are as it is; one that was replayed already is
+    /// left out.
     pub like: Option<DeliverySeq>,
+    /// What it carries instead: what today's pipelines made of the event.
+    pub anew: Option<PlannedDelivery>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -405,6 +409,9 @@ pub struct DeliveryRecord {
     pub pipeline_version: u32,
     pub replay: Option<ReplayId>,
     pub state: DeliveryState,
+    /// Dead or expired, and delivered anew since: the ordinal of the delivery that took its place. It is no
+    /// dead letter any more.
+    pub replayed_as: Option<u16>,
     pub attempts: u16,
     pub due: Option<Timestamp>,
     pub copy: Option<Arc<Altered>>,

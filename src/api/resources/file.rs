@@ -9,7 +9,10 @@ use axum::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::pipelines::is_confirmed;
+use super::{
+    deleted::{Owed, owed},
+    pipelines::is_confirmed,
+};
 
 use crate::{
     api::{
@@ -18,7 +21,7 @@ use crate::{
     },
     catalog::Catalog,
     problem::{Kind, Problem},
-    resources::{self, Difference, FailingTests, File},
+    resources::{self, Action, Difference, FailingTests, File, ResourceChange},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -101,7 +104,24 @@ pub async fn plan_file(
     let (file, prune) = read(&query, &headers, &body)?;
     let catalog = api.registrar.current();
     check_project(&access, &file, &catalog)?;
-    Ok(Json(resources::plan(&file, &catalog, api.means(&access.session.caller), prune)?.difference))
+    let means = api.means(&access.session.caller);
+    let mut difference = resources::plan(&file, &catalog, means, prune)?.difference;
+    count_cancelled(&owed(&api).await?, &file, &catalog, &mut difference);
+    Ok(Json(difference))
+}
+
+/// Notes how much is still owed to destinations that are deleted.
+fn count_cancelled(owed: &Owed, file: &File, catalog: &Catalog, difference: &mut Difference) {
+    let Some(project) = catalog.project_named(file.project().as_str()).map(|it| it.id) else {
+        return;
+    };
+    let is_gone =
+        |it: &&mut ResourceChange| it.action == Action::Delete && it.kind == "destination";
+    for change in difference.changes.iter_mut().filter(is_gone) {
+        if let Some(it) = catalog.destination_named(project, &change.name) {
+            change.cancels = Some(owed.get(&it.id).copied().unwrap_or(0));
+        }
+    }
 }
 
 /// Make the resources what a file says
@@ -138,7 +158,11 @@ pub async fn apply_file(
         }
         Ok::<_, Problem>((planned.edits, planned.difference))
     };
-    Ok(Json(api.registrar.edit(decide).await?))
+    // How much is owed is told as it was before.
+    let (before, owed) = (api.registrar.current(), owed(&api).await?);
+    let mut difference = api.registrar.edit(decide).await?;
+    count_cancelled(&owed, &file, &before, &mut difference);
+    Ok(Json(difference))
 }
 
 /// Get the project's resources as a file

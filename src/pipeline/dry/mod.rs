@@ -5,12 +5,14 @@ mod changes;
 mod report;
 mod known;
 mod cases;
+mod anew;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 pub use self::{
+    anew::{Anew, Routes},
     cases::{CaseResult, Failure, event, judge, rehearse},
     changes::Change,
     report::{Application, Asked, Dropped, Made, Message, Outcome, Report, Route, Stopped, Tried},

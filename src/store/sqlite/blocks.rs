@@ -104,6 +104,13 @@ fn pack(compressor: &mut Compressor<'_>, raw: &[u8], packed: &mut Vec<u8>) -> Re
     Ok(())
 }
 
+/// One value on its own, for those who have no packer at hand.
+pub(super) fn packed(value: &[u8]) -> Result<Vec<u8>> {
+    let mut packed = Vec::new();
+    pack(&mut Compressor::new(QUICK).map_err(of_file)?, value, &mut packed)?;
+    Ok(packed)
+}
+
 /// What [`Packer::pack`] made.
 pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
     let damaged = || StoreError::Damaged { what: "body" };

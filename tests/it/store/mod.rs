@@ -74,6 +74,9 @@ contract! {
     waiting::a_delivery_can_be_dead_from_the_start
     replay::a_replay_makes_new_deliveries_and_keeps_its_progress
     replay::a_replay_repeats_the_copy_of_a_delivery
+    replay::a_dead_letter_that_is_replayed_is_none_any_more
+    replay::dead_letters_of_other_copies_stay
+    replay::a_replay_carries_what_was_planned_anew
     replay::an_event_has_room_for_so_many_deliveries_and_no_more
     record::what_was_sent_already_is_kept_with_what_came_of_it
     record::a_recording_says_nothing_about_the_plans_before_it
