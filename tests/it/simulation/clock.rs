@@ -108,6 +108,7 @@ impl World {
         for kind in entries {
             match kind {
                 EntryKind::Note { reason } => is_halved |= reason.ends_with(": in halves"),
+                EntryKind::Replayed { .. } => (),
                 EntryKind::Attempt { outcome: made, .. } => outcome.class = made.class,
             }
         }
