@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check setup fmt bench bench-steps crash chaos powercut simulation fuzz map clean
+.PHONY: help run test check setup fmt bench bench-steps crash chaos powercut fulldisk simulation fuzz map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -45,6 +45,10 @@ chaos: ## Three nodes and a PostgreSQL with a standby, half an hour of whatever 
 powercut: ## Power cuts at many more points than in `make test`
 	$(CARGO) build --workspace
 	POWERCUT_POINTS=5000 $(CARGO) test --test it powercut:: -- --nocapture
+
+fulldisk: ## A disk of 192 MB that fills under load: 100,000 pending deliveries without a free byte
+	$(CARGO) build --release --bin tidegate
+	FULL_DISK_MB=192 TIDEGATE_BINARY=$(CURDIR)/target/release/tidegate $(CARGO) test --test it full_disk:: -- --nocapture
 
 simulation: ## The dispatcher under 100,000 seeds of bad weather
 	SIMULATION_SEEDS=100000 $(CARGO) test --release --test it simulation:: -- --nocapture

@@ -46,5 +46,6 @@ mod crash;
 mod chaos;
 mod powercut;
 mod broken_disk;
+mod full_disk;
 mod outage;
 mod transfer;

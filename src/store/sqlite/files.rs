@@ -104,7 +104,7 @@ impl Folder {
     }
 
     pub fn reserve(&self) -> PathBuf {
-        self.path.join("reserve")
+        self.path.join(RESERVE)
     }
 
     pub fn keys(&self) -> PathBuf {
@@ -151,6 +151,9 @@ impl Folder {
         Ok(path)
     }
 }
+
+/// The name of the file that holds back room on the disk.
+pub(super) const RESERVE: &str = "reserve";
 
 /// The name under which a segment is made before it has its own.
 const TEMPLATE: &str = "new";

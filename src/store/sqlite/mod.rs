@@ -41,13 +41,13 @@ mod upkeep;
 mod writer;
 mod publish;
 mod recover;
+mod open;
 mod records;
 mod prune;
 mod export;
 pub mod takeout;
 
 use std::{
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, Weak},
     thread::JoinHandle,
 };
@@ -59,33 +59,21 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::options::Options;
 use self::{
-    blocks::Blocks,
-    control::Control,
     directory::DirectoryFile,
     files::Folder,
     inbox::{End, Inbox, Offered, Task},
     keys::{KeyHash, KeyReader},
     owed::{OwedFile, OwedRow},
     readers::Readers,
-    recover::{Recovered, recover},
-    room::Room,
-    segments::Segments,
     status::Status,
-    syncer::Syncer,
-    upkeep::Upkeep,
-    writer::Writer,
 };
 use super::{
     Appended, Backlog, Change, Directory, Document, Entity, EntityKey, Health, OwedQuery,
     Recording, Registry, ReplayStep, Result, Settlement, Store, StoreError, Upsert, Waiting,
 };
-use crate::{
-    clock::Clock,
-    hint,
-    model::{
-        DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, Name,
-        NewEvent, Owed, Plan, ProjectId, RawJson, Remembered,
-    },
+use crate::model::{
+    DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent,
+    Owed, Plan, ProjectId, RawJson, Remembered,
 };
 
 /// Where ids get what nobody can guess.
@@ -109,71 +97,6 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store in this folder, or makes one. Blocks for as long as that takes, which is well
-    /// below a second unless a file has to be made anew.
-    ///
-    /// `accepted` gets the events of each commit, in accept order.
-    pub fn open(
-        path: &Path,
-        options: Options,
-        clock: Arc<dyn Clock>,
-        mut random: Random,
-        accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-    ) -> Result<Self> {
-        let folder = Arc::new(Folder::open(path)?);
-        room::clean(&folder.reserve())?;
-        let control = Arc::new(Control::open(&folder.control())?);
-        let secret = control.secret("key_hash", || secret(&mut random))?;
-        let segments = Arc::new(Segments::open(&folder)?);
-        let directory = Arc::new(DirectoryFile::open(&folder.directory())?);
-        let status = Arc::new(Status::default());
-        let Recovered { memory, newest, journal, owed } =
-            recover(&folder, control.clone(), segments.clone(), status.clone(), clock, secret)?;
-        status.set_planned_through(memory.marks.planned_through);
-        status.set_waiting(memory.waiting.events());
-        let inbox = Arc::new(Inbox::new(options.waiting_event_bytes, options.waiting_work_bytes));
-        let readers = Readers {
-            control,
-            segments: segments.clone(),
-            blocks: Blocks::new(options.body_cache_bytes),
-        };
-        let keys = memory.keys.reader();
-        let (number, quick) = (journal.number(), options.quick_sync);
-        let syncer = Syncer::start(number, quick, accepted, inbox.clone(), status.clone())?;
-        let turns = Arc::new(Semaphore::new(options.readers.max(1)));
-        let weak_folder = Arc::downgrade(&folder);
-        let writer = Writer {
-            room: Room::open(folder.reserve(), options.reserve_bytes)?,
-            upkeep: Upkeep::start(segments.clone(), status.clone())?,
-            folder,
-            options,
-            inbox: inbox.clone(),
-            status: status.clone(),
-            segments,
-            newest,
-            journal,
-            syncer,
-            memory,
-        };
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(error::of_file)?;
-        Ok(Self {
-            readers: Arc::new(readers),
-            owed,
-            keys,
-            inbox,
-            status,
-            random: Mutex::new(random),
-            turns,
-            folder: weak_folder,
-            forgetting: Arc::default(),
-            directory,
-            thread: Mutex::new(Some(thread)),
-        })
-    }
-
     /// `digest` is that of the payload.
     fn offer(&self, event: NewEvent, digest: u64) -> Offered {
         let key = gate_key(&self.keys, event.project, event.key.as_ref(), event.id);
@@ -194,6 +117,17 @@ impl SqliteStore {
     async fn be_published(&self) -> Result<()> {
         self.status.check_open()?;
         if self.status.is_unpublished() { self.inbox.publish().await } else { Ok(()) }
+    }
+
+    /// Returns when readers see as much as can be shown: on a disk that has no room at all, people see what
+    /// was published last.
+    async fn be_published_if_possible(&self) -> Result<()> {
+        if_possible(self.be_published().await)
+    }
+
+    /// Returns when `owed.db` holds as much as it can.
+    async fn flush_if_possible(&self) -> Result<()> {
+        if_possible(self.inbox.flush().await)
     }
 
     /// Reads what is not in the segments, on a thread that may block.
@@ -296,7 +230,9 @@ impl Store for SqliteStore {
     }
 
     async fn backlog(&self) -> Result<Vec<Backlog>> {
-        self.read_owed(|readers, owed| {
+        self.flush_if_possible().await?;
+        let owed = self.owed.clone();
+        self.read_beside(move |readers| {
             let backlog = |(destination, owed, oldest)| {
                 Ok(Backlog {
                     destination: readers.control.id(destination)?,
@@ -315,6 +251,10 @@ impl Store for SqliteStore {
     }
 
     async fn replay(&self, step: ReplayStep) -> Result<Vec<Owed>> {
+        // What was held back on the disk is for what is owed.
+        if self.status.is_full() {
+            return Err(StoreError::Full);
+        }
         let prepared = self.read(move |it| replay::prepare(it, step)).await?;
         self.inbox.work(Task::Replay(prepared)).await
     }
@@ -359,6 +299,9 @@ impl Directory for SqliteStore {
         entities: Vec<Entity>,
         how: Upsert,
     ) -> Result<()> {
+        if self.status.is_full() {
+            return Err(StoreError::Full);
+        }
         let (directory, table) = (self.directory.clone(), table.clone());
         self.write(move |_| directory.put(project, &table, &entities, how)).await
     }
@@ -472,6 +415,14 @@ fn owed_by(readers: &Readers, owed: &OwedFile, query: OwedQuery) -> Result<Vec<O
         }
     };
     found.into_iter().map(|it| it.to_owed(&readers.control)).collect()
+}
+
+/// A full disk is no reason to show nothing.
+fn if_possible(result: Result<()>) -> Result<()> {
+    match result {
+        Err(StoreError::Full) => Ok(()),
+        other => other,
+    }
 }
 
 fn secret(random: &mut Random) -> [u8; 32] {
