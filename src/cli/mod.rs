@@ -20,6 +20,7 @@ mod times;
 mod serve;
 mod quick_start;
 mod migrate_store;
+mod rekey;
 
 // Resources.
 mod apply;
@@ -106,6 +107,7 @@ struct Global {
 enum Command {
     Serve(serve::Args),
     MigrateStore(migrate_store::Args),
+    Rekey(rekey::Args),
     Apply(apply::ApplyArgs),
     Plan(apply::PlanArgs),
     Export(apply::ExportArgs),
@@ -184,6 +186,7 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
         Command::MigrateStore(args) => migrate_store::run(args).await,
+        Command::Rekey(args) => rekey::run(args).await,
         Command::Apply(args) => apply::apply(&context(), args).await,
         Command::Plan(args) => apply::plan(&context(), args).await,
         Command::Export(args) => apply::export(&context(), args).await,

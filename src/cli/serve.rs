@@ -1,6 +1,7 @@
 //! `tidegate serve`: runs the gateway.
 
 use std::{
+    io::IsTerminal as _,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -12,11 +13,12 @@ use super::{
     output, quick_start,
 };
 use crate::{
-    app::{App, Parts, StartError},
+    app::{App, Parts, StartError, folder},
     config::{Config, ConfigError},
     destinations::egress::policy::Net,
     model::Secret,
     resources::{ApplyError, File},
+    server,
     store::Role,
     telemetry,
 };
@@ -59,6 +61,9 @@ pub struct Args {
     /// Make a demo project and an endpoint for it, and show how to send an event
     #[arg(long)]
     quick_start: bool,
+    /// Start on a data folder whose store was moved to a database, or that has files of something else
+    #[arg(long)]
+    force: bool,
 }
 
 pub async fn run(args: Args) -> Result<()> {
@@ -70,9 +75,15 @@ pub async fn run(args: Args) -> Result<()> {
     // Read before anything starts, so that a mistake in it starts nothing.
     let resources = args.apply.as_deref().map(read_resources).transpose()?;
 
+    server::budget::raise();
+    folder::look(&config, args.force).map_err(cannot_start)?;
     let allowed = config.egress.allow_nets.clone();
+    let (data, database) = (config.data.clone(), config.database.clone());
     let app = App::start(config, Parts::of_the_machine(), resources.as_ref());
     let app = app.await.map_err(cannot_start)?;
+    if let Some(database) = &database {
+        folder::mark_in_use(&data, database);
+    }
     tracing::info!(address = %app.address, "listening");
     if !allowed.is_empty() {
         let nets: Vec<String> = allowed.iter().map(ToString::to_string).collect();
@@ -152,6 +163,18 @@ fn cannot_start(error: StartError) -> CliError {
         StartError::OtherMasterKey { .. } => {
             failed.then("give every node the same TIDEGATE_MASTER_KEY, or the same master.key")
         }
+        StartError::Moved { .. } => failed.then(
+            "give the database with --store or TIDEGATE_STORE; or begin anew on the folder alone with --force",
+        ),
+        StartError::NotOurs { .. } => failed.then(
+            "check --data, and whether the disk is mounted; or make a store there with --force",
+        ),
+        StartError::NameTaken { .. } => failed.then(
+            "give this node another name with --node, or stop the other one first",
+        ),
+        StartError::Database { .. } => failed.then(
+            "nothing was accepted; check that the database runs and that the address is right, then start again",
+        ),
         StartError::Roles => failed.then("share a PostgreSQL with --store, or leave --roles away"),
         StartError::NoRoles => failed.then("give it at least one, or leave them away for all"),
         StartError::Beat => failed.then("make `lease` at least three times `beat`"),
@@ -159,7 +182,6 @@ fn cannot_start(error: StartError) -> CliError {
         | StartError::AdminKey
         | StartError::Node(_)
         | StartError::Store { .. }
-        | StartError::Database { .. }
         | StartError::Tls(_)
         | StartError::Countries(_)
         | StartError::Telemetry(_) => failed,
@@ -185,9 +207,24 @@ async fn wait_for_the_end() -> Result<impl Future<Output = ()>> {
     };
     let (mut terminate, mut interrupt) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => (),
-        _ = interrupt.recv() => output::note(""),
+    let mut hangup = listen(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => {
+                output::note("");
+                break;
+            }
+            _ = hangup.recv() => {
+                // Whose terminal is closed has nobody who would stop it later.
+                if std::io::stderr().is_terminal() {
+                    break;
+                }
+                tracing::warn!(
+                    "SIGHUP is ignored: options are read at a start, and resources change with `tidegate apply`"
+                );
+            }
+        }
     }
     Ok(async move {
         tokio::select! {

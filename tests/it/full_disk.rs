@@ -65,10 +65,10 @@ async fn all_pending_is_delivered_without_a_free_byte() {
     receiver.quiet().await;
     take_the_rest(&ballast);
     let gateway = start(&setup).await;
-    let mut connection = Connection::open(gateway.address).await.unwrap();
     let all = || accepted.iter().all(|id| receiver.has_taken("live", id));
     let is_drained = receiver.drained(all, STALL).await;
     assert!(is_drained, "{} of {} arrived", receiver.taken("live"), accepted.len());
+    let mut connection = Connection::open(gateway.address).await.unwrap();
     look(&mut connection, 0).await;
     no_longer_pending(&mut connection).await;
 

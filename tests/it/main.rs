@@ -47,5 +47,8 @@ mod chaos;
 mod powercut;
 mod broken_disk;
 mod full_disk;
+mod machine;
+mod rekey;
+mod moved_secrets;
 mod outage;
 mod transfer;

@@ -57,6 +57,7 @@ impl Found {
         let control = Arc::new(Control::open(&folder.control())?);
         let secret = control.secret("key_hash", || secret(random))?;
         let segments = Arc::new(Segments::open(&folder)?);
+        segments.keep_idle(options.idle_readers);
         let directory = Arc::new(DirectoryFile::open(&folder.directory())?);
         let recovered = recover(&folder, control.clone(), segments.clone(), status, clock, secret)?;
         Ok(Self { folder, control, segments, directory, recovered })
