@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     error::{CliError, Result},
@@ -81,6 +81,8 @@ pub async fn run(args: Args) -> Result<()> {
     let (data, database) = (config.data.clone(), config.database.clone());
     let app = App::start(config, Parts::of_the_machine(), resources.as_ref());
     let app = app.await.map_err(cannot_start)?;
+    // Before anybody hears that it runs: a signal that comes then ends it in order.
+    let signals = Signals::listen()?;
     if let Some(database) = &database {
         folder::mark_in_use(&data, database);
     }
@@ -90,7 +92,7 @@ pub async fn run(args: Args) -> Result<()> {
         tracing::warn!(nets = nets.join(" "), "endpoints may be in networks that are not public");
     }
     let demo = if args.quick_start { Some(quick_start::start(&app).await?) } else { None };
-    let second = wait_for_the_end().await?;
+    let second = signals.wait().await;
     tracing::info!("stopping: what is under way may end; the same signal again ends at once");
     if let Some(demo) = demo {
         demo.stop();
@@ -199,37 +201,52 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Ends with the first signal to stop, and gives what ends with the second.
-async fn wait_for_the_end() -> Result<impl Future<Output = ()>> {
-    let listen = |kind| {
-        signal(kind)
-            .map_err(|source| CliError::File { what: "cannot hear signals".to_owned(), source })
-    };
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut hangup = listen(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => {
-                output::note("");
-                break;
-            }
-            _ = hangup.recv() => {
-                // Whose terminal is closed has nobody who would stop it later.
-                if std::io::stderr().is_terminal() {
+/// The signals that are heard.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|source| CliError::File { what: "cannot hear signals".to_owned(), source })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Ends with the first signal to stop, and gives what ends with the second.
+    async fn wait(self) -> impl Future<Output = ()> {
+        let Self { mut terminate, mut interrupt, mut hangup } = self;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => {
+                    output::note("");
                     break;
                 }
-                tracing::warn!(
-                    "SIGHUP is ignored: options are read at a start, and resources change with `tidegate apply`"
-                );
+                _ = hangup.recv() => {
+                    // Whose terminal is closed has nobody who would stop it later.
+                    if std::io::stderr().is_terminal() {
+                        break;
+                    }
+                    tracing::warn!(
+                        "SIGHUP is ignored: options are read at a start, and resources change with `tidegate apply`"
+                    );
+                }
+            }
+        }
+        async move {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = interrupt.recv() => (),
             }
         }
     }
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
-        }
-    })
 }
