@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check deny setup fmt bench bench-steps attacks crash chaos powercut damage simulation fuzz map clean
+.PHONY: help run test check deny setup fmt bench bench-steps attacks crash chaos powercut damage fulldisk simulation fuzz map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -55,6 +55,10 @@ powercut: ## Power cuts at many more points than in `make test`
 damage: ## Each kind of file of a data folder damaged at many places: nothing is lost in silence
 	$(CARGO) build --workspace
 	DAMAGE_FLIPS=$${DAMAGE_FLIPS:-40} $(CARGO) test --test it damage:: -- --nocapture
+
+fulldisk: ## A disk of 192 MB that fills under load: 100,000 pending deliveries without a free byte
+	$(CARGO) build --release --bin tidegate
+	FULL_DISK_MB=192 TIDEGATE_BINARY=$(CURDIR)/target/release/tidegate $(CARGO) test --test it full_disk:: -- --nocapture
 
 simulation: ## The dispatcher under 100,000 seeds of bad weather
 	SIMULATION_SEEDS=100000 $(CARGO) test --release --test it simulation:: -- --nocapture

@@ -1,5 +1,7 @@
 //! Puts the stages together and takes them apart again.
 
+pub mod folder;
+pub mod rekey;
 mod ground;
 mod planned;
 mod front;
@@ -136,6 +138,14 @@ pub enum StartError {
     AdminKey,
     #[error("the store in `{}` cannot be opened", .path.display())]
     Store { path: PathBuf, source: StoreError },
+    #[error("the store of `{}` was moved to {to}: what a gateway on the folder alone accepted would not be there", .path.display())]
+    Moved { path: PathBuf, to: String },
+    #[error("`{}` has no store and is not empty: `{found}` is not Tidegate's", .path.display())]
+    NotOurs { path: PathBuf, found: String },
+    #[error(
+        "a node named `{name}` lives already at {address}: two of one name would do the same work twice"
+    )]
+    NameTaken { name: String, address: String },
     #[error("the database {address} cannot be used")]
     Database { address: Address, source: StoreError },
     #[error("the secrets in {address} were sealed with another master key than this node has")]
@@ -169,7 +179,7 @@ impl App {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         check(&config)?;
-        let mut config = config;
+        let mut config = within_budget(config, server::budget::Budget::of_this_process());
         config.server.free_addresses.clone_from(&config.ingest.trusted_proxies);
         let ground = Ground::open(&config, &parts, resources).await?;
         let (tail, stops) = (Tail::default(), Stops::new());
@@ -355,6 +365,15 @@ impl Stops {
             upkeep: switch(),
         }
     }
+}
+
+/// Less where fewer files may be open than the options would take.
+fn within_budget(mut config: Config, budget: server::budget::Budget) -> Config {
+    config.server.connections.get_or_insert(budget.connections);
+    config.egress.idle_in_all = config.egress.idle_in_all.min(budget.kept);
+    config.dispatch.in_flight = config.dispatch.in_flight.min(budget.attempts);
+    config.store.idle_readers = config.store.idle_readers.min(budget.readers);
+    config
 }
 
 fn keyring(

@@ -21,6 +21,7 @@ mod serve;
 mod quick_start;
 mod migrate_store;
 mod check;
+mod rekey;
 
 // Resources.
 mod apply;
@@ -108,6 +109,7 @@ enum Command {
     Serve(serve::Args),
     MigrateStore(migrate_store::Args),
     Check(check::Args),
+    Rekey(rekey::Args),
     Apply(apply::ApplyArgs),
     Plan(apply::PlanArgs),
     Export(apply::ExportArgs),
@@ -186,6 +188,7 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
         Command::MigrateStore(args) => migrate_store::run(args).await,
+        Command::Rekey(args) => rekey::run(args).await,
         Command::Apply(args) => apply::apply(&context(), args).await,
         Command::Plan(args) => apply::plan(&context(), args).await,
         Command::Export(args) => apply::export(&context(), args).await,

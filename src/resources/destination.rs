@@ -46,7 +46,7 @@ impl Spec for DestinationSpec {
             wrong.push(pipeline::Invalid::expression("ordering.key", &error).into());
         }
         let DestinationKind::Webhook = self.kind;
-        let safe = Safe { scope, destination: id };
+        let safe = Safe { scope, destination: id, is_moved: false };
         let connection = self.webhook(&safe, &values, old, &mut wrong);
         all_right(wrong)?;
         // Without a connection something was wrong, and we are not here.
@@ -96,6 +96,7 @@ impl DestinationSpec {
         let has_keys = old.is_some_and(|it| !it.signing_keys.is_empty());
         let is_signed = self.is_signed(values.without_secret, has_keys);
         self.check_header_names(&contract, is_signed, wrong);
+        let safe = &Safe { is_moved: is_moved(old, urls.as_deref()), ..*safe };
         let headers = safe.headers(&self.headers, old.map(|it| &it.headers), wrong);
         let auth = safe.auth(&self.auth, old.map(|it| &it.auth), wrong);
         let old_keys = old.map_or(&[][..], |it| &it.signing_keys);
@@ -195,6 +196,13 @@ impl DestinationSpec {
         }
         (wrong.len() == before).then_some(targets)
     }
+}
+
+/// Whether there is an origin that the destination did not have before.
+fn is_moved(old: Option<&Webhook>, urls: Option<&[Target]>) -> bool {
+    let Some(old) = old else { return false };
+    let known: Vec<String> = old.urls.iter().map(Target::origin).collect();
+    urls.unwrap_or_default().iter().any(|it| !known.contains(&it.origin()))
 }
 
 fn target(path: &str, text: &str, https_only: bool) -> Result<Target, Invalid> {

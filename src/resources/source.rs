@@ -389,6 +389,14 @@ fn check_scheme(scheme: &InboundScheme, wrong: &mut Vec<Invalid>) {
                 let rule = "must hold `{body}`: what is not signed can be changed by anybody";
                 wrong.push(Invalid::new("verify.hmac.signed", rule, "another text"));
             }
+            if it.time.is_some() && !it.signed.contains("{time}") {
+                let rule = "must hold `{time}` where `time` is given: a time that is not signed can be renewed by anybody";
+                wrong.push(Invalid::new("verify.hmac.signed", rule, "another text"));
+            }
+            if it.id.is_some() && !it.signed.contains("{id}") {
+                let rule = "must hold `{id}` where `id` is given: an id that is not signed can be chosen by anybody";
+                wrong.push(Invalid::new("verify.hmac.signed", rule, "another text"));
+            }
             names
         }
         InboundScheme::Token { header, .. } => vec![("verify.api-key.header", header.as_ref())],

@@ -3,6 +3,7 @@
 //! `axum::serve` installs no timer, so that a client which sends half a header holds its connection
 //! for ever. Nothing here is held for ever: each phase of a connection has a limit.
 
+pub mod budget;
 mod body;
 mod connection;
 mod limits;
@@ -37,7 +38,7 @@ pub use self::body::{AnswerBody, PacedBody};
 use self::{
     body::ReportingBody,
     connection::{Phase, WatchedStream},
-    limits::{Admission, Slots},
+    limits::{Admission, Slot, Slots},
 };
 use crate::problem::{Kind, Problem};
 
@@ -58,7 +59,8 @@ pub struct Options {
     /// How long a client may leave a response unread.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
-    /// Connections at once. Without it: 80 % of the files that the process may open.
+    /// Connections at once. Without it: about half of the files that the process may open. When there are
+    /// more, the one that has been idle for the longest is closed for a new one.
     pub connections: Option<usize>,
     /// Connections at once from one address, unless that is this machine's or in `free_addresses`. Without it:
     /// half of all connections.
@@ -162,10 +164,15 @@ pub async fn serve<A: Answers>(
         match accepted {
             Ok((stream, peer)) => match slots.admit(peer.ip()) {
                 Admission::Admitted(slot) => {
-                    let connection = server.clone().run(stream, peer, stopped.clone());
+                    tokio::spawn(server.clone().run(stream, peer, stopped.clone(), slot));
+                }
+                Admission::Soon(waiting) => {
+                    let (server, stopped) = (server.clone(), stopped.clone());
                     tokio::spawn(async move {
-                        let _slot = slot;
-                        connection.await;
+                        match waiting.place().await {
+                            Ok(slot) => server.run(stream, peer, stopped, slot).await,
+                            Err(linger) => limits::refuse(stream, Some(linger)),
+                        }
                     });
                 }
                 Admission::Refused(linger) => limits::refuse(stream, linger),
@@ -206,10 +213,11 @@ impl<A: Answers> Server<A> {
         stream: TcpStream,
         peer: SocketAddr,
         mut stop: watch::Receiver<Stop>,
+        slot: Slot,
     ) {
         // Without it, a small response may wait 40 ms for an acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
-        let phase = Phase::new();
+        let phase = slot.phase.clone();
         let stream = WatchedStream::new(stream, phase.clone(), &self.options);
         let service = service_fn(|request| self.answer(request, peer, phase.clone()));
         let mut connection =
@@ -231,10 +239,13 @@ impl<A: Answers> Server<A> {
                 }
                 if !is_listening || stopping.has_changed().unwrap_or(true) {
                     is_listening = true;
+                    if phase.must_go(context) {
+                        return Poll::Ready(Some(Ok(())));
+                    }
                     // It fails when the accept loop is gone without a word: the process is ending.
                     return changed.as_mut().poll(context).map(|it| it.err().map(|_| Ok(())));
                 }
-                Poll::Pending
+                if phase.is_let_go() { Poll::Ready(Some(Ok(()))) } else { Poll::Pending }
             });
             match ended.await {
                 None => stopping.mark_unchanged(),

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{SqliteStore, blocking};
 use crate::{
     model::{Name, ProjectId, RawJson},
-    store::{Change, Directory, Document, Entity, EntityKey, Registry, Result, Upsert},
+    store::{Change, Directory, Document, Entity, EntityKey, Registry, Result, StoreError, Upsert},
 };
 
 impl SqliteStore {
@@ -56,6 +56,9 @@ impl Directory for SqliteStore {
         entities: Vec<Entity>,
         how: Upsert,
     ) -> Result<()> {
+        if self.status.is_full() {
+            return Err(StoreError::Full);
+        }
         let (directory, table) = (self.directory.clone(), table.clone());
         self.write(move |_| directory.put(project, &table, &entities, how)).await
     }

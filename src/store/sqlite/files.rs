@@ -109,7 +109,7 @@ impl Folder {
     }
 
     pub fn reserve(&self) -> PathBuf {
-        self.path.join("reserve")
+        self.path.join(RESERVE)
     }
 
     pub fn keys(&self) -> PathBuf {
@@ -158,6 +158,9 @@ impl Folder {
         Ok(path)
     }
 }
+
+/// The name of the file that holds back room on the disk.
+pub(super) const RESERVE: &str = "reserve";
 
 /// The name under which a segment is made before it has its own.
 const TEMPLATE: &str = "new";

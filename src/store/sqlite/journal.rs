@@ -91,6 +91,8 @@ impl Journal {
     const OUTCOMES: usize = 1024;
     /// The writer goes on in the other file when one has grown so long.
     const LONG: u64 = 8 << 20;
+    /// … and so long when the disk is full: it must not grow.
+    const LONG_WITHOUT_ROOM: u64 = 512 << 10;
     /// A file grows in steps of its own length, but within these bounds.
     const STEPS: std::ops::RangeInclusive<u64> = 256 << 10..=4 << 20;
 
@@ -165,8 +167,8 @@ impl Journal {
     }
 
     /// Whether it is time to go on in the other file.
-    pub fn is_long(&self) -> bool {
-        self.files[self.current].end >= Self::LONG
+    pub fn is_long(&self, has_room: bool) -> bool {
+        self.files[self.current].end >= if has_room { Self::LONG } else { Self::LONG_WITHOUT_ROOM }
     }
 
     pub fn is_other_spent(&self) -> bool {

@@ -48,6 +48,7 @@ mod upkeep;
 mod writer;
 mod publish;
 mod recover;
+mod open;
 mod records;
 mod prune;
 mod export;
@@ -56,7 +57,6 @@ mod repair;
 pub mod takeout;
 
 use std::{
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, Weak},
     thread::JoinHandle,
 };
@@ -65,43 +65,29 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
-use self::{
-    blocks::Blocks,
-    control::Control,
-    directory::DirectoryFile,
-    error::in_file,
-    files::Folder,
-    gate::{Asked, GateKeys, compare, first_with_key},
-    inbox::{End, Inbox, Offered, Task},
-    keys::KeyReader,
-    manifest::ManifestFile,
-    marks::Marks,
-    owed::{OwedFile, OwedRow},
-    readers::Readers,
-    recover::{Recovered, recover},
-    room::Room,
-    segments::Segments,
-    status::Status,
-    syncer::Syncer,
-    upkeep::Upkeep,
-    writer::Writer,
-};
 pub use self::{
     check::{Checked, check},
     options::Options,
     repair::repair,
 };
+use self::{
+    directory::DirectoryFile,
+    files::Folder,
+    gate::{Asked, GateKeys, compare, first_with_key},
+    inbox::{End, Inbox, Offered, Task},
+    keys::KeyReader,
+    manifest::ManifestFile,
+    owed::{OwedFile, OwedRow},
+    readers::Readers,
+    status::Status,
+};
 use super::{
     Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Result, Settlement, Store,
     StoreError, Waiting,
 };
-use crate::{
-    clock::Clock,
-    hint,
-    model::{
-        DeliverySeq, DestinationId, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId,
-        Remembered,
-    },
+use crate::model::{
+    DeliverySeq, DestinationId, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId,
+    Remembered,
 };
 
 /// Where ids get what nobody can guess.
@@ -126,82 +112,6 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store in this folder, or makes one. Blocks for as long as that takes, which is well
-    /// below a second unless a file has to be made anew.
-    ///
-    /// `accepted` gets the events of each commit, in accept order.
-    pub fn open(
-        path: &Path,
-        options: Options,
-        clock: Arc<dyn Clock>,
-        mut random: Random,
-        accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-    ) -> Result<Self> {
-        let folder = Arc::new(Folder::open(path)?);
-        room::clean(&folder.reserve())?;
-        let manifest = Arc::new(ManifestFile::open(path)?);
-        manifest.begin(&folder)?;
-        let marks = Marks::open(&folder.marks())?;
-        let control = Control::open(&folder.control(), marks.clone());
-        let control = Arc::new(control.map_err(in_file("control.db", control::LOST))?);
-        let secret = control.secret("key_hash", || secret(&mut random))?;
-        let segments = Segments::open(&folder, &manifest);
-        let segments = Arc::new(segments.map_err(in_file("segments/", segments::LOST))?);
-        let directory = DirectoryFile::open(&folder.directory(), marks.clone());
-        let directory = Arc::new(directory.map_err(in_file("directory.db", directory::LOST))?);
-        let status = Arc::new(Status::default());
-        let (kept, state) = (control.clone(), status.clone());
-        let Recovered { memory, newest, journal, owed } =
-            recover(&folder, &manifest, &marks, kept, segments.clone(), state, clock, secret)?;
-        manifest.found(&folder, memory.keys.covered())?;
-        status.set_planned_through(memory.marks.planned_through);
-        status.set_waiting(memory.waiting.events());
-        let inbox = Arc::new(Inbox::new(options.waiting_event_bytes, options.waiting_work_bytes));
-        let readers = Readers {
-            control,
-            segments: segments.clone(),
-            blocks: Blocks::new(options.body_cache_bytes),
-        };
-        let keys = memory.keys.reader();
-        let (number, quick) = (journal.number(), options.quick_sync);
-        let syncer =
-            Syncer::start(number, quick, accepted, inbox.clone(), status.clone(), Some(marks))?;
-        let turns = Arc::new(Semaphore::new(options.readers.max(1)));
-        let weak_folder = Arc::downgrade(&folder);
-        let writer = Writer {
-            room: Room::open(folder.reserve(), options.reserve_bytes)?,
-            upkeep: Upkeep::start(segments.clone(), status.clone(), manifest.clone())?,
-            folder,
-            manifest: manifest.clone(),
-            options,
-            inbox: inbox.clone(),
-            status: status.clone(),
-            segments,
-            newest,
-            journal,
-            syncer,
-            memory,
-        };
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(error::of_file)?;
-        Ok(Self {
-            readers: Arc::new(readers),
-            owed,
-            keys,
-            inbox,
-            status,
-            random: Mutex::new(random),
-            turns,
-            folder: weak_folder,
-            forgetting: Arc::default(),
-            directory,
-            manifest,
-            thread: Mutex::new(Some(thread)),
-        })
-    }
-
     /// `digest` is that of the payload.
     fn offer(&self, event: NewEvent, digest: u64) -> Offered {
         let gate = GateKeys::of(&self.keys, event.project, event.key.as_ref(), event.id);
@@ -222,6 +132,17 @@ impl SqliteStore {
     async fn be_published(&self) -> Result<()> {
         self.status.check_open()?;
         if self.status.is_unpublished() { self.inbox.publish().await } else { Ok(()) }
+    }
+
+    /// Returns when readers see as much as can be shown: on a disk that has no room at all, people see what
+    /// was published last.
+    async fn be_published_if_possible(&self) -> Result<()> {
+        if_possible(self.be_published().await)
+    }
+
+    /// Returns when `owed.db` holds as much as it can.
+    async fn flush_if_possible(&self) -> Result<()> {
+        if_possible(self.inbox.flush().await)
     }
 
     /// Reads what is not in the segments, on a thread that may block.
@@ -330,7 +251,9 @@ impl Store for SqliteStore {
     }
 
     async fn backlog(&self) -> Result<Vec<Backlog>> {
-        self.read_owed(|readers, owed| {
+        self.flush_if_possible().await?;
+        let owed = self.owed.clone();
+        self.read_beside(move |readers| {
             let backlog = |(destination, owed, oldest)| {
                 Ok(Backlog {
                     destination: readers.control.id(destination)?,
@@ -349,6 +272,10 @@ impl Store for SqliteStore {
     }
 
     async fn replay(&self, step: ReplayStep) -> Result<Vec<Owed>> {
+        // What was held back on the disk is for what is owed.
+        if self.status.is_full() {
+            return Err(StoreError::Full);
+        }
         let prepared = self.read(move |it| replay::prepare(it, step)).await?;
         self.inbox.work(Task::Replay(prepared)).await
     }
@@ -394,6 +321,14 @@ fn owed_by(readers: &Readers, owed: &OwedFile, query: OwedQuery) -> Result<Vec<O
         }
     };
     found.into_iter().map(|it| it.to_owed(&readers.control)).collect()
+}
+
+/// A full disk is no reason to show nothing.
+fn if_possible(result: Result<()>) -> Result<()> {
+    match result {
+        Err(StoreError::Full) => Ok(()),
+        other => other,
+    }
 }
 
 fn secret(random: &mut Random) -> [u8; 32] {

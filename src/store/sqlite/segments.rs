@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -45,12 +45,7 @@ const UNREAD: u64 = u64::MAX;
 
 /// Connections that nobody uses at the moment, from those used long ago to those used lately.
 #[derive(Default)]
-struct Idle(Mutex<VecDeque<(EventSeq, Connection)>>);
-
-impl Idle {
-    /// Each holds file handles and up to half a megabyte of pages.
-    const MOST: usize = 24;
-}
+struct Idle(Mutex<VecDeque<(EventSeq, Connection)>>, AtomicUsize);
 
 impl Segment {
     /// The place of its first event.
@@ -85,7 +80,11 @@ impl Segment {
                 Some((self.first, connection))
             } else {
                 idle.push_back((self.first, connection));
-                if idle.len() > Idle::MOST { idle.pop_front() } else { None }
+                if idle.len() > self.idle.1.load(Ordering::Relaxed) {
+                    idle.pop_front()
+                } else {
+                    None
+                }
             }
         };
         drop(dropped);
@@ -260,6 +259,11 @@ impl Segments {
     pub fn remove(&self, segment: &Segment) {
         self.change(|all| all.retain(|it| it.first != segment.first));
         self.retire(segment);
+    }
+
+    /// Each holds up to three files and half a megabyte of pages.
+    pub fn keep_idle(&self, most: usize) {
+        self.idle.1.store(most, Ordering::Relaxed);
     }
 
     fn close_idle(&self, first: EventSeq) {

@@ -176,7 +176,8 @@ impl Work {
     fn seal_some(&mut self) {
         let now = Instant::now();
         for (segment, when) in std::mem::take(&mut self.unsealed) {
-            if when > now || self.status.is_closed() {
+            // On a full disk the room is for what becomes of deliveries.
+            if when > now || self.status.is_closed() || self.status.is_full() {
                 self.unsealed.push((segment, when));
                 continue;
             }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Options, changes,
-    error::{failed, is_broken},
+    error::{failed, is_broken, unavailable},
     files::Folder,
     inbox::{Append, Batch, End, Inbox, Offered, Request, Work},
     journal::Journal,
@@ -39,6 +39,8 @@ pub(super) struct Writer {
     pub syncer: Syncer,
     pub memory: Memory,
     pub room: Room,
+    /// When the disk was last asked for its room.
+    pub looked: Instant,
     pub upkeep: Upkeep,
 }
 
@@ -136,12 +138,15 @@ impl Writer {
         }
         let begun = Instant::now();
         let mut result = Err(StoreError::Full);
-        for has_more_room in [|_: &Room| true, Room::release] {
-            if matches!(result, Err(StoreError::Full)) && has_more_room(&self.room) {
-                // A failure has been told.
-                let _ = self.publish();
-                result = self.keep(Vec::new(), &works);
+        // Each file of the journal has room, and then the reserve.
+        for attempt in 0.. {
+            let has_more_room = attempt < 2 || self.room.release();
+            if !matches!(result, Err(StoreError::Full)) || !has_more_room {
+                break;
             }
+            // A failure has been told.
+            let _ = self.renew_journal();
+            result = self.keep(Vec::new(), &works);
         }
         match result {
             Ok(kept) => self.promise(kept, Vec::new(), works, begun),
@@ -261,25 +266,25 @@ impl Writer {
             // A failure has been told.
             let _ = self.publish();
         }
-        if self.journal.is_long()
+        if self.journal.is_long(!self.status.is_full())
             && let Err(error) = self.switch_journal()
         {
             tracing::debug!(%error, "the journal grows for a while longer");
         }
         metrics::gauge!("tidegate_store_owed_changes_in_memory")
             .set(self.memory.ledger.len() as f64);
-        if self.memory.ledger.is_stuck() {
-            self.status.set_full(true);
-            self.room.release();
-        } else if self.status.is_full() && self.room.is_back() {
-            self.status.set_full(false);
-        }
+        self.look_for_room();
         self.checkpoint();
         let events = self.memory.marks.next_event.0 - self.newest.segment.first().0;
         let is_due = events >= self.options.segment_events
             || self.newest.is_large
             || self.newest.is_unwanted;
-        if is_due && events > 0 && self.newest.not_before <= Instant::now() {
+        // A new segment needs room, and so does sealing the old one.
+        if is_due
+            && events > 0
+            && !self.status.is_full()
+            && self.newest.not_before <= Instant::now()
+        {
             self.roll();
         }
     }
@@ -292,7 +297,10 @@ impl Writer {
         if self.memory.ledger.is_due() {
             match self.sync() {
                 Ok(synced) => self.memory.ledger.hand_on(synced),
-                Err(_) => self.memory.ledger.refuse(),
+                Err(_) => {
+                    let why = "the disk failed; the log says how";
+                    self.memory.ledger.refuse(|| unavailable(why));
+                }
             }
         }
     }

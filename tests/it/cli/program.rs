@@ -65,6 +65,12 @@ impl Running {
         find(&self.notes, text)
     }
 
+    pub fn signal(&self, name: &str) {
+        let mut sent = Command::new("kill");
+        let sent = sent.args([&format!("-{name}"), &self.child.id().to_string()]);
+        assert!(sent.status().unwrap().success());
+    }
+
     /// Ctrl-C, and the exit code that follows.
     pub fn interrupt(mut self) -> Option<i32> {
         // The standard library sends no signals but the one that kills.

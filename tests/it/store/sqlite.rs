@@ -1,12 +1,13 @@
 //! What only the embedded store promises: about its files.
 
-use std::{fs, path::Path, process::Command, sync::Arc, thread, time::Duration};
+use std::{fs, path::Path, sync::Arc, thread, time::Duration};
 
-use tempfile::TempDir;
 use tidegate::{
     model::{Class, DeliverySeq, Event, EventSeq, Owed, Person, Plan},
     store::{Appended, OwedQuery, Refusal, StoreError, sqlite::Options},
 };
+
+use crate::harness::small_disk::{SmallDisk, again_with_the_right_to_mount};
 
 use super::home::{
     Home, Open, SqliteHome, attempt, destinations, ended, event, keyed, new_events, note, now,
@@ -374,46 +375,9 @@ async fn files_of_a_newer_version_are_refused() {
     assert!(open_sqlite(home.folder.path(), small()).is_ok());
 }
 
-/// A file system of a few megabytes, unmounted at the end.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// `None` when this process may not mount anything.
-    fn mount() -> Option<Self> {
-        let folder = TempDir::new().unwrap();
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=6m", "tidegate-test"])
-            .arg(folder.path())
-            .output();
-        mount.is_ok_and(|it| it.status.success()).then_some(Self(folder))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
-/// Runs this test once more in a namespace of its own, in which it may mount.
-fn again_with_the_right_to_mount(test: &str) {
-    const MARK: &str = "TIDEGATE_TEST_IN_NAMESPACE";
-    assert!(std::env::var_os(MARK).is_none(), "cannot mount a tmpfs even in a namespace");
-    let status = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test])
-        .env(MARK, "1")
-        .status();
-    assert!(
-        status.is_ok_and(|it| it.success()),
-        "this test needs a small disk: run it as root, or allow user namespaces"
-    );
-}
-
 #[tokio::test]
 async fn a_full_disk_refuses_events_goes_on_delivering_and_heals() {
-    let Some(disk) = SmallDisk::mount() else {
+    let Some(disk) = SmallDisk::mount(6) else {
         return again_with_the_right_to_mount(
             "store::sqlite::a_full_disk_refuses_events_goes_on_delivering_and_heals",
         );
