@@ -18,6 +18,13 @@ impl SmallDisk {
             .output();
         mount.is_ok_and(|it| it.status.success()).then_some(Self(folder))
     }
+
+    /// Gives it another size.
+    pub fn resize(&self, megabytes: u64) {
+        let size = format!("remount,size={megabytes}m");
+        let done = Command::new("mount").args(["-o", &size]).arg(self.0.path()).status();
+        assert!(done.is_ok_and(|it| it.success()), "the disk cannot be made larger");
+    }
 }
 
 impl Drop for SmallDisk {
