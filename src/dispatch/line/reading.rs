@@ -287,7 +287,7 @@ impl Line {
         if rows.len() >= reading.limit
             && let Some(last) = rows.last()
         {
-            self.park(self.due_of(last, step).unwrap_or(step.now));
+            self.park(self.due_behind(last, step));
         }
         if reading.kind == Kind::Heads {
             self.unread = false;

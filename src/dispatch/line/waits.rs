@@ -102,6 +102,14 @@ impl Line {
         Some(self.gone.held.get(&owed.seq).map_or(due, |it| due.max(*it)))
     }
 
+    /// When to look for what stands behind the last of a page. Where the clock was set back, the order in the
+    /// store is not that in which they are due, and a page that is read again at once would be the same.
+    pub(super) fn due_behind(&self, last: &Owed, step: &Step<'_>) -> Timestamp {
+        const REST: std::time::Duration = std::time::Duration::from_secs(1);
+        let due = self.due_of(last, step).unwrap_or(step.now);
+        if Some(due) == last.standing.due { due } else { due.max(later(step.now, REST)) }
+    }
+
     /// What an answer means, by those before it. One that says that the endpoint is gone is about the
     /// message when it is given again after a person has enabled the destination, while others were accepted, or
     /// none could be since it is the head of the only lane.
