@@ -293,6 +293,7 @@ impl Line {
             self.unread = false;
             self.loose_from = Some(DeliverySeq::from_bits(0));
             self.lanes.untrusted = Untrusted::ALL;
+            self.wake_known(step.now);
         }
     }
 

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Line, State, Step, Turn};
+use super::{Line, Row, State, Step, Turn};
 use crate::{
     dispatch::{earlier, later, retry},
     model::{Class, DeliverySeq, IdMap, Lane, Ordering, Outcome, Owed},
@@ -54,11 +54,25 @@ impl Line {
             return;
         }
         let lane = row.owed.place.lane;
+        // What stands before it in its lane may be in the store only.
+        if self.unread && lane != Lane::NONE {
+            return;
+        }
         self.turn_to(seq, State::Ready);
         if lane == Lane::NONE {
             self.turns.push_back(Turn::Loose(seq));
         } else {
             self.advance(lane);
+        }
+    }
+
+    /// The heads of the lanes are known: those may go that waited for this.
+    pub(super) fn wake_known(&mut self, now: Timestamp) {
+        let is_due = |row: &Row| row.due.is_none_or(|it| it <= now);
+        let due: Vec<DeliverySeq> =
+            self.rows.iter().filter(|(_, row)| is_due(row)).map(|(seq, _)| *seq).collect();
+        for seq in due {
+            self.make_ready(seq);
         }
     }
 
