@@ -287,12 +287,13 @@ impl Line {
         if rows.len() >= reading.limit
             && let Some(last) = rows.last()
         {
-            self.park(self.due_of(last, step).unwrap_or(step.now));
+            self.park(self.due_behind(last, step));
         }
         if reading.kind == Kind::Heads {
             self.unread = false;
             self.loose_from = Some(DeliverySeq::from_bits(0));
             self.lanes.untrusted = Untrusted::ALL;
+            self.wake_known(step.now);
         }
     }
 

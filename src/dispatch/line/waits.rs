@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Line, State, Step, Turn};
+use super::{Line, Row, State, Step, Turn};
 use crate::{
     dispatch::{earlier, later, retry},
     model::{Class, DeliverySeq, IdMap, Lane, Ordering, Outcome, Owed},
@@ -54,11 +54,25 @@ impl Line {
             return;
         }
         let lane = row.owed.place.lane;
+        // What stands before it in its lane may be in the store only.
+        if self.unread && lane != Lane::NONE {
+            return;
+        }
         self.turn_to(seq, State::Ready);
         if lane == Lane::NONE {
             self.turns.push_back(Turn::Loose(seq));
         } else {
             self.advance(lane);
+        }
+    }
+
+    /// The heads of the lanes are known: those may go that waited for this.
+    pub(super) fn wake_known(&mut self, now: Timestamp) {
+        let is_due = |row: &Row| row.due.is_none_or(|it| it <= now);
+        let due: Vec<DeliverySeq> =
+            self.rows.iter().filter(|(_, row)| is_due(row)).map(|(seq, _)| *seq).collect();
+        for seq in due {
+            self.make_ready(seq);
         }
     }
 
@@ -100,6 +114,14 @@ impl Line {
         let due = owed.standing.due?;
         let due = retry::bounded(&self.policy, owed, due, step.now, step.totals.set_back);
         Some(self.gone.held.get(&owed.seq).map_or(due, |it| due.max(*it)))
+    }
+
+    /// When to look for what stands behind the last of a page. Where the clock was set back, the order in the
+    /// store is not that in which they are due, and a page that is read again at once would be the same.
+    pub(super) fn due_behind(&self, last: &Owed, step: &Step<'_>) -> Timestamp {
+        const REST: std::time::Duration = std::time::Duration::from_secs(1);
+        let due = self.due_of(last, step).unwrap_or(step.now);
+        if Some(due) == last.standing.due { due } else { due.max(later(step.now, REST)) }
     }
 
     /// What an answer means, by those before it. One that says that the endpoint is gone is about the
