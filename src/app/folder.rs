@@ -15,8 +15,19 @@ const MOVED: &str = "moved-to";
 
 /// What may lie in a folder in which a store is made: what Tidegate leaves there without a store, what people
 /// keep beside one, and what file systems put there.
-const HARMLESS: [&str; 7] =
-    ["master.key", "traffic.json", "learned.json", "lock", "reserve", "lost+found", MOVED];
+const HARMLESS: [&str; 10] = [
+    "master.key",
+    "traffic.json",
+    "learned.json",
+    "clock.json",
+    "lock",
+    "reserve",
+    // A store that was being made when the process ended has these first.
+    "manifest",
+    "marks",
+    "lost+found",
+    MOVED,
+];
 const HARMLESS_ENDINGS: [&str; 6] = [".toml", ".yaml", ".yml", ".env", ".log", ".md"];
 
 /// Refuses a folder that is not this gateway's, and says so where a store is about to be made.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The name under which a store keeps the ids of its keys, separated by commas.
-const KEPT: &str = "master_keys";
+pub(super) const KEPT: &str = "master_keys";
 /// The same in a database, which has one.
 const AGREED: &str = "master_key";
 

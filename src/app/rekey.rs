@@ -7,6 +7,7 @@ use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
 
+use super::master::KEPT;
 use crate::{
     clock::Clock,
     crypto::{
@@ -57,10 +58,13 @@ pub async fn rekey(
     // Whether all of them open is known before anything changes.
     seal_anew(&old, &documents)?;
     renewal.begin(&file).map_err(RekeyError::File)?;
-    let (changes, count) = seal_anew(&Vault::load(&file, None, random)?, &documents)?;
+    let both = Vault::load(&file, None, random)?;
+    let (changes, count) = seal_anew(&both, &documents)?;
     if !changes.is_empty() {
         store.change(changes).await?;
     }
+    // From here on, the store wants the new key alone.
+    store.set_setting(KEPT, both.key_id().as_bytes().to_vec()).await?;
     renewal.finish(&file).map_err(RekeyError::File)?;
     store.close().await;
     Ok(count)
