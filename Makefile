@@ -4,7 +4,7 @@ CARGO ?= cargo
 DATA  ?= .tidegate
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check setup fmt bench bench-steps crash chaos powercut simulation fuzz map clean
+.PHONY: help run test check deny setup fmt bench bench-steps attacks crash chaos powercut damage fulldisk simulation fuzz map clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -13,13 +13,16 @@ run: ## The gateway on its embedded store, with a demo project and a curl to pas
 	@$(CARGO) build --release --bin tidegate
 	@target/release/tidegate serve --data $(DATA) --quick-start
 
-test: setup check ## Everything: format, lints, unit and integration tests, outside judges
+test: setup check deny ## Everything: format, lints, dependencies, unit and integration tests, outside judges
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+deny: ## Dependencies: licences, sources, and known weaknesses where their database can be fetched
+	@scripts/deny.sh
 
 setup: ## What the tests need: compilers, node and python, and the outside judges
 	@scripts/setup.sh
@@ -38,6 +41,9 @@ crash: ## 1,000 times kill -9 under load, judged by the checker
 	$(CARGO) build --workspace
 	CRASH_CYCLES=1000 $(CARGO) test --test it crash:: -- --nocapture
 
+attacks: ## Each attack of a hostile sender for 30 s against a release build, and what an honest one meets beside it
+	ATTACK_SECONDS=$${ATTACK_SECONDS:-30} $(CARGO) test --release --test it attacks:: -- --nocapture --test-threads=1
+
 chaos: ## Three nodes and a PostgreSQL with a standby, half an hour of whatever can happen to them
 	$(CARGO) build --workspace
 	CHAOS_MINUTES=$${CHAOS_MINUTES:-30} $(CARGO) test --test it chaos:: -- --nocapture
@@ -45,6 +51,14 @@ chaos: ## Three nodes and a PostgreSQL with a standby, half an hour of whatever 
 powercut: ## Power cuts at many more points than in `make test`
 	$(CARGO) build --workspace
 	POWERCUT_POINTS=5000 $(CARGO) test --test it powercut:: -- --nocapture
+
+damage: ## Each kind of file of a data folder damaged at many places: nothing is lost in silence
+	$(CARGO) build --workspace
+	DAMAGE_FLIPS=$${DAMAGE_FLIPS:-40} $(CARGO) test --test it damage:: -- --nocapture
+
+fulldisk: ## A disk of 192 MB that fills under load: 100,000 pending deliveries without a free byte
+	$(CARGO) build --release --bin tidegate
+	FULL_DISK_MB=192 TIDEGATE_BINARY=$(CURDIR)/target/release/tidegate $(CARGO) test --test it full_disk:: -- --nocapture
 
 simulation: ## The dispatcher under 100,000 seeds of bad weather
 	SIMULATION_SEEDS=100000 $(CARGO) test --release --test it simulation:: -- --nocapture

@@ -4,7 +4,11 @@
 //! and each step is noted when it is done. So a crash repeats one step at most: telling twice is one
 //! event all the same, since its id follows from the request's, and what is erased is not found again.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::json;
 use tokio::sync::watch;
@@ -14,11 +18,11 @@ use crate::{
     clock::{self, Clock},
     dispatch,
     model::{
-        Deletion, DeletionId, DeletionState, DestinationId, EventId, EventSeq, NewEvent, ProjectId,
-        RawJson, SourceId, TypeName,
+        Deletion, DeletionId, DeletionState, DeliverySeq, DestinationId, EventId, EventSeq,
+        Forgotten, NewEvent, ProjectId, RawJson, SourceId, TypeName,
     },
     pipeline::Direction,
-    store::{Database, OwedQuery, StoreError, Stretch},
+    store::{Database, OwedQuery, StoreError},
 };
 
 /// Requests of a project that may wait or be under way at once.
@@ -41,6 +45,7 @@ pub struct Parts {
 /// Carries out the catalogue's deletions until it is told to stop.
 pub async fn run(mut parts: Parts) {
     let mut catalog = parts.registrar.watch();
+    let mut swept = HashSet::new();
     while !*parts.stop.borrow() {
         let now = catalog.borrow_and_update().clone();
         let Some(deletion) = next(&now).cloned() else {
@@ -52,7 +57,7 @@ pub async fn run(mut parts: Parts) {
         };
         let mut stop = parts.stop.clone();
         let done = tokio::select! {
-            done = parts.turn(&deletion, &now) => done,
+            done = parts.turn(&deletion, &now, &mut swept) => done,
             _ = stop.wait_for(|it| *it) => return,
         };
         if let Err(error) = done {
@@ -95,16 +100,27 @@ pub fn event_id(deletion: DeletionId, part: usize) -> EventId {
 }
 
 impl Parts {
-    async fn turn(&self, deletion: &Deletion, catalog: &Catalog) -> Result<(), StoreError> {
+    /// `swept` are the deletions whose users are owed nothing any more, as far as this process knows.
+    async fn turn(
+        &self,
+        deletion: &Deletion,
+        catalog: &Catalog,
+        swept: &mut HashSet<DeletionId>,
+    ) -> Result<(), StoreError> {
         match deletion.state {
-            DeletionState::Notifying => self.notify(deletion, catalog).await,
+            DeletionState::Notifying => self.notify(deletion, catalog, swept).await,
             DeletionState::Waiting => self.begin(deletion).await,
             DeletionState::Erasing => self.erase(deletion).await,
             DeletionState::Done | DeletionState::Cancelled => Ok(()),
         }
     }
 
-    async fn notify(&self, deletion: &Deletion, catalog: &Catalog) -> Result<(), StoreError> {
+    async fn notify(
+        &self,
+        deletion: &Deletion,
+        catalog: &Catalog,
+        swept: &mut HashSet<DeletionId>,
+    ) -> Result<(), StoreError> {
         let to = affected(catalog, deletion.project);
         let now = self.clock.now();
         let payload = RawJson::of(&json!({
@@ -128,9 +144,19 @@ impl Parts {
         if !events.is_empty() {
             self.database.append(events).await?;
         }
-        let ended_at = (!deletion.erases()).then_some(now);
+        // The dispatcher holds back what is about the user from the moment at which the request was kept. Here
+        // it is ended, so that it stays so when the request is deleted.
+        let mut cancelled = 0;
+        if !swept.contains(&deletion.id) {
+            cancelled = self.sweep(deletion.project, catalog).await?;
+            let own = catalog.deletions.values().filter(|it| it.project == deletion.project);
+            swept.extend(own.map(|it| it.id));
+        }
+        swept.remove(&deletion.id);
+        let ended_at = (!deletion.erases()).then_some(self.clock.now());
         self.note(deletion, |it| {
             it.notified = to.len() as u64;
+            it.cancelled += cancelled;
             it.state = match it.erases() {
                 true => DeletionState::Waiting,
                 false => DeletionState::Done,
@@ -163,7 +189,7 @@ impl Parts {
                 })
                 .await;
         };
-        let cancelled = self.cancel(&stretch).await?;
+        let cancelled = self.cancel(&stretch.open).await?;
         let erased = self.database.erase(&stretch).await?;
         self.note(deletion, |it| {
             it.cursor = stretch.through.0;
@@ -173,17 +199,43 @@ impl Parts {
         .await
     }
 
-    /// Cancels what is still owed of these events, and waits until no attempt is under way. An attempt that
+    /// Ends what is owed of events of a project that may not go out any more. Returns how many deliveries that
+    /// were.
+    async fn sweep(&self, project: ProjectId, catalog: &Catalog) -> Result<u64, StoreError> {
+        const PAGE: usize = 500;
+        let forgotten = Forgotten::of(catalog.deletions.values().map(AsRef::as_ref));
+        let mut count = 0;
+        for destination in catalog.destinations.values().filter(|it| it.project == project) {
+            let mut after = None;
+            loop {
+                let (destination, per_lane) = (destination.id, usize::MAX);
+                let line = OwedQuery::Line { destination, after, per_lane, limit: PAGE };
+                let owed = self.database.owed(line).await?;
+                let Some(last) = owed.last() else { break };
+                after = Some((last.place, last.seq));
+                let seqs: Vec<DeliverySeq> = owed.iter().map(|it| it.seq).collect();
+                let messages = self.database.messages(&seqs).await?;
+                let about = messages.iter().filter(|it| forgotten.forbids(&it.event));
+                let about: Vec<DeliverySeq> = about.map(|it| it.seq).collect();
+                if !about.is_empty() {
+                    count += self.cancel(&about).await?;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Cancels these, where they are still owed, and waits until no attempt is under way. An attempt that
     /// hangs for longer has what its endpoint answers erased by no one, so it is waited for.
-    async fn cancel(&self, stretch: &Stretch) -> Result<u64, StoreError> {
+    async fn cancel(&self, open: &[DeliverySeq]) -> Result<u64, StoreError> {
         const POLL: Duration = Duration::from_millis(20);
-        let owed = self.database.owed(OwedQuery::These(stretch.open.clone())).await?;
+        let owed = self.database.owed(OwedQuery::These(open.to_vec())).await?;
         let count = owed.len() as u64;
         let mut left = owed;
         while !left.is_empty() {
             self.dispatch.cancel(left).await;
             tokio::time::sleep(POLL).await;
-            left = self.database.owed(OwedQuery::These(stretch.open.clone())).await?;
+            left = self.database.owed(OwedQuery::These(open.to_vec())).await?;
         }
         Ok(count)
     }
@@ -195,7 +247,11 @@ impl Parts {
         change: impl FnOnce(&mut Deletion),
     ) -> Result<(), StoreError> {
         let decide = |catalog: &Catalog| {
-            let found = catalog.deletions.get(&deletion.id).filter(|it| ***it == *deletion);
+            // How much was under way may be noted at any time.
+            let is_same = |it: &&Arc<Deletion>| {
+                Deletion { in_flight: deletion.in_flight, ..Deletion::clone(it) } == *deletion
+            };
+            let found = catalog.deletions.get(&deletion.id).filter(is_same);
             let edit = found.map(|it| {
                 let mut next = Deletion::clone(it);
                 change(&mut next);

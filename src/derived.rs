@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -36,7 +37,9 @@ pub fn read<T: DeserializeOwned>(file: &Path) -> Option<T> {
 /// Writes the file anew. It blocks until that is on disk.
 pub fn write<T: Serialize>(file: &Path, value: &T) -> io::Result<()> {
     let fresh = file.with_extension("new");
-    let mut to = File::create(&fresh)?;
+    // Only its owner reads it: it tells what people send.
+    let options = File::options().write(true).create(true).truncate(true).mode(0o600).to_owned();
+    let mut to = options.open(&fresh)?;
     to.write_all(&serde_json::to_vec(value)?)?;
     to.sync_data()?;
     fs::rename(fresh, file)

@@ -12,10 +12,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     catalog::{Catalog, Edit, Registrar, Resource},
@@ -24,14 +21,14 @@ use crate::{
     destinations::Outlets,
     model::{
         Class, DeliveryId, DeliverySeq, Destination, DestinationId, DestinationState, Ended, Entry,
-        EntryKind, Event, EventId, EventSeq, Message, NewEvent, Outcome, RawJson, SourceId,
-        TypeName,
+        EntryKind, Event, EventId, EventSeq, Message, NewEvent, Outcome, ProjectId, RawJson,
+        Shares, SourceId, TypeName,
     },
     store::{Database, Recording, StoreError},
     tail::{Activity, Tail},
 };
 
-/// Tests under way at once, over all projects.
+/// Tests under way at once, over all projects; of one, half of them.
 pub const TESTS_AT_ONCE: usize = 8;
 /// Verifications under way at once, over all projects.
 const VERIFIED_AT_ONCE: usize = 8;
@@ -50,7 +47,7 @@ pub struct Parts {
 
 pub struct Prober {
     parts: Parts,
-    tests: Semaphore,
+    tests: Shares,
 }
 
 /// What came of a probe.
@@ -89,7 +86,7 @@ const CONFIGURED: &str = "webhook.configured";
 
 impl Prober {
     pub fn new(parts: Parts) -> Self {
-        Self { parts, tests: Semaphore::new(TESTS_AT_ONCE) }
+        Self { parts, tests: Shares::new(TESTS_AT_ONCE) }
     }
 
     /// Sends a test, unless too many are under way.
@@ -99,7 +96,7 @@ impl Prober {
         event_type: TypeName,
         payload: RawJson,
     ) -> Result<Probe, ProbeError> {
-        let _turn = self.tests.try_acquire().map_err(|_| ProbeError::Busy)?;
+        let _turn = self.tests.take(destination.project).ok_or(ProbeError::Busy)?;
         self.send(destination, event_type, payload).await
     }
 
@@ -235,9 +232,19 @@ pub async fn run(prober: Arc<Prober>, mut stop: watch::Receiver<bool>) {
     loop {
         let now = catalog.borrow_and_update().clone();
         let busy: HashSet<DestinationId> = under_way.values().copied().collect();
-        let room = VERIFIED_AT_ONCE.saturating_sub(busy.len());
+        let mut room = VERIFIED_AT_ONCE.saturating_sub(busy.len());
+        let project_of = |id: &DestinationId| now.destinations.get(id).map(|it| it.project);
         let due = now.destinations.values().filter(|it| is_due(it) && !busy.contains(&it.id));
-        for destination in due.take(room) {
+        let mut of_project: HashMap<ProjectId, usize> = HashMap::new();
+        busy.iter().filter_map(project_of).for_each(|it| *of_project.entry(it).or_default() += 1);
+        for destination in due {
+            let own = of_project.entry(destination.project).or_default();
+            // One project has half of them at most, so that it holds up no other.
+            if room == 0 || *own >= VERIFIED_AT_ONCE / 2 {
+                continue;
+            }
+            room -= 1;
+            *own += 1;
             let (prober, destination) = (prober.clone(), destination.clone());
             let id = destination.id;
             let task = tasks.spawn(async move { prober.try_one(&destination).await });

@@ -227,7 +227,8 @@ impl Problem {
     pub fn to_closing_response(&self) -> Vec<u8> {
         let body = self.to_json();
         let mut head = format!(
-            "HTTP/1.1 {}\r\ncontent-type: {CONTENT_TYPE}\r\nconnection: close\r\ncontent-length: {}\r\n",
+            "HTTP/1.1 {}\r\ncontent-type: {CONTENT_TYPE}\r\nx-content-type-options: nosniff\r\n\
+             connection: close\r\ncontent-length: {}\r\n",
             self.kind.status(),
             body.len()
         );
@@ -250,6 +251,7 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
@@ -301,7 +303,7 @@ impl From<StoreError> for Problem {
             }
             StoreError::Full => disk_full().retry_after(2 * LATER),
             StoreError::TooManyDeliveries => Self::new(Kind::Rejected).detail(error.to_string()),
-            StoreError::Damaged { .. } | StoreError::Newer { .. } => {
+            StoreError::Damaged { .. } | StoreError::Incomplete(_) | StoreError::Newer { .. } => {
                 log(&error);
                 Self::new(Kind::Internal).detail("the log of the server says more")
             }

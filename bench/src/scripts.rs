@@ -29,7 +29,7 @@ const SLACK: usize = 2048;
 /// An error says that memory grew, or that events took longer and longer.
 pub fn run(options: &Options) -> Result<()> {
     let pool: Arc<Pool> = Arc::default();
-    let script = Script::compile(&options.source, Limits::default(), pool)?;
+    let script = Script::compile(&options.source, Limits::default(), pool, 1)?;
     let mut first = None;
     println!("| events | µs for an event | events/s | memory in KiB |\n|---|---|---|---|");
     for round in 1..=options.count.div_ceil(ROUND) {

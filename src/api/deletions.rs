@@ -55,8 +55,11 @@ pub struct DeletionView {
     pub event_id: Option<EventId>,
     /// How many events have lost their bodies.
     pub erased_events: u64,
-    /// How many deliveries of such events were cancelled.
+    /// How many deliveries of the user's events were cancelled, since they were still owed.
     pub cancelled_deliveries: u64,
+    /// How many attempts with events of the user were under way when the request was accepted, and may have
+    /// arrived after it. Where several nodes deliver, those of the node that was asked.
+    pub in_flight_deliveries: u64,
     /// The part of all events that was looked at, from 0 to 1. Null when nothing is to be erased.
     pub progress: Option<f64>,
     #[schema(value_type = String, format = DateTime)]
@@ -83,6 +86,7 @@ impl DeletionView {
             event_id: (it.notified > 0).then(|| event_id(it.id, 0)),
             erased_events: it.erased,
             cancelled_deliveries: it.cancelled,
+            in_flight_deliveries: it.in_flight,
             progress: it.erases().then_some(progress),
             created_at: it.created_at,
             ended_at: it.ended_at,
@@ -94,7 +98,9 @@ impl DeletionView {
 ///
 /// Every webhook destination that a pipeline routes to gets one event `delete`, in its usual order; no
 /// trigger, condition or step has a say in it. `then` says what is done beside that. It happens in the
-/// background.
+/// background. From the moment of the answer on, no event of the user goes out that was accepted before: what
+/// waits is cancelled, retries and replays included, and what is under way is counted in
+/// `in_flight_deliveries`.
 #[utoipa::path(
     post,
     path = "/api/v1/deletions",
@@ -113,7 +119,7 @@ pub async fn create_deletion(
     let spec: DeletionSpec = body.read()?;
     let person = person(spec.user_id, spec.field)?;
     let now = api.clock.now();
-    let deletion = Deletion {
+    let mut deletion = Deletion {
         id: DeletionId::new(now, 0, api.random.u64()),
         project: access.project,
         person,
@@ -122,12 +128,24 @@ pub async fn create_deletion(
         notified: 0,
         erased: 0,
         cancelled: 0,
+        in_flight: 0,
         cursor: 0,
         until: 0,
         created_at: now,
         ended_at: None,
     };
     api.registrar.edit(|catalog| Ok::<_, Problem>((added(catalog, &deletion)?, ()))).await?;
+    // From here on nothing more of the user goes out. What is on its way is counted, and told.
+    deletion.in_flight = api.dispatch.under_way_about(deletion.project, &deletion.person);
+    if deletion.in_flight > 0 {
+        let (id, in_flight) = (deletion.id, deletion.in_flight);
+        let decide = |catalog: &Catalog| {
+            let found = catalog.deletions.get(&id).map(|it| Deletion::clone(it));
+            let edit = found.map(|it| Edit::Put(Resource::Deletion(Deletion { in_flight, ..it })));
+            Ok::<_, Problem>((edit.into_iter().collect(), ()))
+        };
+        api.registrar.edit(decide).await?;
+    }
     Ok((StatusCode::ACCEPTED, Json(DeletionView::of(&deletion))))
 }
 

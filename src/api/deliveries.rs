@@ -89,12 +89,14 @@ pub async fn list_deliveries(
     access: Access<Read>,
     Query(query): Query<DeliveriesQuery>,
 ) -> Result<Page<DeliveryView>, Problem> {
-    listed(&api, &access, &query, None).await
+    let state = parse_word("state", query.state.as_deref())?;
+    listed(&api, &access, &query, &[state]).await
 }
 
 /// List dead letters
 ///
-/// Deliveries that were given up: the same as deliveries with `state=dead`.
+/// Deliveries that were given up: dead and expired ones, but for those that were replayed. With `state`, only
+/// `dead` or only `expired` ones.
 #[utoipa::path(
     get,
     path = "/api/v1/dead-letters",
@@ -110,21 +112,38 @@ pub async fn list_dead_letters(
     access: Access<Read>,
     Query(query): Query<DeliveriesQuery>,
 ) -> Result<Page<DeliveryView>, Problem> {
-    listed(&api, &access, &query, Some(DeliveryState::Dead)).await
+    const BOTH: &[DeliveryState] = &[DeliveryState::Dead, DeliveryState::Expired];
+    let state: Option<DeliveryState> = parse_word("state", query.state.as_deref())?;
+    let states: Vec<_> = BOTH
+        .iter()
+        .filter(|it| state.is_none_or(|asked| asked == **it))
+        .map(|it| Some(*it))
+        .collect();
+    if states.is_empty() {
+        let rule = "must be `dead` or `expired`: other deliveries are no dead letters";
+        return Err(Problem::invalid_field("query:state", rule, "another state"));
+    }
+    listed(&api, &access, &query, &states).await
 }
 
 async fn listed(
     api: &Api,
     access: &Access<Read>,
     query: &DeliveriesQuery,
-    state: Option<DeliveryState>,
+    states: &[Option<DeliveryState>],
 ) -> Result<Page<DeliveryView>, Problem> {
     let catalog = access.session.catalog();
     let mut selection = query.selection(catalog, access.project)?;
-    selection.state = state.or(selection.state);
     let page = page::page_of_records(query.limit.as_deref(), query.cursor.as_deref())?;
     let wanted = page::one_more(page);
-    let found = api.database.deliveries(access.project, &selection, wanted).await?;
+    let mut found = Vec::new();
+    for state in states {
+        selection.state = *state;
+        found.extend(api.database.deliveries(access.project, &selection, wanted).await?);
+    }
+    // From new to old, as each of the lists is.
+    found.sort_by_key(|it| std::cmp::Reverse(it.seq));
+    found.truncate(wanted.limit);
     Ok(page::records(found, page, |it| (it.seq.bits(), 0), |it| DeliveryView::of(&it, catalog)))
 }
 

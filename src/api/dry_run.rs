@@ -120,7 +120,8 @@ pub struct MessageView {
     pub problem: Option<String>,
 }
 
-/// A request as it would be sent. Secrets are `…`; signatures are real.
+/// A request as it would be sent. Secrets are `…`. Signatures are real for a caller with the scope `admin`, and
+/// `…` for others: a receiver would take them for ours.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = DryRunHttpRequest)]
 pub struct RequestView {
@@ -151,7 +152,7 @@ pub async fn try_pipeline(
     Path(pipeline): Path<String>,
     body: Body,
 ) -> Result<Json<DryRun>, Problem> {
-    let _turn = api.dry_runs.try_acquire().map_err(|_| busy())?;
+    let _turn = api.dry_runs.take(access.project).ok_or_else(busy)?;
     let mut request: DryRunRequest = body.read_or_default()?;
     let forms = [
         request.event_id.is_some(),
@@ -177,7 +178,8 @@ pub async fn try_pipeline(
         let messages = std::mem::take(&mut route.messages);
         let show = |message: Message| {
             ordinal += 1;
-            let view = message_view(&api, &tried, message, &event, ordinal - 1, now);
+            let may_sign = access.session.caller.may(Right::Admin);
+            let view = message_view(&api, &tried, message, &event, (ordinal - 1, may_sign), now);
             view.within(&mut room)
         };
         shown.push(RouteView { messages: messages.into_iter().map(show).collect(), route });
@@ -234,7 +236,7 @@ pub async fn run_tests(
     Path(pipeline): Path<String>,
     body: Body,
 ) -> Result<Json<TestsOutcome>, Problem> {
-    let _turn = api.dry_runs.try_acquire().map_err(|_| busy())?;
+    let _turn = api.dry_runs.take(access.project).ok_or_else(busy)?;
     let TestsRequest { pipeline: document, resources } = body.read_or_default()?;
     let unsaved = Unsaved { pipeline: document, resources };
     let tried = subject(&api, &access, &pipeline, unsaved)?;
@@ -246,9 +248,9 @@ pub async fn run_tests(
     Ok(Json(TestsOutcome { subject: tried.view(), tests, failed }))
 }
 
-fn busy() -> Problem {
+pub(super) fn busy() -> Problem {
     let problem = Problem::new(Kind::Overloaded).retry_after(Duration::from_secs(1));
-    problem.detail("other pipelines are being tried")
+    problem.detail("other pipelines are being tried, or other events planned for a replay")
 }
 
 fn ended_badly() -> Problem {
@@ -425,7 +427,7 @@ fn message_view(
     tried: &Subjected,
     message: Message,
     event: &Arc<Event>,
-    ordinal: u16,
+    (ordinal, may_sign): (u16, bool),
     now: jiff::Timestamp,
 ) -> MessageView {
     let (destination, event_type) = (message.destination, message.event_type.to_string());
@@ -444,7 +446,10 @@ fn message_view(
             match outlet.map(|it| it.preview(&[message], now)) {
                 None => (Vec::new(), Some("the destination is gone".to_owned())),
                 Some(Err(outcome)) => (Vec::new(), Some(outcome.reason)),
-                Some(Ok(requests)) => (requests.into_iter().map(RequestView::of).collect(), None),
+                Some(Ok(requests)) => {
+                    let view = |it| RequestView::of(it, may_sign);
+                    (requests.into_iter().map(view).collect(), None)
+                }
             }
         }
     };
@@ -467,7 +472,11 @@ impl MessageView {
 }
 
 impl RequestView {
-    fn of(preview: Preview) -> Self {
+    fn of(mut preview: Preview, may_sign: bool) -> Self {
+        if let Some(signature) = preview.signature.filter(|_| !may_sign) {
+            let signatures = preview.headers.iter_mut().filter(|it| it.0 == signature);
+            signatures.for_each(|it| "…".clone_into(&mut it.1));
+        }
         Self {
             method: preview.method,
             url: preview.url,

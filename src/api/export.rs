@@ -11,11 +11,13 @@ use axum::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     Api,
     events::source,
     request::{Access, Query, Read, parse_pattern, parse_time},
+    stay::Stay,
     views::EventView,
 };
 use crate::{
@@ -45,7 +47,8 @@ pub struct ExportQuery {
 /// Export events
 ///
 /// All of them, oldest first, each as a line of JSON. The stream goes on for as long as there are any; an
-/// error in the middle of it breaks the connection, so that half is never taken for the whole.
+/// error in the middle of it breaks the connection, so that half is never taken for the whole. Where the API
+/// key is deleted, expires or loses its scope meanwhile, the last line before that is an object with `error`.
 #[utoipa::path(
     get,
     path = "/api/v1/events/export",
@@ -69,6 +72,8 @@ pub async fn export_events(
         until: parse_time("until", query.until.as_deref())?,
     };
     let export = Export {
+        stay: Stay::of(&api, &access),
+        has_ended: false,
         api,
         project: access.project,
         filter,
@@ -78,7 +83,7 @@ pub async fn export_events(
     };
     let chunks = stream::try_unfold(export, |mut export| async move {
         let chunk = export.next().await?;
-        Ok::<_, StoreError>(chunk.map(|chunk| (chunk, export)))
+        Ok::<_, Broken>(chunk.map(|chunk| (chunk, export)))
     });
     let content_type = HeaderValue::from_static("application/x-ndjson");
     Ok(([(header::CONTENT_TYPE, content_type)], Body::from_stream(chunks)).into_response())
@@ -92,12 +97,37 @@ struct Export {
     catalog: Arc<Catalog>,
     after: EventSeq,
     read: VecDeque<Event>,
+    stay: Stay,
+    has_ended: bool,
+}
+
+/// Between the line that says why an export ends, and its end.
+const LAST_WORD: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Why an export breaks off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the reader may read no more")]
+    Refused,
 }
 
 impl Export {
-    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+    async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
         const PAGE: usize = 256;
         const CHUNK_BYTES: usize = 64 * 1024;
+        if self.has_ended {
+            // What is broken off loses what was not written yet: the last line gets a moment to go out.
+            tokio::time::sleep(LAST_WORD).await;
+            return Err(Broken::Refused);
+        }
+        if let Some(reason) = self.stay.refusal() {
+            // Its last line says why, before the connection is broken.
+            self.has_ended = true;
+            let line = json!({ "error": format!("the export ends here: {reason}") });
+            return Ok(Some(format!("{line}\n").into()));
+        }
         if self.read.is_empty() {
             let database = &self.api.database;
             let page = database.events_behind(self.project, &self.filter, self.after, PAGE).await?;

@@ -12,6 +12,7 @@ mod counts;
 mod replays;
 mod deletions;
 mod tail;
+mod stay;
 mod resources;
 mod dry_run;
 mod directory;
@@ -19,12 +20,12 @@ mod operations;
 mod cluster;
 mod document;
 
-use std::{ops::Deref, sync::Arc};
+use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
 use axum::{Router, extract::FromRef, http::Method, middleware, response::IntoResponse as _};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use self::routes::Routes;
 pub use self::{cluster::Place, document::document};
@@ -34,7 +35,7 @@ use crate::{
     crypto::{KeyHasher, Random, Vault},
     destinations, dispatch,
     ingest::{self, Caller, Ingest, Keyring},
-    model::Author,
+    model::{Author, Shares},
     pipeline::{Lookups, Tools},
     probe::Prober,
     problem::{Kind, Problem},
@@ -49,16 +50,24 @@ use crate::{
 pub struct Options {
     /// Bytes of a request that changes resources, inflated.
     pub body_bytes: usize,
-    /// `/metrics` needs an API key for all projects. Off by default: it names destinations, and nothing
-    /// of events.
-    pub private_metrics: bool,
-    /// People and programs that may follow `/api/v1/tail` at once.
+    /// `/metrics` needs an API key for all projects. It names look-ups, and nothing of events. Unset,
+    /// it needs one where the gateway listens on an address that is not a loopback address.
+    pub private_metrics: Option<bool>,
+    /// People and programs that may follow `/api/v1/tail` at once; of one project, half of them.
     pub watchers: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { body_bytes: 1024 * 1024, private_metrics: false, watchers: 64 }
+        Self { body_bytes: 1024 * 1024, private_metrics: None, watchers: 64 }
+    }
+}
+
+impl Options {
+    /// The same with what is not set decided for a gateway that listens on this address.
+    pub fn on(mut self, listen: SocketAddr) -> Self {
+        self.private_metrics.get_or_insert(!listen.ip().is_loopback());
+        self
     }
 }
 
@@ -92,7 +101,7 @@ pub struct Context {
     pub options: Options,
 }
 
-/// Pipelines that are tried at once, over all projects.
+/// Pipelines that are tried at once, over all projects; of one, half of them.
 const DRY_RUNS: usize = 4;
 
 /// The state of every handler. Cheap to clone.
@@ -102,18 +111,27 @@ pub struct Api(Arc<Shared>);
 /// The context, and what limits its use.
 pub struct Shared {
     context: Context,
-    watchers: Arc<Semaphore>,
-    dry_runs: Semaphore,
+    watchers: Shares,
+    dry_runs: Shares,
     /// Its threads run the scripts of dry runs only.
     tools: Tools,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
-        let watchers = Arc::new(Semaphore::new(context.options.watchers));
+        let watchers = Shares::new(context.options.watchers);
         let tools = Tools::new(&context.vault);
-        let dry_runs = Semaphore::new(DRY_RUNS);
+        let dry_runs = Shares::new(DRY_RUNS);
         Self(Arc::new(Shared { context, watchers, dry_runs, tools }))
+    }
+
+    /// With what old events are planned anew.
+    fn replanning(&self) -> crate::replay::Means {
+        crate::replay::Means {
+            database: self.database.clone(),
+            lookups: self.lookups.clone(),
+            tools: self.tools.clone(),
+        }
     }
 
     /// What the checks of `resources` need, for what this caller changes.

@@ -76,7 +76,7 @@ pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, Problem> {
     )
 )]
 pub async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
-    if api.options.private_metrics {
+    if api.options.private_metrics.unwrap_or(true) {
         let session = api.keyring.authenticate(&headers, Scope::Read)?;
         if !session.caller.is_for_all_projects() {
             return Err(

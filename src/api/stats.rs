@@ -15,8 +15,9 @@ use super::{
     resources::find,
 };
 use crate::{
+    catalog::Catalog,
     dispatch::LineStatus,
-    model::{Destination, DestinationId, DestinationState},
+    model::{Destination, DestinationId, DestinationState, ProjectId},
     problem::Problem,
     store::{Minute, Refusal},
 };
@@ -187,6 +188,19 @@ pub struct Status {
     /// Why no event is accepted at the moment: `disk_full` or `broken`. Null: they are.
     pub refuses: Option<&'static str>,
     pub destinations: Vec<DestinationStatus>,
+    /// Sources with duplicates of another type or payload than the event that had their key first.
+    pub conflicts: Vec<SourceConflicts>,
+}
+
+/// Duplicates of one source that were not the same event once more.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct SourceConflicts {
+    /// The source's name.
+    pub source: String,
+    /// How many were not kept, since `since`.
+    pub events: u64,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -247,7 +261,16 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
             Refusal::Unreachable => "unreachable",
         }),
         destinations,
+        conflicts: conflicts(&api, catalog, access.project),
     }))
+}
+
+fn conflicts(api: &Api, catalog: &Catalog, project: ProjectId) -> Vec<SourceConflicts> {
+    let own = catalog.sources.values().filter(|it| it.project == project);
+    let counted = own.map(|it| (it.name.to_string(), api.ingest.traffic(it.id)));
+    let some = counted.filter(|(_, counts)| counts.all.conflicts > 0);
+    some.map(|(source, it)| SourceConflicts { source, events: it.all.conflicts, since: it.since })
+        .collect()
 }
 
 #[cfg(test)]

@@ -9,17 +9,18 @@ use axum::{
 use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::watch;
 
 use super::{
     Api,
     deliveries::destination,
     request::{Access, Query, Read, parse_pattern},
+    stay::Stay,
     views::{AttemptView, EventView},
 };
 use crate::{
     catalog::Catalog,
-    model::{Class, DestinationId, EntryKind, Pattern, ProjectId, TypeName},
+    model::{Class, DestinationId, EntryKind, Pattern, ProjectId, Turn, TypeName},
     problem::{Kind, Problem},
     tail::{Missed, Sight, Watcher},
 };
@@ -42,7 +43,8 @@ pub struct TailQuery {
 ///
 /// A stream of server-sent events: `event` (an event was accepted, with its payload), `attempt` (a line was
 /// added to the activity log), and `missed` (so many were left out, because the reader was slow). It begins
-/// now; what was before is in the lists.
+/// now; what was before is in the lists. The last one is `end`, with its `reason`: the API key was deleted,
+/// has expired or lost its scope, the project was deleted, or the gateway stops.
 #[utoipa::path(
     get,
     path = "/api/v1/tail",
@@ -65,13 +67,20 @@ pub async fn tail(
         destination: destination(catalog, access.project, query.destination.as_deref())?,
         failed_only: query.failed.as_deref() == Some("true"),
     };
-    let permit = api.watchers.clone().try_acquire_owned().map_err(|_| {
+    let permit = api.watchers.take(access.project).ok_or_else(|| {
         Problem::new(Kind::Overloaded)
             .retry_after(std::time::Duration::from_secs(5))
-            .detail("too many are watching already")
+            .detail("too many are watching already, or too many of this project")
     })?;
-    let following =
-        Following { api: api.clone(), filter, watcher: api.tail.watch(), _permit: permit };
+    let following = Following {
+        filter,
+        watcher: api.tail.watch(),
+        stay: Stay::of(&api, &access),
+        draining: api.draining.clone(),
+        has_ended: false,
+        api,
+        _permit: permit,
+    };
     let events = stream::unfold(following, |mut following| async move {
         let event = following.next().await?;
         Some((Ok(event), following))
@@ -90,13 +99,31 @@ struct Following {
     api: Api,
     filter: Filter,
     watcher: Watcher,
-    _permit: OwnedSemaphorePermit,
+    stay: Stay,
+    draining: watch::Receiver<bool>,
+    has_ended: bool,
+    _permit: Turn,
 }
 
 impl Following {
+    /// What comes next. Nothing is shown behind the moment at which the reader lost its right, and an open
+    /// stream does not hold up a stop.
     async fn next(&mut self) -> Option<sse::Event> {
-        loop {
-            match self.watcher.next().await {
+        while !self.has_ended {
+            let seen = tokio::select! {
+                biased;
+                reason = self.stay.over() => Err(reason),
+                _ = self.draining.wait_for(|it| *it) => Err("the gateway stops".to_owned()),
+                seen = self.watcher.next() => Ok(seen),
+            };
+            let seen = match seen {
+                Ok(seen) => seen,
+                Err(reason) => {
+                    self.has_ended = true;
+                    return Some(event("end", &json!({ "reason": reason })));
+                }
+            };
+            match seen {
                 Ok(sight) if self.filter.wants(&sight) => {
                     return Some(shown(&sight, &self.api.registrar.current()));
                 }
@@ -107,6 +134,7 @@ impl Following {
                 Err(Missed::Closed) => return None,
             }
         }
+        None
     }
 }
 
@@ -132,7 +160,7 @@ impl Filter {
 fn has_failed(kind: &EntryKind) -> bool {
     match kind {
         EntryKind::Attempt { outcome, .. } => outcome.class != Class::Accepted,
-        EntryKind::Note { .. } => false,
+        EntryKind::Note { .. } | EntryKind::Replayed { .. } => false,
     }
 }
 

@@ -5,9 +5,10 @@ use serde::Serialize;
 
 use crate::{
     catalog::Catalog,
+    crypto::inbound::preset,
     model::{
         Altered, Class, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Entry, EntryKind,
-        Event, EventId, PipelineId, RawJson, ReplayId, Skipped, SourceId,
+        Event, EventId, PipelineId, RawJson, ReplayId, Skipped, SourceId, Verify, headers,
     },
     store::{ActivityRecord, DeliveryRecord, EventRecord},
     tail::Activity,
@@ -46,7 +47,7 @@ impl EventView {
             timestamp: event.timestamp,
             received_at: event.received_at,
             idempotency_key: event.key.as_ref().map(ToString::to_string),
-            metadata: event.metadata.clone(),
+            metadata: shown_metadata(event, catalog),
             payload: Some(event.payload.clone()),
         }
     }
@@ -55,6 +56,17 @@ impl EventView {
         self.payload = None;
         self
     }
+}
+
+/// Without the headers that its source verifies by: older versions kept those that they had no name for.
+fn shown_metadata(event: &Event, catalog: &Catalog) -> RawJson {
+    let intake = catalog.sources.get(&event.source).and_then(|it| it.intake.as_ref());
+    let Some(intake) = intake else { return event.metadata.clone() };
+    let proofs = match &intake.verify {
+        Verify::Scheme(scheme) => scheme.proofs(),
+        Verify::Preset(provider) => preset(*provider).scheme.proofs(),
+    };
+    headers::without_hidden(event.metadata.clone(), &proofs)
 }
 
 /// An event, and what became of it.
@@ -105,6 +117,10 @@ pub struct DeliveryView {
     #[schema(value_type = Option<String>)]
     pub replay: Option<ReplayId>,
     pub state: DeliveryState,
+    /// The delivery that took its place when it was replayed. A dead letter that has one is none any more, and
+    /// no later replay of dead letters selects it.
+    #[schema(value_type = Option<String>)]
+    pub replayed_as: Option<DeliveryId>,
     pub attempts: u16,
     /// Not before this time, after a failed attempt.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -133,6 +149,7 @@ impl DeliveryView {
                 .map(|_| record.pipeline_version),
             replay: record.replay,
             state: record.state,
+            replayed_as: record.replayed_as.map(|it| DeliveryId::of(record.event, it)),
             attempts: record.attempts,
             due: record.due,
             copy: record.copy.as_deref().map(CopyView::of),
@@ -207,7 +224,9 @@ impl EntryView {
             ended: entry.ended.map(DeliveryState::from),
         };
         match &entry.kind {
-            EntryKind::Note { reason } => Self { reason: reason.clone(), ..base },
+            EntryKind::Note { reason } | EntryKind::Replayed { reason, .. } => {
+                Self { reason: reason.clone(), ..base }
+            }
             EntryKind::Attempt { number, outcome } => Self {
                 attempt: Some(*number),
                 class: Some(outcome.class),

@@ -1,10 +1,13 @@
 //! What all stages stand on: metrics, vault, store and catalogue, opened in this order.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt as _, path::Path, sync::Arc};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::{HINTED_BYTES, HINTS, Parts, StartError, apply, node::Newcomer, weigh_events};
+use super::{
+    HINTED_BYTES, HINTS, Parts, StartError, apply, master::MasterKeyFile, node::Newcomer,
+    seen::Seen, weigh_events,
+};
 use crate::{
     catalog::Registrar,
     config::Config,
@@ -32,6 +35,7 @@ pub(super) struct Ground {
     pub logs: Vec<Log>,
     /// Where many nodes share the database.
     pub newcomer: Option<Newcomer>,
+    pub seen: Seen,
 }
 
 /// Events in one order, for a pipeline of their own.
@@ -48,9 +52,9 @@ impl Ground {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         let metrics = telemetry::start_metrics()?;
-        let vault = open_vault(&config.data, parts)?;
-        let Opened { database, logs, newcomer } = match &config.database {
-            Some(address) => open_database(config, address, parts, &vault).await?,
+        make_folder(&config.data)?;
+        let Opened { vault, database, logs, newcomer } = match &config.database {
+            Some(address) => open_database(config, address, parts).await?,
             None => open_store(config, parts).await?,
         };
         let registrar = Registrar::open(database.clone()).await;
@@ -60,7 +64,9 @@ impl Ground {
                 .await
                 .map_err(StartError::Resources)?;
         }
-        Ok(Self { metrics, vault, database, registrar, logs, newcomer })
+        let (catalog, clock) = (registrar.current(), parts.clock.as_ref());
+        let seen = Seen::look(&config.data, database.as_ref(), &catalog, clock).await;
+        Ok(Self { metrics, vault, database, registrar, logs, newcomer, seen })
     }
 
     /// What steps may ask, with whoever learns from events.
@@ -83,15 +89,14 @@ impl Ground {
     }
 }
 
-fn open_vault(data: &Path, parts: &Parts) -> Result<Arc<Vault>, StartError> {
-    let failed = |source| StartError::Folder { path: data.to_owned(), source };
-    fs::create_dir_all(data).map_err(failed)?;
-    let file = data.join("master.key");
-    let vault = Vault::load_or_create(&file, parts.master_key.as_ref(), parts.random.clone());
-    vault.map(Arc::new).map_err(StartError::MasterKey)
+/// The data folder, which only its owner reads.
+fn make_folder(data: &Path) -> Result<(), StartError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.map_err(|source| StartError::Folder { path: data.to_owned(), source })
 }
 
 struct Opened {
+    vault: Arc<Vault>,
     database: Arc<dyn Database>,
     logs: Vec<Log>,
     newcomer: Option<Newcomer>,
@@ -99,6 +104,7 @@ struct Opened {
 
 async fn open_store(config: &Config, parts: &Parts) -> Result<Opened, StartError> {
     let (accepted, events) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_events);
+    let key = MasterKeyFile::find(&config.data, parts)?;
     let (path, options) = (config.data.clone(), config.store.clone());
     let (clock, random) = (parts.clock.clone(), parts.random.clone());
     let open = move || {
@@ -107,16 +113,17 @@ async fn open_store(config: &Config, parts: &Parts) -> Result<Opened, StartError
     };
     let opened = tokio::task::spawn_blocking(open).await.unwrap_or(Err(StoreError::Closed));
     let store = Arc::new(opened.map_err(|source| cannot_open(config, source))?);
+    let vault = key.of_store(&store).await?;
     let logs = vec![Log { store: store.clone(), events }];
-    Ok(Opened { database: store, logs, newcomer: None })
+    Ok(Opened { vault, database: store, logs, newcomer: None })
 }
 
 async fn open_database(
     config: &Config,
     address: &Address,
     parts: &Parts,
-    vault: &Vault,
 ) -> Result<Opened, StartError> {
+    let key = MasterKeyFile::find(&config.data, parts)?;
     let id = u128::from(parts.random.u64()) << 64 | u128::from(parts.random.u64());
     let (mut events, mut accepts) = (Vec::new(), Vec::new());
     let accept = |_| {
@@ -130,15 +137,11 @@ async fn open_database(
     let node = Node { id, name: String::new(), roles: vec![], address: None, is_alone: false };
     let opened = PostgresStore::open(address, options, node, clock, random, accept).await;
     let store = Arc::new(opened.map_err(|source| cannot_open(config, source))?);
-    let key = store.agreed("master_key", vault.key_id().as_bytes()).await;
-    let key = key.map_err(|source| cannot_open(config, source))?;
-    if !vault.has_key(&String::from_utf8_lossy(&key)) {
-        return Err(StartError::OtherMasterKey { address: address.clone() });
-    }
+    let vault = key.of_database(&store, address, |source| cannot_open(config, source)).await?;
     let log = |(shard, events)| Log { store: Arc::new(store.log(shard)), events };
     let logs = (0..).zip(events).map(log).collect();
     let newcomer = Some(Newcomer { store: store.clone(), accepts, id: MemberId(id) });
-    Ok(Opened { database: store, logs, newcomer })
+    Ok(Opened { vault, database: store, logs, newcomer })
 }
 
 /// Asks for a good many numbers at once: each question is a call of the system.

@@ -1,12 +1,17 @@
 //! Puts the stages together and takes them apart again.
 
+pub mod folder;
+pub mod rekey;
 mod ground;
 mod planned;
 mod front;
+mod master;
 mod upkeep;
 mod node;
 mod shares;
 mod stages;
+mod seen;
+mod overridden;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -112,10 +117,35 @@ pub enum StartError {
     Folder { path: PathBuf, source: io::Error },
     #[error("the master key cannot be used")]
     MasterKey(#[source] LoadError),
+    /// Never answered with a new key: what the old one sealed would be lost in silence.
+    #[error(
+        "the store in `{}` was used with the master key {id}, which is missing", .path.display()
+    )]
+    LostMasterKey { path: PathBuf, id: String },
+    /// Of a folder that is older than the ids that are kept.
+    #[error(
+        "the store in `{}` holds resources, and there is no master key for their secrets", .path.display()
+    )]
+    NoMasterKey { path: PathBuf },
+    #[error(
+        "the store in `{}` was used with the master key {id}, and the one that was given is {given}",
+        .path.display()
+    )]
+    WrongMasterKey { path: PathBuf, id: String, given: String },
+    #[error("the secrets in {address} were sealed with a master key that this node was not given")]
+    NoSharedMasterKey { address: Address },
     #[error("{} needs at least {} characters", AdminKey::VARIABLE, AdminKey::SHORTEST)]
     AdminKey,
     #[error("the store in `{}` cannot be opened", .path.display())]
     Store { path: PathBuf, source: StoreError },
+    #[error("the store of `{}` was moved to {to}: what a gateway on the folder alone accepted would not be there", .path.display())]
+    Moved { path: PathBuf, to: String },
+    #[error("`{}` has no store and is not empty: `{found}` is not Tidegate's", .path.display())]
+    NotOurs { path: PathBuf, found: String },
+    #[error(
+        "a node named `{name}` lives already at {address}: two of one name would do the same work twice"
+    )]
+    NameTaken { name: String, address: String },
     #[error("the database {address} cannot be used")]
     Database { address: Address, source: StoreError },
     #[error("the secrets in {address} were sealed with another master key than this node has")]
@@ -149,6 +179,8 @@ impl App {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         check(&config)?;
+        let mut config = within_budget(config, server::budget::Budget::of_this_process());
+        config.server.free_addresses.clone_from(&config.ingest.trusted_proxies);
         let ground = Ground::open(&config, &parts, resources).await?;
         let (tail, stops) = (Tail::default(), Stops::new());
         let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
@@ -158,7 +190,7 @@ impl App {
         let destinations = Directory::new(ground.registrar.watch(), ground.vault.clone(), egress);
         let destinations = Arc::new(destinations);
         let stages = Stages::new(&ground, &parts, destinations.clone(), lookups, tail.clone());
-        let Ground { metrics, vault, database, registrar, logs, newcomer } = ground;
+        let Ground { metrics, vault, database, registrar, logs, newcomer, seen: _ } = ground;
         let given = (config.gate, config.ingest);
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
         let counting = stages.count(&ingest, &stops);
@@ -187,7 +219,7 @@ impl App {
             tail: tail.clone(),
             metrics: metrics.clone(),
             limits: config.resources,
-            options: config.api,
+            options: config.api.on(address),
         }))
         .merge(dashboard::router());
         let front = Front::new(ingest, router, roles);
@@ -240,10 +272,15 @@ impl App {
             ended("errands", task.await);
         }
         let _ = self.stops.dispatch.send(true);
-        match tokio::time::timeout(DRAIN, self.tasks.dispatch).await {
-            Ok(it) => ended("dispatch", it),
-            Err(_) => {
-                tracing::warn!("attempts that are still under way are cut, and made again later");
+        tokio::select! {
+            drained = tokio::time::timeout(DRAIN, self.tasks.dispatch) => match drained {
+                Ok(it) => ended("dispatch", it),
+                Err(_) => {
+                    tracing::warn!("attempts that are still under way are cut, and made again later");
+                }
+            },
+            () = nothing_is_kept(self.dispatch.watch()) => {
+                tracing::warn!("the store does not take what came of the last attempts; they are made again later");
             }
         }
         if let Some(node) = self.node {
@@ -266,10 +303,38 @@ async fn apply(
 ) -> Result<Difference, ApplyError> {
     let (random, now) = (parts.random.as_ref(), parts.clock.now());
     let means = Means { vault, random, now, author: Author::File, options };
+    let before = registrar.current();
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");
+    for (name, version) in overridden::pipelines(file, &before, &difference) {
+        tracing::warn!(
+            pipeline = name,
+            version,
+            "the file overrides a version that was saved since by somebody else, a rollback perhaps: \
+             change the file as well, or it is undone at each start"
+        );
+    }
     Ok(difference)
+}
+
+/// Ends when no attempt is under way any more, and the store has not taken what came of them for a while: its
+/// disk is read-only, or its database is gone.
+async fn nothing_is_kept(mut status: watch::Receiver<dispatch::Status>) {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    loop {
+        // An error means that the dispatcher has ended, which is seen elsewhere.
+        if status.wait_for(|it| it.in_flight == 0 && it.unsettled > 0).await.is_err() {
+            return std::future::pending().await;
+        }
+        let moves = async {
+            let before = status.borrow_and_update().unsettled;
+            let _ = status.wait_for(|it| it.in_flight > 0 || it.unsettled != before).await;
+        };
+        if tokio::time::timeout(PATIENCE, moves).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// How long attempts that are under way may take to end after a stop.
@@ -300,6 +365,15 @@ impl Stops {
             upkeep: switch(),
         }
     }
+}
+
+/// Less where fewer files may be open than the options would take.
+fn within_budget(mut config: Config, budget: server::budget::Budget) -> Config {
+    config.server.connections.get_or_insert(budget.connections);
+    config.egress.idle_in_all = config.egress.idle_in_all.min(budget.kept);
+    config.dispatch.in_flight = config.dispatch.in_flight.min(budget.attempts);
+    config.store.idle_readers = config.store.idle_readers.min(budget.readers);
+    config
 }
 
 fn keyring(

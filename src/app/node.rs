@@ -1,7 +1,12 @@
 //! This process as one node of many: it says that it lives, hears what the others tell, and looks now
 //! and then for what nobody told.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -15,7 +20,7 @@ use crate::{
     cluster::{self, Duty, Holding, Member, MemberId, View},
     dispatch::{self, Lost},
     store::{
-        Heard, Order, OwedQuery, Progress, Store as _, StoreError, Word,
+        Heard, Order, OwedQuery, Progress, Store as _, Word,
         postgres::{Accepts, PostgresStore},
     },
 };
@@ -38,8 +43,39 @@ pub(super) async fn join(
     address: SocketAddr,
 ) -> Result<Option<Place>, StartError> {
     let Some(newcomer) = newcomer else { return Ok(None) };
-    let node = Node::start(&newcomer, options, address.to_string()).await;
-    Ok(Some((newcomer, node.map_err(StartError::Node)?)))
+    let node = Node::start(&newcomer, options, address.to_string()).await?;
+    Ok(Some((newcomer, node)))
+}
+
+/// Waits until it is certain that no other node of this name lives. One that says that it lives is not made a
+/// second of; one that is ending is waited for; and one that has ended without a word says nothing more.
+async fn be_the_only_one(
+    store: &PostgresStore,
+    me: &Member,
+    beat: Duration,
+) -> Result<(), StartError> {
+    const STEP: Duration = Duration::from_millis(50);
+    /// How long one that ends may take.
+    const ENDING: Duration = Duration::from_secs(20);
+    let begun = Instant::now();
+    let (mut known, mut heard) = (None, begun);
+    while let Some(other) = store.namesake(me).await.map_err(StartError::Node)? {
+        let is_silent = known.as_ref() == Some(&(other.id, other.seen_at));
+        if !is_silent {
+            let lives = known.is_some_and(|it: (MemberId, i64)| it.0 == other.id);
+            if lives && (other.works || begun.elapsed() > ENDING) {
+                return Err(StartError::NameTaken {
+                    name: me.name.clone(),
+                    address: other.address,
+                });
+            }
+            (known, heard) = (Some((other.id, other.seen_at)), Instant::now());
+        } else if heard.elapsed() > beat * 5 / 2 {
+            break;
+        }
+        tokio::time::sleep(STEP).await;
+    }
+    store.succeed(me).await.map_err(StartError::Node)
 }
 
 /// How long it may take to say that a node has ended.
@@ -61,7 +97,7 @@ impl Node {
         newcomer: &Newcomer,
         options: cluster::Options,
         address: String,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, StartError> {
         let me = Member {
             id: newcomer.id,
             name: options.name.clone().unwrap_or_else(|| name(&address)),
@@ -69,7 +105,7 @@ impl Node {
             address: options.address.clone().unwrap_or(address),
             ..Member::default()
         };
-        newcomer.store.succeed(&me).await?;
+        be_the_only_one(&newcomer.store, &me, options.beat).await?;
         tracing::info!(name = me.name, "takes part as a node");
         let stop = watch::Sender::new(false);
         let parts =

@@ -185,6 +185,12 @@ impl Stages {
             registrar: self.registrar.clone(),
             clock: self.clock.clone(),
             replayed,
+            means: replay::Means {
+                database: self.database.clone(),
+                lookups: self.lookups.clone(),
+                // Its threads run the scripts of replays only.
+                tools: self.tools.apart(),
+            },
             stop,
         })
     }

@@ -8,6 +8,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     Ground, HINTED_BYTES, HINTS, Log, Parts, Planned, Stops,
     node::{Ears, Place},
+    seen::Seen,
     shares::Shift,
     upkeep, weigh_deliveries,
 };
@@ -39,6 +40,7 @@ pub(super) struct Stages {
     pub lookups: Arc<dyn pipeline::Lookups>,
     pub tail: Tail,
     pub tools: pipeline::Tools,
+    pub seen: Seen,
 }
 
 /// The stages behind the store, under way.
@@ -64,7 +66,8 @@ impl Stages {
     ) -> Self {
         let tools = pipeline::Tools::new(&ground.vault);
         let (database, registrar) = (ground.database.clone(), ground.registrar.clone());
-        Self { database, registrar, clock: parts.clock.clone(), outlets, lookups, tail, tools }
+        let (clock, seen) = (parts.clock.clone(), ground.seen.clone());
+        Self { database, registrar, clock, outlets, lookups, tail, tools, seen }
     }
 
     pub fn ingest(
@@ -95,6 +98,7 @@ impl Stages {
             catalog: self.registrar.watch(),
             clock: self.clock.clone(),
             metrics,
+            seen: self.seen.clone(),
             options,
         }
     }
@@ -134,6 +138,7 @@ impl Stages {
                 working: node.handles.working.clone(),
             }),
             stop: stops.dispatch.subscribe(),
+            set_back: self.seen.set_back,
             options: dispatch,
         });
         let replayed = replayed(handle.clone());

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::turned;
+use super::{seen::Seen, turned};
 use crate::{catalog::Catalog, clock::Clock, config::Retention, model::ProjectId, store::Database};
 
 pub struct Upkeep {
@@ -14,6 +14,7 @@ pub struct Upkeep {
     pub catalog: watch::Receiver<Arc<Catalog>>,
     pub clock: Arc<dyn Clock>,
     pub metrics: PrometheusHandle,
+    pub seen: Seen,
     pub options: Retention,
 }
 
@@ -21,8 +22,9 @@ impl Upkeep {
     /// One task for each duty, until `stop` is turned.
     pub fn start(self, stop: &watch::Sender<bool>) -> Vec<JoinHandle<()>> {
         let tidying = tidy_metrics(self.metrics.clone(), stop.subscribe());
+        let seeing = self.seen.clone().keep(self.clock.clone(), stop.subscribe());
         let forgetting = self.forget(stop.subscribe());
-        vec![tokio::spawn(tidying), tokio::spawn(forgetting)]
+        vec![tokio::spawn(tidying), tokio::spawn(seeing), tokio::spawn(forgetting)]
     }
 
     async fn forget(self, stop: watch::Receiver<bool>) {

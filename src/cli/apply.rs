@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context,
-    diff::{self, Action, Change, Plan},
+    diff::{self, Plan},
     error::{CliError, Result},
     json::Json,
     output::{self, confirm, plural},
@@ -108,7 +108,8 @@ pub async fn plan(context: &Context, args: PlanArgs) -> Result<()> {
     context.out.text(&diff::render(&plan, context.out.paint))?;
     context.out.line(plan.summary())?;
     if !plan.changes.is_empty() {
-        context.out.next(format_args!("tidegate apply {}", args.file.display()));
+        let prune = if args.prune { " --prune" } else { "" };
+        context.out.next(format_args!("tidegate apply {}{prune}", args.file.display()));
     }
     Ok(())
 }
@@ -149,32 +150,16 @@ pub async fn apply(context: &Context, args: ApplyArgs) -> Result<()> {
         context.out.text(&diff::render(&plan, context.out.paint))?;
     }
     context.out.line(diff::done(&plan))?;
-    match plan.changes.iter().find(|it| has_new_secret(it, &file.resources)) {
-        Some(made) => {
-            output::note(format_args!(
-                "{} signs with a new secret, since the file has none for it",
-                made.name
-            ));
-            context.out.next(format_args!(
-                "tidegate destinations rotate-secret {} --overlap 0s shows one",
-                made.name
-            ));
-        }
-        None if plan.changes.is_empty() => (),
-        None => context.out.next("tidegate status"),
+    for made in &plan.new_secrets {
+        context.out.line(format_args!(
+            "made a signing secret for {}, which is shown this once: {}",
+            made.destination, made.secret
+        ))?;
+    }
+    if !plan.changes.is_empty() {
+        context.out.next("tidegate status");
     }
     Ok(())
-}
-
-/// Whether a destination was made that signs, and whose secret nobody knows yet.
-fn has_new_secret(change: &Change, resources: &Value) -> bool {
-    let written = resources.get("destinations").and_then(Value::as_array).into_iter().flatten();
-    let mut written =
-        written.filter(|it| it.get("name").and_then(Value::as_str) == Some(&change.name));
-    change.action == Action::Create
-        && change.kind == "destination"
-        && change.fields.iter().any(|it| it.path == "secret")
-        && written.any(|it| it.get("secret").is_none())
 }
 
 pub async fn export(context: &Context, args: ExportArgs) -> Result<()> {

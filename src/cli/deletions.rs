@@ -98,6 +98,8 @@ struct Deletion {
     #[serde(default)]
     cancelled_deliveries: u64,
     #[serde(default)]
+    in_flight_deliveries: u64,
+    #[serde(default)]
     progress: Option<f64>,
     created_at: Timestamp,
 }
@@ -122,10 +124,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
             let found: Deletion = context.client.post(&path, &json!({})).await?.read()?;
             context.out.line(sentence(&found, context.out.paint))
         }
-        Command::Lift { id } => {
-            context.client.delete(&path(&id)?).await?;
-            context.out.line(format_args!("{id} is gone, and its user is not turned away any more"))
-        }
+        Command::Lift { id } => lift(context, &id).await,
     }
 }
 
@@ -133,13 +132,55 @@ fn path(id: &str) -> Result<String> {
     Ok(format!("{PATH}/{}", id_part("del", id)?))
 }
 
-async fn create(context: &Context, args: CreateArgs) -> Result<()> {
-    if args.erase && !args.yes {
-        let question = "Erase the bodies of all stored events of this user? It cannot be undone.";
-        if !confirm(question)? {
-            output::note("nothing was done");
-            return Ok(());
+/// Lets a user in again, unless another request still turns them away.
+async fn lift(context: &Context, id: &str) -> Result<()> {
+    let lifted = fetch(context, id).await?;
+    context.client.delete(&path(id)?).await?;
+    let mut others = Vec::new();
+    pages(&context.client, PATH, Vec::new(), usize::MAX, |row| {
+        let it: Deletion = row.read()?;
+        if it.suppressing && it.user_id == lifted.user_id {
+            others.push(it.id);
         }
+        Ok(())
+    })
+    .await?;
+    context.out.line(lifted_sentence(id, &lifted, &others))?;
+    if let Some(other) = others.first() {
+        context.out.next(format_args!("tidegate deletions lift {other}"));
+    }
+    Ok(())
+}
+
+fn lifted_sentence(id: &str, lifted: &Deletion, others: &[String]) -> String {
+    match (others, lifted.suppressing) {
+        ([], true) => format!("{id} is gone, and its user is not turned away any more"),
+        ([], false) => format!("{id} is gone; it turned nobody away"),
+        (others, _) => {
+            format!("{id} is gone, but its user is still turned away by {}", others.join(", "))
+        }
+    }
+}
+
+/// What a request will do, as a question.
+fn question(args: &CreateArgs) -> String {
+    let mut parts = vec![
+        "Every webhook destination that gets events is told to delete this user at once".to_owned(),
+        "what is still to be delivered of the user is cancelled".to_owned(),
+    ];
+    if args.suppress {
+        parts.push("the user's events are turned away from now on".to_owned());
+    }
+    if args.erase {
+        parts.push("the bodies of all stored events of the user are erased".to_owned());
+    }
+    format!("{}. It cannot be undone. Go on?", parts.join("; "))
+}
+
+async fn create(context: &Context, args: CreateArgs) -> Result<()> {
+    if !args.yes && !confirm(&question(&args))? {
+        output::note("nothing was done");
+        return Ok(());
     }
     let then = match (args.suppress, args.erase) {
         (false, false) => Then::Keep,
@@ -234,7 +275,11 @@ fn story(it: &Deletion, paint: Paint) -> String {
     text.push_str(&format!(": told {}", plural(it.notified, "destination")));
     if it.progress.is_some() {
         text.push_str(&format!(", erased {}", plural(it.erased_events, "event")));
-        text.push_str(&format!(", cancelled {}", plural(it.cancelled_deliveries, "delivery")));
+    }
+    text.push_str(&format!(", cancelled {}", plural(it.cancelled_deliveries, "delivery")));
+    if it.in_flight_deliveries > 0 {
+        let count = plural(it.in_flight_deliveries, "attempt");
+        text.push_str(&format!(" ({count} under way at the time may have arrived)"));
     }
     if it.suppressing {
         text.push_str(", and turns the user's events away");
@@ -249,14 +294,17 @@ mod tests {
     #[test]
     fn a_deletion_says_how_far_it_is() {
         for (answer, expected) in [
-            (json!({"state": "notifying"}), "tells the destinations: told 0 destinations"),
+            (
+                json!({"state": "notifying", "in_flight_deliveries": 1}),
+                "tells the destinations: told 0 destinations, cancelled 0 deliveries (1 attempt under way at the time may have arrived)",
+            ),
             (
                 json!({"state": "erasing", "progress": 0.4, "notified": 1, "erased_events": 2}),
                 "erases, 40 %: told 1 destination, erased 2 events, cancelled 0 deliveries",
             ),
             (
                 json!({"state": "done", "notified": 2, "suppressing": true}),
-                "is done: told 2 destinations, and turns the user's events away",
+                "is done: told 2 destinations, cancelled 0 deliveries, and turns the user's events away",
             ),
         ] {
             let mut answer = answer;
@@ -266,5 +314,36 @@ mod tests {
             let it: Deletion = serde_json::from_value(answer).unwrap();
             assert_eq!(story(&it, Paint::PLAIN), expected);
         }
+    }
+
+    #[test]
+    fn lifting_says_who_else_turns_the_user_away() {
+        let answer = json!({
+            "id": "del_1", "user_id": "u-1", "state": "done", "suppressing": true,
+            "created_at": "2026-07-31T14:05:00Z",
+        });
+        let lifted: Deletion = serde_json::from_value(answer).unwrap();
+        for (others, expected) in [
+            (vec![], "del_1 is gone, and its user is not turned away any more"),
+            (vec!["del_2".to_owned()], "del_1 is gone, but its user is still turned away by del_2"),
+        ] {
+            assert_eq!(lifted_sentence("del_1", &lifted, &others), expected);
+        }
+    }
+
+    #[test]
+    fn a_request_asks_whatever_it_will_do() {
+        let mut args = CreateArgs {
+            user_id: "u-1".to_owned(),
+            field: None,
+            erase: false,
+            suppress: false,
+            yes: false,
+            watch: false,
+            json: false,
+        };
+        assert!(question(&args).contains("told to delete") && !question(&args).contains("erased"));
+        (args.erase, args.suppress) = (true, true);
+        assert!(question(&args).contains("erased") && question(&args).contains("turned away"));
     }
 }

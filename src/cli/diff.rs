@@ -18,6 +18,21 @@ pub struct Plan {
     /// Test cases of pipelines that would fail.
     #[serde(default)]
     pub failing_tests: Vec<Case>,
+    /// Secrets that were made for new destinations.
+    #[serde(default)]
+    pub new_secrets: Vec<NewSecret>,
+}
+
+#[derive(Deserialize)]
+pub struct NewSecret {
+    pub destination: String,
+    pub secret: String,
+}
+
+impl std::fmt::Debug for NewSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NewSecret({}, …)", self.destination)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -27,6 +42,9 @@ pub struct Change {
     pub name: String,
     #[serde(default)]
     pub fields: Vec<Field>,
+    /// Deliveries that are cancelled with a destination.
+    #[serde(default)]
+    pub cancels: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -55,15 +73,23 @@ impl Plan {
         self.changes.iter().filter(|it| it.action == action).count()
     }
 
-    /// `2 to create, 1 to change, 0 to delete, 3 unchanged`
+    /// `2 to create, 1 to change, 0 to delete, 3 unchanged`, and how many deliveries that cancels.
     pub fn summary(&self) -> String {
-        format!(
+        let counts = format!(
             "{} to create, {} to change, {} to delete, {} unchanged",
             self.count(Action::Create),
             self.count(Action::Update),
             self.deletes(),
             self.unchanged,
-        )
+        );
+        match self.cancels() {
+            0 => counts,
+            lost => format!("{counts}; cancels {}", plural(lost, "pending delivery")),
+        }
+    }
+
+    fn cancels(&self) -> u64 {
+        self.changes.iter().filter_map(|it| it.cancels).sum()
     }
 }
 
@@ -77,6 +103,11 @@ pub fn render(plan: &Plan, paint: Paint) -> String {
             Action::Delete => paint.red(format_args!("- {title}")),
         });
         text.push('\n');
+        if let Some(count) = change.cancels.filter(|it| *it > 0) {
+            let lost = format!("    cancels {}", plural(count, "pending delivery"));
+            text.push_str(&paint.red(lost));
+            text.push('\n');
+        }
         for field in &change.fields {
             text.push_str(&line(field, change.action, paint));
         }
@@ -118,7 +149,14 @@ fn shown(value: &Value) -> String {
 pub fn done(plan: &Plan) -> String {
     match plan.changes.len() as u64 {
         0 => "nothing to change: everything is as the file says".to_owned(),
-        count => format!("applied: {}", plural(count, "change")),
+        count => match plan.cancels() {
+            0 => format!("applied: {}", plural(count, "change")),
+            lost => format!(
+                "applied: {}, which cancelled {}",
+                plural(count, "change"),
+                plural(lost, "pending delivery")
+            ),
+        },
     }
 }
 
@@ -138,6 +176,7 @@ mod tests {
                     {"path": "on[1]", "after": "order.*"},
                     {"path": "routes[0].when", "before": "b"}]},
                 {"action": "delete", "kind": "event_type", "name": "user.gone"},
+                {"action": "delete", "kind": "destination", "name": "old", "cancels": 2},
             ],
             "unchanged": 3,
         }))
@@ -154,9 +193,13 @@ mod tests {
   + on[1]: \"order.*\"
   - routes[0].when: \"b\"
 - event type user.gone
+- destination old
+    cancels 2 pending deliveries
 ";
         assert_eq!(render(&plan(), Paint::PLAIN), expected);
-        assert_eq!(plan().summary(), "1 to create, 1 to change, 1 to delete, 3 unchanged");
+        let expected =
+            "1 to create, 1 to change, 2 to delete, 3 unchanged; cancels 2 pending deliveries";
+        assert_eq!(plan().summary(), expected);
     }
 
     #[test]

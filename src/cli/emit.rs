@@ -28,7 +28,7 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 #[command(after_help = "\
 Examples:
   tidegate emit user.signed_up --data '{\"plan\":\"pro\"}' --watch
-  tidegate emit order.paid --data @order.json --key order-42     once, however often it is sent
+  tidegate emit order.paid --data @order.json --key order-paid:42     once, however often it is sent
   echo '{\"a\":1}' | tidegate emit test --data -
   tidegate emit load.test --count 10000                          many, one request each")]
 pub struct Args {
@@ -38,7 +38,7 @@ pub struct Args {
     /// The payload: JSON, @file, or - for standard input
     #[arg(long, short, value_name = "JSON", default_value = "{}")]
     data: String,
-    /// The idempotency key, which makes two requests one event
+    /// The idempotency key, which makes two requests one event: name the event and the thing, such as signup:42
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Metadata to send along: a JSON object
@@ -126,6 +126,9 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
             .then("tidegate deletions list"));
     }
     if args.watch {
+        if let Some(message) = conflict(&answer.to_value()) {
+            return Err(CliError::KeyTaken { message, id });
+        }
         let event = events::settled(context, &id).await?;
         return if args.json {
             context.out.json(&event)
@@ -134,7 +137,14 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
         };
     }
     if args.json {
-        return context.out.json(&answer);
+        context.out.json(&answer)?;
+        return match conflict(&answer.to_value()) {
+            Some(message) => Err(CliError::KeyTaken { message, id }),
+            None => Ok(()),
+        };
+    }
+    if let Some(message) = conflict(&answer.to_value()) {
+        return Err(CliError::KeyTaken { message, id });
     }
     let paint = context.out.paint;
     let verdict =
@@ -157,11 +167,20 @@ fn remark_on_duplicate(answer: &Value) -> Option<&'static str> {
     }
     Some(match answer.get("same_body").and_then(Value::as_bool) {
         Some(true) => "the key was used before, for the same event: this is the first one's id",
-        Some(false) => {
-            "the key was used before, for another body: this is the first event's id, and what you sent was not kept"
-        }
-        None => "the key was used before: this is the first event's id",
+        Some(false) | None => "the key was used before: this is the first event's id",
     })
+}
+
+/// Why a duplicate is not the same event once more.
+fn conflict(answer: &Value) -> Option<&'static str> {
+    let differs = |name: &str| answer.get(name).and_then(Value::as_bool) == Some(false);
+    if differs("same_type") {
+        Some("the key was used before, for an event of another type: what you sent was not kept")
+    } else if differs("same_body") {
+        Some("the key was used before, for another body: what you sent was not kept")
+    } else {
+        None
+    }
 }
 
 /// What came of many.
@@ -169,6 +188,8 @@ fn remark_on_duplicate(answer: &Value) -> Option<&'static str> {
 struct Tally {
     accepted: u64,
     duplicates: u64,
+    /// Duplicates of another type or body.
+    conflicts: u64,
     /// Turned away.
     suppressed: u64,
     first: Option<String>,
@@ -186,6 +207,7 @@ impl Tally {
         } else {
             self.accepted += 1
         }
+        self.conflicts += u64::from(conflict(&answer.to_value()).is_some());
         let id = answer.text("id");
         self.first.get_or_insert_with(|| id.clone());
         self.last = Some(id);
@@ -216,7 +238,14 @@ async fn many(context: &Context, emission: &Emission<'_>) -> Result<()> {
     bar.finish_and_clear();
     let elapsed = context.clock.now().duration_since(begun).unsigned_abs();
     summary(context, args, &tally, elapsed)?;
-    result
+    result?;
+    match tally.conflicts {
+        0 => Ok(()),
+        _ => Err(CliError::KeyTaken {
+            message: "some keys were used before, for another type or body: those events were not kept",
+            id: tally.last.unwrap_or_default(),
+        }),
+    }
 }
 
 /// Posts an event; while the gateway says that it has too much to do, waits and tries again.
@@ -241,6 +270,7 @@ fn summary(context: &Context, args: &Args, tally: &Tally, elapsed: Duration) -> 
         return context.out.json(&Json::of(&json!({
             "accepted": tally.accepted,
             "duplicates": tally.duplicates,
+            "conflicts": tally.conflicts,
             "suppressed": tally.suppressed,
             "seconds": elapsed.as_secs_f64(),
             "first": tally.first,
@@ -364,14 +394,22 @@ mod tests {
 
     #[test]
     fn a_duplicate_is_explained() {
-        for (answer, expected) in [
-            (json!({"id": "evt_1"}), None),
-            (json!({"duplicate": true, "same_body": false}), Some("another body")),
-            (json!({"duplicate": true, "same_body": null}), Some("used before")),
+        for (answer, remark, other) in [
+            (json!({"id": "evt_1"}), None, None),
+            (json!({"duplicate": true, "same_body": true}), Some("for the same event"), None),
+            (json!({"duplicate": true, "same_body": null}), Some("used before"), None),
+            (json!({"duplicate": true, "same_body": false}), Some("first"), Some("another body")),
+            (
+                json!({"duplicate": true, "same_body": true, "same_type": false}),
+                Some("first"),
+                Some("another type"),
+            ),
         ] {
-            let remark = remark_on_duplicate(&answer);
-            assert_eq!(remark.is_some(), expected.is_some(), "{answer}");
-            assert!(remark.unwrap_or_default().contains(expected.unwrap_or_default()));
+            let found = [remark_on_duplicate(&answer), conflict(&answer)];
+            for (found, expected) in found.into_iter().zip([remark, other]) {
+                assert_eq!(found.is_some(), expected.is_some(), "{answer}");
+                assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()));
+            }
         }
     }
 }

@@ -29,6 +29,9 @@ pub enum CliError {
     /// The command ran, and what it found is bad.
     #[error("{message}")]
     Failed { message: String, next: Option<String> },
+    /// An event was not kept, since its key means another event, which has this id.
+    #[error("{message}")]
+    KeyTaken { message: &'static str, id: String },
     /// Whoever reads our output went away, as `head` does. This is no failure.
     #[error("nobody reads the output")]
     OutputClosed,
@@ -49,6 +52,7 @@ impl CliError {
             Self::Usage { message, .. } => Self::Usage { message, next: Some(advice.into()) },
             Self::Failed { message, .. } => Self::Failed { message, next: Some(advice.into()) },
             other @ (Self::Refused(_)
+            | Self::KeyTaken { .. }
             | Self::Unreachable { .. }
             | Self::Answer { .. }
             | Self::File { .. }
@@ -56,11 +60,13 @@ impl CliError {
         }
     }
 
-    /// 0 when nothing is wrong, 1 when the command failed, 2 when it was asked wrongly.
+    /// 0 when nothing is wrong, 1 when the command failed, 2 when it was asked wrongly, 3 when an event was not
+    /// kept because its key means another one.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
             Self::Usage { .. } => 2,
+            Self::KeyTaken { .. } => 3,
             Self::Refused(_)
             | Self::Unreachable { .. }
             | Self::Answer { .. }
@@ -91,10 +97,16 @@ impl CliError {
         match self {
             Self::Usage { next, .. } | Self::Failed { next, .. } => next.clone(),
             Self::Refused(problem) => problem.next(),
+            Self::Unreachable { source, .. } if is_no_tls(source.as_ref()) => {
+                Some("the port answers without TLS: say http:// instead of https://".to_owned())
+            }
             Self::Unreachable { .. } => Some(
                 "start the gateway with `tidegate serve`, or say where it is with --url or TIDEGATE_URL".to_owned(),
             ),
             Self::Answer { .. } => Some("check that --url names a Tidegate of this version".to_owned()),
+            Self::KeyTaken { id, .. } => Some(format!(
+                "give each event a key of its own, such as signup:42; the first is shown by tidegate events show {id}"
+            )),
             Self::File { .. } | Self::OutputClosed => None,
         }
     }
@@ -193,12 +205,14 @@ impl Problem {
     fn next(&self) -> Option<String> {
         let advice = match self.status {
             401 => {
-                "set TIDEGATE_API_KEY to a key that this gateway knows; `tidegate keys list` names them"
+                "set TIDEGATE_API_KEY to a key of this gateway. Whoever runs it has TIDEGATE_ADMIN_KEY, and makes one with `tidegate keys create NAME`"
             }
             409 if self.kind() == "failing-tests" => {
                 "correct the pipeline or its test cases; --confirm-failing-tests changes it all the same"
             }
-            403 => "use a key with the scope for this, from `tidegate keys create NAME --scopes …`",
+            403 => {
+                "use a key of this project that has the scope, from `tidegate keys create NAME --scopes …`"
+            }
             429 | 503 => "wait a little and repeat the command: nothing was kept",
             _ => return None,
         };
@@ -226,6 +240,22 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
         inner = source;
     }
     inner.to_string()
+}
+
+/// Whether TLS was spoken to a port that does not.
+fn is_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
+            let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
+            inner.downcast_ref::<rustls::Error>()
+        });
+        if let Some(rustls::Error::InvalidMessage(_)) = tls {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Ends the program: the error goes to standard error, its kind into the exit code.
@@ -283,6 +313,7 @@ mod tests {
         for (error, code) in [
             (CliError::usage("x"), 2),
             (CliError::failed("x").then("y"), 1),
+            (CliError::KeyTaken { message: "x", id: String::new() }, 3),
             (CliError::OutputClosed, 0),
             (CliError::Refused(Problem::read(500, b"")), 1),
         ] {

@@ -34,8 +34,8 @@ Examples:
   tidegate listen --forward-to http://localhost:3000/hooks
   tidegate listen --forward-to http://localhost:3000/hooks --events 'user.*' --events order.paid")]
 pub struct Args {
-    /// Where to post each event
-    #[arg(long, value_name = "URL", value_parser = super::gateway_url)]
+    /// Where to post each event; `localhost:3000/hooks` or a port alone will do
+    #[arg(long, value_name = "URL", value_parser = super::server_url)]
     forward_to: Url,
     /// Only events of these types or groups; every one without it
     #[arg(long, value_name = "TYPE", value_parser = pattern, value_delimiter = ',')]

@@ -9,6 +9,7 @@ use super::{
     output,
 };
 use crate::{
+    app::folder,
     clock::SystemClock,
     config::Config,
     crypto::{Random as _, SystemRandom},
@@ -69,6 +70,10 @@ pub async fn run(args: Args) -> Result<()> {
     let report = transfer(request, &mut told).await;
     bar.finish_and_clear();
     let report = report.map_err(failed)?;
+    folder::mark_moved(&args.from, &to).map_err(|source| CliError::File {
+        what: "everything is in the database, but the folder cannot be marked as moved".to_owned(),
+        source,
+    })?;
     conclude(&report, &args, &to);
     Ok(())
 }
@@ -99,9 +104,9 @@ fn conclude(report: &Report, args: &Args, to: &Address) {
          the master key; on other machines, give it the same key in TIDEGATE_MASTER_KEY"
     ));
     output::note(format_args!(
-        "from now on no gateway may run on the folder alone: what it accepted would not be in the \
-         database. When all is well, delete `segments`, `keys`, `journal-*`, `owed.db`, `control.db` and \
-         `directory.db` in it"
+        "from now on a gateway refuses to start on the folder alone: what it accepted would not be in the \
+         database. When all is well, delete `segments`, `keys`, `journal-*`, `manifest`, `marks`, `owed.db`, \
+         `control.db` and `directory.db` in it"
     ));
 }
 

@@ -20,6 +20,8 @@ mod times;
 mod serve;
 mod quick_start;
 mod migrate_store;
+mod check;
+mod rekey;
 
 // Resources.
 mod apply;
@@ -48,7 +50,7 @@ mod deliveries;
 mod replay;
 mod deletions;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use jiff::tz::TimeZone;
@@ -106,6 +108,8 @@ struct Global {
 enum Command {
     Serve(serve::Args),
     MigrateStore(migrate_store::Args),
+    Check(check::Args),
+    Rekey(rekey::Args),
     Apply(apply::ApplyArgs),
     Plan(apply::PlanArgs),
     Export(apply::ExportArgs),
@@ -184,6 +188,7 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
         Command::MigrateStore(args) => migrate_store::run(args).await,
+        Command::Rekey(args) => rekey::run(args).await,
         Command::Apply(args) => apply::apply(&context(), args).await,
         Command::Plan(args) => apply::plan(&context(), args).await,
         Command::Export(args) => apply::export(&context(), args).await,
@@ -207,6 +212,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Sign(args) => sign::sign(args),
         Command::Verify(args) => sign::verify(args),
         Command::Config(args) => config::run(args),
+        Command::Check(args) => check::run(&args),
     }
 }
 
@@ -227,8 +233,40 @@ impl Global {
 fn gateway_url(text: &str) -> Result<Url, String> {
     match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
-        Ok(_) | Err(_) => Err("a gateway is at an URL such as http://127.0.0.1:8080".to_owned()),
+        Ok(_) | Err(_) => {
+            Err("must be the URL of a gateway, such as http://127.0.0.1:8080".to_owned())
+        }
     }
+}
+
+/// A server on this machine, as `http://localhost:3000/hooks`, or short: `localhost:3000/hooks`, `3000`.
+fn server_url(text: &str) -> Result<Url, String> {
+    let is_port = !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
+    let whole = match text {
+        _ if is_port => format!("http://localhost:{text}/"),
+        _ if text.contains("://") => text.to_owned(),
+        _ => format!("http://{text}"),
+    };
+    match Url::parse(&whole) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        Ok(_) | Err(_) => {
+            Err("must be the URL of your server, such as http://localhost:3000/hooks, \
+                               or short: localhost:3000/hooks, or its port alone: 3000"
+                .to_owned())
+        }
+    }
+}
+
+/// An address to listen on; `localhost:8080` is the loopback of IPv4.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix("localhost:").and_then(|it| it.parse().ok()) {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse().map_err(|_| {
+        "must be an IP address and a port: 127.0.0.1:8080 for this machine only, 0.0.0.0:8080 for \
+         every address of it, [::1]:8080 for IPv6"
+            .to_owned()
+    })
 }
 
 /// The whole command line, for documentation and completion.

@@ -49,6 +49,9 @@ pub struct Args {
     /// Give each delivery a message id of its own, so that receivers take it for new
     #[arg(long)]
     fresh_id: bool,
+    /// Send the stored payload as it came, whatever the routes say; needs the scope admin
+    #[arg(long, conflicts_with_all = ["destination", "state", "event_type", "since", "until"])]
+    raw: bool,
     /// Stay until every delivery is made
     #[arg(long, short)]
     watch: bool,
@@ -116,6 +119,9 @@ impl Args {
                 ));
             }
             request.insert("selection".to_owned(), Value::Object(selection));
+        }
+        if self.raw {
+            request.insert("raw".to_owned(), true.into());
         }
         if self.fresh_id {
             request.insert("fresh_ids".to_owned(), true.into());

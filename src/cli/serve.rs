@@ -1,23 +1,26 @@
 //! `tidegate serve`: runs the gateway.
 
 use std::{
+    io::{ErrorKind, IsTerminal as _},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     error::{CliError, Result},
     output, quick_start,
 };
 use crate::{
-    app::{App, Parts, StartError},
+    app::{App, Parts, StartError, folder},
     config::{Config, ConfigError},
+    crypto::vault::LoadError,
     destinations::egress::policy::Net,
     model::Secret,
     resources::{ApplyError, File},
-    store::Role,
+    server,
+    store::{Role, StoreError},
     telemetry,
 };
 
@@ -48,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "ROLE", value_delimiter = ',')]
     roles: Vec<Role>,
     /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = super::listen_address)]
     listen: Option<SocketAddr>,
     /// Apply this file of resources before anything else
     #[arg(long, value_name = "FILE")]
@@ -59,6 +62,9 @@ pub struct Args {
     /// Make a demo project and an endpoint for it, and show how to send an event
     #[arg(long)]
     quick_start: bool,
+    /// Start on a data folder whose store was moved to a database, or that has files of something else
+    #[arg(long)]
+    force: bool,
 }
 
 pub async fn run(args: Args) -> Result<()> {
@@ -70,16 +76,24 @@ pub async fn run(args: Args) -> Result<()> {
     // Read before anything starts, so that a mistake in it starts nothing.
     let resources = args.apply.as_deref().map(read_resources).transpose()?;
 
+    server::budget::raise();
+    folder::look(&config, args.force).map_err(cannot_start)?;
     let allowed = config.egress.allow_nets.clone();
+    let (data, database) = (config.data.clone(), config.database.clone());
     let app = App::start(config, Parts::of_the_machine(), resources.as_ref());
     let app = app.await.map_err(cannot_start)?;
+    // Before anybody hears that it runs: a signal that comes then ends it in order.
+    let signals = Signals::listen()?;
+    if let Some(database) = &database {
+        folder::mark_in_use(&data, database);
+    }
     tracing::info!(address = %app.address, "listening");
     if !allowed.is_empty() {
         let nets: Vec<String> = allowed.iter().map(ToString::to_string).collect();
         tracing::warn!(nets = nets.join(" "), "endpoints may be in networks that are not public");
     }
     let demo = if args.quick_start { Some(quick_start::start(&app).await?) } else { None };
-    let second = wait_for_the_end().await?;
+    let second = signals.wait().await;
     tracing::info!("stopping: what is under way may end; the same signal again ends at once");
     if let Some(demo) = demo {
         demo.stop();
@@ -146,20 +160,55 @@ fn cannot_start(error: StartError) -> CliError {
         StartError::Listen { .. } => {
             failed.then("choose another address with --listen, or port 0 for a free one")
         }
-        StartError::MasterKey(_) => {
-            failed.then("restore master.key from its backup, or set TIDEGATE_MASTER_KEY")
+        StartError::MasterKey(LoadError::File { source, .. })
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            failed.then(
+                "let the user that runs the gateway read it: it must own the file, with mode 0600",
+            )
         }
+        StartError::MasterKey(LoadError::Malformed) => {
+            failed.then("correct TIDEGATE_MASTER_KEY, or leave it away to use master.key")
+        }
+        StartError::MasterKey(_)
+        | StartError::LostMasterKey { .. }
+        | StartError::NoMasterKey { .. } => failed.then(
+            "restore master.key from its backup, or set TIDEGATE_MASTER_KEY; nothing was changed",
+        ),
+        StartError::WrongMasterKey { .. } => failed.then(
+            "give the key that was used before, in master.key or TIDEGATE_MASTER_KEY; to replace it, \
+             put the new one in front and keep the old one behind it; nothing was changed",
+        ),
+        StartError::NoSharedMasterKey { .. } => failed.then(
+            "give every node the same TIDEGATE_MASTER_KEY, or the same master.key; no key was made",
+        ),
         StartError::OtherMasterKey { .. } => {
             failed.then("give every node the same TIDEGATE_MASTER_KEY, or the same master.key")
         }
+        StartError::Moved { .. } => failed.then(
+            "give the database with --store or TIDEGATE_STORE; or begin anew on the folder alone with --force",
+        ),
+        StartError::NotOurs { .. } => failed.then(
+            "check --data, and whether the disk is mounted; or make a store there with --force",
+        ),
+        StartError::NameTaken { .. } => failed.then(
+            "give this node another name with --node, or stop the other one first",
+        ),
+        StartError::Database { .. } => failed.then(
+            "nothing was accepted; check that the database runs and that the address is right, then start again",
+        ),
         StartError::Roles => failed.then("share a PostgreSQL with --store, or leave --roles away"),
         StartError::NoRoles => failed.then("give it at least one, or leave them away for all"),
         StartError::Beat => failed.then("make `lease` at least three times `beat`"),
+        StartError::Store { path, source: StoreError::Incomplete(_) } => failed.then(format!(
+            "restore it from a backup; or see with `tidegate check --data {0}` what is lost, and go on \
+             without it with `tidegate check --data {0} --repair`; nothing was changed",
+            path.display()
+        )),
         StartError::Folder { .. }
         | StartError::AdminKey
         | StartError::Node(_)
         | StartError::Store { .. }
-        | StartError::Database { .. }
         | StartError::Tls(_)
         | StartError::Countries(_)
         | StartError::Telemetry(_) => failed,
@@ -177,22 +226,52 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Ends with the first signal to stop, and gives what ends with the second.
-async fn wait_for_the_end() -> Result<impl Future<Output = ()>> {
-    let listen = |kind| {
-        signal(kind)
-            .map_err(|source| CliError::File { what: "cannot hear signals".to_owned(), source })
-    };
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => (),
-        _ = interrupt.recv() => output::note(""),
+/// The signals that are heard.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|source| CliError::File { what: "cannot hear signals".to_owned(), source })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
+
+    /// Ends with the first signal to stop, and gives what ends with the second.
+    async fn wait(self) -> impl Future<Output = ()> {
+        let Self { mut terminate, mut interrupt, mut hangup } = self;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => {
+                    output::note("");
+                    break;
+                }
+                _ = hangup.recv() => {
+                    // Whose terminal is closed has nobody who would stop it later.
+                    if std::io::stderr().is_terminal() {
+                        break;
+                    }
+                    tracing::warn!(
+                        "SIGHUP is ignored: options are read at a start, and resources change with `tidegate apply`"
+                    );
+                }
+            }
         }
-    })
+        async move {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = interrupt.recv() => (),
+            }
+        }
+    }
 }

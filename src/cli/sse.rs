@@ -23,6 +23,13 @@ pub struct Event {
     pub data: String,
 }
 
+/// Why the gateway ended a stream, by its last event.
+pub fn end_reason(event: &Event) -> String {
+    let told: Option<serde_json::Value> = serde_json::from_str(&event.data).ok();
+    let reason = told.as_ref().and_then(|it| it["reason"].as_str());
+    reason.unwrap_or("it did not say why").to_owned()
+}
+
 /// Puts lines together to events, as the HTML standard says.
 #[derive(Default)]
 struct Parser {

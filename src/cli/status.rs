@@ -36,6 +36,14 @@ struct Status {
     refuses: Option<String>,
     #[serde(default)]
     destinations: Vec<Destination>,
+    #[serde(default)]
+    conflicts: Vec<Conflicts>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Conflicts {
+    source: String,
+    events: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -136,6 +144,14 @@ fn render(screen: &Screen, paint: Paint) -> String {
         dead => paint.red(plural(dead, "dead letter")),
     });
     text.push('\n');
+    for Conflicts { source, events } in &status.conflicts {
+        let events = plural(*events, "event");
+        let line = format!(
+            "{events} of {source} not kept: their keys were used before for another type or body"
+        );
+        text.push_str(&paint.yellow(line));
+        text.push('\n');
+    }
     if status.destinations.is_empty() {
         return text + "no destinations\n";
     }
@@ -211,6 +227,12 @@ erp          disabled  0      –       –
 ";
         assert_eq!(render(&screen, Paint::PLAIN), expected);
 
+        screen.status.conflicts = vec![Conflicts { source: "app".to_owned(), events: 2 }];
+        let line =
+            "\n2 events of app not kept: their keys were used before for another type or body\n";
+        assert!(render(&screen, Paint::PLAIN).contains(line));
+
+        screen.status.conflicts.clear();
         screen.status.destinations.clear();
         screen.status.refuses = Some("disk_full".to_owned());
         screen.dead = 200;

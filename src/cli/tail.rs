@@ -122,6 +122,13 @@ pub struct ConnectionNotes {
 impl ConnectionNotes {
     pub fn note(&mut self, told: Told) -> Option<sse::Event> {
         match told {
+            Told::Event(event) if event.name == "end" => {
+                // What follows is tried again; where that is refused, the gateway says so itself.
+                let reason = sse::end_reason(&event);
+                output::note(format_args!("the gateway ended the stream: {reason}; trying again"));
+                self.is_broken = true;
+                return None;
+            }
             Told::Event(event) => return Some(event),
             Told::Connected if self.is_broken => output::note("connected again"),
             Told::Connected if !self.was_connected => {

@@ -69,7 +69,8 @@ fn what_makes_no_sense_is_refused() {
         "emit bad/type",
         "emit x --count 0",
         "listen",
-        "listen --forward-to localhost:3000",
+        "listen --forward-to ftp://localhost:3000",
+        "serve --listen :8080",
         "sink --fail-rate 2",
         "sink --status 99",
         "sink --quiet --json",
@@ -85,6 +86,29 @@ fn what_makes_no_sense_is_refused() {
     ] {
         let Err(error) = parse(line) else { panic!("{line} was taken") };
         assert_eq!(error.exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn a_server_of_ones_own_may_be_named_short() {
+    for (text, url) in [
+        ("3000", "http://localhost:3000/"),
+        ("localhost:3000", "http://localhost:3000/"),
+        ("localhost:3000/hooks?a=1", "http://localhost:3000/hooks?a=1"),
+        ("https://dev.example.com", "https://dev.example.com/"),
+    ] {
+        assert_eq!(super::server_url(text).unwrap().as_str(), url);
+    }
+}
+
+#[test]
+fn listen_addresses_are_explained() {
+    let text = "localhost:8080";
+    assert_eq!(super::listen_address(text), Ok("127.0.0.1:8080".parse().unwrap()));
+    assert_eq!(super::listen_address("[::1]:80"), Ok("[::1]:80".parse().unwrap()));
+    for text in [":8080", "8080", "example.com:80", "127.0.0.1"] {
+        let error = super::listen_address(text).unwrap_err();
+        assert!(error.contains("127.0.0.1:8080"), "{text}: {error}");
     }
 }
 

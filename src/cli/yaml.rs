@@ -14,6 +14,7 @@ use super::{
     error::{CliError, Result},
     output::Paint,
 };
+use crate::resources::invalid_yaml;
 
 /// More than any installation has resources.
 const LARGEST: usize = 16 * 1024 * 1024;
@@ -59,7 +60,12 @@ impl ResourceFile {
             Ok(tree) => tree,
             Err(error) => {
                 let place = error.location().map(|it| (it.line() as usize, it.column() as usize));
-                return Err(CliError::usage(point_at(&name, &text, place, &plain_message(&error))));
+                return Err(CliError::usage(point_at(
+                    &name,
+                    &text,
+                    place,
+                    &invalid_yaml(&error).to_string(),
+                )));
             }
         };
         let mut reading =
@@ -71,12 +77,12 @@ impl ResourceFile {
                 .iter()
                 .map(|(message, place)| point_at(&name, &text, Some(*place), message))
                 .collect();
-            let advice =
-                "export the variables that are missing; a `${` that is a text is written `$${`";
+            let advice = "export the variables that are missing. A destination that exists keeps its \
+                          signing secret where the file has no `secret` line. Plain `${` is written `$${`";
             return Err(CliError::usage(lines.join("\n")).then(advice));
         }
         if !resources.is_object() {
-            let message = "a file of resources is a mapping that begins with `version: 1`";
+            let message = "must be a map that begins with `version: 1` and `project: NAME`";
             return Err(CliError::usage(point_at(&name, &text, Some((1, 1)), message)));
         }
         Ok(Self { name, text, resources, places })
@@ -144,14 +150,6 @@ fn point_at(name: &str, text: &str, place: Option<(usize, usize)>, message: &str
         paint.dim("|"),
         paint.red("^"),
     )
-}
-
-/// What the parser says, without the place, which we say ourselves.
-fn plain_message(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let text = text.lines().next().unwrap_or_default();
-    let text = text.split(" at line ").next().unwrap_or(text);
-    text.trim_start_matches("error: ").trim_end_matches(':').to_owned()
 }
 
 struct Reading<'a> {
@@ -348,8 +346,9 @@ mod tests {
     fn a_file_that_does_not_parse_says_where() {
         for (text, expected) in [
             ("a: 1\nb: [1, 2\n", "error: a.yaml:"),
-            ("a: 1\na: 2\n", "error: a.yaml:2:1: "),
-            ("- 1\n", "error: a.yaml:1:1: a file of resources is a mapping"),
+            ("a: 1\na: 2\n", "error: a.yaml:2:1: must have the key `a` once, found it twice"),
+            ("", "error: a.yaml:1:1: must be a map that begins"),
+            ("- 1\n", "error: a.yaml:1:1: must be a map that begins"),
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.exit_code(), 2);

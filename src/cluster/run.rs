@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{Epoch, Held, Holding, Member, Options, Share, View, Working, decide};
@@ -113,6 +114,7 @@ impl Node {
         let lease = self.parts.options.lease;
         let view = self.parts.store.beat(&self.parts.me, lease).await?;
         let me = self.parts.me.id;
+        self.step_back(&view);
         // What the database does not know as ours is lost, whatever we believed.
         let ours = |share: &Share, epoch: &Epoch| {
             let found = view.leases.iter().find(|it| it.share == *share);
@@ -153,6 +155,28 @@ impl Node {
         self.tell(&view);
         self.view.send_replace(view);
         Ok(())
+    }
+
+    /// A node that was silent for so long that another took its name has been replaced: it gives back whatever it
+    /// holds, and works no more.
+    fn step_back(&mut self, view: &View) {
+        let me = &mut self.parts.me;
+        let Some(own) = view.members.iter().find(|it| it.id == me.id) else { return };
+        if me.started_at == Timestamp::UNIX_EPOCH {
+            me.started_at = own.started_at;
+        }
+        let is_newer =
+            |it: &&Member| it.name == me.name && (it.started_at, it.id) > (me.started_at, own.id);
+        if let Some(other) = view.members.iter().filter(|it| it.id != me.id).find(is_newer)
+            && !me.roles.is_empty()
+        {
+            tracing::error!(
+                name = me.name,
+                address = other.address,
+                "another node has taken this one's name and its work: this one plans and delivers nothing more until it is started again"
+            );
+            me.roles.clear();
+        }
     }
 
     fn hold(&self, shares: Held, sure_until: Instant) {

@@ -7,7 +7,11 @@
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::{mac::Sha256Key, random::Random, vault::Vault};
+use super::{
+    mac::Sha256Key,
+    random::Random,
+    vault::{API_KEYS, Vault},
+};
 use crate::model::Secret;
 
 const PREFIX: &str = "tg_";
@@ -108,7 +112,7 @@ pub struct KeyHasher {
 
 impl KeyHasher {
     pub fn of(vault: &Vault) -> Self {
-        let peppers = vault.derive("api key pepper");
+        let peppers = vault.derive(API_KEYS);
         Self { peppers: peppers.iter().map(|it| Sha256Key::new(it.as_ref())).collect() }
     }
 

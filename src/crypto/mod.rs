@@ -11,6 +11,7 @@ mod pseudonym;
 pub mod inbound;
 
 pub use api_key::{AdminKey, KeyHasher, PlainKey};
+pub use mac::Sha256Key;
 pub use pseudonym::{Pseudonym, Pseudonyms};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use vault::{Context, Field, Vault, VaultError};

@@ -21,7 +21,7 @@ pub struct Pseudonym(Sha256Key);
 impl Pseudonyms {
     pub fn of(vault: &Vault) -> Self {
         // A vault has at least one key.
-        let root = vault.derive("pseudonyms").pop().unwrap_or_default();
+        let root = vault.derive(super::vault::PSEUDONYMS).pop().unwrap_or_default();
         Self { root: Arc::new(root) }
     }
 

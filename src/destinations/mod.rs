@@ -50,6 +50,8 @@ pub struct Preview {
     pub url: String,
     /// Their names in lower case.
     pub headers: Vec<(String, String)>,
+    /// The header that carries our signature, if there is one.
+    pub signature: Option<String>,
     pub body: Bytes,
 }
 

@@ -6,9 +6,11 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use serde::Serialize;
+
 use crate::model::{
-    Contract, Envelope, Exponential, IdempotencyHeader, Method, Ordering, Policy, Profile, Retry,
-    RetryOn, RetryPreset, Scheme, Signature, Signed,
+    Contract, Envelope, Exponential, IdempotencyHeader, Method, OnGone, Ordering, Policy, Profile,
+    Retry, RetryOn, RetryPreset, Scheme, Signature, Signed,
 };
 
 /// What our requests call themselves, unless a profile has another name. Without a version: a
@@ -22,6 +24,20 @@ pub struct Values {
     pub policy: Policy,
     /// URLs of one destination.
     pub most_urls: usize,
+    /// What it means that no `secret` is given.
+    pub without_secret: WithoutSecret,
+}
+
+/// What a destination does that was given no secret, by its profile's document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WithoutSecret {
+    /// A secret is made, and signs.
+    Made,
+    /// The same; but with `auth` nothing is signed, since the document has the one or the other.
+    MadeUnlessAuth,
+    /// Nothing is signed: the document says "if set".
+    Unsigned,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -51,9 +67,11 @@ fn standard() -> Values {
             verify: false,
             whole_answer: false,
             integration: None,
+            on_gone: OnGone::Disable,
         },
         policy: Policy::default(),
         most_urls: 1,
+        without_secret: WithoutSecret::Made,
     }
 }
 
@@ -64,6 +82,8 @@ fn ingestlayer() -> Values {
         contract: Contract {
             envelope: Envelope::TypePayload,
             signature: signature(Scheme::Stamped, "x-ingestlayer-signature", Signed::Body),
+            // "Non-2xx responses trigger retries".
+            on_gone: OnGone::Retry,
             ..standard.contract
         },
         policy: Policy {
@@ -78,6 +98,7 @@ fn ingestlayer() -> Values {
             }),
             ..standard.policy
         },
+        without_secret: WithoutSecret::MadeUnlessAuth,
         ..standard
     }
 }
@@ -92,6 +113,8 @@ fn admin() -> Values {
             idempotency_key: IdempotencyHeader::MessageAndDestination,
             https_only: true,
             verify: true,
+            // "Non-2xx responses trigger retries".
+            on_gone: OnGone::Retry,
             ..standard.contract
         },
         policy: Policy {
@@ -116,6 +139,8 @@ fn segment() -> Values {
             idempotency_key: IdempotencyHeader::None,
             whole_answer: true,
             integration: Some("Webhooks".to_owned()),
+            // It retries time-outs and 5xx; nothing switches a destination off.
+            on_gone: OnGone::Dead,
             ..standard.contract
         },
         policy: Policy {
@@ -125,6 +150,7 @@ fn segment() -> Values {
             ..standard.policy
         },
         most_urls: 5,
+        without_secret: WithoutSecret::Unsigned,
     }
 }
 
@@ -144,6 +170,7 @@ fn segment_actions() -> Values {
             ..segment.policy
         },
         most_urls: 1,
+        ..segment
     }
 }
 
@@ -155,9 +182,11 @@ fn customerio() -> Values {
             envelope: Envelope::Payload,
             signature: signature(Scheme::Sha1, "x-signature", Signed::FirstElement),
             idempotency_key: IdempotencyHeader::None,
+            on_gone: OnGone::Dead,
             ..standard.contract
         },
         policy: Policy { timeout: Duration::from_secs(10), ..standard.policy },
+        without_secret: WithoutSecret::Unsigned,
         ..standard
     }
 }

@@ -13,6 +13,7 @@ use super::{
     calls::warn,
     hands::{Report, failure},
     later,
+    outgoing::Outgoing,
 };
 use crate::{
     clock::Clock,
@@ -33,6 +34,7 @@ pub struct Job {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     pub reports: mpsc::UnboundedSender<Report>,
+    pub outgoing: Arc<Outgoing>,
     pub orders: mpsc::UnboundedReceiver<Order>,
     pub outlet: Option<Arc<dyn Destination>>,
     pub budget: Arc<Budget>,
@@ -65,6 +67,7 @@ impl Job {
         let outlet = self.outlet.clone();
         let group = |message: &Message| outlet.as_ref().map_or(0, |it| it.group(message));
         let loaded = std::mem::take(&mut self.loaded);
+        let owed: HashMap<DeliverySeq, Owed> = loaded.iter().map(|it| (it.1.seq, it.0)).collect();
         let (parts, others) = split(loaded, |(owed, it)| (owed.place.lane, group(it)));
         let without_owed = |it: Vec<(Owed, Message)>| it.into_iter().map(|(_, it)| it).collect();
         self.parts = parts.into_iter().map(without_owed).collect();
@@ -77,11 +80,16 @@ impl Job {
             let (destination, batch) = (self.destination, self.number);
             let _ = self.reports.send(Report::Cut { destination, batch, left, missing });
         }
-        self.send_parts().await;
+        self.send_parts(&owed).await;
     }
 
-    async fn send_parts(&mut self) {
+    async fn send_parts(&mut self, owed: &HashMap<DeliverySeq, Owed>) {
         while let Some(part) = self.parts.pop_front() {
+            let (part, withheld) = self.outgoing.begin(part);
+            self.withhold(&withheld, owed);
+            if part.is_empty() {
+                continue;
+            }
             self.sending = part;
             let outcome = match &self.outlet {
                 Some(outlet) => outlet.send(&self.sending, self.clock.now()).await,
@@ -94,8 +102,20 @@ impl Job {
         }
     }
 
+    /// These must not go out.
+    fn withhold(&mut self, withheld: &[Message], owed: &HashMap<DeliverySeq, Owed>) {
+        if withheld.is_empty() {
+            return;
+        }
+        let weight = withheld.iter().map(Message::weight).sum();
+        self.budget.give_back(self.destination, weight);
+        let owed = withheld.iter().filter_map(|it| owed.get(&it.seq)).copied().collect();
+        let _ = self.reports.send(Report::WithheldTogether { batch: self.number, owed });
+    }
+
     fn report_part(&mut self, outcome: crate::model::Outcome) {
         let messages = std::mem::take(&mut self.sending);
+        self.outgoing.ended(&messages);
         let weight = messages.iter().map(Message::weight).sum();
         self.budget.give_back(self.destination, weight);
         let (destination, batch) = (self.destination, self.number);

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{chance, later};
+use super::{chance, earlier, later};
 use crate::model::{Breaker as Policy, DeliverySeq};
 
 #[derive(Clone, Debug)]
@@ -60,6 +60,13 @@ impl Breaker {
     pub fn start_slowly(&mut self) {
         if self.state == State::Closed {
             self.state = State::SlowStart { limit: 1, accepted: 0 };
+        }
+    }
+
+    /// The clock was set back by so much.
+    pub fn set_back(&mut self, by: SignedDuration) {
+        if let State::Open { until } = &mut self.state {
+            *until = earlier(*until, by);
         }
     }
 

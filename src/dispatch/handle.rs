@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{LineStatus, Lost, Status};
-use crate::model::{DestinationId, Owed};
+use super::{LineStatus, Lost, Status, outgoing::Outgoing};
+use crate::model::{DestinationId, Owed, Person, ProjectId};
 
 /// Speaks to the dispatcher. Cheap to clone. When the dispatcher has ended, nothing happens and
 /// there is no answer: what is asked for is in the store, or is asked again after the next start.
@@ -14,6 +14,7 @@ pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     /// So nobody counts as a watcher who only looks now and then.
     pub(super) status: Arc<watch::Sender<Status>>,
+    pub(super) outgoing: Arc<Outgoing>,
 }
 
 pub(super) enum Command {
@@ -32,6 +33,11 @@ impl Handle {
     /// fails. Returns when the dispatcher has taken it on, not when it is on disk.
     pub async fn cancel(&self, owed: Vec<Owed>) {
         let _ = self.commands.send(Command::Cancel(owed)).await;
+    }
+
+    /// How many attempts with events about this user are under way in this process.
+    pub fn under_way_about(&self, project: ProjectId, person: &Person) -> u64 {
+        self.outgoing.about(project, person)
     }
 
     /// The store owes more than the hints said, e.g. replays: to be read from there.

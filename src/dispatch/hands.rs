@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Input,
+    attempt::Attempt,
     batches::{Job, Order},
     budget::Budget,
     calls::{disable, load, settle, warn},
@@ -17,12 +18,13 @@ use super::{
     lost::Lost,
     messages::Messages,
     meters::Meters,
+    outgoing::Outgoing,
     owned::Learned,
 };
 use crate::{
     catalog::Registrar,
     clock::Clock,
-    destinations::{Destination, Outlets},
+    destinations::Outlets,
     model::{Class, DeliverySeq, DestinationId, EntryKind, IdMap, IdSet, Message, Outcome, Owed},
     store::{OwedQuery, Settlement, Store, StoreError},
     tail::{Activity, Tail},
@@ -43,6 +45,16 @@ pub enum Report {
         batch: u32,
         outcome: Outcome,
         messages: Vec<Message>,
+    },
+    /// It was not attempted, since its user is to be forgotten.
+    Withheld {
+        owed: Owed,
+        message: Message,
+    },
+    /// These of a batch are not sent, since their users are to be forgotten.
+    WithheldTogether {
+        batch: u32,
+        owed: Vec<Owed>,
     },
     /// These of a batch are not sent.
     Cut {
@@ -113,6 +125,7 @@ pub struct Hands {
     away: IdSet<DestinationId>,
     /// Nothing may be begun behind this moment.
     sure_until: Option<Instant>,
+    outgoing: Arc<Outgoing>,
 }
 
 /// Calls of one kind under way at once. The store commits together what waits together.
@@ -138,7 +151,9 @@ impl Hands {
         patience: Duration,
         budget: Budget,
     ) -> Self {
+        let outgoing = Arc::new(Outgoing::new(registrar.watch()));
         Self {
+            outgoing,
             store,
             clock,
             registrar,
@@ -176,6 +191,10 @@ impl Hands {
 
     pub fn registrar(&self) -> Arc<Registrar> {
         self.registrar.clone()
+    }
+
+    pub fn outgoing(&self) -> Arc<Outgoing> {
+        self.outgoing.clone()
     }
 
     pub fn reports(&self) -> mpsc::UnboundedSender<Report> {
@@ -224,9 +243,11 @@ impl Hands {
         }
         let mut attempt = Attempt {
             reports: self.reports.clone(),
-            destination: owed.destination,
+            outgoing: self.outgoing.clone(),
+            owed,
             message: Some(message),
             outcome: None,
+            is_withheld: false,
         };
         let outlet = self.outlets.get(owed.destination);
         let clock = self.clock.clone();
@@ -250,6 +271,7 @@ impl Hands {
             store: self.store.clone(),
             clock: self.clock.clone(),
             reports: self.reports.clone(),
+            outgoing: self.outgoing.clone(),
             orders,
             outlet: self.outlets.get(destination),
             budget: self.budget.clone(),
@@ -442,37 +464,6 @@ impl Hands {
 
     pub fn disabled(&mut self) {
         self.disabling -= 1;
-    }
-}
-
-/// One attempt. It reports whatever happens, a panic included: nothing stays in flight for ever.
-struct Attempt {
-    reports: mpsc::UnboundedSender<Report>,
-    destination: DestinationId,
-    message: Option<Message>,
-    outcome: Option<Outcome>,
-}
-
-impl Attempt {
-    async fn make(&mut self, outlet: Option<Arc<dyn Destination>>, clock: &dyn Clock) {
-        let Some(message) = &self.message else { return };
-        self.outcome = Some(match outlet {
-            Some(outlet) => outlet.send(std::slice::from_ref(message), clock.now()).await,
-            None => failure(Class::Config, "the destination is not there any more"),
-        });
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        let Some(message) = self.message.take() else { return };
-        let outcome = self.outcome.take();
-        let _ = self.reports.send(Report::Attempted {
-            destination: self.destination,
-            delivery: message.seq,
-            outcome: outcome.unwrap_or_else(|| failure(Class::Unknown, "the attempt broke off")),
-            message: Some(message),
-        });
     }
 }
 

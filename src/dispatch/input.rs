@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::lost::Lost;
 use crate::{
@@ -82,6 +82,9 @@ pub enum Input {
     Poke(DestinationId),
     /// Time has passed.
     Tick,
+    /// The clock was set back by so much, between the step before and this one. Or, at the start: by so
+    /// much it is behind what the store has seen.
+    SetBack(SignedDuration),
     /// No new attempts from here on.
     Stop,
 }

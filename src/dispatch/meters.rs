@@ -89,7 +89,7 @@ pub async fn watch_backlog(
     let owed = gauge!("tidegate_backlog");
     let age = gauge!("tidegate_oldest_pending_seconds");
     loop {
-        let before = clock.now();
+        let (before, begun) = (clock.now(), clock.steady());
         match store.backlog().await {
             Ok(mut backlog) => {
                 backlog.retain(|it| is_ours(it.destination));
@@ -102,8 +102,7 @@ pub async fn watch_backlog(
             // Whoever needs the store says so.
             Err(_) => (),
         }
-        let after = clock.now();
-        let rest = after.duration_since(before).unsigned_abs().saturating_mul(REST).max(EVERY);
-        clock.sleep_until(later(after, rest)).await;
+        let took = clock.steady().duration_since(begun).unsigned_abs();
+        clock.sleep_until(later(clock.now(), took.saturating_mul(REST).max(EVERY))).await;
     }
 }

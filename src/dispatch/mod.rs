@@ -18,6 +18,8 @@ mod budget;
 mod calls;
 mod batches;
 mod meters;
+mod outgoing;
+mod attempt;
 mod handle;
 mod hands;
 mod owned;
@@ -94,6 +96,11 @@ impl Default for Options {
 fn later(time: Timestamp, wait: Duration) -> Timestamp {
     let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
     time.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+/// `time`, as a clock says it that was set back by so much.
+fn earlier(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_sub(by).unwrap_or(Timestamp::MIN)
 }
 
 /// A number from 0 to below 1 that is the same for the same arguments, and looks like chance.

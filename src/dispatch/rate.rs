@@ -1,6 +1,6 @@
 //! The rate limit of one destination: a token bucket, kept as one moment in time.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::model::RateLimit;
 
@@ -36,6 +36,11 @@ impl Bucket {
         self.full_at = self.full_at.min(now + self.slack + self.interval);
         let nanoseconds = (self.full_at - self.slack).max(now);
         Timestamp::from_nanosecond(nanoseconds).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The clock was set back by so much.
+    pub fn set_back(&mut self, by: SignedDuration) {
+        self.full_at -= by.as_nanos();
     }
 
     pub fn take(&mut self, now: Timestamp) {

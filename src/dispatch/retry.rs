@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    chance, later,
+    chance, earlier, later,
     schedules::{Asked, HOUR, MINUTE, schedule},
 };
-use crate::model::{Class, Ended, Outcome, Owed, Policy, Retry, RetryOn};
+use crate::model::{Class, Ended, Outcome, Owed, Policy, Retry, RetryOn, Standing};
 
 /// An endpoint may not ask for less than this, nor for more than a day: the number is a stranger's.
 const SHORTEST_ASKED: Duration = Duration::from_secs(1);
@@ -72,12 +72,46 @@ pub fn too_late(policy: &Policy, owed: &Owed, now: Timestamp) -> Option<(Ended, 
 }
 
 /// How long the endpoint as a whole is to be left alone after this answer.
-pub fn asked_pause(outcome: &Outcome) -> Option<Duration> {
+pub fn asked_pause(policy: &Policy, outcome: &Outcome) -> Option<Duration> {
     let is_about_the_endpoint = matches!(outcome.status, Some(429 | 503));
     outcome
         .retry_after
         .filter(|_| is_about_the_endpoint && outcome.class == Class::Status)
-        .map(|asked| asked.clamp(SHORTEST_ASKED, LONGEST_ASKED))
+        .map(|asked| asked.clamp(SHORTEST_ASKED, policy.retry_after_at_most.max(SHORTEST_ASKED)))
+}
+
+/// When a delivery that failed may go, by the due time that the store has for it: a moment of the wall
+/// clock, which may have been set back since, by `set_back` as far as that is known. No delivery waits for longer
+/// than its schedule lets it wait.
+pub fn bounded(
+    policy: &Policy,
+    owed: &Owed,
+    due: Timestamp,
+    now: Timestamp,
+    set_back: SignedDuration,
+) -> Timestamp {
+    if due <= now {
+        return due;
+    }
+    let standing = Standing { attempts: owed.standing.attempts.saturating_sub(1), ..owed.standing };
+    let planned = wait(&policy.retry, &Owed { standing, ..*owed }).unwrap_or_default();
+    // Later than planned: the endpoint asked for more time, or the clock was ahead.
+    let due = if due > later(now, planned) { earlier(due, set_back) } else { due };
+    let longest = (longest(&policy.retry) * 2).max(LONGEST_ASKED);
+    if due > later(now, longest) { now } else { due.max(now) }
+}
+
+/// Whether the answer may be about one message of several in a request, and not about the endpoint,
+/// who may speak to it, or how much.
+pub fn is_about_content(outcome: &Outcome) -> bool {
+    const OTHERWISE: [u16; 11] = [401, 402, 403, 404, 405, 407, 408, 410, 423, 425, 429];
+    let status = outcome.status.unwrap_or_default();
+    match outcome.class {
+        Class::Abort => true,
+        Class::Status => (400..500).contains(&status) && !OTHERWISE.contains(&status),
+        Class::Accepted | Class::Gone | Class::Timeout | Class::Dns | Class::Connect => false,
+        Class::Tls | Class::Broken | Class::Denied | Class::Config | Class::Unknown => false,
+    }
 }
 
 /// What follows from an attempt that ended `now`. `owed` is the delivery as it stood before.
@@ -85,9 +119,8 @@ pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> 
     match outcome.class {
         Class::Accepted => return Verdict::Ended(Ended::Delivered, ""),
         Class::Gone => return Verdict::Held,
-        Class::Abort => {
-            return Verdict::Ended(Ended::Dead, "the endpoint asked for no more attempts");
-        }
+        // The reason of the outcome says it already.
+        Class::Abort => return Verdict::Ended(Ended::Dead, ""),
         Class::Status
         | Class::Timeout
         | Class::Dns
@@ -210,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::model::{
-        DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, RetryPreset, Standing,
+        DeliverySeq, DestinationId, EventSeq, Exponential, Lane, Place, RetryPreset,
     };
 
     fn outcome(class: Class, status: Option<u16>, retry_after: Option<u64>) -> Outcome {
@@ -291,9 +324,34 @@ mod tests {
         check(&standard, 1, &asks(30), "in 30..30");
         check(&standard, 1, &asks(0), "in 4..6");
         check(&standard, 1, &asks(u64::MAX), "in 86400..86400");
+        for (asked, paused) in [(0, 1), (30, 30), (7_200, 3_600)] {
+            assert_eq!(asked_pause(&standard, &asks(asked)), Some(Duration::from_secs(paused)));
+        }
         let svix = preset(RetryPreset::Svix);
         check(&svix, 2, &asks(u64::MAX), "in 480..720");
         check(&svix, 1, &outcome(Class::Status, Some(429), None), "in 60..60");
+    }
+
+    #[test]
+    fn a_due_time_that_a_wrong_clock_wrote_is_bounded_by_its_schedule() {
+        let (standard, now) = (preset(RetryPreset::Standard), Timestamp::UNIX_EPOCH);
+        let seconds = SignedDuration::from_secs;
+        for (attempts, due, set_back, expected) in [
+            // Past, and as planned: as it is.
+            (1, -5, 0, -5),
+            (1, 4, 3_600, 4),
+            // Of an hour ahead.
+            (1, 3_605, 3_600, 5),
+            (1, 3_000, 3_600, 0),
+            // The endpoint asked for that much, as far as anybody knows.
+            (1, 3_605, 0, 3_605),
+            // No schedule has a wait of a month.
+            (1, 30 * 86_400, 0, 0),
+        ] {
+            let due =
+                bounded(&standard, &owed(attempts), now + seconds(due), now, seconds(set_back));
+            assert_eq!(due, now + seconds(expected), "{attempts} {expected}");
+        }
     }
 
     #[test]
@@ -301,12 +359,7 @@ mod tests {
         let standard = preset(RetryPreset::Standard);
         check(&standard, 1, &outcome(Class::Accepted, Some(204), None), "Delivered: ");
         check(&standard, 1, &outcome(Class::Gone, Some(410), None), "held");
-        check(
-            &standard,
-            1,
-            &outcome(Class::Abort, Some(500), None),
-            "Dead: the endpoint asked for no more attempts",
-        );
+        check(&standard, 1, &outcome(Class::Abort, Some(500), None), "Dead: ");
         check(&standard, 1, &outcome(Class::Tls, None, None), "in 1800..1800");
         check(&standard, 1, &outcome(Class::Status, Some(400), None), "in 4..6");
     }

@@ -6,7 +6,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, Registrar},
-    clock::Clock,
+    clock::{Clock, Watch},
     destinations::Outlets,
     hint::{self, Hint},
     model::{Destination, DestinationId, IdMap, Message, Owed},
@@ -42,12 +42,16 @@ pub struct Parts {
     pub shares: Option<Shares>,
     /// Becomes true when the loop is to end.
     pub stop: watch::Receiver<bool>,
+    /// By how much the clock is behind what the store has seen.
+    pub set_back: SignedDuration,
     pub options: Options,
 }
 
 /// Delivers until it is told to stop.
 pub struct Runner {
     pub(super) clock: Arc<dyn Clock>,
+    watch: Watch,
+    set_back: SignedDuration,
     store: Arc<dyn Store>,
     catalog: watch::Receiver<Arc<Catalog>>,
     hints: hint::Receiver<Vec<(Owed, Message)>, Lost>,
@@ -105,7 +109,10 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         parts.options.retry_store_after,
         Budget::new(parts.options.line_bytes, parts.options.in_flight_bytes),
     );
+    let outgoing = hands.outgoing();
     let runner = Runner {
+        watch: Watch::new(parts.clock.as_ref()),
+        set_back: parts.set_back,
         clock: parts.clock,
         store: parts.store,
         catalog,
@@ -126,13 +133,16 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         is_over: false,
         owned: parts.shares.map(Owned::new),
     };
-    (runner, Handle { commands: command_sender, status })
+    (runner, Handle { commands: command_sender, status, outgoing })
 }
 
 impl Runner {
     /// Runs until it is told to stop and everything in flight has ended and is on disk, or until
     /// the store is closed. What is not delivered by then is owed at the next start.
     pub async fn run(mut self) {
+        if !self.set_back.is_zero() {
+            self.step(self.clock.now(), Input::SetBack(self.set_back));
+        }
         self.learn_catalog();
         // Where work comes in shares, the store is asked when they come.
         if self.owned.is_none() && !self.learn_backlog().await {
@@ -142,6 +152,10 @@ impl Runner {
             tokio::spawn(watch_backlog(self.store.clone(), self.clock.clone(), self.ownership()));
         while !self.is_over {
             let wake = self.wake().await;
+            if let Some(by) = self.watch.set_back(self.clock.as_ref()) {
+                tracing::warn!(seconds = by.as_secs(), "the machine's clock was set back");
+                self.step(self.clock.now(), Input::SetBack(by));
+            }
             let now = self.clock.now();
             self.learn_catalog_if_changed();
             match wake {
@@ -223,6 +237,14 @@ impl Runner {
                 self.hands.attempted(destination, message);
                 self.step(now, Input::Finished { destination, delivery, outcome });
             }
+            Report::Withheld { owed, message } => {
+                let (destination, delivery) = (owed.destination, owed.seq);
+                self.hands.attempted(destination, Some(message));
+                // What is cancelled while it is under way ends so when it comes back.
+                self.step(now, Input::Cancel(vec![owed]));
+                self.step(now, Input::Returned { destination, delivery });
+            }
+            Report::WithheldTogether { batch, owed } => self.withheld_together(batch, owed, now),
             Report::PartEnded { destination, batch, outcome, messages } => {
                 let deliveries = messages.iter().map(|it| it.seq).collect();
                 self.hands.attempted_together(messages);
@@ -258,6 +280,13 @@ impl Runner {
             Report::Closed => self.is_over = true,
             Report::Nudge => (),
         }
+    }
+
+    fn withheld_together(&mut self, batch: u32, owed: Vec<Owed>, now: Timestamp) {
+        let Some(destination) = owed.first().map(|it| it.destination) else { return };
+        let left = owed.iter().map(|it| it.seq).collect();
+        self.step(now, Input::Cancel(owed));
+        self.step(now, Input::Cut { destination, batch, left, missing: Vec::new() });
     }
 
     fn hint(&mut self, hint: Hint<Vec<(Owed, Message)>, Lost>, now: Timestamp) {

@@ -17,7 +17,7 @@ use std::{
     collections::{BinaryHeap, VecDeque},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Options,
@@ -200,9 +200,24 @@ impl Scheduler {
                 self.with_known(destination, now, actions, |line, _| line.unpause());
             }
             Input::Tick => (),
+            Input::SetBack(by) => self.set_back(by),
             Input::Stop => {
                 self.stopping = Stopping::Yes;
                 self.totals.is_stopping = true;
+            }
+        }
+    }
+
+    /// Waits are lengths: what was to be done in a minute is still to be done in a minute.
+    fn set_back(&mut self, by: SignedDuration) {
+        self.totals.set_back = self.totals.set_back.saturating_add(by);
+        self.alarms.clear();
+        for number in 0..self.seats.len() {
+            let seat = &mut self.seats[number];
+            seat.alarm = None;
+            if let Some(line) = &mut seat.line {
+                line.set_back(by);
+                self.touch(number);
             }
         }
     }
@@ -249,7 +264,7 @@ impl Scheduler {
             }
             Input::PartEnded { destination, batch, deliveries, outcome } => {
                 self.end_attempt(destination, now, actions, |line, step| {
-                    line.part_ended(batch, &deliveries, &outcome, step)
+                    line.part_ended(batch, &deliveries, outcome, step)
                 })
             }
             Input::Cut { destination, batch, left, missing } => {
@@ -275,6 +290,7 @@ impl Scheduler {
             | Input::Cancel(_)
             | Input::Poke(_)
             | Input::Tick
+            | Input::SetBack(_)
             | Input::Stop => (),
         }
     }

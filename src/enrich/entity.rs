@@ -27,7 +27,7 @@ impl Shared {
         let Some(row) = self.row(project, &entity.table, &entity.key).await? else {
             return Ok(None);
         };
-        let mut root = with_id(row, &entity.key);
+        let mut root = row.fields(&entity.table, &entity.key, entity.with_key);
         // In which table what stands at a path is a row.
         let mut tables: HashMap<&[String], Name> = HashMap::new();
         tables.insert(&[], entity.table.clone());
@@ -46,7 +46,7 @@ impl Shared {
             if let Some(row) = self.row(project, &table, &key).await?
                 && let Some(parent) = at(&mut root, before)
             {
-                parent.insert(field.clone(), with_id(row, &key));
+                parent.insert(field.clone(), row.fields(&table, &key, entity.with_key));
                 tables.insert(path, table);
             }
         }
@@ -68,26 +68,40 @@ impl Shared {
         project: ProjectId,
         table: &Name,
         key: &str,
-    ) -> Result<Option<RawJson>, Failed> {
+    ) -> Result<Option<Row>, Failed> {
         let lookup = self.catalog().lookup_named(project, table.as_str()).cloned();
         if let Some(service) = lookup.and_then(|it| self.service(&it)) {
-            return service.ask(key, "").await;
+            let row = service.ask(key, "").await?;
+            return Ok(row.map(|json| Row { json, is_own: false }));
         }
         let key = super::normal_key(table, key);
         let rows = self.rows(project, vec![(table.clone(), key)]).await?;
-        Ok(rows.into_iter().next().flatten())
+        Ok(rows.into_iter().next().flatten().map(|json| Row { json, is_own: true }))
     }
 }
 
-/// A row with its key, which is its `id` unless it has one of its own.
-fn with_id(row: RawJson, key: &str) -> Value {
-    let mut fields = match row.to_value() {
-        Value::Object(fields) => fields,
-        // Rows are objects, by the check of who puts them.
-        _ => Map::new(),
-    };
-    fields.entry("id").or_insert_with(|| key.into());
-    Value::Object(fields)
+/// A row, and whether it is of the project's own directory.
+struct Row {
+    json: RawJson,
+    is_own: bool,
+}
+
+impl Row {
+    /// What an event gets of it. A key may be an e-mail address that a step takes out of the payload, so it comes
+    /// only where it is asked for: then it is the row's `id`, unless it has one of its own.
+    fn fields(self, table: &Name, key: &str, with_key: bool) -> Value {
+        let mut fields = match self.json.to_value() {
+            Value::Object(fields) => fields,
+            // Rows are objects, by the check of who puts them.
+            _ => Map::new(),
+        };
+        if with_key {
+            fields.entry("id").or_insert_with(|| key.into());
+        } else if self.is_own {
+            super::without_key(table, key, &mut fields);
+        }
+        Value::Object(fields)
+    }
 }
 
 /// The object at a path.

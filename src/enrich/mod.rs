@@ -135,6 +135,30 @@ pub fn normal_key(table: &Name, key: &str) -> String {
     }
 }
 
+/// Takes the column with its key from a row of the directory: the usual one, or the first that has the key.
+fn without_key(table: &Name, key: &str, fields: &mut serde_json::Map<String, serde_json::Value>) {
+    use serde_json::Value;
+    let key = normal_key(table, key);
+    let is_key = |it: &Value| match it {
+        Value::String(text) => normal_key(table, text) == key,
+        Value::Number(number) => number.to_string() == key,
+        _ => false,
+    };
+    let usual = match table.as_str() {
+        PEOPLE => "email",
+        COMPANIES => "domain",
+        _ => "id",
+    };
+    let first = || fields.iter().find(|it| is_key(it.1)).map(|it| it.0.clone());
+    let column = match fields.get(usual).is_some_and(is_key) {
+        true => Some(usual.to_owned()),
+        false => first(),
+    };
+    if let Some(column) = column {
+        fields.shift_remove(&column);
+    }
+}
+
 /// Why something is not known, in words for people.
 struct Failed {
     status: crate::pipeline::Status,

@@ -18,7 +18,10 @@ impl Shared {
         let is_free = free_mail::is_free(domain, &self.parts.options.free_mail);
         let mut known = Known::default();
         let is_listed = match self.listed(project, &person.email, domain, is_free).await {
-            Ok((own, company)) => {
+            Ok((mut own, company)) => {
+                if let Some(own) = own.as_mut().filter(|_| !person.with_key) {
+                    super::without_key(&Name::trusted(PEOPLE), &person.email, own);
+                }
                 let is_listed = own.is_some();
                 known.add(own, "directory");
                 known.add(company, "directory");

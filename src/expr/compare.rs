@@ -9,7 +9,7 @@ use minijinja::{
 };
 
 use super::{
-    engine::spend,
+    costs::{ITEM, spend},
     json::{self, Json},
 };
 
@@ -74,7 +74,7 @@ fn equal_lists(left: &Value, right: &Value, depth: usize) -> Result<bool, Error>
         match (left.next(), right.next()) {
             (None, None) => return Ok(true),
             (Some(left), Some(right)) => {
-                spend(1)?;
+                spend(ITEM)?;
                 if !equal_at(&left, &right, depth + 1)? {
                     return Ok(false);
                 }
@@ -120,7 +120,7 @@ pub(super) fn contains(container: &Value, value: &Value) -> Result<bool, Error> 
             .is_some_and(|it| !container.get_attr(it).is_ok_and(|it| it.is_undefined()))),
         ValueKind::Seq | ValueKind::Iterable => {
             for item in container.try_iter()? {
-                spend(1)?;
+                spend(ITEM)?;
                 if equal(&item, value)? {
                     return Ok(true);
                 }

@@ -1,20 +1,22 @@
 //! The engine with our operators and limits: no loader, no files, no clock, and an end to everything.
 
-use std::{cell::Cell, io, sync::LazyLock};
+use std::{io, sync::LazyLock};
 
 use minijinja::{
-    Environment, Error, ErrorKind, Output, UndefinedBehavior, filters, functions,
+    Environment, Error, ErrorKind, Output, State, UndefinedBehavior, filters, functions,
     syntax::SyntaxConfig,
     tests,
     value::{Kwargs, Rest, Value, ValueKind},
 };
 
-use super::{compare, json};
+use super::{
+    compare,
+    costs::{self, pay_for, spend},
+    json,
+};
 
 /// Instructions that one evaluation may take.
 const FUEL: u64 = 20_000;
-/// Bytes that one evaluation may look through or copy, beyond reading what is stored.
-const WORK: usize = 32 * 1024 * 1024;
 /// The longest text that an expression or a template can make.
 pub(super) const LONGEST: usize = 1024 * 1024;
 
@@ -84,23 +86,6 @@ pub(super) const TESTS: [&str; 27] = [
     "undefined",
 ];
 
-thread_local! {
-    /// What is left of [`WORK`] for the evaluation that runs in this thread.
-    static LEFT: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Starts an evaluation in this thread.
-pub(super) fn start() {
-    LEFT.set(WORK);
-}
-
-/// Pays for work that one instruction does on many bytes.
-pub(super) fn spend(bytes: usize) -> Result<(), Error> {
-    let left = LEFT.get().checked_sub(bytes).ok_or_else(|| Error::from(ErrorKind::OutOfFuel))?;
-    LEFT.set(left);
-    Ok(())
-}
-
 pub(super) static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut engine = Environment::empty();
     engine.set_undefined_behavior(UndefinedBehavior::Chainable);
@@ -112,6 +97,7 @@ pub(super) static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
         engine.set_syntax(syntax);
     }
     add_filters(&mut engine);
+    costs::add_list_filters(&mut engine);
     add_operators(&mut engine);
     add_tests(&mut engine);
     engine.add_function("range", functions::range);
@@ -135,24 +121,17 @@ fn add_filters(engine: &mut Environment<'_>) {
     engine.add_filter("length", filters::length);
     engine.add_filter("list", filters::list);
     engine.add_filter("lower", filters::lower);
-    engine.add_filter("map", filters::map);
     engine.add_filter("max", filters::max);
     engine.add_filter("min", filters::min);
-    engine.add_filter("reject", filters::reject);
-    engine.add_filter("rejectattr", filters::rejectattr);
     engine.add_filter("replace", replace);
     engine.add_filter("reverse", filters::reverse);
     engine.add_filter("round", filters::round);
-    engine.add_filter("select", filters::select);
-    engine.add_filter("selectattr", filters::selectattr);
-    engine.add_filter("sort", filters::sort);
     engine.add_filter("split", filters::split);
     engine.add_filter("string", text);
     engine.add_filter("sum", filters::sum);
     engine.add_filter("title", filters::title);
     engine.add_filter("tojson", to_json);
     engine.add_filter("trim", filters::trim);
-    engine.add_filter("unique", filters::unique);
 }
 
 fn add_operators(engine: &mut Environment<'_>) {
@@ -240,14 +219,7 @@ fn add_tests(engine: &mut Environment<'_>) {
 
 /// Passes a value on and pays for what a filter may do with it.
 fn used(value: Value) -> Result<Value, Error> {
-    let size = match value.as_str() {
-        Some(text) => text.len(),
-        None => match value.downcast_object_ref::<json::Json>() {
-            Some(json) => json.bytes().len(),
-            None => value.len().unwrap_or_default(),
-        },
-    };
-    spend(size)?;
+    pay_for(&value)?;
     Ok(value)
 }
 
@@ -273,11 +245,7 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
     }
 }
 
-fn print(
-    out: &mut Output<'_>,
-    _: &mut minijinja::State<'_, '_>,
-    value: &Value,
-) -> Result<(), Error> {
+fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let written = match value.as_str() {
         Some(text) => out.write_str(text),
         None => out.write_str(&text(value)?),

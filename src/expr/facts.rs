@@ -23,6 +23,9 @@ pub(super) const NAMES: [&str; 8] =
 #[derive(Clone)]
 pub struct Facts(Arc<Inner>);
 
+/// Takes out of some JSON what a step took out of the event; `None` where nothing of it is there.
+pub type Mask = Arc<dyn Fn(&RawJson) -> Option<RawJson> + Send + Sync>;
+
 struct Inner {
     event: Arc<Event>,
     source: Option<Name>,
@@ -37,6 +40,8 @@ struct Inner {
     results: Vec<(Box<str>, Value)>,
     /// Why whatever becomes of it is dead from the start.
     doom: Option<Arc<str>>,
+    /// What steps took out, and takes it out of whatever comes later.
+    masks: Vec<Mask>,
 }
 
 impl Facts {
@@ -54,6 +59,7 @@ impl Facts {
             metadata_value: OnceLock::new(),
             results: Vec::new(),
             doom: None,
+            masks: Vec::new(),
         }))
     }
 
@@ -119,6 +125,22 @@ impl Facts {
 
     pub fn doom(&self) -> Option<&str> {
         self.0.doom.as_deref()
+    }
+
+    /// The same, of which a step has taken something out.
+    pub fn with_mask(&self, mask: Mask) -> Self {
+        let mut next = self.copy();
+        next.masks.push(mask);
+        Self(Arc::new(next))
+    }
+
+    /// Some JSON from elsewhere, without what steps have taken out of the event.
+    pub fn masked(&self, json: &RawJson) -> RawJson {
+        let mut json = json.clone();
+        for mask in &self.0.masks {
+            json = mask(&json).unwrap_or(json);
+        }
+        json
     }
 
     /// What a step found out, as JSON.
@@ -188,6 +210,7 @@ impl Facts {
             metadata_value: it.metadata_value.clone(),
             results: it.results.clone(),
             doom: it.doom.clone(),
+            masks: it.masks.clone(),
         }
     }
 

@@ -12,6 +12,8 @@ mod json;
 mod facts;
 mod compare;
 mod engine;
+mod braces;
+mod costs;
 mod mapping;
 
 use std::fmt;
@@ -19,7 +21,7 @@ use std::fmt;
 use minijinja::{Environment, ErrorKind, Expression as Program, value::Value};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use facts::Facts;
+pub use facts::{Facts, Mask};
 pub use mapping::{InvalidMapping, Mapping};
 
 use crate::model::Lane;
@@ -54,6 +56,8 @@ impl ExprError {
     }
 }
 
+pub use costs::EventBudget;
+
 /// Why an expression has no value for this event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
@@ -62,6 +66,9 @@ pub enum EvalError {
     TooLong,
     #[error("{0}")]
     Failed(String),
+    /// Nothing is wrong with the event or with what was written for it: the machine could not do it now.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl From<minijinja::Error> for EvalError {
@@ -111,7 +118,9 @@ struct Compiled {
 impl Compiled {
     fn new(source: &str, names: &Names<'_>) -> Result<Self, ExprError> {
         check_length(source)?;
-        let (text, _) = Rewriter::new(source, 0, false, names, Vec::new())?.finish()?;
+        let (text, _) = Rewriter::new(source, 0, false, names, Vec::new())
+            .and_then(Rewriter::finish)
+            .map_err(|error| braces::explained(source, names).unwrap_or(error))?;
         let expression =
             ENGINE.compile_expression_owned(text).map_err(|error| refused(source, &error))?;
         Ok(Self { expression, path: plain_path(source, names) })
@@ -121,7 +130,7 @@ impl Compiled {
         if let Some(path) = &self.path {
             return Ok(follow(path, facts));
         }
-        engine::start();
+        costs::start();
         Ok(self.expression.eval(facts.root())?)
     }
 }
@@ -247,11 +256,11 @@ impl Template {
             Parts::Plain(text) => Ok(text.clone()),
             Parts::Single(compiled) => {
                 let value = compiled.value(facts)?;
-                engine::start();
+                costs::start();
                 Ok(engine::text(&value)?)
             }
             Parts::Engine(engine) => {
-                engine::start();
+                costs::start();
                 let mut printed = engine::Printed(Vec::new());
                 engine.get_template(ONLY)?.render_captured_to(facts.root(), &mut printed)?;
                 Ok(String::from_utf8(printed.0).unwrap_or_default())
@@ -278,7 +287,7 @@ impl Expression {
         if value.is_undefined() || value.is_none() || !is_single {
             return Ok(None);
         }
-        engine::start();
+        costs::start();
         let text = engine::text(&value)?;
         Ok(Some(text.trim()).filter(|it| !it.is_empty()).map(str::to_owned))
     }

@@ -27,14 +27,16 @@ pub struct NewEventBody {
     pub event_type: String,
     /// Any JSON value. It is kept exactly as it comes.
     pub payload: Value,
-    /// The sender's own id for the event: `evt_` and a UUIDv7 as a TypeID. It makes two requests one
-    /// event, unless there is an idempotency key.
+    /// The sender's own id for the event: `evt_` and a UUIDv7 as a TypeID. It makes two requests one event, with
+    /// a key or without. The id of an event that the project has already means that event.
     #[schema(nullable)]
     pub id: Option<String>,
     /// When it happened, in RFC 3339, kept to the microsecond. Without it: when it is received.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub timestamp: Option<String>,
-    /// Makes two requests one event, for ever, in its project. 1 to 255 bytes.
+    /// Makes two requests one event, for ever, in its project: name the event and the thing, such as `signup:42`.
+    /// 1 to 255 bytes, not beginning with `webhook:` or `messageId:`.
+    #[schema(nullable, example = "signup:42")]
     pub idempotency_key: Option<String>,
     /// An object. `source`, `ip`, `user_agent` and `hops` in it are set by Tidegate.
     #[schema(value_type = Option<Object>)]
@@ -62,6 +64,10 @@ pub struct EventAnswer {
     #[serde(skip_serializing_if = "Same::is_not_meant")]
     #[schema(value_type = Option<bool>, required = false)]
     pub same_body: Same,
+    /// Whether a duplicate's type is the first one's; null when that is no longer known.
+    #[serde(skip_serializing_if = "Same::is_not_meant")]
+    #[schema(value_type = Option<bool>, required = false)]
+    pub same_type: Same,
     /// For people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<&'static str>,
@@ -81,17 +87,26 @@ impl Same {
         *self == Self::NotMeant
     }
 
-    fn of(same_body: Option<bool>) -> Self {
-        same_body.map_or(Self::Unknown, Self::Known)
+    fn of(is_same: Option<bool>) -> Self {
+        is_same.map_or(Self::Unknown, Self::Known)
     }
+}
 
-    fn note(self) -> Option<&'static str> {
-        match self {
-            Self::Known(false) => Some(
-                "the key was used before with another payload: the first event stands, and this one was not kept",
-            ),
-            Self::NotMeant | Self::Known(true) | Self::Unknown => None,
-        }
+/// What people should know of a duplicate that is not the same event once more.
+fn note(same_type: Same, same_body: Same) -> Option<&'static str> {
+    match (same_type, same_body) {
+        (Same::Known(false), _) => Some(
+            "the key or id was used before by an event of another type: the first event stands, and this one was \
+             not kept. A key names the event and the thing, such as `signup:42`",
+        ),
+        (_, Same::Known(false)) => Some(
+            "the key or id was used before with another payload: the first event stands, and this one was not \
+             kept. A key names the event and the thing, such as `signup:42`",
+        ),
+        (
+            Same::NotMeant | Same::Known(true) | Same::Unknown,
+            Same::NotMeant | Same::Known(true) | Same::Unknown,
+        ) => None,
     }
 }
 
@@ -115,6 +130,7 @@ impl EventAnswer {
                 duplicate: false,
                 suppressed: true,
                 same_body: Same::NotMeant,
+                same_type: Same::NotMeant,
                 note: Some(SUPPRESSED),
             },
             Admitted::Kept(Appended::New(event)) => Self {
@@ -123,17 +139,19 @@ impl EventAnswer {
                 duplicate: false,
                 suppressed: false,
                 same_body: Same::NotMeant,
+                same_type: Same::NotMeant,
                 note: None,
             },
-            Admitted::Kept(Appended::Duplicate { id, same_body }) => {
-                let same_body = Same::of(*same_body);
+            Admitted::Kept(Appended::Duplicate { id, same_body, same_type }) => {
+                let (same_body, same_type) = (Same::of(*same_body), Same::of(*same_type));
                 Self {
                     id: Some(*id),
                     accepted: false,
                     duplicate: true,
                     suppressed: false,
                     same_body,
-                    note: same_body.note(),
+                    same_type,
+                    note: note(same_type, same_body),
                 }
             }
         }
@@ -147,6 +165,8 @@ impl EventAnswer {
     /// The answer with these headers, which are none yet but may have memory for some.
     pub fn into_response_with(self, mut headers: HeaderMap) -> Response<AnswerBody> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // The server would add it behind what a router adds, and a page would be told in another order.
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let mut response = Response::new(Either::Left(Full::from(self.to_json())));
         *response.status_mut() = if self.accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
         *response.headers_mut() = headers;
@@ -193,6 +213,8 @@ pub enum BatchResult {
         id: EventId,
         #[schema(value_type = Option<bool>)]
         same_body: Same,
+        #[schema(value_type = Option<bool>)]
+        same_type: Same,
         #[serde(skip_serializing_if = "Option::is_none")]
         note: Option<&'static str>,
     },
@@ -238,10 +260,11 @@ impl BatchAnswer {
                         answer.accepted += 1;
                         BatchResult::Accepted { id: event.id }
                     }
-                    Admitted::Kept(Appended::Duplicate { id, same_body }) => {
+                    Admitted::Kept(Appended::Duplicate { id, same_body, same_type }) => {
                         answer.duplicates += 1;
-                        let same_body = Same::of(*same_body);
-                        BatchResult::Duplicate { id: *id, same_body, note: same_body.note() }
+                        let (same_body, same_type) = (Same::of(*same_body), Same::of(*same_type));
+                        let note = note(same_type, same_body);
+                        BatchResult::Duplicate { id: *id, same_body, same_type, note }
                     }
                 },
             };
@@ -296,7 +319,7 @@ mod tests {
         };
         let same_body = Some(true);
         for admitted in [
-            Admitted::Kept(Appended::Duplicate { id: event.id, same_body }),
+            Admitted::Kept(Appended::Duplicate { id: event.id, same_body, same_type: same_body }),
             Admitted::Kept(Appended::New(Arc::new(event))),
             Admitted::Suppressed,
         ] {

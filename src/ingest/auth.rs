@@ -12,16 +12,15 @@ use std::{
 use axum::http::{HeaderMap, HeaderName, header};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::{
     catalog::{Catalog, OfCatalog},
     clock::Clock,
-    crypto::{AdminKey, KeyHasher, PlainKey, Random},
+    crypto::{AdminKey, KeyHasher, PlainKey, Random, Sha256Key},
     expr::{Facts, Template},
     model::{
         ApiKey, Event, EventId, EventSeq, IdMap, IdempotencyKey, KeyId, Name, NewEvent, ProjectId,
-        Scope, Source, SourceId, SourceKind, WriteKey,
+        Scope, SenderField, Source, SourceId, SourceKind, WriteKey,
     },
     problem::{Kind, Problem},
     redact::Redactor,
@@ -36,7 +35,7 @@ pub struct Keyring {
     admin: Option<AdminKey>,
     clock: Arc<dyn Clock>,
     /// Of the digests under which tokens are remembered; nobody can aim at a digest without it.
-    seed: u64,
+    seal: Sha256Key,
     ring: OfCatalog<Ring>,
 }
 
@@ -48,7 +47,7 @@ struct Ring {
     projects: IdMap<ProjectId, ApiSources>,
     by_write_key: HashMap<WriteKey, Arc<OpenSource>>,
     /// Tokens that were recognised, by digest, to spare the next request the HMAC.
-    seen: Mutex<IdMap<u128, Caller>>,
+    seen: Mutex<HashMap<[u8; 32], Caller>>,
 }
 
 /// The sources of a project that `/api/v1/events` posts to.
@@ -67,6 +66,8 @@ pub struct OpenSource {
     /// Gives an event its idempotency key, where the sender gave none.
     pub key: Option<SourceKey>,
     key_window: Option<SignedDuration>,
+    /// What its senders may say in metadata, though we saw it.
+    pub believed: Vec<SenderField>,
     pub never_store: Option<Redactor>,
 }
 
@@ -99,7 +100,9 @@ impl Keyring {
         random: &dyn Random,
     ) -> Self {
         let ring = OfCatalog::new(catalog, |it, _| Ring::of(it.clone()));
-        Self { hasher, admin, clock, seed: random.u64(), ring }
+        let mut seal = [0; 32];
+        random.fill(&mut seal);
+        Self { hasher, admin, clock, seal: Sha256Key::new(&seal), ring }
     }
 
     /// The caller by `Authorization: Bearer …`, if the key has the scope.
@@ -133,7 +136,8 @@ impl Keyring {
     fn recognise(&self, ring: &Ring, token: &str) -> Result<Caller, Problem> {
         /// Keys are few. If not, forgetting all and starting again is as good as any order.
         const SEEN_AT_MOST: usize = 4096;
-        let digest = xxh3_128_with_seed(token.as_bytes(), self.seed);
+        // Whoever finds two texts with one code could come in by the other's key; with a secret key, nobody can.
+        let digest = self.seal.code(&[token.as_bytes()]);
         if let Some(caller) = lock(&ring.seen).get(&digest) {
             return Ok(*caller);
         }
@@ -220,6 +224,7 @@ impl OpenSource {
             name: source.name.clone(),
             key: source.key.as_ref().and_then(compiled),
             key_window: source.key_window.and_then(|it| it.try_into().ok()),
+            believed: source.metadata_from_sender.clone(),
             never_store,
         })
     }
@@ -258,7 +263,12 @@ impl SourceKey {
         let key = self.0.render(&facts).ok()?;
         // Half a character reads as this. Two keys that differ in one would be the same, and the second
         // event would be lost as a duplicate.
-        if key.contains(char::REPLACEMENT_CHARACTER) { None } else { key.parse().ok() }
+        if key.contains(char::REPLACEMENT_CHARACTER) {
+            return None;
+        }
+        let key: IdempotencyKey = key.parse().ok()?;
+        // What the payload says may look like a key of another kind, and is none.
+        Some(if key.is_reserved() { key.set_apart() } else { key })
     }
 }
 
@@ -291,6 +301,37 @@ impl Caller {
     /// `admin` includes the others.
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes & (bit(scope) | bit(Scope::Admin)) != 0
+    }
+
+    /// When it opens nothing any more; never, where there is none.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
+    }
+
+    /// Why the caller may no longer do what it was allowed before in this project; `None`: it may. For
+    /// answers that outlive the moment at which the key was looked at.
+    pub fn refusal(
+        &self,
+        catalog: &Catalog,
+        project: ProjectId,
+        scope: Scope,
+        now: Timestamp,
+    ) -> Option<String> {
+        if !catalog.projects.contains_key(&project) {
+            return Some("the project was deleted".to_owned());
+        }
+        let now_is = match self.key {
+            None => *self,
+            Some(id) => match catalog.keys.get(&id) {
+                None => return Some("the API key was deleted".to_owned()),
+                Some(key) => Self::of(key),
+            },
+        };
+        if now_is.expires_at.is_some_and(|it| it <= now) {
+            return Some("the API key has expired".to_owned());
+        }
+        let is_wrong = !now_is.may(scope) || now_is.project.is_some_and(|it| it != project);
+        is_wrong.then(|| format!("the API key has no longer the scope `{}` here", name_of(scope)))
     }
 
     /// Whether it administers every project.

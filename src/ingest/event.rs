@@ -1,6 +1,6 @@
 //! One event as it is written in a request: taken apart in one pass, its payload left as it came.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, str::FromStr};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 use serde::{
@@ -106,7 +106,7 @@ impl<'a> Fields<'a, '_> {
         let id = self.text(ID, parse_id);
         let timestamp = self.text(TIMESTAMP, |text| moment::parse(text).map_err(|it| it.rule()));
         let key =
-            self.text(IDEMPOTENCY_KEY, |text| IdempotencyKey::from_str(text).map_err(|it| it.rule));
+            self.text(IDEMPOTENCY_KEY, |text| IdempotencyKey::given(text).map_err(|it| it.rule));
         let metadata = self.given(METADATA);
         if let Some(metadata) = metadata
             && !metadata.get().starts_with('{')

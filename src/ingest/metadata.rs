@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use axum::http::{HeaderMap, HeaderName, header};
@@ -11,7 +11,7 @@ use serde::de::{self, DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::{
-    model::{Name, RawJson},
+    model::{Name, RawJson, SenderField},
     problem::{Kind, Problem},
 };
 
@@ -21,11 +21,15 @@ pub static HOPS_HEADER: HeaderName = HeaderName::from_static("tidegate-hops");
 const HOPS_AT_MOST: u32 = 8;
 
 /// The names that the sender cannot set.
-const OURS: [&str; 5] = ["source", "ip", "user_agent", "hops", "schema_errors"];
+const OURS: [&str; 6] = ["source", "ip", "user_agent", "hops", "schema_errors", "odd_times"];
 
 /// What a request tells about its events, as the fields of a JSON object behind `source`.
 #[derive(Clone, Debug)]
-pub struct Circumstances(String);
+pub struct Circumstances {
+    json: String,
+    /// Behind the address, which comes first.
+    ip_ends: usize,
+}
 
 impl Circumstances {
     /// Fails when the events go in circles.
@@ -37,6 +41,7 @@ impl Circumstances {
         let mut json = String::with_capacity(USUAL);
         // Writing to a `String` cannot fail.
         write!(json, r#","ip":"{}""#, ip.to_canonical()).ok();
+        let ip_ends = json.len();
         let user_agent = headers.get(header::USER_AGENT).and_then(|it| it.to_str().ok());
         if let Some(user_agent) = user_agent {
             // A header that `to_str` takes is ASCII, so every cut falls between characters.
@@ -62,26 +67,43 @@ impl Circumstances {
             }
             json.push_str(&format!(r#","hops":{hops}"#));
         }
-        Ok(Self(json))
+        Ok(Self { json, ip_ends })
     }
 
     /// The metadata of an event to which the sender gave none.
     pub fn alone(&self, source: &Name) -> RawJson {
-        let parts = [r#"{"source":""#, source.as_str(), "\"", &self.0, "}"];
+        self.beside(source, "")
+    }
+
+    /// The same, with fields of ours: JSON that begins with a comma, or nothing.
+    pub fn beside(&self, source: &Name, fields: &str) -> RawJson {
+        let parts = [r#"{"source":""#, source.as_str(), "\"", &self.json, fields, "}"];
         // Of just this capacity, bytes take over the memory as it is.
         let mut json = String::with_capacity(parts.iter().map(|it| it.len()).sum());
         parts.iter().for_each(|it| json.push_str(it));
         RawJson::trusted(Bytes::from(json))
     }
 
-    /// The metadata of an event, with the sender's object, which was parsed before.
-    pub fn with(&self, source: &Name, given: &RawValue) -> RawJson {
-        let mut json = String::with_capacity(given.get().len() + self.0.len() + 80);
+    /// The metadata of an event, with the sender's object, which was parsed before. What the source lets its
+    /// senders say (`believed`) goes before what we saw.
+    pub fn with(&self, source: &Name, given: &RawValue, believed: &[SenderField]) -> RawJson {
+        let mut json = String::with_capacity(given.get().len() + self.json.len() + 80);
         json.push('{');
         let mut deserializer = serde_json::Deserializer::from_str(given.get());
+        let mut others = Others { json: &mut json, believed, source: None, ip: None };
         // It cannot fail, since it was parsed as a whole already; and if it did, ours stand.
-        let _ = Others(&mut json).deserialize(&mut deserializer);
-        json.push_str(&format!(r#""source":"{source}"{}}}"#, self.0));
+        let _ = (&mut others).deserialize(&mut deserializer);
+        let Others { source: said, ip, .. } = others;
+        match said {
+            Some(said) => json.push_str(&format!(r#""source":{said}"#)),
+            None => json.push_str(&format!(r#""source":"{source}""#)),
+        }
+        match ip {
+            Some(ip) => json.push_str(&format!(r#","ip":"{ip}""#)),
+            None => json.push_str(&self.json[..self.ip_ends]),
+        }
+        json.push_str(&self.json[self.ip_ends..]);
+        json.push('}');
         RawJson::trusted(Bytes::from(json))
     }
 }
@@ -92,10 +114,32 @@ fn push_field(json: &mut String, name: &str, value: &str) {
     json.push_str(&serde_json::to_string(value).unwrap_or_default());
 }
 
-/// Copies the fields of an object that are not ours, each with a comma behind it.
-struct Others<'j>(&'j mut String);
+/// Copies the fields of an object that are not ours, each with a comma behind it, and puts those aside that
+/// the sender may say.
+struct Others<'j, 'b> {
+    json: &'j mut String,
+    believed: &'b [SenderField],
+    /// As JSON.
+    source: Option<String>,
+    ip: Option<IpAddr>,
+}
 
-impl<'de> DeserializeSeed<'de> for Others<'_> {
+impl Others<'_, '_> {
+    /// Takes a value that is believed, if it is one: another kind of value is not, and ours stands.
+    fn put_aside(&mut self, name: &str, value: &RawValue) {
+        /// A source is a name, and receivers may show it.
+        const SOURCE_BYTES: usize = 256;
+        let believes = |field| self.believed.contains(&field);
+        let Ok(text) = serde_json::from_str::<String>(value.get()) else { return };
+        if name == "source" && believes(SenderField::Source) && text.len() <= SOURCE_BYTES {
+            self.source = Some(value.get().to_owned());
+        } else if name == "ip" && believes(SenderField::Ip) {
+            self.ip = text.parse::<IpAddr>().ok().map(|it| it.to_canonical()).or(self.ip);
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Others<'_, '_> {
     type Value = ();
 
     fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -103,7 +147,7 @@ impl<'de> DeserializeSeed<'de> for Others<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Others<'_> {
+impl<'de> Visitor<'de> for &mut Others<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,11 +156,13 @@ impl<'de> Visitor<'de> for Others<'_> {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
         while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-            if !OURS.contains(&name.as_str()) {
-                self.0.push_str(&serde_json::to_string(&name).unwrap_or_default());
-                self.0.push(':');
-                self.0.push_str(value.get());
-                self.0.push(',');
+            if OURS.contains(&name.as_str()) {
+                self.put_aside(&name, value);
+            } else {
+                self.json.push_str(&serde_json::to_string(&name).unwrap_or_default());
+                self.json.push(':');
+                self.json.push_str(value.get());
+                self.json.push(',');
             }
         }
         Ok(())
@@ -125,9 +171,7 @@ impl<'de> Visitor<'de> for Others<'_> {
 
 /// The caller's address: the peer's, unless that is a proxy of ours, which then says whose it is.
 pub fn caller_ip(headers: &HeaderMap, peer: IpAddr, trusted_proxies: &[IpAddr]) -> IpAddr {
-    let is_trusted =
-        |ip: IpAddr| trusted_proxies.iter().any(|it| it.to_canonical() == ip.to_canonical());
-    if !is_trusted(peer) {
+    if !is_trusted(peer, trusted_proxies) {
         return peer;
     }
     let mut caller = peer;
@@ -135,13 +179,30 @@ pub fn caller_ip(headers: &HeaderMap, peer: IpAddr, trusted_proxies: &[IpAddr]) 
         headers.get_all("x-forwarded-for").iter().filter_map(|it| it.to_str().ok()).collect();
     // Each proxy adds whom it heard at the end; so from the end, the first stranger is the caller.
     for address in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-        let Ok(address) = address.trim().parse() else { break };
+        let Some(address) = parse_address(address) else { break };
         caller = address;
-        if !is_trusted(address) {
+        if !is_trusted(address, trusted_proxies) {
             break;
         }
     }
     caller
+}
+
+/// Whether an address is one of these.
+pub fn is_trusted(ip: IpAddr, trusted_proxies: &[IpAddr]) -> bool {
+    trusted_proxies.iter().any(|it| it.to_canonical() == ip.to_canonical())
+}
+
+/// An address as proxies write it: alone, with a port, in brackets, in quotes.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim().trim_matches('"');
+    if let Ok(ip) = text.parse() {
+        return Some(ip);
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Some(socket.ip());
+    }
+    text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
 #[cfg(test)]
@@ -167,7 +228,26 @@ mod tests {
 
         let ours = r#""source":"app","ip":"192.0.2.1","user_agent":"a\"b","hops":2}"#;
         assert_eq!(seen.alone(&source).as_str(), format!("{{{ours}"));
-        assert_eq!(seen.with(&source, given).as_str(), format!(r#"{{"x\ny":1.50,{ours}"#));
+        assert_eq!(seen.with(&source, given, &[]).as_str(), format!(r#"{{"x\ny":1.50,{ours}"#));
+    }
+
+    #[test]
+    fn a_source_may_believe_its_sender_about_source_and_ip() {
+        let headers = headers(&[("user-agent", "a")]);
+        let seen = Circumstances::of(&headers, "192.0.2.1".parse().unwrap()).unwrap();
+        let source: Name = "app".parse().unwrap();
+        let both = [SenderField::Source, SenderField::Ip];
+        for (given, believed, expected) in [
+            (r#"{"source":"web","ip":"203.0.113.42"}"#, &both[..], r#""web","ip":"203.0.113.42""#),
+            (r#"{"source":"web","ip":"203.0.113.42"}"#, &both[..1], r#""web","ip":"192.0.2.1""#),
+            (r#"{"source":"web","ip":"203.0.113.42"}"#, &[], r#""app","ip":"192.0.2.1""#),
+            (r#"{"source":7,"ip":"nowhere"}"#, &both, r#""app","ip":"192.0.2.1""#),
+            ("{}", &both, r#""app","ip":"192.0.2.1""#),
+        ] {
+            let given: &RawValue = serde_json::from_str(given).unwrap();
+            let expected = format!(r#"{{"source":{expected},"user_agent":"a"}}"#);
+            assert_eq!(seen.with(&source, given, believed).as_str(), expected);
+        }
     }
 
     #[test]
@@ -185,7 +265,7 @@ mod tests {
     fn an_address_is_written_as_ever() {
         for ip in ["0.0.0.0", "9.10.99.100", "101.110.199.200", "255.1.20.205", "2001:db8::1"] {
             let seen = Circumstances::of(&HeaderMap::new(), ip.parse().unwrap()).unwrap();
-            assert_eq!(seen.0, format!(r#","ip":"{ip}""#));
+            assert_eq!(seen.json, format!(r#","ip":"{ip}""#));
         }
     }
 
@@ -197,6 +277,11 @@ mod tests {
             ("10.0.0.1", "198.51.100.7", "198.51.100.7"),
             ("10.0.0.1", "1.1.1.1, 198.51.100.7, 10.0.0.2", "198.51.100.7"),
             ("10.0.0.1", "nonsense", "10.0.0.1"),
+            ("10.0.0.1", "198.51.100.7:49152", "198.51.100.7"),
+            ("10.0.0.1", "[2001:db8::7]:443", "2001:db8::7"),
+            ("10.0.0.1", "[2001:db8::7]", "2001:db8::7"),
+            ("10.0.0.1", "1.1.1.1, \"198.51.100.7:80\", 10.0.0.2:81", "198.51.100.7"),
+            ("10.0.0.1", "198.51.100.7:port", "10.0.0.1"),
             ("10.0.0.1", "1.1.1.1, nonsense, 10.0.0.2", "10.0.0.2"),
         ] {
             let headers = headers(&[("x-forwarded-for", forwarded)]);

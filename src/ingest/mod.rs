@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod room;
 mod shape;
 mod event;
 mod batch;
@@ -11,6 +12,7 @@ mod answer;
 pub mod cors;
 mod types;
 mod sender;
+mod judging;
 pub mod traffic;
 pub mod memory;
 pub mod parsers;
@@ -41,10 +43,11 @@ pub use self::{
 };
 use self::{
     batch::Format,
-    body::Room,
+    judging::Checks,
     memory::Files,
     metadata::Circumstances,
     rate::Buckets,
+    room::{Pass, Room},
     sender::Sender,
     traffic::{Rejection, Traffic},
     types::Types,
@@ -120,6 +123,7 @@ pub struct Ingest {
     doors: Doors,
     traffic: Traffic,
     types: Arc<Types>,
+    checks: Checks,
     files: Files,
     options: Options,
 }
@@ -143,6 +147,7 @@ impl Ingest {
             doors,
             traffic,
             types,
+            checks: Checks::new(),
             files,
             options,
         }
@@ -166,7 +171,8 @@ impl Ingest {
     /// Any other request's body, whole, under the limits of ingest.
     pub async fn read_body(&self, request: Request<Body>, limit: usize) -> Result<Bytes, Problem> {
         let (parts, body) = request.into_parts();
-        let (body, _lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+        let (body, _lease) =
+            body::read(body, &parts.headers, limit, Pass::known(&self.room)).await?;
         Ok(body)
     }
 
@@ -210,7 +216,8 @@ impl Ingest {
         let sender = self.admit(&parts, ip)?;
         let limit = self.options.event_bytes;
         let parsed = async {
-            let (body, lease) = body::lend(body, &parts.headers, limit, &self.room).await?;
+            let (body, lease) =
+                body::lend(body, &parts.headers, limit, Pass::known(&self.room)).await?;
             let header_key = key_of(&parts.headers)?;
             let mut draft = event::parse(json::without_mark(&body), "")?;
             draft.key = one_key(draft.key.take(), header_key)?;
@@ -219,6 +226,10 @@ impl Ingest {
         };
         let parsed = parsed.await.inspect_err(|it| self.refused(&sender, ip, it));
         let (event, _lease) = parsed?;
+        let event = match event {
+            Ok(event) => self.checks.judge_one(event, &sender.judge).await?,
+            Err(unfit) => Err(unfit),
+        };
         let event = event.map_err(|unfit| {
             self.unfit(&sender, ip, &unfit);
             unfit.into_problem()
@@ -245,7 +256,8 @@ impl Ingest {
                 let field = "header:idempotency-key";
                 return Err(Problem::invalid_field(field, rule, "a key for all"));
             }
-            let (body, lease) = body::read(body, &parts.headers, limit, &self.room).await?;
+            let pass = Pass::known(&self.room);
+            let (body, lease) = body::read(body, &parts.headers, limit, pass).await?;
             let body = body.slice_ref(json::without_mark(&body));
             let format = Format::of(&parts.headers, &body);
             let most = self.options.event_bytes;
@@ -262,13 +274,16 @@ impl Ingest {
         let parsed = parsed.await.inspect_err(|it| self.refused(&sender, ip, it));
         let (parsed, _lease) = parsed?;
         let received_at = sender.received_at;
-        self.buckets.owe(sender.session.caller.key, received_at, parsed.items.len() - 1);
-        let unfit = parsed.items.iter().filter_map(|it| it.as_ref().err());
+        let judged = self.checks.judge(parsed.events, &sender.judge).await?;
+        let mut events = Vec::with_capacity(judged.len());
+        let items = sender::settled(parsed.items, judged, &mut events);
+        self.buckets.owe(sender.session.caller.key, received_at, items.len() - 1);
+        let unfit = items.iter().filter_map(|it| it.as_ref().err());
         unfit.for_each(|it| self.unfit(&sender, ip, it));
-        let sources: Vec<SourceId> = parsed.events.iter().map(|it| it.source).collect();
-        let admitted = match parsed.events.is_empty() {
+        let sources: Vec<SourceId> = events.iter().map(|it| it.source).collect();
+        let admitted = match events.is_empty() {
             true => Vec::new(),
-            false => self.gate.admit(parsed.events).await?,
+            false => self.gate.admit(events).await?,
         };
         let mut rest = &admitted[..];
         for run in sources.chunk_by(|one, next| one == next) {
@@ -277,7 +292,7 @@ impl Ingest {
             rest = behind;
         }
         admitted.iter().for_each(|it| self.show(it));
-        let items = parsed.items.into_iter().enumerate();
+        let items = items.into_iter().enumerate();
         let items = items.map(|(place, item)| {
             item.map_err(|unfit| unfit.into_errors(&format!("events[{place}]")))
         });
@@ -306,6 +321,11 @@ impl Ingest {
     fn caller_ip(&self, parts: &Parts) -> IpAddr {
         let peer = peer(&parts.extensions);
         metadata::caller_ip(&parts.headers, peer, &self.options.trusted_proxies)
+    }
+
+    /// Whether what a proxy says about the request is believed.
+    fn is_proxied_by(&self, extensions: &Extensions) -> bool {
+        metadata::is_trusted(peer(extensions), &self.options.trusted_proxies)
     }
 
     fn show(&self, admitted: &Admitted) {
@@ -348,7 +368,7 @@ fn key_of(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let Some(value) = headers.get(&IDEMPOTENCY_HEADER) else { return Ok(None) };
     let wrong = |rule| Problem::invalid_field("header:idempotency-key", rule, "another text");
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| wrong("it is UTF-8"))?;
-    text.parse().map(Some).map_err(|error: crate::model::TextError| wrong(error.rule))
+    IdempotencyKey::given(text).map(Some).map_err(|error| wrong(error.rule))
 }
 
 /// The key from the body or the header. Two that differ leave open which one counts.

@@ -1,6 +1,6 @@
 //! Who posts to `/api/v1/events`, and how what is posted becomes events of a source.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -9,9 +9,10 @@ use super::{
     auth::{OpenSource, Session},
     batch::{self, Format},
     event::Draft,
+    judging::{Judged, Unjudged},
     metadata::Circumstances,
     traffic::{Caller, Rejection},
-    types::{self, Judge, Verdict},
+    types::{self, Judge},
 };
 use crate::{
     model::{NewEvent, ProjectId, RawJson, SourceId, TypeName},
@@ -25,12 +26,12 @@ pub struct Sender {
     pub project: ProjectId,
     pub received_at: Timestamp,
     pub circumstances: Circumstances,
-    pub judge: Judge,
+    pub judge: Arc<Judge>,
 }
 
 /// A batch, its events apart from what was wrong with the others.
 pub struct Parsed {
-    pub events: Vec<NewEvent>,
+    pub events: Vec<Unjudged>,
     /// In the order of the request; `Ok` stands for the next of `events`.
     pub items: Vec<Result<(), Unfit>>,
 }
@@ -96,7 +97,7 @@ impl Sender {
         payload: RawJson,
         draft: Draft<'_>,
         path: impl fmt::Display,
-    ) -> Result<NewEvent, Unfit> {
+    ) -> Result<Unjudged, Unfit> {
         let sources = self.session.sources(self.project);
         let source = sources.and_then(|it| it.get(draft.source.as_deref()));
         let Some(source) = source else {
@@ -111,7 +112,7 @@ impl Sender {
             return Err(Unfit::Fields(vec![FieldError::new(field, rule, found)]));
         };
         let metadata = match draft.metadata {
-            Some(given) => self.circumstances.with(&source.name, given),
+            Some(given) => self.circumstances.with(&source.name, given, &source.believed),
             None => self.circumstances.alone(&source.name),
         };
         let event = NewEvent {
@@ -127,7 +128,7 @@ impl Sender {
             payload,
         };
         let is_key_derived = event.key.is_none();
-        judged(event, source, is_key_derived, &self.judge)
+        Ok(Unjudged::of(event, source, is_key_derived))
     }
 
     /// `most`: the bytes of one event.
@@ -148,21 +149,16 @@ impl Sender {
     }
 }
 
-/// The event as its source keeps it, if the schema of its type lets it.
-pub fn judged(
-    mut event: NewEvent,
-    source: &OpenSource,
-    is_key_derived: bool,
-    judge: &Judge,
-) -> Result<NewEvent, Unfit> {
-    // Of what the sender sent, and so before anything is taken out that must not be kept.
-    match judge.verdict(event.project, &event.event_type, &event.payload) {
-        Verdict::Fine => (),
-        Verdict::Flagged(faults) => event.metadata = types::flagged(&event.metadata, &faults),
-        Verdict::Rejected(faults) => {
-            let event_type = event.event_type;
-            return Err(Unfit::Schema { source: event.source, event_type, faults });
-        }
-    }
-    Ok(source.finish(event, is_key_derived))
+/// What becomes of each item of a batch once its events are judged; what is kept goes to `events`.
+pub fn settled(
+    items: Vec<Result<(), Unfit>>,
+    judged: Vec<Judged>,
+    events: &mut Vec<NewEvent>,
+) -> Vec<Result<(), Unfit>> {
+    let mut judged = judged.into_iter();
+    let mut settle = |item: Result<(), Unfit>| match (item, judged.next()) {
+        (Ok(()), Some(event)) => event.map(|event| events.push(event)),
+        (item, _) => item,
+    };
+    items.into_iter().map(|it| if it.is_ok() { settle(it) } else { it }).collect()
 }

@@ -80,6 +80,9 @@ pub struct Tally {
     pub accepted: u64,
     /// Events that were seen before.
     pub duplicates: u64,
+    /// Of the duplicates, those of another type or with another payload than the first: they were not kept, and
+    /// their sender may have meant them as events of their own.
+    pub conflicts: u64,
     /// Requests and events that were refused, by why.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub rejected: BTreeMap<Cow<'static, str>, u64>,
@@ -171,7 +174,11 @@ impl Tally {
         for it in admitted {
             match it {
                 Admitted::Kept(Appended::New(_)) => self.accepted += 1,
-                Admitted::Kept(Appended::Duplicate { .. }) => self.duplicates += 1,
+                Admitted::Kept(Appended::Duplicate { same_body, same_type, .. }) => {
+                    self.duplicates += 1;
+                    let differs = *same_body == Some(false) || *same_type == Some(false);
+                    self.conflicts += u64::from(differs);
+                }
                 Admitted::Suppressed => self.rejected(Rejection::SUPPRESSED),
             }
         }

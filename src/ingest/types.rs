@@ -9,7 +9,7 @@ use crate::{
     catalog::{Catalog, OfCatalog},
     model::{EventType, IdMap, ProjectId, RawJson, TypeName, Validate},
     problem::{FieldError, Kind, Problem},
-    schema::{Fault, Learned, Schema},
+    schema::{Budget, Checked, Fault, Learned, MOST_STEPS, Schema},
 };
 
 /// Why an event is not kept, among the codes of rejections.
@@ -39,6 +39,15 @@ pub struct Judge {
     now: Timestamp,
 }
 
+/// How much the checks of one request may take.
+pub struct Judging {
+    budget: Budget,
+    /// Bytes of payloads that may be read.
+    bytes: usize,
+    /// Whether what is beyond that is left for later, and has no verdict now.
+    is_quick: bool,
+}
+
 /// What a schema says of a payload.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
@@ -54,8 +63,8 @@ impl Types {
         Self { held: OfCatalog::new(catalog, |it, before| Held::of(it, before)), learned }
     }
 
-    pub fn judge(self: &Arc<Self>, now: Timestamp) -> Judge {
-        Judge { held: self.held.get(), types: self.clone(), now }
+    pub fn judge(self: &Arc<Self>, now: Timestamp) -> Arc<Judge> {
+        Arc::new(Judge { held: self.held.get(), types: self.clone(), now })
     }
 }
 
@@ -85,13 +94,45 @@ impl HeldType {
     }
 }
 
+impl Judging {
+    /// For one request, on a thread that serves connections: about a millisecond.
+    pub fn quick() -> Self {
+        Self { budget: Budget(50_000), bytes: 64 * 1024, is_quick: true }
+    }
+
+    /// For one request, on a thread of its own.
+    pub fn whole() -> Self {
+        Self { budget: Budget(MOST_STEPS), bytes: usize::MAX, is_quick: false }
+    }
+
+    /// The payload; `None` where it is too long to be read here.
+    fn read(&mut self, payload: &RawJson) -> Option<serde_json::Result<serde_json::Value>> {
+        self.bytes = self.bytes.checked_sub(payload.bytes().len())?;
+        Some(serde_json::from_slice(payload.bytes()))
+    }
+}
+
 impl Judge {
     /// What the schema of this type says, if there is one that counts. `payload` is as the sender sent it.
-    pub fn verdict(&self, project: ProjectId, name: &TypeName, payload: &RawJson) -> Verdict {
+    /// `None`: to find out takes longer than there may be on this thread.
+    pub fn verdict(
+        &self,
+        project: ProjectId,
+        name: &TypeName,
+        payload: &RawJson,
+        judging: &mut Judging,
+    ) -> Option<Verdict> {
         let types = self.held.by_project.get(&project);
-        let Some(held) = types.and_then(|it| it.get(name)) else { return Verdict::Fine };
-        let faults = match serde_json::from_slice(payload.bytes()) {
-            Ok(value) => held.schema.faults(&value),
+        let Some(held) = types.and_then(|it| it.get(name)) else { return Some(Verdict::Fine) };
+        let faults = match judging.read(payload)? {
+            Ok(value) => match held.schema.check(&value, &mut judging.budget) {
+                Checked::Faults(faults) => faults,
+                Checked::TooLarge if judging.is_quick => return None,
+                Checked::TooLarge => {
+                    metrics::counter!("tidegate_schema_too_large_total").increment(1);
+                    vec![Fault::too_large()]
+                }
+            },
             // JSON knows numbers that are too large, and half a pair of surrogates. No schema can say anything
             // about them, and so they are not as it says.
             Err(_) => {
@@ -100,13 +141,13 @@ impl Judge {
             }
         };
         if faults.is_empty() {
-            return Verdict::Fine;
+            return Some(Verdict::Fine);
         }
         let is_kept = held.of.validate != Validate::Reject;
         let outcome = if is_kept { "flagged" } else { "rejected" };
         metrics::counter!("tidegate_schema_faults_total", "outcome" => outcome).increment(1);
         self.types.learned.judged(project, name, is_kept, self.now);
-        if is_kept { Verdict::Flagged(faults) } else { Verdict::Rejected(faults) }
+        Some(if is_kept { Verdict::Flagged(faults) } else { Verdict::Rejected(faults) })
     }
 }
 

@@ -25,6 +25,8 @@ pub enum EntryKind {
     Attempt { number: u16, outcome: Outcome },
     /// Ended without an attempt: expired or cancelled, and why.
     Note { reason: String },
+    /// A dead letter was delivered anew, as the delivery with this ordinal.
+    Replayed { by: u16, reason: String },
 }
 
 /// What came of an attempt. A failed attempt is a fact to record, not an error to propagate.

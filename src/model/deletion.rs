@@ -23,8 +23,11 @@ pub struct Deletion {
     pub notified: u64,
     /// Events whose bodies are erased.
     pub erased: u64,
-    /// Deliveries of such events that were still owed.
+    /// Deliveries of the user's events that were still owed.
     pub cancelled: u64,
+    /// Deliveries of the user's events whose attempt was under way when the request was accepted.
+    #[serde(default)]
+    pub in_flight: u64,
     /// Every event up to this place was looked at; `until` is the last one.
     pub cursor: u64,
     pub until: u64,
@@ -131,7 +134,7 @@ impl Suppressed {
 }
 
 /// The ids that stand where a field says, or where they usually do.
-fn ids(field: Option<&str>, payload: &RawJson) -> impl Iterator<Item = String> {
+pub(super) fn ids(field: Option<&str>, payload: &RawJson) -> impl Iterator<Item = String> {
     let paths: [Option<Vec<&str>>; 2] = match field {
         Some(path) => [Some(path.split('.').collect()), None],
         None => [Some(vec!["userId"]), Some(vec!["user_id"])],

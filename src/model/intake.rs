@@ -116,6 +116,38 @@ pub enum Scheme {
     None,
 }
 
+impl Scheme {
+    /// The headers that prove who sends: the secret itself, its signature, and the time of that.
+    pub fn proofs(&self) -> Vec<String> {
+        let names: Vec<&str> = match self {
+            Self::Hmac(it) => [Some(&it.header), it.time.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(AsRef::as_ref)
+                .collect(),
+            Self::Standard { prefix } => {
+                return vec![format!("{prefix}signature"), format!("{prefix}timestamp")];
+            }
+            Self::Ecdsa { signature, time } => vec![signature, time],
+            Self::Twilio => vec!["x-twilio-signature"],
+            Self::Token { header, .. } => vec![header],
+            Self::Basic => vec!["authorization"],
+            Self::None => Vec::new(),
+        };
+        names.into_iter().map(str::to_ascii_lowercase).collect()
+    }
+
+    /// The header that holds the secret itself, for which the body need not be read.
+    pub fn secret_header(&self) -> Option<&str> {
+        match self {
+            Self::Token { header, .. } => Some(header),
+            Self::Basic => Some("authorization"),
+            Self::Hmac(_) | Self::Standard { .. } | Self::Ecdsa { .. } => None,
+            Self::Twilio | Self::None => None,
+        }
+    }
+}
+
 /// A keyed hash over a text that is made of the request's parts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

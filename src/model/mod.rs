@@ -10,6 +10,7 @@ mod project;
 mod redaction;
 mod source;
 mod intake;
+pub mod headers;
 mod event;
 mod event_type;
 mod pipeline;
@@ -24,8 +25,10 @@ mod altered;
 mod delivery;
 mod activity;
 mod replay;
+mod shares;
 mod lookup;
 mod deletion;
+mod forgotten;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
 pub use altered::Altered;
@@ -37,6 +40,7 @@ pub use delivery::{
 pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::{EventType, Validate};
+pub use forgotten::Forgotten;
 pub use hashing::{IdHasher, IdMap, IdSet};
 pub use id::{
     DeletionId, DeliveryId, DestinationId, EventId, EventTypeId, Id, IdSequence, KeyId, Kind,
@@ -59,11 +63,12 @@ pub use project::{ApiKey, Project, Scope};
 pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
-pub use source::{Source, SourceKind};
+pub use shares::{Shares, Turn};
+pub use source::{SenderField, Source, SourceKind};
 pub use tally::{Counted, Edge, Passed, Tally};
 pub use test_case::{Expectation, TestCase, TestEvent};
 pub use text::{IdempotencyKey, Name, TextError, TypeName, WriteKey};
 pub use webhook::{
-    Auth, Contract, Envelope, IdempotencyHeader, Method, Profile, Scheme, Signature, Signed,
-    SigningKey, Target, Webhook,
+    Auth, Contract, Envelope, IdempotencyHeader, Method, OnGone, Profile, Scheme, Signature,
+    Signed, SigningKey, Target, Webhook,
 };

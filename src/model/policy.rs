@@ -22,6 +22,9 @@ pub struct Policy {
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     pub breaker: Breaker,
+    /// For how long an endpoint may have the whole destination wait by a `Retry-After`.
+    #[serde(with = "humantime_serde")]
+    pub retry_after_at_most: Duration,
     /// Several messages in one request. `None`: each has a request of its own, and a body that is
     /// not a list.
     pub batch: Option<Batch>,
@@ -37,6 +40,7 @@ impl Default for Policy {
             rate_limit: None,
             timeout: Duration::from_secs(15),
             breaker: Breaker::default(),
+            retry_after_at_most: Duration::from_secs(60 * 60),
             batch: None,
             retry_on: RetryOn::default(),
         }

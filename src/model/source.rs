@@ -29,7 +29,18 @@ pub struct Source {
     /// How long the key of one of its events counts; `None`: for ever.
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     pub key_window: Option<Duration>,
+    /// What its senders may say in `metadata`, though we know better.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata_from_sender: Vec<SenderField>,
     pub created_at: Timestamp,
+}
+
+/// A field of `metadata` that Tidegate sets, unless the source believes its senders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SenderField {
+    Source,
+    Ip,
 }
 
 /// How a source speaks to us.

@@ -75,6 +75,33 @@ impl Rule for KeyRule {
     }
 }
 
+impl IdempotencyKey {
+    /// What keys begin with that the gateway makes itself. They mean deliveries and messages of other
+    /// sources, and no sender of events can claim them.
+    const RESERVED: [&'static str; 2] = ["webhook:", "messageId:"];
+
+    /// A key that a sender of events gave.
+    pub fn given(text: &str) -> Result<Self, TextError> {
+        const RULE: &str = "must not begin with `webhook:` or `messageId:`, which begin the keys that \
+                            Tidegate makes for events of other sources: put your own word before it";
+        let key: Self = text.parse()?;
+        if key.is_reserved() { Err(TextError { rule: RULE }) } else { Ok(key) }
+    }
+
+    pub fn is_reserved(&self) -> bool {
+        Self::RESERVED.iter().any(|it| self.as_str().starts_with(it))
+    }
+
+    /// The same key in a space of its own, for one that an expression made of what a sender said.
+    pub fn set_apart(&self) -> Self {
+        let mut text = format!("key:{self}");
+        while text.len() > 255 {
+            text.pop();
+        }
+        Self::trusted(&text)
+    }
+}
+
 impl<R> Text<R> {
     pub fn as_str(&self) -> &str {
         &self.text

@@ -75,6 +75,23 @@ pub struct Contract {
     pub whole_answer: bool,
     /// The name by which an event's `integrations` object can exclude this destination.
     pub integration: Option<String>,
+    /// What a 410 means.
+    #[serde(default)]
+    pub on_gone: OnGone,
+}
+
+/// What becomes of a destination whose endpoint answers 410, and of the message. Where the URL is a
+/// template, the answer is about that URL, and the destination is never disabled by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnGone {
+    /// The destination is disabled, and holds what it is owed.
+    #[default]
+    Disable,
+    /// That message is dead, and the others go on.
+    Dead,
+    /// As every other answer that is not 2xx.
+    Retry,
 }
 
 /// What stands around the payload in the body.

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{answers::Slot, ask::Answer, plan::Made};
+use super::{answers::Slot, ask::Answer, ids::Ids, plan::Made};
 use crate::model::{DestinationId, Event, EventSeq, Lane, Name, Plan, Skipped};
 
 /// A lane of a destination, where deliveries wait for each other.
@@ -49,6 +49,8 @@ struct Held {
     skipped: Vec<Skipped>,
     /// What the plans so far made.
     deliveries: usize,
+    /// Of the messages that they made.
+    ids: Ids,
     /// Its first plan is on disk. Until then nothing more is sent: it would fail if the first one did.
     is_kept: bool,
     units: BTreeMap<Name, Unit>,
@@ -72,6 +74,11 @@ enum Stage {
 impl Aside {
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
+    }
+
+    /// Whether something may be able to go on.
+    pub fn has_candidates(&self) -> bool {
+        !self.candidates.is_empty()
     }
 
     pub fn len(&self) -> usize {
@@ -110,6 +117,7 @@ impl Aside {
                 event: event.clone(),
                 skipped: Vec::new(),
                 deliveries: 0,
+                ids: Ids::default(),
                 is_kept: false,
                 units: BTreeMap::new(),
             }
@@ -124,10 +132,11 @@ impl Aside {
     }
 
     /// What the first plan of an event said, of which something waits.
-    pub fn planned(&mut self, event: EventSeq, skipped: &[Skipped], deliveries: usize) {
+    pub fn planned(&mut self, event: EventSeq, skipped: &[Skipped], deliveries: usize, ids: Ids) {
         if let Some(held) = self.events.get_mut(&event) {
             held.skipped = skipped.to_vec();
             held.deliveries = deliveries;
+            held.ids = ids;
         }
     }
 
@@ -207,6 +216,7 @@ impl Aside {
         let mut deliveries = made.deliveries;
         // Those that are owed have the first ordinals, by which they are told apart.
         deliveries.sort_by_key(|it| it.dead.is_some());
+        held.ids.tell_apart(&held.event, &mut deliveries);
         let (event, skipped) = (held.event.clone(), held.skipped.clone());
         let (remembered, tallies) = (made.remembered, Vec::from_iter(made.tally));
         let plan = Plan { event, deliveries, skipped, is_rest: true, remembered, tallies };

@@ -23,6 +23,8 @@ pub struct Person {
     pub ip: Option<String>,
     /// The look-ups to ask, in order, behind the project's own directory. `None`: all there are.
     pub from: Option<Vec<Name>>,
+    /// Whether the answer has the key of the directory's row, too.
+    pub with_key: bool,
 }
 
 /// A row of a table, and what it refers to.
@@ -32,6 +34,8 @@ pub struct Entity {
     pub key: String,
     /// Fields to follow, from the row on: `["account", "plan"]`. Each behind its beginning.
     pub follow: Vec<Vec<String>>,
+    /// Whether each row of the answer has its key, too.
+    pub with_key: bool,
 }
 
 /// What came back.

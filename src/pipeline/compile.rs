@@ -217,6 +217,16 @@ pub(super) enum Line {
     Broken,
 }
 
+impl Active {
+    /// Whether one of its steps remembers events: those are planned in the order in which they came.
+    pub(super) fn remembers(&self) -> bool {
+        self.compiled.as_ref().is_ok_and(|pipeline| {
+            let routes = pipeline.routes.iter().flat_map(|it| &it.steps);
+            pipeline.steps.iter().chain(routes).any(|it| it.detect().is_some())
+        })
+    }
+}
+
 impl Compiled {
     /// Compiles what has changed since `before`, and takes over the rest.
     pub fn of(catalog: &Catalog, before: &Self, tools: &Tools) -> Self {

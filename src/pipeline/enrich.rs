@@ -26,6 +26,8 @@ pub struct Enrich {
     pub(super) into: String,
     /// Whether the receiver gets it, too.
     in_payload: bool,
+    /// Whether the answer has the keys of the directory's rows.
+    with_key: bool,
     pub(super) timeout: Duration,
     pub(super) on_error: OnError,
 }
@@ -113,7 +115,8 @@ impl Enrich {
             return Err(fields.wrong("retry_for", "goes with `on_error: retry` only"));
         }
         let in_payload = fields.flag("payload", true)?;
-        Ok(Box::new(Self { kind, asks, into, in_payload, timeout, on_error }))
+        let with_key = fields.flag("with_key", false)?;
+        Ok(Box::new(Self { kind, asks, into, in_payload, with_key, timeout, on_error }))
     }
 
     /// What it wants to know; `None` where the event does not say about whom or what.
@@ -126,11 +129,13 @@ impl Enrich {
                 let is_address = |it: &String| it.len() <= LONGEST && is_email(it);
                 let Some(email) = address.filter(is_address) else { return Ok(None) };
                 let ip = ip.text(facts)?.filter(|it| it.len() <= LONGEST);
-                Some(Question::Person(Person { email, ip, from: from.clone() }))
+                let (from, with_key) = (from.clone(), self.with_key);
+                Some(Question::Person(Person { email, ip, from, with_key }))
             }
             Asks::Entity { table, key, follow } => {
                 let key = key.text(facts)?.filter(|it| it.len() <= LONGEST);
-                let ask = |key| Entity { table: table.clone(), key, follow: follow.clone() };
+                let (table, follow, with_key) = (table.clone(), follow.clone(), self.with_key);
+                let ask = |key| Entity { table, key, follow, with_key };
                 key.map(|it| Question::Entity(ask(it)))
             }
         })
@@ -143,7 +148,9 @@ impl Enrich {
             return Next::Stop(failure.clone());
         }
         let status = RawJson::of(answer.status.as_str());
-        let result = with_field(answer.fields.as_ref(), "status", &status);
+        // What a step before took out of the event does not come back with the answer.
+        let fields = answer.fields.as_ref().map(|it| facts.masked(it));
+        let result = with_field(fields.as_ref(), "status", &status);
         let mut mark = with_field(None, "status", &status);
         for (name, text) in [("from", &answer.from), ("reason", &answer.reason)] {
             if let Some(text) = text {
@@ -198,7 +205,7 @@ fn is_email(text: &str) -> bool {
 }
 
 /// What both steps take.
-const SHARED: [&str; 5] = ["into", "payload", "timeout", "on_error", "retry_for"];
+const SHARED: [&str; 6] = ["into", "payload", "with_key", "timeout", "on_error", "retry_for"];
 
 fn names_of(fields: &Fields<'_>, name: &str) -> Result<Option<Vec<Name>>, Invalid> {
     const MOST: usize = 8;

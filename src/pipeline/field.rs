@@ -41,6 +41,12 @@ pub(super) fn with_field(object: Option<&RawJson>, name: &str, value: &RawJson) 
     RawJson::trusted(out)
 }
 
+/// A field of an object, as it is written there; the last of that name counts.
+pub(super) fn field_of(object: &RawJson, name: &str) -> Option<RawJson> {
+    let object = json::Object::read(object.bytes()).ok()?;
+    Some(RawJson::trusted(object.get(name)?.to_vec()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,7 @@ mod detect;
 mod compile;
 mod integrations;
 mod directed;
+mod ids;
 mod place;
 mod reasons;
 mod answers;
@@ -64,6 +65,11 @@ pub struct Tools {
 impl Tools {
     pub fn new(vault: &Vault) -> Self {
         Self { pseudonyms: Pseudonyms::of(vault), scripts: Arc::default() }
+    }
+
+    /// The same, with threads of its own.
+    pub fn apart(&self) -> Self {
+        Self { pseudonyms: self.pseudonyms.clone(), scripts: Arc::default() }
     }
 }
 

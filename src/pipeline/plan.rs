@@ -13,13 +13,14 @@ use super::{
     compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Project, Target, When},
     detect::Origin,
     directed,
+    ids::Ids,
     integrations::Integrations,
     reasons::Stopped,
     steps::{Heard, Next, Step},
     trace::Trace,
 };
 use crate::{
-    expr::{EvalError, Facts},
+    expr::{EvalError, EventBudget, Facts},
     model::{
         Event, Lane, Name, Passed, PipelineId, Plan, PlannedDelivery, Remembered, Skipped,
         SourceId, Tally,
@@ -28,6 +29,8 @@ use crate::{
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
 pub(super) const MOST_DELIVERIES: usize = 1024;
+/// With those beyond it, which are dead letters from the start, so that each of them can be replayed once.
+const MOST_PLANNED: usize = 1536;
 
 /// The plan of an event, and how many expressions had no value for it.
 pub(super) struct Planned {
@@ -81,6 +84,7 @@ fn plan_by(event: &Arc<Event>, compiled: &Compiled, answers: &mut dyn Answers) -
         }
     }
     plan.skipped.extend(planner.unwanted());
+    Ids::default().tell_apart(event, &mut plan.deliveries);
     plan
 }
 
@@ -111,6 +115,8 @@ pub(super) struct Planner<'a> {
     pub(super) origin: Option<Origin>,
     /// The pipeline that is at work, and the mark of its route.
     pub(super) scope: (PipelineId, u64),
+    /// What its expressions may still do.
+    budget: EventBudget,
 }
 
 /// What goes on of an event: itself, or the several that a step made of it. `None` where nothing
@@ -154,6 +160,7 @@ impl<'a> Planner<'a> {
             errors,
             origin,
             scope,
+            budget: EventBudget::default(),
         }
     }
 
@@ -191,7 +198,9 @@ impl<'a> Planner<'a> {
     /// What one pipeline makes of the event, which has so many deliveries before.
     pub fn part(&mut self, active: &Active, before: usize, answers: &mut dyn Answers) -> Part {
         (self.before, self.waits, self.made) = (before, false, Made::default());
-        self.pipeline(active, answers);
+        let mut budget = self.budget;
+        budget.pay_for(|| self.pipeline(active, answers));
+        self.budget = budget;
         let made = std::mem::take(&mut self.made);
         if self.waits { Part::Waits } else { Part::Made(made) }
     }
@@ -337,10 +346,17 @@ impl Planner<'_> {
     ) {
         let Some(route) = at.route() else { return };
         for facts in self.steps(&route.steps, from, branches, at, answers) {
-            if self.before + self.made.deliveries.len() >= MOST_DELIVERIES {
-                let reason = format!("an event has at most {MOST_DELIVERIES} deliveries");
+            let planned = self.before + self.made.deliveries.len();
+            if planned >= MOST_PLANNED {
+                metrics::counter!("tidegate_deliveries_over_limit_total").increment(1);
+                let reason =
+                    format!("an event has at most {MOST_PLANNED} deliveries, the dead included");
                 return self.skip(at, "route", reason);
             }
+            let over = (planned >= MOST_DELIVERIES).then(|| {
+                metrics::counter!("tidegate_deliveries_over_limit_total").increment(1);
+                format!("an event has at most {MOST_DELIVERIES} deliveries: replay this one")
+            });
             let copy = facts.as_ref().and_then(Facts::altered);
             // The key is that of the event: what a route did to its copy moves it to no other lane.
             let (place, failed) = target.line.place(self.event, || self.facts());
@@ -352,7 +368,7 @@ impl Planner<'_> {
                 pipeline_version: at.pipeline.version,
                 place,
                 copy,
-                dead: facts.as_ref().and_then(Facts::doom).map(str::to_owned),
+                dead: facts.as_ref().and_then(Facts::doom).map(str::to_owned).or(over),
             });
         }
     }

@@ -20,7 +20,12 @@ impl Planner<'_> {
         error: &EvalError,
     ) -> Result<Facts, String> {
         let reason = self.failed(error);
-        match step.on_error() {
+        // What the machine could not do is nobody's wish: the event is kept, for a replay.
+        let on_error = match error {
+            EvalError::Unavailable(_) => OnError::DeadLetter,
+            EvalError::TooLong | EvalError::Failed(_) => step.on_error(),
+        };
+        match on_error {
             OnError::Drop => Err(reason),
             OnError::DeadLetter => Ok(before.doomed(&format!("{}: {reason}", step.kind()))),
             OnError::Continue(name) => {

@@ -30,7 +30,7 @@ impl Transform {
     pub fn build(
         settings: &Value,
         names: &Names<'_>,
-        _: ProjectId,
+        project: ProjectId,
         tools: &Tools,
     ) -> Result<Box<dyn Step>, Invalid> {
         let Settings { source, limits, on_error, path } = read(settings)?;
@@ -42,7 +42,8 @@ impl Transform {
             let rule = "must have no name `transform` before it";
             return Err(Invalid::new(Self::KIND, rule, "one"));
         }
-        let script = Script::compile(source, limits, tools.scripts.clone()).map_err(|error| {
+        let scripts = tools.scripts.clone();
+        let script = Script::compile(source, limits, scripts, project.bits()).map_err(|error| {
             let place = error.place.map_or_else(String::new, |(line, column)| {
                 format!(" at line {line}, column {column}")
             });
@@ -175,7 +176,10 @@ impl Transform {
             heard.place = outcome.returned.as_ref().err().and_then(|it| it.place);
         }
         let failed = |text: String| EvalError::Failed(text);
-        let returned = outcome.returned.map_err(|error| failed(error.to_string()))?;
+        let returned = outcome.returned.map_err(|error| match error.is_unavailable() {
+            true => EvalError::Unavailable(error.to_string()),
+            false => failed(error.to_string()),
+        })?;
         let mut parts = Vec::new();
         for it in returned.unwrap_or_default() {
             parts.push(changed(facts, it).map_err(failed)?);

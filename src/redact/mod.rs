@@ -7,6 +7,7 @@ mod path;
 mod detect;
 mod text;
 mod walk;
+mod taken;
 
 use crate::{
     crypto::Pseudonym,
@@ -14,6 +15,7 @@ use crate::{
 };
 use detect::{Detectors, Kind};
 use path::{FieldPath, Root, Segment};
+pub use taken::Taken;
 
 /// A redaction, ready to be applied.
 pub struct Redactor {
@@ -113,6 +115,12 @@ impl Redactor {
                 first + "***"
             }
         }
+    }
+
+    /// What stands in the place of a value that goes without a trace in the event itself.
+    fn gone(&self, value: &str) -> String {
+        let kind = Detectors::all().whole(value);
+        kind.map_or_else(|| "[redacted]".to_owned(), |it| format!("[{}]", it.word()))
     }
 
     fn hash(&self, kind: &str, value: &str) -> String {

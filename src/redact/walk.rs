@@ -21,18 +21,25 @@ pub fn redact(
     if paths.is_empty() && !redactor.detectors.any() {
         return None;
     }
-    let paths: Vec<&[Segment]> = paths.iter().map(Vec::as_slice).collect();
-    let mut walk = Walk { redactor, json: json.bytes(), at: 0, copied: 0, out: Vec::new() };
-    walk.space();
-    let start = walk.at;
-    if walk.value(&paths, 0) == After::Dropped {
-        walk.splice(start, walk.at, empty.as_bytes());
-    }
+    let mut walk = Walk::of(redactor, json, paths, empty, None);
     if walk.copied == 0 {
         return None;
     }
     walk.out.extend_from_slice(&walk.json[walk.copied..]);
     Some(RawJson::trusted(walk.out))
+}
+
+/// What is taken out of the JSON, value by value, each with what stands in its place.
+pub fn found(
+    redactor: &Redactor,
+    json: &RawJson,
+    paths: &[Vec<Segment>],
+    empty: &str,
+) -> Vec<(String, String)> {
+    if paths.is_empty() && !redactor.detectors.any() {
+        return Vec::new();
+    }
+    Walk::of(redactor, json, paths, empty, Some(Vec::new())).taken.unwrap_or_default()
 }
 
 struct Walk<'a> {
@@ -42,6 +49,8 @@ struct Walk<'a> {
     /// Up to here, everything is in `out`, or was left out.
     copied: usize,
     out: Vec<u8>,
+    /// What was taken out, where somebody wants to know.
+    taken: Option<Vec<(String, String)>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -51,7 +60,62 @@ enum After {
     Dropped,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// The whole way through.
+    fn of(
+        redactor: &'a Redactor,
+        json: &'a RawJson,
+        paths: &[Vec<Segment>],
+        empty: &str,
+        taken: Option<Vec<(String, String)>>,
+    ) -> Self {
+        let paths: Vec<&[Segment]> = paths.iter().map(Vec::as_slice).collect();
+        let json = json.bytes();
+        let mut walk = Self { redactor, json, at: 0, copied: 0, out: Vec::new(), taken };
+        walk.space();
+        let start = walk.at;
+        if walk.value(&paths, 0) == After::Dropped {
+            walk.splice(start, walk.at, empty.as_bytes());
+        }
+        walk
+    }
+
+    fn take(&mut self, value: impl FnOnce(&Redactor) -> (String, String)) {
+        if let Some(taken) = &mut self.taken {
+            taken.push(value(self.redactor));
+        }
+    }
+
+    /// Notes everything between two places, which goes as a whole.
+    fn take_all(&mut self, start: usize, end: usize) {
+        if self.taken.is_none() {
+            return;
+        }
+        self.at = start;
+        while self.at < end {
+            self.space();
+            let from = self.at;
+            match self.peek() {
+                b'"' => {
+                    self.skip_string();
+                    let to = self.at;
+                    self.space();
+                    let text = Decoded::of(&self.json[from + 1..to - 1]).text.into_owned();
+                    if self.peek() != b':' || Detectors::all().whole(&text).is_some() {
+                        self.take(|it| (text.clone(), it.gone(&text)));
+                    }
+                }
+                b'-' | b'0'..=b'9' => {
+                    self.skip_word();
+                    let text = String::from_utf8_lossy(&self.json[from..self.at]).into_owned();
+                    self.take(|it| (text.clone(), it.gone(&text)));
+                }
+                _ => self.at += 1,
+            }
+        }
+        self.at = end;
+    }
+
     fn peek(&self) -> u8 {
         self.json.get(self.at).copied().unwrap_or(0)
     }
@@ -73,7 +137,9 @@ impl Walk<'_> {
     fn value(&mut self, paths: &[&[Segment]], depth: usize) -> After {
         let is_named = paths.iter().any(|it| it.is_empty());
         if is_named && self.redactor.mode == RedactionMode::Drop {
+            let start = self.at;
             self.skip();
+            self.take_all(start, self.at);
             return After::Dropped;
         }
         if is_named {
@@ -118,7 +184,9 @@ impl Walk<'_> {
             let after = match of_key {
                 After::Kept => self.value(&below, depth + 1),
                 After::Dropped => {
+                    let start = self.at;
                     self.skip();
+                    self.take_all(start, self.at);
                     After::Dropped
                 }
             };
@@ -195,6 +263,12 @@ impl Walk<'_> {
             return After::Kept;
         }
         let decoded = Decoded::of(&self.json[start..end]);
+        if self.taken.is_some() {
+            for it in self.redactor.detectors.find(&decoded.text) {
+                let value = decoded.text[it.range].to_owned();
+                self.take(|redactor| (value.clone(), redactor.replacement(it.kind, &value)));
+            }
+        }
         match self.redactor.clean(&decoded.text) {
             Cleaned::Same => (),
             _ if self.redactor.mode == RedactionMode::Drop
@@ -223,10 +297,11 @@ impl Walk<'_> {
             return After::Kept;
         }
         let Some(digits) = card_digits(raw) else { return After::Kept };
+        let new = self.redactor.replacement(super::Kind::Card, &digits);
+        self.take(|_| (digits.clone(), new.clone()));
         if self.redactor.mode == RedactionMode::Drop {
             return After::Dropped;
         }
-        let new = self.redactor.replacement(super::Kind::Card, &digits);
         self.splice(start, self.at, &quoted(&new));
         After::Kept
     }
@@ -253,7 +328,9 @@ impl Walk<'_> {
                     self.space();
                     let text = Decoded::of(&self.json[start + 1..end - 1]).text;
                     if self.peek() != b':' || Detectors::all().whole(&text).is_some() {
-                        self.splice(start, end, &quoted(&self.redactor.named(&text)));
+                        let new = self.redactor.named(&text);
+                        self.take(|_| (text.into_owned(), new.clone()));
+                        self.splice(start, end, &quoted(&new));
                     }
                     self.at = end;
                 }
@@ -264,7 +341,11 @@ impl Walk<'_> {
                     let raw = &self.json[start..self.at];
                     let text = card_digits(raw)
                         .unwrap_or_else(|| String::from_utf8_lossy(raw).into_owned());
-                    self.splice(start, self.at, &quoted(&self.redactor.named(&text)));
+                    let new = self.redactor.named(&text);
+                    if raw.first().is_some_and(|it| *it == b'-' || it.is_ascii_digit()) {
+                        self.take(|_| (text, new.clone()));
+                    }
+                    self.splice(start, self.at, &quoted(&new));
                 }
             }
             if depth == 0 {

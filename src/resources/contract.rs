@@ -24,6 +24,7 @@ impl DestinationSpec {
             verify: self.verify.unwrap_or(usual.verify),
             whole_answer: self.whole_answer.unwrap_or(usual.whole_answer),
             integration: resolved(self.integration.clone(), || usual.integration.clone()),
+            on_gone: self.on_gone.unwrap_or(usual.on_gone),
         }
     }
 
@@ -41,6 +42,7 @@ impl DestinationSpec {
             rate_limit: resolved(self.rate_limit, || usual.rate_limit),
             timeout: self.timeout.unwrap_or(usual.timeout),
             breaker: self.breaker.clone().unwrap_or_else(|| usual.breaker.clone()),
+            retry_after_at_most: self.retry_after_at_most.unwrap_or(usual.retry_after_at_most),
             batch: resolved(self.batch, || usual.batch),
         }
     }

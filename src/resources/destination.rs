@@ -1,7 +1,7 @@
 //! From what people wrote to a destination, every value of it resolved.
 
 use super::{
-    DestinationKind, DestinationSpec, Invalid, Scope, Spec,
+    AuthSpec, DestinationKind, DestinationSpec, Invalid, Scope, Spec,
     check::{TAKEN, all_right},
     contract, limits, policy,
     secrets::Safe,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     destinations::{
-        profiles::{self, Values},
+        profiles::{self, Values, WithoutSecret},
         webhook,
     },
     expr::{Key, Template},
@@ -19,6 +19,9 @@ use crate::{
 
 /// Bytes of one URL, template or not.
 const LONGEST_URL: usize = 4096;
+
+const AUTH_OR_SECRET: &str = "must be left out beside `auth`, or `signed: true` must say that both are meant: \
+                              Ingestlayer's contract is none, `auth`, or a signature";
 
 impl Spec for DestinationSpec {
     type Model = Destination;
@@ -43,7 +46,7 @@ impl Spec for DestinationSpec {
             wrong.push(pipeline::Invalid::expression("ordering.key", &error).into());
         }
         let DestinationKind::Webhook = self.kind;
-        let safe = Safe { scope, destination: id };
+        let safe = Safe { scope, destination: id, is_moved: false };
         let connection = self.webhook(&safe, &values, old, &mut wrong);
         all_right(wrong)?;
         // Without a connection something was wrong, and we are not here.
@@ -90,16 +93,22 @@ impl DestinationSpec {
         let contract = self.contract(&values.contract);
         contract::check(&contract, wrong);
         let urls = self.targets(&contract, values.most_urls, wrong);
-        self.check_header_names(&contract, wrong);
+        let has_keys = old.is_some_and(|it| !it.signing_keys.is_empty());
+        let is_signed = self.is_signed(values.without_secret, has_keys);
+        self.check_header_names(&contract, is_signed, wrong);
+        let safe = &Safe { is_moved: is_moved(old, urls.as_deref()), ..*safe };
         let headers = safe.headers(&self.headers, old.map(|it| &it.headers), wrong);
         let auth = safe.auth(&self.auth, old.map(|it| &it.auth), wrong);
         let old_keys = old.map_or(&[][..], |it| &it.signing_keys);
         let scheme = contract.signature.scheme;
-        let signing_keys = match (self.signed, &self.secret) {
+        let signing_keys = match (is_signed, &self.secret) {
             (true, secret) => safe.signing_keys(scheme, secret.as_ref(), old_keys, wrong),
             (false, None) => Some(Vec::new()),
             (false, Some(_)) => {
-                let rule = "must be left out where `signed` is false";
+                let rule = match self.signed {
+                    Some(_) => "must be left out where `signed` is false",
+                    None => AUTH_OR_SECRET,
+                };
                 wrong.push(Invalid::new("secret", rule, "a secret"));
                 None
             }
@@ -114,8 +123,17 @@ impl DestinationSpec {
         })
     }
 
+    /// Whether attempts are signed. `has_keys`: there is a secret from before.
+    pub(super) fn is_signed(&self, without_secret: WithoutSecret, has_keys: bool) -> bool {
+        self.signed.unwrap_or(match without_secret {
+            WithoutSecret::Made => true,
+            WithoutSecret::MadeUnlessAuth => self.auth == AuthSpec::None,
+            WithoutSecret::Unsigned => self.secret.is_some() || has_keys,
+        })
+    }
+
     /// What concerns all headers together. Values are looked at one by one.
-    fn check_header_names(&self, contract: &Contract, wrong: &mut Vec<Invalid>) {
+    fn check_header_names(&self, contract: &Contract, is_signed: bool, wrong: &mut Vec<Invalid>) {
         if self.headers.len() > webhook::MOST_HEADERS {
             let rule = format!("must hold at most {} headers", webhook::MOST_HEADERS);
             wrong.push(Invalid::new("headers", rule, "more"));
@@ -124,7 +142,7 @@ impl DestinationSpec {
         for name in self.headers.keys() {
             let lower = name.to_ascii_lowercase();
             let path = format!("headers.{name}");
-            if self.signed && lower == contract.signature.header {
+            if is_signed && lower == contract.signature.header {
                 let rule = "must be another header than the one that carries the signature";
                 wrong.push(Invalid::new(&path, rule, "the same name"));
             }
@@ -178,6 +196,13 @@ impl DestinationSpec {
         }
         (wrong.len() == before).then_some(targets)
     }
+}
+
+/// Whether there is an origin that the destination did not have before.
+fn is_moved(old: Option<&Webhook>, urls: Option<&[Target]>) -> bool {
+    let Some(old) = old else { return false };
+    let known: Vec<String> = old.urls.iter().map(Target::origin).collect();
+    urls.unwrap_or_default().iter().any(|it| !known.contains(&it.origin()))
 }
 
 fn target(path: &str, text: &str, https_only: bool) -> Result<Target, Invalid> {

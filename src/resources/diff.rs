@@ -35,6 +35,10 @@ pub struct ResourceChange {
     pub kind: &'static str,
     pub name: String,
     pub fields: Vec<FieldChange>,
+    /// Of a destination that is deleted: the deliveries that are still owed to it, and are cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub cancels: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -194,7 +198,7 @@ impl Difference {
             }));
         }
         let name = S::name_of(model);
-        self.changes.push(ResourceChange { action, kind: S::KIND, name, fields });
+        self.changes.push(ResourceChange { action, kind: S::KIND, name, fields, cancels: None });
     }
 
     fn count(&self, action: Action) -> usize {

@@ -64,9 +64,25 @@ pub fn export(catalog: &Catalog, project: ProjectId) -> Option<String> {
     };
     // Through JSON, so that a plain `${` in a text can be doubled and read again.
     let mut json = serde_json::to_value(&written).unwrap_or_default();
-    escape(&mut json, "");
+    let mut variables = Vec::new();
+    escape(&mut json, "", &mut variables);
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
-    serde_saphyr::to_string_with_options(&json, options).ok()
+    let text = serde_saphyr::to_string_with_options(&json, options).ok()?;
+    Some(about_secrets(&variables) + &text)
+}
+
+/// A comment that names the variables, and says how the file is applied without them.
+fn about_secrets(variables: &[String]) -> String {
+    if variables.is_empty() {
+        return String::new();
+    }
+    let mut text = "# Secrets are not exported. Set these variables before you apply this file. A destination that\n\
+                    # exists keeps its signing secret where you delete its `secret` line.\n"
+        .to_owned();
+    for name in variables {
+        text.push_str(&format!("#   export {name}=…\n"));
+    }
+    text
 }
 
 /// Where the placeholders of secrets stand.
@@ -79,24 +95,28 @@ fn is_placeholder(path: &str) -> bool {
         || path.starts_with("lookups[].secrets.")
 }
 
-/// Doubles the `$` of every `${`, but for the placeholders of secrets.
-fn escape(json: &mut serde_json::Value, path: &str) {
+/// Doubles the `$` of every `${`, but for the placeholders of secrets, whose names are collected.
+fn escape(json: &mut serde_json::Value, path: &str, variables: &mut Vec<String>) {
     use serde_json::Value;
     match json {
         Value::Null | Value::Bool(_) | Value::Number(_) => (),
         Value::String(text) => {
             if !is_placeholder(path) {
                 *text = text.replace("${", "$${");
+            } else if let Some(name) = text.strip_prefix("${").and_then(|it| it.strip_suffix('}'))
+                && !variables.iter().any(|it| it == name)
+            {
+                variables.push(name.to_owned());
             }
         }
         Value::Array(items) => {
             let path = format!("{path}[]");
-            items.iter_mut().for_each(|it| escape(it, &path));
+            items.iter_mut().for_each(|it| escape(it, &path, variables));
         }
         Value::Object(fields) => {
             for (key, value) in fields {
                 let dot = if path.is_empty() { "" } else { "." };
-                escape(value, &format!("{path}{dot}{key}"));
+                escape(value, &format!("{path}{dot}{key}"), variables);
             }
         }
     }

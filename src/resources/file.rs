@@ -7,12 +7,12 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Visitor, value::MapAccessDeserializer},
+    de::{Unexpected, Visitor, value::MapAccessDeserializer},
 };
 
 use super::{
     DestinationSpec, EventTypeSpec, Invalid, LookupSpec, PipelineSpec, ProjectSpec, SourceSpec,
-    tree::{self, Location, Node},
+    tree::{self, Location, Node, Value},
 };
 use crate::model::{Name, Secret};
 
@@ -43,15 +43,26 @@ pub(super) struct Content {
 }
 
 /// The version of the format, of which there is one.
-#[derive(Deserialize)]
-#[serde(try_from = "u32")]
 struct Version;
 
-impl TryFrom<u32> for Version {
-    type Error = &'static str;
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct One;
 
-    fn try_from(version: u32) -> Result<Self, &'static str> {
-        if version == 1 { Ok(Self) } else { Err("must be 1") }
+        impl Visitor<'_> for One {
+            type Value = Version;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("1, the one version of the format that there is")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, version: u64) -> Result<Version, E> {
+                let other = || E::invalid_value(Unexpected::Unsigned(version), &self);
+                (version == 1).then_some(Version).ok_or_else(other)
+            }
+        }
+
+        deserializer.deserialize_any(One)
     }
 }
 
@@ -140,15 +151,20 @@ impl File {
         self.content.project.name()
     }
 
+    /// Whether it gives the destination of this name a signing secret.
+    pub fn has_secret(&self, destination: &str) -> bool {
+        let mut all = self.content.destinations.iter();
+        all.any(|it| it.name.as_str() == destination && it.secret.is_some())
+    }
+
     /// Reads YAML. `name` is how errors call the file; `variable` looks into the environment.
     pub fn read(
         name: &str,
         text: &str,
         variable: &dyn Fn(&str) -> Option<Secret>,
     ) -> Result<Self, FileError> {
-        let mut root = tree::from_yaml(text).map_err(|(location, rule)| {
-            let invalid = Invalid::new("", rule, "something else");
-            FileError { problems: vec![Problem { file: name.to_owned(), location, invalid }] }
+        let mut root = tree::from_yaml(text).map_err(|(location, invalid)| FileError {
+            problems: vec![Problem { file: name.to_owned(), location, invalid }],
         })?;
         let wrong = fill_in(&mut root, variable);
         if !wrong.is_empty() {
@@ -163,6 +179,12 @@ impl File {
     }
 
     fn of(name: &str, root: Node) -> Result<Self, FileError> {
+        if !matches!(root.value, Value::Map(_)) {
+            let rule = "must be a map that begins with `version: 1` and `project: NAME`";
+            let found =
+                if matches!(root.value, Value::Null) { "nothing" } else { root.value.kind() };
+            return Err(explain(name, &root, vec![Invalid::new("", rule, found)]));
+        }
         match root.read::<Content>() {
             Ok(content) => Ok(Self { name: name.to_owned(), root, content }),
             Err(invalid) => Err(explain(name, &root, vec![invalid])),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Invalid, Scope, SecretSpec, Spec, diff::Shown as _};
+use super::{Invalid, Scope, SecretSpec, Spec, diff::Shown as _, secrets::GIVEN_AGAIN};
 use crate::{
     crypto::{Context, Field, Vault},
     destinations::egress::Database,
@@ -228,7 +228,7 @@ impl LookupSpec {
         wrong: &mut Vec<Invalid>,
     ) -> Option<HttpLookup> {
         let old = match old.map(|it| &it.settings) {
-            Some(LookupSettings::Http(it)) => Some(&it.secrets),
+            Some(LookupSettings::Http(it)) => Some(it),
             Some(LookupSettings::Table(_) | LookupSettings::Postgres(_)) | None => None,
         };
         let names = ["email", "domain", "secret"].map(str::to_owned);
@@ -248,6 +248,7 @@ impl LookupSpec {
         for (name, value) in &self.headers {
             let path = format!("headers.{name}");
             check_template(&path, value, &names, wrong);
+            check_is_sealed(&path, name, value, wrong);
             let is_ours = OURS.iter().any(|it| name.eq_ignore_ascii_case(it));
             if is_ours || http::HeaderName::try_from(name.as_str()).is_err() {
                 let rule = "must be a header that is not about the connection or the body";
@@ -267,7 +268,14 @@ impl LookupSpec {
                 }
             }
         }
-        let secrets = self.seal(scope, id, old, wrong);
+        if let Some(url) = url {
+            let query = url.split_once('?').map_or("", |it| it.1);
+            for (name, value) in query.split('&').filter_map(|it| it.split_once('=')) {
+                check_is_sealed("url", name, value, wrong);
+            }
+        }
+        let is_moved = old.zip(url).is_some_and(|(old, url)| origin(&old.url) != origin(url));
+        let secrets = self.seal(scope, id, old.map(|it| (&it.secrets, is_moved)), wrong);
         Some(HttpLookup {
             url: url?.clone(),
             headers: self.headers.clone(),
@@ -351,9 +359,10 @@ impl LookupSpec {
         &self,
         scope: &Scope<'_>,
         id: LookupId,
-        old: Option<&BTreeMap<String, Sealed>>,
+        old: Option<(&BTreeMap<String, Sealed>, bool)>,
         wrong: &mut Vec<Invalid>,
     ) -> BTreeMap<String, Sealed> {
+        let (old, is_moved) = old.map_or((None, false), |it| (Some(it.0), it.1));
         let vault = scope.means.vault;
         let context = Context::of_lookup(scope.project, id, Field::LookupSecret);
         let mut sealed = BTreeMap::new();
@@ -362,7 +371,10 @@ impl LookupSpec {
             let secret = given.secret();
             let is_right = (1..=4096).contains(&secret.expose().len())
                 && !secret.expose().chars().any(char::is_control);
-            if is_right && (old.is_some() || !given.is_placeholder()) {
+            if is_moved && given.is_placeholder() && old.is_some() {
+                let path = format!("secrets.{name}");
+                wrong.push(Invalid::new(path, GIVEN_AGAIN, "a placeholder"));
+            } else if is_right && (old.is_some() || !given.is_placeholder()) {
                 sealed.insert(name.clone(), kept(vault, &context, given, old));
             } else {
                 let rule = "must be a secret of 1 to 4096 bytes without control characters";
@@ -402,6 +414,35 @@ fn kept(vault: &Vault, context: &Context, given: &SecretSpec, old: Option<&Seale
 
 fn placeholders(name: &Name, secrets: &BTreeMap<String, Sealed>) -> BTreeMap<String, SecretSpec> {
     secrets.keys().map(|it| (it.clone(), SecretSpec::placeholder(name, it))).collect()
+}
+
+/// Scheme, host and port, in which there is no template.
+fn origin(url: &str) -> String {
+    let host = url.split("{{").next().unwrap_or_default();
+    EndpointUrl::try_from(host.to_owned()).map(|it| it.origin()).unwrap_or_default()
+}
+
+/// What goes by such a name is a secret, and belongs under `secrets`, where it is sealed: headers and URL are
+/// kept as they are, and everybody who may read sees them.
+fn check_is_sealed(path: &str, name: &str, value: &str, wrong: &mut Vec<Invalid>) {
+    const NAMES: [&str; 10] = [
+        "authorization",
+        "cookie",
+        "token",
+        "secret",
+        "password",
+        "credential",
+        "api-key",
+        "apikey",
+        "access-key",
+        "auth-key",
+    ];
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    let is_secret = NAMES.iter().any(|it| name.contains(it)) || matches!(&*name, "key" | "x-key");
+    if is_secret && !(value.contains("{{") && value.contains("secret")) {
+        let rule = "must take what is secret from `secrets`, such as `{{ secret.token }}`";
+        wrong.push(Invalid::new(path, rule, "a text that everybody could read"));
+    }
 }
 
 fn check_template(path: &str, source: &str, names: &Names<'_>, wrong: &mut Vec<Invalid>) {

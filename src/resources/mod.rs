@@ -4,6 +4,7 @@
 //! `spec` holds the shapes, `check` and `destination` turn them into the model or say what is wrong,
 //! `show` turns the model back. `file` reads YAML, `plan` compares it with the catalogue, `export` writes it.
 
+mod words;
 mod tree;
 mod setting;
 mod spec;
@@ -55,6 +56,7 @@ pub use spec::{
 };
 pub use tree::Location;
 pub use versions::{VersionDifference, compare_versions};
+pub use words::did_you_mean;
 
 /// What is wrong with a resource, without the value itself: it may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -93,6 +95,12 @@ impl fmt::Display for Invalid {
         }
         write!(f, "{}, found {}", self.rule, self.found)
     }
+}
+
+/// What is wrong with a text that is no YAML, without its place.
+pub fn invalid_yaml(error: &serde_saphyr::Error) -> Invalid {
+    let (rule, found) = words::yaml(error);
+    Invalid::new("", rule, found)
 }
 
 /// Reads the body of an API request into one of the shapes. The path of an error names the field.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{destination::word, show};
 use crate::{
-    destinations::profiles,
+    destinations::profiles::{self, WithoutSecret},
     model::{Name, Profile},
 };
 
@@ -17,6 +17,8 @@ pub struct ProfileView {
     pub profile: Profile,
     /// URLs that one destination may have. It cannot be overridden.
     pub most_urls: usize,
+    /// What happens where a destination gives no `secret`.
+    pub without_secret: WithoutSecret,
     /// Each by the name of the field of a destination that overrides it.
     #[schema(value_type = Object)]
     pub values: Map<String, Value>,
@@ -32,7 +34,8 @@ impl ProfileView {
             Ok(_) | Err(_) => Map::new(),
         };
         fields.retain(|field, _| !matches!(field.as_str(), "name" | "kind" | "profile"));
-        Self { profile, most_urls: values.most_urls, values: fields }
+        let (most_urls, without_secret) = (values.most_urls, values.without_secret);
+        Self { profile, most_urls, without_secret, values: fields }
     }
 }
 
@@ -44,7 +47,9 @@ pub fn table(profiles: &[Profile]) -> Vec<Vec<String>> {
     title.extend(views.iter().map(|it| word(it.profile)));
     let mut urls = vec!["urls, at most".to_owned()];
     urls.extend(views.iter().map(|it| it.most_urls.to_string()));
-    let mut rows = vec![title, urls];
+    let mut secret = vec!["without a secret".to_owned()];
+    secret.extend(views.iter().map(|it| word(it.without_secret)));
+    let mut rows = vec![title, urls, secret];
     let names = views.first().into_iter().flat_map(|it| it.values.keys());
     for name in names {
         let column = |view: &ProfileView| view.values.get(name).cloned().unwrap_or_default();

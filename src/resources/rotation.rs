@@ -22,8 +22,9 @@ pub const MOST_OLD: usize = 10;
 #[error("{MOST_OLD} old secrets are still alive: wait for one to expire, or use a shorter overlap")]
 pub struct TooMany;
 
-/// Puts the newest first, and lets the others sign until then at most. A secret that was to take
-/// over and has not yet is dropped: its successor is here.
+/// Puts the newest first, and lets the current one sign until then. An older one keeps the end that it was
+/// promised, unless all are to end now. A secret that was to take over and has not yet is dropped: its
+/// successor is here.
 pub fn rotate(
     keys: &mut Vec<SigningKey>,
     newest: SigningKey,
@@ -39,7 +40,7 @@ pub fn rotate(
         current.expires_at = None;
     }
     for key in keys.iter_mut() {
-        key.expires_at = Some(key.expires_at.map_or(until, |it| it.min(until)));
+        key.expires_at = Some(key.expires_at.filter(|_| until > now).unwrap_or(until));
     }
     keys.retain(|key| key.expires_at.is_none_or(|it| it > now));
     if keys.len() > MOST_OLD {
@@ -110,10 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn old_secrets_sign_until_the_overlap_ends_and_never_longer_than_before() {
+    fn old_secrets_sign_until_the_end_that_each_was_promised() {
         let mut keys = vec![key(3, None), key(2, Some(120)), key(1, Some(500)), key(0, Some(100))];
         rotate(&mut keys, key(100, None), at(150)).unwrap();
-        let expected = [key(100, None), key(3, Some(150)), key(2, Some(120)), key(1, Some(150))];
+        let expected = [key(100, None), key(3, Some(150)), key(2, Some(120)), key(1, Some(500))];
         assert_eq!(keys, expected);
     }
 

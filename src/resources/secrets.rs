@@ -15,10 +15,16 @@ use crate::{
 /// How long a signing secret goes on signing after another has taken its place.
 const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
 
+/// Why a secret that is kept is not sent to another host.
+pub(super) const GIVEN_AGAIN: &str = "must be given in full where the URL has another scheme, host or port than before, which would get it";
+
 /// The secrets of one destination.
+#[derive(Clone, Copy)]
 pub(super) struct Safe<'a> {
     pub scope: &'a Scope<'a>,
     pub destination: DestinationId,
+    /// The destination goes to another origin than before, which must not get what was meant for the old one.
+    pub is_moved: bool,
 }
 
 impl Safe<'_> {
@@ -34,6 +40,10 @@ impl Safe<'_> {
         old: Option<&Sealed>,
         wrong: &mut Vec<Invalid>,
     ) -> Option<Sealed> {
+        if self.is_moved && given.is_placeholder() && old.is_some() {
+            wrong.push(Invalid::new(path, GIVEN_AGAIN, "a placeholder"));
+            return None;
+        }
         sealed(self.scope, &self.context(field), path, given, old, wrong)
     }
 

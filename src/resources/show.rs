@@ -35,7 +35,7 @@ pub(super) fn destination(model: &Destination) -> DestinationSpec {
             }),
         },
         secret: (!webhook.signing_keys.is_empty()).then(|| placeholder("secret")),
-        signed: !webhook.signing_keys.is_empty(),
+        signed: Some(!webhook.signing_keys.is_empty()),
         ..values(model.name.clone(), webhook.profile, &webhook.contract, &model.policy)
     }
 }
@@ -58,7 +58,7 @@ pub(super) fn values(
         headers: BTreeMap::new(),
         auth: AuthSpec::None,
         secret: None,
-        signed: true,
+        signed: None,
         envelope: Some(contract.envelope),
         method: Some(contract.method),
         user_agent: Some(contract.user_agent),
@@ -72,6 +72,7 @@ pub(super) fn values(
         verify: Some(contract.verify),
         whole_answer: Some(contract.whole_answer),
         integration: Some(Setting::of(contract.integration)),
+        on_gone: Some(contract.on_gone),
         ordering: Some(policy.ordering),
         retry: Some(policy.retry),
         retry_on: Some(policy.retry_on),
@@ -79,6 +80,7 @@ pub(super) fn values(
         concurrency: Some(policy.concurrency),
         rate_limit: Some(Setting::of(policy.rate_limit)),
         timeout: Some(policy.timeout),
+        retry_after_at_most: Some(policy.retry_after_at_most),
         breaker: Some(policy.breaker),
         batch: Some(Setting::of(policy.batch)),
     }
@@ -92,7 +94,9 @@ impl DestinationSpec {
                 *own = None;
             }
         }
-        let Values { contract, policy, .. } = profiles::values(self.profile);
+        let Values { contract, policy, without_secret, .. } = profiles::values(self.profile);
+        let is_usual = Self { signed: None, ..self.clone() }.is_signed(without_secret, false);
+        self.signed = self.signed.filter(|it| *it != is_usual);
         let usual = values(self.name.clone(), self.profile, &contract, &policy);
         self.signature = self.signature.and_then(|it| it.brief(&contract.signature));
         keep(&mut self.envelope, &usual.envelope);
@@ -103,6 +107,8 @@ impl DestinationSpec {
         keep(&mut self.verify, &usual.verify);
         keep(&mut self.whole_answer, &usual.whole_answer);
         keep(&mut self.integration, &usual.integration);
+        keep(&mut self.on_gone, &usual.on_gone);
+        keep(&mut self.retry_after_at_most, &usual.retry_after_at_most);
         keep(&mut self.ordering, &usual.ordering);
         keep(&mut self.retry, &usual.retry);
         keep(&mut self.retry_on, &usual.retry_on);

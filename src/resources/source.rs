@@ -14,15 +14,13 @@ use crate::{
     crypto::{Context, Field, Random, inbound},
     expr::{Names, Template},
     model::{
-        Acknowledgement, HmacScheme, InboundScheme, Intake, Name, Provider, Redaction, Source,
-        SourceId, SourceKind, Verify, WriteKey,
+        Acknowledgement, HmacScheme, InboundScheme, Intake, Name, Provider, Redaction, SenderField,
+        Source, SourceId, SourceKind, Verify, WriteKey,
     },
     pipeline,
     redact::Redactor,
 };
 
-/// Names, beside those of every event, that the expressions of a source may use.
-const HEADERS: &str = "headers";
 /// Secrets of one source that are believed at once.
 const MOST_SECRETS: usize = 10;
 
@@ -69,6 +67,10 @@ pub struct SourceSpec {
     /// `mask`) before the event is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub never_store: Option<Redaction>,
+    /// For the kind `api`: which of `source` and `ip` in an event's `metadata` are the sender's, where it gives
+    /// them. Left out: none, and Tidegate says which source it was and from where it came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata_from_sender: Vec<SenderField>,
     /// For the kind `webhook`: this source's URL as the sender knows it, where the sender signs that
     /// (Twilio) and a proxy hides it from us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,6 +178,10 @@ impl Spec for SourceSpec {
         let intake = self.intake(scope, id, old, &mut wrong);
         self.check_expressions(&mut wrong);
         self.check_window(&mut wrong);
+        if self.kind != SourceKind::Api && !self.metadata_from_sender.is_empty() {
+            let rule = "must be left out where `kind` is not `api`";
+            wrong.push(Invalid::new("metadata_from_sender", rule, "a list"));
+        }
         if let Some(redaction) = &self.never_store
             && let Err(error) = Redactor::before_storing(redaction)
         {
@@ -194,6 +200,7 @@ impl Spec for SourceSpec {
             key: self.key.clone(),
             key_window: self.key_window,
             never_store: self.never_store.clone(),
+            metadata_from_sender: self.metadata_from_sender.clone(),
             created_at: old.map_or(scope.means.now, |it| it.created_at),
         })
     }
@@ -219,6 +226,7 @@ impl Spec for SourceSpec {
             key: model.key.clone(),
             key_window: model.key_window,
             never_store: model.never_store.clone(),
+            metadata_from_sender: model.metadata_from_sender.clone(),
             url: intake.and_then(|it| it.url.clone()),
             answer: intake.and_then(|it| it.answer.clone()),
         }
@@ -357,7 +365,7 @@ impl SourceSpec {
     }
 
     fn check_expressions(&self, wrong: &mut Vec<Invalid>) {
-        let results = [HEADERS.to_owned()];
+        let results = inbound::NAMES.map(str::to_owned);
         let names = match self.kind {
             SourceKind::Webhook => Names { results: &results, bare: false },
             SourceKind::Api | SourceKind::Segment => Names::default(),
@@ -379,6 +387,14 @@ fn check_scheme(scheme: &InboundScheme, wrong: &mut Vec<Invalid>) {
             names.extend(it.id.as_deref().map(|name| ("verify.hmac.id", name)));
             if !it.signed.contains("{body}") {
                 let rule = "must hold `{body}`: what is not signed can be changed by anybody";
+                wrong.push(Invalid::new("verify.hmac.signed", rule, "another text"));
+            }
+            if it.time.is_some() && !it.signed.contains("{time}") {
+                let rule = "must hold `{time}` where `time` is given: a time that is not signed can be renewed by anybody";
+                wrong.push(Invalid::new("verify.hmac.signed", rule, "another text"));
+            }
+            if it.id.is_some() && !it.signed.contains("{id}") {
+                let rule = "must hold `{id}` where `id` is given: an id that is not signed can be chosen by anybody";
                 wrong.push(Invalid::new("verify.hmac.signed", rule, "another text"));
             }
             names

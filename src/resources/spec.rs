@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::setting::{Setting, Span};
 use crate::model::{
-    Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, Ordering, Pattern, Profile,
+    Batch, Breaker, Envelope, IdempotencyHeader, Method, Name, OnGone, Ordering, Pattern, Profile,
     RateLimit, Retry, RetryOn, Scheme, Secret, Signed, StepSpec, TestCase, TypeName, Validate,
 };
 
@@ -48,13 +48,15 @@ pub struct DestinationSpec {
     #[serde(default, skip_serializing_if = "AuthSpec::is_none")]
     pub auth: AuthSpec,
     /// Signs each attempt: `whsec_…` or `whsk_…` where the scheme is `standard`, any text for the
-    /// others. Left out: the one there is, or a new one.
+    /// others. Left out: the one there is; or a new one, where the profile makes one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "${CRM_WEBHOOK_SECRET}")]
     pub secret: Option<SecretSpec>,
-    /// `false`: attempts are not signed.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
-    pub signed: bool,
+    /// `false`: attempts are not signed. `true`: they are, and a secret is made where there is none.
+    /// Left out: as the profile has it. With `segment`, `segment-actions` and `customerio` they are signed if
+    /// there is a `secret`; with `ingestlayer` not beside `auth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<bool>,
 
     /// What stands around the payload: `standard`, `type_payload`, `full`, `segment`, `payload`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +84,10 @@ pub struct DestinationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>, example = "Webhooks")]
     pub integration: Option<Setting<String>>,
+    /// What a 410 means: `disable` the destination, `dead` for that message, or `retry`. Where the URL is a
+    /// template it is about that message, whatever stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_gone: Option<OnGone>,
 
     /// Which deliveries wait for which: `none`, `fifo`, or `key: <expression>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +122,10 @@ pub struct DestinationSpec {
     #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "15s")]
     pub timeout: Option<Duration>,
+    /// For how long a `Retry-After` may hold up the whole destination.
+    #[serde(default, with = "humantime_serde::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "1h")]
+    pub retry_after_at_most: Option<Duration>,
     /// When the endpoint is left alone for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -222,12 +232,12 @@ pub struct PipelineSpec {
     pub name: Name,
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub enabled: bool,
-    /// Event types and groups of them (`user.*`). Left out: every type.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Event types and groups of them (`user.*`), one at least. Left out: every type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_at_least")]
     #[schema(value_type = Vec<String>, example = json!(["user.signed_up", "user.*"]))]
     pub on: Vec<Pattern>,
-    /// Names of sources. Left out: any source.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Names of sources, one at least. Left out: any source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_at_least")]
     #[schema(value_type = Vec<String>)]
     pub sources: Vec<Name>,
     /// A condition over the event.
@@ -291,4 +301,21 @@ pub(super) fn yes() -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
 pub(super) fn is_yes(it: &bool) -> bool {
     *it
+}
+
+/// A list of what counts. Left out, everything does; a list that is there and empty could be meant to say that
+/// nothing does, and so it is refused.
+fn one_at_least<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let list = Vec::deserialize(deserializer)?;
+    match list.is_empty() {
+        false => Ok(list),
+        true => Err(serde::de::Error::custom(
+            "must hold one entry at least, and found an empty list: leave it out for all of them, or \
+             say `enabled: false` for none",
+        )),
+    }
 }

@@ -14,7 +14,7 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
-use super::Invalid;
+use super::{Invalid, words};
 
 /// Where a value stands in its file, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +43,10 @@ pub(super) enum Value {
 const LARGEST_FILE: usize = 4 * 1024 * 1024;
 
 /// Reads YAML. An error says what is wrong and where, as far as that is known.
-pub(super) fn from_yaml(text: &str) -> Result<Node, (Option<Location>, String)> {
+pub(super) fn from_yaml(text: &str) -> Result<Node, (Option<Location>, Invalid)> {
     if text.len() > LARGEST_FILE {
-        return Err((None, format!("the file is larger than {LARGEST_FILE} bytes")));
+        let rule = format!("must have at most {LARGEST_FILE} bytes");
+        return Err((None, Invalid::new("", rule, format!("{}", text.len()))));
     }
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -54,13 +55,8 @@ pub(super) fn from_yaml(text: &str) -> Result<Node, (Option<Location>, String)> 
             .location()
             .filter(|it| it.line() > 0)
             .map(|it| Location { line: it.line(), column: it.column() });
-        let message = error.without_snippet().to_string();
-        // The parser ends its messages with the place, which stands before ours already.
-        let rule = message.split(" at line ").next().unwrap_or_default();
-        (
-            place,
-            if rule.is_empty() { "the file is not valid YAML".to_owned() } else { rule.to_owned() },
-        )
+        let (rule, found) = words::yaml(&error);
+        (place, Invalid::new("", rule, found))
     })
 }
 
@@ -274,28 +270,29 @@ impl de::Error for Refusal {
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(format!("must be {expected}"), "")
+        Self::new(format!("must be {}", words::kind(&expected.to_string())), "")
     }
 
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(format!("must be {expected}"), "")
+        Self::new(format!("must be {}", words::kind(&expected.to_string())), "")
     }
 
     fn invalid_length(_: usize, expected: &dyn Expected) -> Self {
         Self::new(format!("must have {expected}"), "")
     }
 
-    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format!("must be one of {}", listed(expected)), "")
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Self::new(format!("must be one of {}{}", listed(expected), meant(variant, expected)), "")
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let rule = if expected.is_empty() {
             "takes no settings".to_owned()
         } else {
-            format!("is not a field here: there are {}", listed(expected))
+            let meant = meant(field, expected);
+            format!("is not a field here{meant}: there are {}", listed(expected))
         };
-        Self::new(rule, "an unknown field").in_field(&shown(field))
+        Self::new(rule, "an unknown field").in_field(&words::printable(field))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -307,9 +304,10 @@ impl de::Error for Refusal {
     }
 }
 
-/// A key that a person wrote, short and printable.
-fn shown(key: &str) -> String {
-    key.chars().filter(|it| !it.is_control()).take(64).collect()
+/// " (did you mean `retry`?)", where one of the names is nearly what was written.
+fn meant(written: &str, names: &[&str]) -> String {
+    words::did_you_mean(written, names.iter().copied())
+        .map_or_else(String::new, |it| format!(" (did you mean `{it}`?)"))
 }
 
 fn listed(names: &[&str]) -> String {

@@ -2,6 +2,8 @@
 //! types that nobody has described.
 
 mod bounds;
+mod cost;
+mod explain;
 mod fields;
 mod shape;
 pub mod learned;
@@ -9,20 +11,31 @@ pub mod learned;
 use std::{borrow::Cow, fmt};
 
 use jsonschema::{
-    PatternOptions, Validator,
+    PatternOptions, ValidationError, Validator,
     paths::{Location, LocationSegment},
 };
 use serde_json::Value;
 
 pub use self::{
+    cost::Budget,
     fields::{Field, Kinds, SchemaField, fields},
     learned::Learned,
     shape::{SeenField, Shape},
 };
 
-/// A JSON Schema, ready to be asked. A check takes time in proportion to the payload.
+/// A JSON Schema, ready to be asked. What a check costs is counted before it is made.
 pub struct Schema {
     validator: Validator,
+    source: Value,
+}
+
+/// What a schema says of a payload.
+#[derive(Debug, PartialEq)]
+pub enum Checked {
+    /// The first [`MOST_FAULTS`] that are wrong with it; none where it is as the schema says.
+    Faults(Vec<Fault>),
+    /// The check would take more steps than there may be. Nothing was checked.
+    TooLarge,
 }
 
 /// Why a schema is refused, and where in it.
@@ -45,40 +58,74 @@ pub struct Fault {
 
 /// Faults that are told of one payload.
 pub const MOST_FAULTS: usize = 10;
+/// Steps that the checks of one request may take together: some tenths of a second. A step is a keyword
+/// that is asked of a value.
+pub const MOST_STEPS: u64 = 20_000_000;
 
 impl Schema {
     /// Compiles a schema of any draft from 4 to 2020-12, which is the one without `$schema`.
     pub fn compile(schema: &Value) -> Result<Self, InvalidSchema> {
-        /// Bytes that one pattern of it may take when it is compiled.
-        const PATTERN: usize = 1 << 20;
         bounds::check(schema)?;
-        // The engine that never goes back: a pattern takes time in proportion to its text.
-        let patterns = PatternOptions::regex().size_limit(PATTERN).dfa_size_limit(PATTERN);
-        let validator = jsonschema::options()
-            .with_pattern_options(patterns)
-            .should_validate_formats(true)
-            // To judge it means to compile whatever a sender calls a pattern.
-            .with_format("regex", |_: &str| true)
-            .offline()
-            .build(schema)
-            .map_err(|error| InvalidSchema {
-                pointer: error.instance_path().to_string(),
-                rule: format!("must be a valid JSON Schema: {}", shortened(&error.masked())),
-            })?;
-        Ok(Self { validator })
+        let validator = options().build(schema).map_err(|error| InvalidSchema {
+            pointer: error.instance_path().to_string(),
+            rule: format!("must be a valid JSON Schema: {}", shortened(&error.masked())),
+        })?;
+        Ok(Self { validator, source: schema.clone() })
     }
 
-    /// What is wrong with a payload: the first [`MOST_FAULTS`] of it.
-    pub fn faults(&self, payload: &Value) -> Vec<Fault> {
-        if self.validator.is_valid(payload) {
-            return Vec::new();
+    /// Checks a payload, if that takes no more steps than there are, and takes those.
+    pub fn check(&self, payload: &Value, budget: &mut Budget) -> Checked {
+        let before = budget.0;
+        if !cost::take(&self.source, &self.source, payload, budget) {
+            // It has cost its count. So that one does not take everything from those behind it, and many
+            // do not count without end, half is left.
+            budget.0 = before / 2;
+            return Checked::TooLarge;
         }
-        let errors = self.validator.iter_errors(payload).take(MOST_FAULTS);
-        let fault = |error: jsonschema::ValidationError<'_>| Fault {
-            path: path_of(error.instance_path()),
-            rule: shortened(&error.masked_with("it")),
-        };
-        errors.map(fault).collect()
+        Checked::Faults(match self.validator.is_valid(payload) {
+            true => Vec::new(),
+            false => explain::faults(&self.source, &self.validator, payload),
+        })
+    }
+
+    /// What is wrong with a payload: the first [`MOST_FAULTS`] of it, or that it cannot be checked.
+    pub fn faults(&self, payload: &Value) -> Vec<Fault> {
+        match self.check(payload, &mut Budget(MOST_STEPS)) {
+            Checked::Faults(faults) => faults,
+            Checked::TooLarge => vec![Fault::too_large()],
+        }
+    }
+}
+
+impl Fault {
+    /// What is told of a payload that takes too many steps to check.
+    pub fn too_large() -> Self {
+        let rule = format!(
+            "it is too large to be validated: its values times the keywords of the schema make more than \
+             {MOST_STEPS} steps, all events of the request together; send less at once"
+        );
+        Self { path: String::new(), rule }
+    }
+}
+
+fn options() -> jsonschema::ValidationOptions<'static> {
+    /// Bytes that one pattern of it may take when it is compiled.
+    const PATTERN: usize = 1 << 20;
+    // The engine that never goes back: a pattern takes time in proportion to its text.
+    let patterns = PatternOptions::regex().size_limit(PATTERN).dfa_size_limit(PATTERN);
+    jsonschema::options()
+        .with_pattern_options(patterns)
+        .should_validate_formats(true)
+        // To judge it means to compile whatever a sender calls a pattern.
+        .with_format("regex", |_: &str| true)
+        .offline()
+}
+
+/// An error of a value that stands at this path.
+fn fault(error: &ValidationError<'_>, path: &str) -> Fault {
+    Fault {
+        path: format!("{path}{}", path_of(error.instance_path())),
+        rule: shortened(&error.masked_with("it")),
     }
 }
 
@@ -210,6 +257,51 @@ mod tests {
                 .len(),
             10
         );
+    }
+
+    #[test]
+    fn a_large_payload_has_ten_faults_with_their_places() {
+        let shapes: Vec<Value> = (0..6).map(|it| json!({ "required": [it.to_string()] })).collect();
+        let schema = json!({
+            "required": ["plan"],
+            "properties": {
+                "shapes": { "items": { "oneOf": shapes } },
+                "texts": { "allOf": [{ "$ref": "#/$defs/texts" }] },
+                "one": { "anyOf": [{ "$ref": "#/$defs/texts" }, { "maxItems": 3 }] },
+                "a/b~": { "items": { "items": { "type": "string" } } },
+            },
+            "$defs": { "texts": { "items": { "type": "string" } } },
+        });
+        let schema = Schema::compile(&schema).unwrap();
+        let numbers = json!((0..50_000).collect::<Vec<_>>());
+        let last = json!(
+            (0..5000)
+                .map(|it| json!([if it < 4999 { json!("a") } else { json!(1) }]))
+                .collect::<Vec<_>>()
+        );
+        for (payload, first, count) in [
+            (json!({ "plan": 1, "shapes": vec![json!({}); 50_000] }), ".shapes[0]", 10),
+            (json!({ "plan": 1, "texts": numbers }), ".texts[0]", 10),
+            (json!({ "plan": 1, "one": numbers }), ".one", 1),
+            (json!({ "plan": 1, "a/b~": last }), r#"["a/b~"][4999][0]"#, 1),
+            (json!({ "texts": vec!["a"; 50_000] }), "", 1),
+        ] {
+            let faults = schema.faults(&payload);
+            assert_eq!((faults[0].path.as_str(), faults.len()), (first, count), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_schema_cannot_check_is_named() {
+        let consts: Vec<Value> = (0..1500).map(|it| json!({ "const": it })).collect();
+        let schema = Schema::compile(&json!({ "items": { "anyOf": consts } })).unwrap();
+        let payload = json!(vec![-1; 250_000]);
+        assert_eq!(schema.check(&payload, &mut Budget(MOST_STEPS)), Checked::TooLarge);
+        assert!(schema.faults(&payload)[0].rule.contains("too large to be validated"));
+        // A request's events share the steps.
+        let (mut budget, payload) = (Budget(10_000), json!([-1]));
+        let checked = [0; 3].map(|_| schema.check(&payload, &mut budget) == Checked::TooLarge);
+        assert_eq!((checked, budget.0 > 0), ([false, false, true], true));
     }
 
     #[test]

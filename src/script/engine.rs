@@ -13,6 +13,9 @@ use super::{Input, Limits, Outcome, Returned, ScriptError, Task, same, source, w
 const FILE: &str = "transform.js";
 const PRELUDE: &str = include_str!("prelude.js");
 
+/// The work that an engine may do before the script's own: as much as 100 ms.
+const SET_UP: u32 = 400;
+
 /// What scripts find in their world. `Proxy`, weak references and clocks are not in it.
 type Intrinsics = (
     intrinsic::Date,
@@ -67,7 +70,7 @@ impl Engine {
     /// Runs the script over one event, with so much work; or, as a trial, only what stands around its
     /// function.
     pub fn run(&self, task: &Task, ticks: u32) -> Outcome {
-        self.work.ticks.set(ticks);
+        self.work.ticks.set(if task.is_trial { ticks.max(SET_UP) } else { ticks });
         let Input { event, context, now_millis, seed, listens, .. } = &task.input;
         let returned = self.context.with(|ctx| {
             let run = self.run.clone().restore(&ctx).map_err(|_| no_memory())?;
@@ -157,7 +160,8 @@ fn runtime(limits: Limits, leash: Arc<Leash>) -> Result<(Runtime, Rc<Work>), Scr
     let runtime = Runtime::new().map_err(|_| no_memory())?;
     runtime.set_memory_limit(limits.memory);
     runtime.set_max_stack_size(limits.stack);
-    let work = Rc::new(Work { ticks: Cell::new(limits.ticks()), leash });
+    // To set it up takes work of ours, however little the script itself may do.
+    let work = Rc::new(Work { ticks: Cell::new(limits.ticks().max(SET_UP)), leash });
     let handler = work.clone();
     // The engine calls it after each ten thousand jumps and calls, whatever the machine's speed.
     runtime.set_interrupt_handler(Some(Box::new(move || {

@@ -6,17 +6,19 @@
 mod source;
 mod same;
 mod engine;
+mod stuck;
 mod worker;
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use stuck::Stuck;
 pub use worker::Pool;
 
 /// What one run of a script may use.
@@ -72,11 +74,19 @@ pub struct ScriptError {
     is_out_of_time: bool,
     /// Its engine must not be used again.
     fatal: bool,
+    /// It was not run, or could not be stopped: the event is not to blame, and another time it may go.
+    is_unavailable: bool,
 }
 
 impl ScriptError {
     fn new(message: &str) -> Self {
-        Self { message: message.to_owned(), place: None, is_out_of_time: false, fatal: false }
+        let (is_out_of_time, fatal, is_unavailable) = (false, false, false);
+        Self { message: message.to_owned(), place: None, is_out_of_time, fatal, is_unavailable }
+    }
+
+    /// Whether the machine failed, and not the script.
+    pub fn is_unavailable(&self) -> bool {
+        self.is_unavailable
     }
 
     fn fatal(self) -> Self {
@@ -144,7 +154,9 @@ struct Shared {
     id: u64,
     source: String,
     limits: Limits,
-    is_stuck: AtomicBool,
+    /// Who it belongs to. Threads that scripts hold on to are shared out by owner.
+    owner: u128,
+    stuck: Mutex<Stuck>,
     /// How often in a row its work was used up.
     strikes: AtomicU32,
 }
@@ -162,6 +174,10 @@ impl Shared {
         if is_slow { (ticks / PART).max(2) } else { ticks }
     }
 
+    fn was_stuck(&self) -> bool {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).was_ever()
+    }
+
     fn note(&self, outcome: &Outcome) {
         match &outcome.returned {
             Err(error) if error.is_out_of_time => self.strikes.fetch_add(1, Ordering::Relaxed),
@@ -174,19 +190,31 @@ impl Script {
     /// The longest source, in bytes.
     pub const LONGEST: usize = 256 * 1024;
 
-    /// Compiles a module and runs what stands around its function.
-    pub fn compile(source: &str, limits: Limits, pool: Arc<Pool>) -> Result<Self, ScriptError> {
+    /// Compiles a module and runs what stands around its function. Of the threads that scripts hold on to,
+    /// one owner may have two.
+    pub fn compile(
+        source: &str,
+        limits: Limits,
+        pool: Arc<Pool>,
+        owner: u128,
+    ) -> Result<Self, ScriptError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         if source.len() > Self::LONGEST {
             return Err(ScriptError::new("must be at most 256 KiB"));
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (is_stuck, strikes) = (AtomicBool::new(false), AtomicU32::new(0));
-        let shared = Arc::new(Shared { id, source: source.to_owned(), limits, is_stuck, strikes });
+        let (stuck, strikes) = (Mutex::default(), AtomicU32::new(0));
+        let source = source.to_owned();
+        let shared = Arc::new(Shared { id, source, limits, owner, stuck, strikes });
         let script = Self { pool, shared, ahead: Mutex::default() };
         let input = Input { context: "{}".to_owned(), ..Input::default() };
-        script.only(Task { input, is_trial: true }).returned?;
-        Ok(script)
+        match script.only(Task { input, is_trial: true }).returned {
+            // Where none may run now, it is tried with the first event: it compiled when it was saved, and a
+            // pipeline must not go because of the scripts of others.
+            Err(error) if error.is_unavailable() && !script.shared.was_stuck() => Ok(script),
+            Err(error) => Err(error),
+            Ok(_) => Ok(script),
+        }
     }
 
     /// Runs it over one event. Blocks for as long as that takes, which is bounded.
@@ -217,13 +245,14 @@ impl Script {
 
     fn only(&self, task: Task) -> Outcome {
         let done = self.pool.run(&self.shared, vec![task]).pop();
-        done.map_or_else(|| Outcome::failed("it was not run"), |(_, outcome)| outcome)
+        done.map_or_else(|| Outcome::unavailable("it was not run"), |(_, outcome)| outcome)
     }
 }
 
 impl Outcome {
-    fn failed(text: &str) -> Self {
-        Self { returned: Err(ScriptError::new(text)), logs: Vec::new() }
+    fn unavailable(text: &str) -> Self {
+        let error = ScriptError { is_unavailable: true, ..ScriptError::new(text) };
+        Self { returned: Err(error), logs: Vec::new() }
     }
 }
 

@@ -38,9 +38,9 @@ fn declaration(exported: &str, body: &str) -> Result<(String, String), &'static 
     let rest = skip(body);
     let gap = &body[..body.len() - rest.len()];
     if let Some(after) = word(rest, "async")
-        && word(skip(after), "function").is_some()
+        && is_async(skip(after))
     {
-        return Err("must be a plain function: there is nothing to wait for");
+        return Err("must be a plain function, not an `async` one: there is nothing to wait for");
     }
     let Some(after) = word(rest, "function") else {
         return Ok((format!("{}{body}", padded(exported, "const $t=")), "$t".to_owned()));
@@ -57,6 +57,13 @@ fn declaration(exported: &str, body: &str) -> Result<(String, String), &'static 
     let end = name.find(|it: char| it.is_whitespace() || matches!(it, '(' | '/'));
     let own = name[..end.unwrap_or(name.len())].to_owned();
     Ok((format!("{}{body}", padded(exported, "")), own))
+}
+
+/// Whether what stands behind the word `async` makes it a function: `function`, `(a) => …`, `a => …`.
+/// A value of that name, as in `async;` or `async.f`, is followed by something else.
+fn is_async(after: &str) -> bool {
+    let is_name = |it: char| it.is_alphabetic() || it == '_' || it == '$';
+    after.starts_with('(') && after.contains("=>") || after.starts_with(is_name)
 }
 
 /// Other text in the place of this one, as long as it and with its line breaks, where there is room.
@@ -111,6 +118,17 @@ mod tests {
             assert!(wrapped.contains(&format!("return {name};")));
         }
         assert!(wrap("export default async function () {}", 0).is_err());
+        for text in [
+            "async (e) => e",
+            "async e => e",
+            "async\n(e, ctx) => { return e }",
+            "async function f() {}",
+            "async /* x */ function* () {}",
+        ] {
+            let error = wrap(&format!("export default {text}"), 0).unwrap_err();
+            assert!(error.contains("`async`"), "{text}: {error}");
+        }
+        assert!(wrap("export default asyncronous", 0).is_ok());
         assert!(wrap("export default function* () {}", 0).is_err());
         let none = "exportdefault; xexport default; export defaults; a.export default";
         assert!(candidates(none).is_empty());

@@ -2,22 +2,22 @@
 //!
 //! A script is stopped by its own engine when its work is used up. What no engine can stop, such as one
 //! call that compares megabytes with megabytes, is left behind: whoever waits goes on, the script
-//! counts as stuck, and its thread ends when that call does.
+//! counts as stuck, and its thread ends when that call does. `stuck` says when it is run again.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{Outcome, ScriptError, Shared, Task, engine::Engine};
+use super::{Outcome, ScriptError, Shared, Task, engine::Engine, stuck::Lost};
 
-/// Threads that may be left behind before no script runs any more.
-const MOST_LOST: usize = 8;
+/// So long after it was told to, a script may take to stop: it looks after each ten thousand calls.
+const GRACE: Duration = Duration::from_millis(250);
 /// Engines that a thread keeps warm.
 const MOST_ENGINES: usize = 64;
 /// The engine has its own limit, below it.
@@ -27,16 +27,25 @@ const STACK: usize = 4 * 1024 * 1024;
 #[derive(Default)]
 pub struct Pool {
     idle: Mutex<Vec<Worker>>,
-    lost: Arc<AtomicUsize>,
+    lost: Arc<Mutex<Lost>>,
 }
 
 /// Tells a thread that nobody waits for it any more.
 #[derive(Default)]
-pub struct Leash(AtomicBool);
+pub struct Leash {
+    is_cut: AtomicBool,
+    /// Whose script it was, once it is cut.
+    owner: Mutex<u128>,
+}
 
 impl Leash {
     pub fn is_cut(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_cut.load(Ordering::Acquire)
+    }
+
+    fn cut(&self, owner: u128) {
+        *lock(&self.owner) = owner;
+        self.is_cut.store(true, Ordering::Release);
     }
 }
 
@@ -49,16 +58,16 @@ struct Job {
 
 impl Job {
     fn done(&self) -> MutexGuard<'_, Vec<Outcome>> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.done)
     }
 
-    /// The events with their outcomes; `rest` for those that have none.
-    fn outcomes(self: Arc<Self>, rest: &str) -> Vec<(Task, Outcome)> {
-        let mut done = std::mem::take(&mut *self.done()).into_iter();
+    /// The events that have outcomes, with these, and the others.
+    fn split(self: Arc<Self>) -> (Vec<(Task, Outcome)>, Vec<Task>) {
+        let done = std::mem::take(&mut *self.done());
         // A thread that is left behind still has the events.
-        let tasks = Arc::try_unwrap(self).map_or_else(|job| job.tasks.clone(), |job| job.tasks);
-        let outcome = |task| (task, done.next().unwrap_or_else(|| Outcome::failed(rest)));
-        tasks.into_iter().map(outcome).collect()
+        let mut tasks = Arc::try_unwrap(self).map_or_else(|job| job.tasks.clone(), |job| job.tasks);
+        let rest = tasks.split_off(done.len().min(tasks.len()));
+        (tasks.into_iter().zip(done).collect(), rest)
     }
 }
 
@@ -70,39 +79,107 @@ struct Worker {
 }
 
 impl Pool {
-    /// Runs a script over events, in their order, and waits for each no longer than its patience.
-    pub(super) fn run(&self, script: &Arc<Shared>, tasks: Vec<Task>) -> Vec<(Task, Outcome)> {
-        const AGAIN: &str =
-            "it was stuck in one call before, and is not run again until it is changed";
-        let job = Arc::new(Job { script: script.clone(), tasks, done: Mutex::default() });
-        if script.is_stuck.load(Ordering::Relaxed) {
-            return job.outcomes(AGAIN);
-        }
-        if self.lost.load(Ordering::Relaxed) >= MOST_LOST {
-            return job.outcomes("too many scripts are stuck; none is run until they end");
-        }
-        let idle = self.lock().pop();
-        let Some(worker) = idle.or_else(|| Worker::start(self.lost.clone())) else {
-            return job.outcomes("there is no thread for it");
-        };
-        if worker.jobs.send(job.clone()).is_err() {
-            return job.outcomes("its engine ended");
-        }
-        if worker.has_ended(&job) {
-            self.lock().push(worker);
-            return job.outcomes("its engine ended");
-        }
-        script.is_stuck.store(true, Ordering::Relaxed);
-        self.lost.fetch_add(1, Ordering::Relaxed);
-        worker.leash.0.store(true, Ordering::Relaxed);
-        let stuck = "it takes too long, in one call that cannot be stopped";
-        job.done().push(Outcome::failed(stuck));
-        job.outcomes(AGAIN)
+    /// Threads that scripts hold on to in calls that cannot be stopped.
+    pub fn stuck(&self) -> usize {
+        lock(&self.lost).all()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Worker>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Runs a script over events, in their order, and waits for each no longer than its patience. Where
+    /// one is stuck, the others go on.
+    pub(super) fn run(&self, script: &Arc<Shared>, tasks: Vec<Task>) -> Vec<(Task, Outcome)> {
+        let (mut outcomes, mut rest) = (Vec::with_capacity(tasks.len()), tasks);
+        while !rest.is_empty() {
+            let ran = match self.refuses(script) {
+                None => self.run_until_stuck(script, std::mem::take(&mut rest)),
+                Some(reason) => Err((reason, std::mem::take(&mut rest))),
+            };
+            match ran {
+                Ok((done, open)) => {
+                    outcomes.extend(done);
+                    rest = open;
+                }
+                Err((reason, open)) => {
+                    outcomes.extend(open.into_iter().map(|it| (it, Outcome::unavailable(&reason))));
+                }
+            }
+        }
+        outcomes
     }
+
+    /// Why it is not run now.
+    fn refuses(&self, script: &Shared) -> Option<String> {
+        let now = Instant::now();
+        let (waits, is_suspect) = {
+            let stuck = lock(&script.stuck);
+            (stuck.waits(now), stuck.is_suspect(now))
+        };
+        if let Some(wait) = waits {
+            let seconds = wait.as_secs() + 1;
+            return Some(format!("it was stuck before, and is tried again in {seconds} s"));
+        }
+        lock(&self.lost).refuses(script.owner, is_suspect).map(str::to_owned)
+    }
+
+    /// The outcomes of the first events, of all unless one is stuck, and the events behind it. An error
+    /// says why none was run.
+    #[allow(clippy::type_complexity, reason = "outcomes, and what is left")]
+    fn run_until_stuck(
+        &self,
+        script: &Arc<Shared>,
+        tasks: Vec<Task>,
+    ) -> Result<(Vec<(Task, Outcome)>, Vec<Task>), (String, Vec<Task>)> {
+        let owner = script.owner;
+        let idle = lock(&self.idle).pop();
+        let Some(worker) = idle.or_else(|| Worker::start(self.lost.clone())) else {
+            return Err(("there is no thread for it".to_owned(), tasks));
+        };
+        let job = Arc::new(Job { script: script.clone(), tasks, done: Mutex::default() });
+        let is_sent = worker.jobs.send(job.clone()).is_ok();
+        if is_sent && worker.has_ended(&job, self.patience(script)) {
+            lock(&self.idle).push(worker);
+            return Ok(job.split());
+        }
+        if !is_sent {
+            let (_, tasks) = job.split();
+            return Err(("its engine ended".to_owned(), tasks));
+        }
+        // From here on the thread ends by itself as soon as it can, and takes itself off this list.
+        let stuck = {
+            let mut lost = lock(&self.lost);
+            lost.add(owner);
+            lost.all()
+        };
+        worker.leash.cut(owner);
+        if worker.ends.recv_timeout(GRACE).is_ok() {
+            job.done().push(Outcome::unavailable("it did not end in time"));
+            return Ok(job.split());
+        }
+        lock(&script.stuck).note(Instant::now());
+        metrics::counter!("tidegate_scripts_stuck_total").increment(1);
+        metrics::gauge!("tidegate_scripts_stuck").set(stuck as f64);
+        tracing::warn!(
+            threads = stuck,
+            "a script did not end and could not be stopped; its event becomes a dead letter"
+        );
+        let reason = "it did not end in time, and could not be stopped";
+        job.done().push(Outcome::unavailable(reason));
+        Ok(job.split())
+    }
+
+    /// How long one event may take. Where the owner has been waited for in vain already, others wait
+    /// less for its next.
+    fn patience(&self, script: &Shared) -> Duration {
+        const SHORTER: Duration = Duration::from_millis(300);
+        let longest = script.limits.patience();
+        match lock(&self.lost).of(script.owner) {
+            0 => longest,
+            _ => longest.min(SHORTER.max(script.limits.time * 4)),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What comes within a few microseconds, which is what a script takes over one event, and what most
@@ -117,7 +194,7 @@ fn soon<T>(from: &Receiver<T>) -> Option<T> {
 }
 
 impl Worker {
-    fn start(lost: Arc<AtomicUsize>) -> Option<Self> {
+    fn start(lost: Arc<Mutex<Lost>>) -> Option<Self> {
         let (jobs, queue) = sync_channel::<Arc<Job>>(1);
         let (ended, ends) = sync_channel(1);
         let leash = Arc::new(Leash::default());
@@ -140,7 +217,9 @@ impl Worker {
                 }
             }
             if own.is_cut() {
-                lost.fetch_sub(1, Ordering::Relaxed);
+                let mut lost = lock(&lost);
+                lost.remove(*lock(&own.owner));
+                metrics::gauge!("tidegate_scripts_stuck").set(lost.all() as f64);
             }
         };
         thread.spawn(work).ok()?;
@@ -148,8 +227,7 @@ impl Worker {
     }
 
     /// Waits for the end of the job; `false`: it does not get on.
-    fn has_ended(&self, job: &Job) -> bool {
-        let patience = job.script.limits.patience();
+    fn has_ended(&self, job: &Job, patience: Duration) -> bool {
         if job.tasks.len() == 1 && soon(&self.ends).is_some() {
             return true;
         }

@@ -4,13 +4,14 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -26,7 +27,22 @@ const REQUEST: u8 = 2;
 /// What the connection does at the moment. The stream sees bytes, the service sees requests; both
 /// must speak to know whether a timer runs and which.
 #[derive(Clone)]
-pub struct Phase(Arc<AtomicU8>);
+pub struct Phase(Arc<Shared>);
+
+struct Shared {
+    phase: AtomicU8,
+    /// Since when the client has been waited for in this phase, in milliseconds of [`now`].
+    since: AtomicU64,
+    /// Somebody else needs the place.
+    must_go: AtomicBool,
+    task: AtomicWaker,
+}
+
+/// Milliseconds since this was first asked.
+fn now() -> u64 {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGUN.elapsed().as_millis() as u64
+}
 
 /// While it lives, a request is being answered.
 pub struct Busy(Phase);
@@ -34,7 +50,34 @@ pub struct Busy(Phase);
 impl Phase {
     /// A new connection owes us a header at once.
     pub fn new() -> Self {
-        Self(Arc::new(AtomicU8::new(HEADER)))
+        Self(Arc::new(Shared {
+            phase: AtomicU8::new(HEADER),
+            since: AtomicU64::new(now()),
+            must_go: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        }))
+    }
+
+    /// How long the client has been waited for. `None`: it is being answered.
+    pub fn waits(&self) -> Option<Duration> {
+        let waited = now().saturating_sub(self.0.since.load(Ordering::Relaxed));
+        (self.get() != REQUEST).then(|| Duration::from_millis(waited))
+    }
+
+    /// Ends the connection, unless a request comes sooner.
+    pub fn let_go(&self) {
+        self.0.must_go.store(true, Ordering::Release);
+        self.0.task.wake();
+    }
+
+    /// Whether the connection should end now. The task is woken when that changes.
+    pub fn must_go(&self, context: &Context<'_>) -> bool {
+        self.0.task.register(context.waker());
+        self.is_let_go()
+    }
+
+    pub fn is_let_go(&self) -> bool {
+        self.0.must_go.load(Ordering::Acquire) && self.get() != REQUEST
     }
 
     pub fn begin_request(&self) -> Busy {
@@ -44,16 +87,18 @@ impl Phase {
 
     // One task drives a connection, stream and service alike, so there is nothing to order.
     fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
+        self.0.phase.load(Ordering::Relaxed)
     }
 
     fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::Relaxed);
+        self.0.phase.store(phase, Ordering::Relaxed);
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        // The answer may still be on its way out.
+        self.0.0.since.store(now(), Ordering::Relaxed);
         self.0.set(IDLE);
     }
 }
@@ -129,6 +174,7 @@ impl AsyncRead for WatchedStream {
                     let timeout = if is_idle { this.idle_timeout } else { this.header_timeout };
                     this.watched = phase;
                     this.read_deadline = Instant::now() + timeout;
+                    this.phase.0.since.store(now(), Ordering::Relaxed);
                 }
                 ready!(this.read_timer.poll(context, this.read_deadline));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

@@ -3,13 +3,27 @@
 //! `axum::serve` installs no timer, so that a client which sends half a header holds its connection
 //! for ever. Nothing here is held for ever: each phase of a connection has a limit.
 
+pub mod budget;
 mod body;
 mod connection;
 mod limits;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use axum::{Router, body::Body, extract::ConnectInfo, http::Request, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderValue, Request, Version, header},
+    response::Response,
+};
 use http_body_util::Either;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,7 +38,7 @@ pub use self::body::{AnswerBody, PacedBody};
 use self::{
     body::ReportingBody,
     connection::{Phase, WatchedStream},
-    limits::{Admission, Slots},
+    limits::{Admission, Slot, Slots},
 };
 use crate::problem::{Kind, Problem};
 
@@ -45,10 +59,15 @@ pub struct Options {
     /// How long a client may leave a response unread.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
-    /// Connections at once. Without it: 80 % of the files that the process may open.
+    /// Connections at once. Without it: about half of the files that the process may open. When there are
+    /// more, the one that has been idle for the longest is closed for a new one.
     pub connections: Option<usize>,
-    /// Connections at once from one address. Without it: no limit but the one above.
+    /// Connections at once from one address, unless that is this machine's or in `free_addresses`. Without it:
+    /// half of all connections.
     pub connections_per_ip: Option<usize>,
+    /// Addresses that stand for many callers, and have no limit of their own: those of trusted proxies.
+    #[serde(skip)]
+    pub free_addresses: Vec<IpAddr>,
     /// Bytes of a request's line and header, at least 8192. A request has at most 100 header fields.
     pub header_bytes: usize,
     /// Bytes of a request's path and query.
@@ -68,6 +87,7 @@ impl Default for Options {
             write_timeout: Duration::from_secs(30),
             connections: None,
             connections_per_ip: None,
+            free_addresses: Vec::new(),
             header_bytes: 32 * 1024,
             url_bytes: 8 * 1024,
             drain: Duration::from_secs(15),
@@ -130,7 +150,8 @@ pub async fn serve<A: Answers>(
         .header_read_timeout(None)
         .max_buf_size(options.header_bytes.max(LEAST_HEADER_BYTES))
         .max_header_size(options.header_bytes);
-    let slots = Slots::new(options.connections, options.connections_per_ip);
+    let slots =
+        Slots::new(options.connections, options.connections_per_ip, &options.free_addresses);
     let server = Arc::new(Server { answers, http, options });
     let (stopping, stopped) = watch::channel(Stop::NotYet);
 
@@ -143,10 +164,15 @@ pub async fn serve<A: Answers>(
         match accepted {
             Ok((stream, peer)) => match slots.admit(peer.ip()) {
                 Admission::Admitted(slot) => {
-                    let connection = server.clone().run(stream, peer, stopped.clone());
+                    tokio::spawn(server.clone().run(stream, peer, stopped.clone(), slot));
+                }
+                Admission::Soon(waiting) => {
+                    let (server, stopped) = (server.clone(), stopped.clone());
                     tokio::spawn(async move {
-                        let _slot = slot;
-                        connection.await;
+                        match waiting.place().await {
+                            Ok(slot) => server.run(stream, peer, stopped, slot).await,
+                            Err(linger) => limits::refuse(stream, Some(linger)),
+                        }
                     });
                 }
                 Admission::Refused(linger) => limits::refuse(stream, linger),
@@ -187,10 +213,11 @@ impl<A: Answers> Server<A> {
         stream: TcpStream,
         peer: SocketAddr,
         mut stop: watch::Receiver<Stop>,
+        slot: Slot,
     ) {
         // Without it, a small response may wait 40 ms for an acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
-        let phase = Phase::new();
+        let phase = slot.phase.clone();
         let stream = WatchedStream::new(stream, phase.clone(), &self.options);
         let service = service_fn(|request| self.answer(request, peer, phase.clone()));
         let mut connection =
@@ -212,10 +239,13 @@ impl<A: Answers> Server<A> {
                 }
                 if !is_listening || stopping.has_changed().unwrap_or(true) {
                     is_listening = true;
+                    if phase.must_go(context) {
+                        return Poll::Ready(Some(Ok(())));
+                    }
                     // It fails when the accept loop is gone without a word: the process is ending.
                     return changed.as_mut().poll(context).map(|it| it.err().map(|_| Ok(())));
                 }
-                Poll::Pending
+                if phase.is_let_go() { Poll::Ready(Some(Ok(()))) } else { Poll::Pending }
             });
             match ended.await {
                 None => stopping.mark_unchanged(),
@@ -236,13 +266,32 @@ impl<A: Answers> Server<A> {
     ) -> Result<Response<ReportingBody>, std::convert::Infallible> {
         let busy = phase.begin_request();
         let url_bytes = request.uri().path_and_query().map_or(0, |it| it.as_str().len());
-        let response = if url_bytes > self.options.url_bytes {
+        let refused = |problem| Response::from(problem).map(Either::Right);
+        let mut response = if url_bytes > self.options.url_bytes {
             let detail = format!("a URL has at most {} bytes here", self.options.url_bytes);
-            Response::from(Problem::new(Kind::UrlTooLong).detail(detail)).map(Either::Right)
+            refused(Problem::new(Kind::UrlTooLong).detail(detail))
+        } else if let Some(found) = without_host(&request) {
+            let rule = "must be there once (RFC 9112 §3.2)";
+            refused(Problem::invalid_field("header:host", rule, found))
         } else {
             let request = request.map(|body| PacedBody::new(body, &self.options));
             self.answers.answer(request, peer).await
         };
+        // Whatever an answer holds, a browser takes it for what it says it is.
+        const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
         Ok(response.map(|body| ReportingBody::new(body, busy)))
+    }
+}
+
+/// What is wrong with the header `Host`: two hops that read two of them differently could be played off
+/// against each other.
+fn without_host(request: &Request<Incoming>) -> Option<&'static str> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), None) => None,
+        (Some(_), Some(_)) => Some("two"),
+        (None, _) if request.version() < Version::HTTP_11 => None,
+        (None, _) => Some("nothing"),
     }
 }

@@ -1,5 +1,7 @@
 //! What can go wrong between us and a database.
 
+use std::fmt;
+
 use crate::model::DeliverySeq;
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -16,6 +18,9 @@ pub enum StoreError {
     /// A row does not mean what we wrote there.
     #[error("the store holds a damaged {what}")]
     Damaged { what: &'static str },
+    /// A file of the folder is missing or damaged, and something is lost without it. Nothing was changed.
+    #[error("{0}")]
+    Incomplete(Box<Loss>),
     /// The files were written by a newer version, which this one must not touch.
     #[error(
         "the store has schema version {found}, and this program knows versions up to {known}: run a newer tidegate"
@@ -35,4 +40,27 @@ pub enum StoreError {
     Unfinished,
     #[error("the store is closed")]
     Closed,
+}
+
+/// What a folder lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Within the folder.
+    pub file: String,
+    /// `is missing`, `is damaged at byte 4096`.
+    pub found: String,
+    /// What goes with it.
+    pub lost: String,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}; without it, {}", self.file, self.found, self.lost)
+    }
+}
+
+impl From<Loss> for StoreError {
+    fn from(loss: Loss) -> Self {
+        Self::Incomplete(Box::new(loss))
+    }
 }

@@ -21,15 +21,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use self::{
-    error::{Result, StoreError},
+    error::{Loss, Result, StoreError},
     registry::{Change, Document, Registry, Revised, Turn},
 };
 
 use crate::model::{
     Altered, Class, Counted, DeliveryId, DeliverySeq, DeliveryState, DestinationId, Ended, Entry,
     Event, EventId, EventSeq, IdempotencyKey, Message, Name, NewEvent, Owed, Pattern, Person,
-    PipelineId, Place, Plan, ProjectId, RawJson, Remembered, ReplayId, Selection, Skipped,
-    SourceId, Standing,
+    PipelineId, Place, Plan, PlannedDelivery, ProjectId, RawJson, Remembered, ReplayId, Selection,
+    Skipped, SourceId, Standing,
 };
 
 pub use self::cluster::{
@@ -46,8 +46,8 @@ pub use self::cluster::{
 pub trait Store: Send + Sync {
     // Ingest.
 
-    /// Accepts events, in this order, each once for its (project, key): the answers stand in the
-    /// order of the events. Fails whole, with nothing kept. The accepted ones are hinted to the
+    /// Accepts events, in this order, each once for its (project, key), and once for its (project, id) where it
+    /// brings one, whoever gave that to the first event. The answers stand in the order of the events. Fails whole, with nothing kept. The accepted ones are hinted to the
     /// pipeline in their order of acceptance.
     async fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>>;
 
@@ -285,11 +285,12 @@ pub struct Waiting {
 #[derive(Clone, Debug)]
 pub enum Appended {
     New(Arc<Event>),
-    /// The key was seen before. `same_body` is `None` when the first event is so old that it is
-    /// forgotten; then `id` is still the first event's.
+    /// The key or the id was seen before. The others are `None` when the first event is so old that it is
+    /// forgotten, and `same_body` also when it is erased; `id` is the first event's all the same.
     Duplicate {
         id: EventId,
         same_body: Option<bool>,
+        same_type: Option<bool>,
     },
 }
 
@@ -360,8 +361,12 @@ pub struct ReplayItem {
     pub event: EventSeq,
     pub destination: DestinationId,
     pub place: Place,
-    /// The delivery to repeat, whose copy and pipeline it takes over. `None`: the bare event.
+    /// The delivery to repeat, whose copy and pipeline it takes over. `None`: the bare event. One that is dead
+    /// or expired is a dead letter no more, and so are those that are as it is; one that was replayed already is
+    /// left out.
     pub like: Option<DeliverySeq>,
+    /// What it carries instead: what today's pipelines made of the event.
+    pub anew: Option<PlannedDelivery>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -405,6 +410,9 @@ pub struct DeliveryRecord {
     pub pipeline_version: u32,
     pub replay: Option<ReplayId>,
     pub state: DeliveryState,
+    /// Dead or expired, and delivered anew since: the ordinal of the delivery that took its place. It is no
+    /// dead letter any more.
+    pub replayed_as: Option<u16>,
     pub attempts: u16,
     pub due: Option<Timestamp>,
     pub copy: Option<Arc<Altered>>,

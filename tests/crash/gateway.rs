@@ -85,6 +85,10 @@ impl Gateway {
         panic!("the gateway does not become ready; it said: …{}", &log[tail..]);
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal to it: `STOP`, `CONT`, `TERM`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();

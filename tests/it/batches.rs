@@ -18,7 +18,7 @@ use tidegate::{
     dispatch::Options,
     model::{
         Batch, Class, DeliveryState, Destination, DestinationId, Ended, EntryKind, Lane, Message,
-        Outcome, Owed, Place, Policy, Profile, Retry,
+        Outcome, Owed, Place, Policy, Profile, Retry, RetryOn,
     },
 };
 
@@ -218,6 +218,32 @@ async fn a_batch_that_is_too_large_is_sent_in_halves_and_uses_no_attempt() {
     assert_eq!(reason, "413; 8 in one request are too many: in halves");
     let EntryKind::Attempt { outcome, .. } = &first.entries[2].kind else { panic!("{first:?}") };
     assert_eq!(outcome.reason, "200; one of 2 in its request");
+}
+
+#[tokio::test]
+async fn one_refused_message_takes_no_others_of_its_batch_with_it() {
+    let recorder = Recorder::new(together, |_, them| if them.contains(&5) { 422 } else { 200 });
+    let bench = bench(&recorder).await;
+    for retry_on in [RetryOn::ServerErrors, RetryOn::All] {
+        let mut destination = batched(Batch { linger: Duration::ZERO, ..batch(8) });
+        destination.policy.retry_on = retry_on;
+        destination.version = if retry_on == RetryOn::All { 2 } else { 1 };
+        bench.put(destination).await;
+        let owed = bench.owe(8, anywhere).await;
+        bench.idle().await;
+        while bench.owed().await > 0 {
+            bench.next().await;
+        }
+
+        // All but the one were delivered, whatever is retried; it used no more attempts than its own.
+        for (place, owed) in owed.iter().enumerate() {
+            let record = record(&bench, owed).await;
+            let expected = if place == 5 { DeliveryState::Dead } else { DeliveryState::Delivered };
+            assert_eq!(record.state, expected, "{place} {retry_on:?}");
+            assert!(record.attempts <= if retry_on == RetryOn::All { 4 } else { 1 }, "{record:?}");
+        }
+    }
+    assert_eq!(recorder.sizes()[..7], [8, 4, 4, 2, 2, 1, 1]);
 }
 
 #[tokio::test]

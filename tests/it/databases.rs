@@ -16,7 +16,7 @@ struct World {
 }
 
 const STEP: &str = "{ enrich.entity: { table: users, key: payload.user_id, into: user, \
-                    follow: [account.plan] } }";
+                    follow: [account.plan], with_key: true } }";
 
 impl World {
     async fn new(lookups: &str, steps: &str) -> Self {
@@ -139,7 +139,7 @@ async fn a_query_reads_and_whatever_goes_wrong_is_an_answer() {
             &elsewhere,
             "SELECT $1 AS key",
             "failed",
-            "the endpoint's address is not allowed: it is in a private network",
+            "the endpoint's address is not allowed: it is none that this gateway may speak to; its log says more",
         ),
         (&missing, "SELECT $1 AS key", "failed", "the server has no such database"),
         (

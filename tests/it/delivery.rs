@@ -93,6 +93,13 @@ async fn a_delivery_that_nobody_accepts_becomes_a_dead_letter_that_a_replay_brin
     let received = sink.received();
     assert_eq!(received[3].header("webhook-id"), event.to_string());
     assert_eq!(received[3].body, received[0].body);
+    // It is a dead letter no more, and says what took its place.
+    let dead = gateway.get("/api/v1/dead-letters").await.body;
+    assert_eq!(dead["data"], json!([]));
+    let record = gateway.get(&format!("/api/v1/events/{event}")).await.body;
+    assert_eq!(record["deliveries"][0]["replayed_as"], record["deliveries"][1]["id"]);
+    let dry = json!({ "selection": selection, "dry_run": true });
+    assert_eq!(gateway.post("/api/v1/replays", dry).await.body["total"], 0);
 }
 
 #[tokio::test]

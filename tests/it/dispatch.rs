@@ -73,6 +73,7 @@ impl Bench {
             tail: Tail::default(),
             shares: None,
             stop: stopped,
+            set_back: jiff::SignedDuration::ZERO,
             options,
         });
         let task = tokio::spawn(runner.run());

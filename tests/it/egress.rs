@@ -150,6 +150,31 @@ async fn our_own_listener_is_denied_although_its_network_is_allowed() {
     assert!(sink.received().is_empty());
 }
 
+#[tokio::test]
+async fn an_unspecified_address_does_not_lead_to_our_own_listener() {
+    let sink = Sink::new().await;
+    let allow_nets = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    let lab = Lab::with(Options { allow_nets, ..Options::default() }, system());
+    // Given the default: we listen on 127.0.0.1, and everything is allowed
+    lab.egress.protect(sink.address());
+    for host in ["0.0.0.0", "127.0.0.1", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]"] {
+        let url = format!("http://{host}:{}/", sink.address().port());
+        let outcome = lab.attempt(&url, SOON).await;
+        assert_eq!(outcome.class, Class::Denied, "{host}: {}", outcome.reason);
+    }
+    assert!(sink.received().is_empty());
+}
+
+#[tokio::test]
+async fn every_address_of_a_name_is_tried() {
+    let sink = Sink::new().await;
+    let many: Vec<String> = (0..20).map(|it| format!("127.0.1.{it}")).collect();
+    let addresses = format!("{} 127.0.0.1", many.join(" "));
+    let lab = Lab::with(lab_options(), ScriptedResolver::answering(&[&addresses]));
+    let url = format!("http://many.example:{}/", sink.address().port());
+    assert_eq!(lab.attempt(&url, SOON).await.class, Class::Accepted);
+}
+
 /// On a machine that has no address but loopback there is nothing to show.
 #[tokio::test]
 async fn our_own_listener_is_denied_through_every_address_of_this_machine() {

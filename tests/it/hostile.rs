@@ -80,7 +80,10 @@ async fn an_answer_without_measure_is_cut_off() {
         ),
     ] {
         let (outcome, chaos) = attempt([vec![Step::Read], script].concat(), AMPLE).await;
-        assert_eq!(outcome.class, Class::Broken, "{name}: {}", outcome.reason);
+        // What stands behind a status does not take it back; where there is none, nothing was answered.
+        let has_status = !name.contains("informational");
+        let expected = if has_status { Class::Accepted } else { Class::Broken };
+        assert_eq!(outcome.class, expected, "{name}: {}", outcome.reason);
         assert!(outcome.duration < AMPLE, "{name}");
         // What was written above our limit sat in the buffers of two sockets.
         assert!(chaos.written() < 32 << 20, "{name}: {} bytes", chaos.written());
@@ -139,18 +142,6 @@ async fn what_is_not_http_is_broken() {
         ("HTTP/0.9", vec![Step::Read, write("<html>hello</html>\r\n"), Step::Hang]),
         ("HTTP/2", vec![Step::Read, write(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"), Step::Hang]),
         ("TLS", vec![Step::Read, write(b"\x15\x03\x01\x00\x02\x02\x46"), Step::Hang]),
-        (
-            "two lengths",
-            vec![
-                Step::Read,
-                write("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab"),
-                Step::Hang,
-            ],
-        ),
-        (
-            "a length that is no number",
-            vec![Step::Read, write("HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), Step::Hang],
-        ),
     ] {
         let (outcome, _) = attempt(script, AMPLE).await;
         assert_eq!(outcome.class, Class::Broken, "{name}: {}", outcome.reason);

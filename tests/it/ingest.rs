@@ -89,7 +89,7 @@ async fn the_same_key_is_the_same_event_and_another_body_is_told() {
     let again = sender.post("/api/v1/events", &event(1)).await.expect(200).json();
     assert_eq!(
         again,
-        json!({"id": first, "accepted": false, "duplicate": true, "same_body": true})
+        json!({"id": first, "accepted": false, "duplicate": true, "same_body": true, "same_type": true})
     );
 
     let other = sender.post("/api/v1/events", &event(2)).await.expect(200).json();

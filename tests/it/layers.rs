@@ -48,7 +48,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "app",
         "model clock hint tail crypto store catalog gate pipeline replay destinations enrich probe \
-         dispatch deletions resources ingest api dashboard server telemetry cluster config",
+         dispatch deletions resources ingest api dashboard server telemetry cluster config derived",
     ),
     (
         "cli",

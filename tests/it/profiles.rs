@@ -110,6 +110,8 @@ fn overrides() -> Vec<(&'static str, Value)> {
         ("verify", json!([true, false])),
         ("whole_answer", json!([true, false])),
         ("integration", json!([false, "Webhooks", "My hooks"])),
+        ("on_gone", json!(["disable", "dead", "retry"])),
+        ("retry_after_at_most", json!(["1h", "5m"])),
         ("ordering", json!(["none", "fifo", {"key": "payload.user_id"}])),
         (
             "retry",
@@ -325,7 +327,7 @@ async fn a_generated_secret_fits_its_scheme_and_a_given_one_is_kept_as_it_is() {
     for profile in Profile::ALL {
         let word = json!(profile).as_str().unwrap().to_owned();
         let bench = Bench::new().await;
-        let plain = made(&bench, &hook(&word, json!({}))).await;
+        let plain = made(&bench, &hook(&word, json!({"signed": true}))).await;
         let key = &webhook(&plain).signing_keys[0];
         let secret = opened(&bench, &plain, &key.secret, Field::SigningKey);
         assert_eq!(secret.expose().starts_with("whsec_"), profile == Profile::Standard, "{word}");

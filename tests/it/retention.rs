@@ -295,7 +295,7 @@ async fn check_keys(world: &World, of: impl Iterator<Item = &Told>) {
         let appended = world.store.append(vec![again]).await.unwrap();
         let is_known = matches!(
             appended[0],
-            Appended::Duplicate { id: first, same_body: None } if first == event.id
+            Appended::Duplicate { id: first, same_body: None, .. } if first == event.id
         );
         assert!(is_known, "{appended:?}");
     }

@@ -156,8 +156,8 @@ async fn headers_and_urls_have_a_size() {
         (format!("GET /?{} HTTP/1.1\r\nhost: a\r\n", "q".repeat(8190)), "HTTP/1.1 200"),
         (format!("GET /?{} HTTP/1.1\r\nhost: a\r\n", "q".repeat(8191)), "HTTP/1.1 414"),
         (format!("GET / HTTP/1.1\r\nhost: a\r\n{many}"), "HTTP/1.1 431"),
-        (format!("GET / HTTP/1.1\r\nx: {}\r\n", "y".repeat(31_000)), "HTTP/1.1 200"),
-        (format!("GET / HTTP/1.1\r\nx: {}\r\n", "y".repeat(40_000)), "HTTP/1.1 431"),
+        (format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n", "y".repeat(31_000)), "HTTP/1.1 200"),
+        (format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n", "y".repeat(40_000)), "HTTP/1.1 431"),
     ] {
         let mut stream = served.connect().await;
         let request = format!("{request}connection: close\r\n\r\n");

@@ -220,7 +220,7 @@ async fn answers_as_before(
     // Keys count on, also those of events that are forgotten
     for (event, id) in gone {
         let answer = store.append(vec![event]).await.unwrap().remove(0);
-        assert!(matches!(answer, Appended::Duplicate { id: it, same_body: None } if it == id));
+        assert!(matches!(answer, Appended::Duplicate { id: it, same_body: None, .. } if it == id));
     }
     for told in world.events.values().filter(|it| it.event.key.is_some()).take(30) {
         let key = told.event.key.as_ref().unwrap();
@@ -228,7 +228,7 @@ async fn answers_as_before(
         let answer = store.append(vec![again]).await.unwrap().remove(0);
         let id = told.event.id;
         assert!(
-            matches!(answer, Appended::Duplicate { id: it, same_body: Some(true) } if it == id)
+            matches!(answer, Appended::Duplicate { id: it, same_body: Some(true), .. } if it == id)
         );
     }
     // The pipelines go on behind the last plan, with what is there and what is new
@@ -343,9 +343,9 @@ async fn what_was_erased_stays_so_and_its_key_counts() {
     assert!(store.messages(&[record.deliveries[0].seq]).await.unwrap().is_empty());
     let again = store.append(offered).await.unwrap();
     let id = |at: usize| events[at].id;
-    assert!(matches!(again[0], Appended::Duplicate { id: it, same_body: None } if it == id(0)));
+    assert!(matches!(again[0], Appended::Duplicate { id: it, same_body: None, .. } if it == id(0)));
     assert!(
-        matches!(again[1], Appended::Duplicate { id: it, same_body: Some(true) } if it == id(1))
+        matches!(again[1], Appended::Duplicate { id: it, same_body: Some(true), .. } if it == id(1))
     );
 }
 

@@ -17,8 +17,9 @@ export type Payload<Events extends object, Type extends string> = Type extends k
 
 export interface IngestOptions {
   /**
-   * Makes two events one, for ever, in the project. Without it, each call is an event of its own, which
-   * is kept once all the same, however often it must be sent.
+   * Makes two events one, for ever, in the project, whatever their types are: so name the event and the thing
+   * that it happened to, such as `signup:${user.id}`, and never the user alone. Without it, each call is an
+   * event of its own, which is kept once all the same, however often it must be sent.
    */
   idempotencyKey?: string | undefined;
   /** When it happened. Without it: now. */

@@ -10,6 +10,8 @@ export interface Receipt {
   duplicate: boolean;
   /** Of a duplicate: whether the first event's payload is the same; `null` when that is no longer known. */
   sameBody?: boolean | null;
+  /** Of a duplicate: whether the first event has the same type; `null` when that is no longer known. */
+  sameType?: boolean | null;
   /** The event's user is to be forgotten, so nothing was kept. */
   suppressed?: true;
 }
@@ -42,7 +44,8 @@ export class Entry {
     if (result.status === "suppressed") {
       this.#resolve({ id: null, duplicate: false, suppressed: true });
     } else if (result.status === "duplicate" && result.id !== this.id) {
-      this.#resolve({ id: result.id, duplicate: true, sameBody: result.same_body });
+      const { id, same_body: sameBody, same_type: sameType } = result;
+      this.#resolve({ id, duplicate: true, sameBody, ...(sameType === undefined ? {} : { sameType }) });
     } else {
       // A duplicate of itself: an earlier try was kept, and its answer was lost.
       this.#resolve({ id: result.id, duplicate: false });

@@ -17,7 +17,8 @@ export interface Target {
 /** What became of one event of a request. */
 export type Result =
   | { status: "accepted"; id: string }
-  | { status: "duplicate"; id: string; same_body: boolean | null }
+  /** A gateway of an older version says nothing of the type. */
+  | { status: "duplicate"; id: string; same_body: boolean | null; same_type?: boolean | null }
   | { status: "rejected"; errors: readonly FieldError[] }
   | { status: "suppressed" };
 

@@ -37,7 +37,9 @@ test("an event is posted as the API has it, and the promise says what became of 
   assert.match(id, /^evt_0[0-7][0-9a-hjkmnp-tv-z]{24}$/);
   assert.deepEqual(receipt, { id, duplicate: false });
   const again = await client.ingest("user.signed_up", { plan: "pro" }, { idempotencyKey: "u-1" });
-  assert.deepEqual(again, { id, duplicate: true, sameBody: true });
+  assert.deepEqual(again, { id, duplicate: true, sameBody: true, sameType: true });
+  const other = await client.ingest("user.deleted", { plan: "pro" }, { idempotencyKey: "u-1" });
+  assert.deepEqual(other, { id, duplicate: true, sameBody: true, sameType: false });
 });
 
 test("what is ingested together shares a request, in order", async (t) => {

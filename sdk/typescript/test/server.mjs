@@ -33,7 +33,10 @@ export async function gateway(behave = () => undefined) {
 function keep(kept, event) {
   const key = event.idempotency_key ?? event.id;
   const first = kept.get(key);
-  if (first) return { status: "duplicate", id: first.id, same_body: true };
+  if (first) {
+    const same_body = JSON.stringify(first.payload) === JSON.stringify(event.payload);
+    return { status: "duplicate", id: first.id, same_body, same_type: first.type === event.type };
+  }
   kept.set(key, event);
   return { status: "accepted", id: event.id };
 }

@@ -4,6 +4,7 @@ use axum::{
     Json,
     extract::{Path, State},
     http::StatusCode,
+    response::Response,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -249,7 +250,8 @@ pub async fn put_destination(
 
 /// Delete a destination
 ///
-/// What is still owed to it is cancelled. One that a pipeline routes to cannot be deleted.
+/// What is still owed to it is cancelled; the header `tidegate-cancelled-deliveries` says how much that was. One
+/// that a pipeline routes to cannot be deleted.
 #[utoipa::path(
     delete,
     path = "/api/v1/destinations/{destination}",
@@ -264,9 +266,12 @@ pub async fn delete_destination(
     State(api): State<Api>,
     access: Access<Administer>,
     Path(destination): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
+    let found =
+        find::<Destination>(access.session.catalog(), access.project, &destination)?.clone();
+    let owed = super::deleted::owed(&api).await?.get(&found.id).copied().unwrap_or(0);
     delete::<Destination>(&api, access.project, &destination).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(super::deleted::gone("destination", found.name.as_str(), owed))
 }
 
 /// Changes one destination by a rule, or says why not.

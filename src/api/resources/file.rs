@@ -6,19 +6,24 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::pipelines::is_confirmed;
+use super::{
+    deleted::{Owed, owed},
+    destinations::signing_keys,
+    pipelines::is_confirmed,
+};
 
 use crate::{
     api::{
         Api,
         request::{Access, Administer, Anywhere, Body, Query, Read},
     },
-    catalog::Catalog,
+    catalog::{Catalog, Edit, Resource},
+    crypto::{Context, Field},
     problem::{Kind, Problem},
-    resources::{self, Difference, FailingTests, File},
+    resources::{self, Action, Difference, FailingTests, File, ResourceChange},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -43,6 +48,41 @@ pub struct FileRequest {
     /// Resources that the file does not name are deleted.
     #[serde(default)]
     prune: bool,
+}
+
+/// What was changed, and the secrets that were made on the way.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Applied {
+    #[serde(flatten)]
+    difference: Difference,
+    /// The signing secrets of new destinations for which the file gives none. Only this answer shows them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    new_secrets: Vec<NewSecret>,
+}
+
+/// A signing secret that was made for a destination.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct NewSecret {
+    destination: String,
+    secret: String,
+}
+
+/// The secrets of destinations that these edits make, and for which the file has none.
+fn new_secrets(api: &Api, file: &File, catalog: &Catalog, edits: &[Edit]) -> Vec<NewSecret> {
+    let made = edits.iter().filter_map(|edit| match edit {
+        Edit::Put(Resource::Destination(it)) if !catalog.destinations.contains_key(&it.id) => {
+            Some(it)
+        }
+        _ => None,
+    });
+    made.filter(|it| !file.has_secret(it.name.as_str()))
+        .filter_map(|it| {
+            let context = Context::of_destination(it.project, it.id, Field::SigningKey);
+            let secret = api.vault.open(&signing_keys(it).first()?.secret, &context).ok()?;
+            Some(NewSecret { destination: it.name.to_string(), secret: secret.expose().to_owned() })
+        })
+        .collect()
 }
 
 /// Reads the file. A server reads no environment for its callers: `${NAME}` is theirs to fill in.
@@ -101,7 +141,24 @@ pub async fn plan_file(
     let (file, prune) = read(&query, &headers, &body)?;
     let catalog = api.registrar.current();
     check_project(&access, &file, &catalog)?;
-    Ok(Json(resources::plan(&file, &catalog, api.means(&access.session.caller), prune)?.difference))
+    let means = api.means(&access.session.caller);
+    let mut difference = resources::plan(&file, &catalog, means, prune)?.difference;
+    count_cancelled(&owed(&api).await?, &file, &catalog, &mut difference);
+    Ok(Json(difference))
+}
+
+/// Notes how much is still owed to destinations that are deleted.
+fn count_cancelled(owed: &Owed, file: &File, catalog: &Catalog, difference: &mut Difference) {
+    let Some(project) = catalog.project_named(file.project().as_str()).map(|it| it.id) else {
+        return;
+    };
+    let is_gone =
+        |it: &&mut ResourceChange| it.action == Action::Delete && it.kind == "destination";
+    for change in difference.changes.iter_mut().filter(is_gone) {
+        if let Some(it) = catalog.destination_named(project, &change.name) {
+            change.cancels = Some(owed.get(&it.id).copied().unwrap_or(0));
+        }
+    }
 }
 
 /// Make the resources what a file says
@@ -115,7 +172,7 @@ pub async fn plan_file(
     params(FileQuery),
     request_body(content((FileRequest = "application/json"), (String = "application/yaml"))),
     responses(
-        (status = 200, description = "What was changed", body = Difference),
+        (status = 200, description = "What was changed", body = Applied),
         (status = "4XX", response = Problem),
     )
 )]
@@ -125,7 +182,7 @@ pub async fn apply_file(
     Query(query): Query<FileQuery>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Difference>, Problem> {
+) -> Result<Json<Applied>, Problem> {
     let is_confirmed = is_confirmed(query.confirm.as_deref())?;
     let (file, prune) = read(&query, &headers, &body)?;
     let means = api.means(&access.session.caller);
@@ -136,9 +193,14 @@ pub async fn apply_file(
         if !failing.is_empty() && !is_confirmed {
             return Err(FailingTests(failing.clone()).into());
         }
-        Ok::<_, Problem>((planned.edits, planned.difference))
+        let new_secrets = new_secrets(&api, &file, catalog, &planned.edits);
+        Ok::<_, Problem>((planned.edits, Applied { difference: planned.difference, new_secrets }))
     };
-    Ok(Json(api.registrar.edit(decide).await?))
+    // How much is owed is told as it was before.
+    let (before, owed) = (api.registrar.current(), owed(&api).await?);
+    let mut applied = api.registrar.edit(decide).await?;
+    count_cancelled(&owed, &file, &before, &mut applied.difference);
+    Ok(Json(applied))
 }
 
 /// Get the project's resources as a file

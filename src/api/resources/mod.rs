@@ -43,6 +43,7 @@ pub mod rotation;
 pub mod trial;
 pub mod verify;
 pub mod file;
+mod deleted;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -4,6 +4,7 @@ use axum::{
     Json,
     extract::{Path, State},
     http::StatusCode,
+    response::Response,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -165,7 +166,8 @@ pub async fn put_project(
 
 /// Delete a project
 ///
-/// With its keys and all its resources. Its events can no longer be reached.
+/// With its keys and all its resources. Its events can no longer be reached, and what is still owed of them is
+/// cancelled; the header `tidegate-cancelled-deliveries` says how much that was.
 #[utoipa::path(
     delete,
     path = "/api/v1/projects/{project}",
@@ -180,12 +182,16 @@ pub async fn delete_project(
     State(api): State<Api>,
     access: Anywhere<Administer>,
     Path(project): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     access.for_all_projects()?;
     let id = access.session.project(Some(&project))?;
+    let (catalog, owed) = (api.registrar.current(), super::deleted::owed(&api).await?);
+    let own = catalog.destinations.values().filter(|it| it.project == id);
+    let cancelled = own.filter_map(|it| owed.get(&it.id)).sum();
     let decide = |catalog: &Catalog| Ok::<_, Problem>((everything_of(catalog, id), ()));
     api.registrar.edit(decide).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let name = catalog.projects.get(&id).map(|it| it.name.to_string()).unwrap_or_default();
+    Ok(super::deleted::gone("project", &name, cancelled))
 }
 
 /// The edits that delete a project with all that belongs to it.

@@ -86,7 +86,8 @@ pub async fn rotate_secret(
         let Connection::Webhook(webhook) = &mut it.connection;
         let scheme = webhook.contract.signature.scheme;
         if webhook.signing_keys.is_empty() {
-            let detail = "the destination does not sign: set `signed` first";
+            let detail =
+                "the destination does not sign: give it a `secret`, or `signed: true`, first";
             return Err(Problem::new(Kind::Conflict).detail(detail));
         }
         let until = rotation.until(scheme, now)?;

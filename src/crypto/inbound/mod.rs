@@ -3,7 +3,7 @@
 //!
 //! Everything is checked over the raw bytes, before any of them is parsed, and codes are compared in
 //! constant time. A scheme without a time cannot tell a replayed request from the first; what makes it
-//! harmless is that the delivery's id counts once.
+//! harmless is that what is signed counts once: the delivery's id in the body, or the body itself.
 
 mod presets;
 mod twilio;
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::model::{Algorithm, Encoding, Form, HmacScheme, InboundScheme as Scheme, Secret};
 
-pub use presets::{Preset, preset};
+pub use presets::{NAMES, Preset, preset};
 
 /// A request, as far as a signature is about it.
 #[derive(Clone, Copy)]

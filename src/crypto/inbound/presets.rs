@@ -10,7 +10,8 @@ pub struct Preset {
     pub scheme: Scheme,
     /// The event's type.
     pub event_type: &'static str,
-    /// The id of the delivery, the same whenever it is sent again.
+    /// What makes two requests one. It is signed, so that a copy of a request counts as the first: the id of
+    /// the delivery where the body has it, or the body itself.
     pub key: &'static str,
     /// Whether the body is a list of events of their own.
     pub is_list: bool,
@@ -19,6 +20,9 @@ pub struct Preset {
 }
 
 const JSON: (&str, &str) = ("application/json", r#"{"received":true}"#);
+
+/// What the expressions of a source may use besides the event.
+pub const NAMES: [&str; 2] = ["headers", "body_sha256"];
 
 /// The row of a provider.
 pub fn preset(provider: Provider) -> Preset {
@@ -29,7 +33,8 @@ pub fn preset(provider: Provider) -> Preset {
         },
         Provider::Github => Preset {
             scheme: hmac(Algorithm::Sha256, "x-hub-signature-256", "sha256=", Encoding::Hex),
-            ..row(r#"headers["x-github-event"]"#, r#"headers["x-github-delivery"]"#)
+            // The id of the delivery is a header, which nobody signs.
+            ..row(r#"headers["x-github-event"]"#, "body_sha256")
         },
         Provider::Slack => Preset {
             scheme: Scheme::Hmac(HmacScheme {
@@ -41,7 +46,11 @@ pub fn preset(provider: Provider) -> Preset {
         },
         Provider::Shopify => Preset {
             scheme: hmac(Algorithm::Sha256, "x-shopify-hmac-sha256", "", Encoding::Base64),
-            ..row(r#"headers["x-shopify-topic"]"#, r#"headers["x-shopify-webhook-id"]"#)
+            // One order is the same body under several topics, each of which is an event of its own.
+            ..row(
+                r#"headers["x-shopify-topic"]"#,
+                r#"headers["x-shopify-topic"] ~ ":" ~ body_sha256"#,
+            )
         },
         Provider::StandardWebhooks => Preset {
             scheme: Scheme::Standard { prefix: Cow::Borrowed("webhook-") },
@@ -54,10 +63,7 @@ pub fn preset(provider: Provider) -> Preset {
         Provider::Twilio => Preset {
             scheme: Scheme::Twilio,
             answer: ("text/xml", "<Response/>"),
-            ..row(
-                "payload.SmsStatus or payload.CallStatus or payload.EventType",
-                r#"headers["i-twilio-idempotency-token"]"#,
-            )
+            ..row("payload.SmsStatus or payload.CallStatus or payload.EventType", "body_sha256")
         },
         Provider::Gitlab => Preset {
             scheme: Scheme::Token {

@@ -37,6 +37,11 @@ impl MasterKey {
         Self::new(bytes)
     }
 
+    /// As it stands in a file.
+    pub fn text(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(self.bytes.as_ref()))
+    }
+
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -52,30 +57,70 @@ impl MasterKey {
     }
 }
 
+/// What is kept of a master key that is retired: what it was for beside sealing. It opens no secret.
+pub(super) struct Kept {
+    pub purpose: &'static str,
+    pub bytes: Zeroizing<[u8; 32]>,
+}
+
+/// How they stand in a file, and what they were derived for.
+const KEPT: [(&str, &str); 2] =
+    [("api-keys:", super::API_KEYS), ("pseudonyms:", super::PSEUDONYMS)];
+
+impl Kept {
+    pub fn text(&self) -> Zeroizing<String> {
+        let name = KEPT.iter().find(|it| it.1 == self.purpose).map_or("", |it| it.0);
+        Zeroizing::new(format!("{name}{}", STANDARD.encode(self.bytes.as_ref())))
+    }
+}
+
+/// What a text gives.
+pub(super) struct Given {
+    /// Never empty.
+    pub keys: Vec<MasterKey>,
+    pub kept: Vec<Kept>,
+}
+
 /// One or more keys, separated by commas or white space. Empty text has none, which is an error.
-pub(super) fn parse(text: &str) -> Result<Vec<MasterKey>, LoadError> {
-    let keys = text
-        .split(|it: char| it == ',' || it.is_whitespace())
-        .filter(|it| !it.is_empty())
-        .map(|it| {
-            let bytes = Zeroizing::new(STANDARD.decode(it).map_err(|_| LoadError::Malformed)?);
-            let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| LoadError::Malformed)?;
-            Ok(MasterKey::new(Zeroizing::new(bytes)))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    if keys.is_empty() { Err(LoadError::Malformed) } else { Ok(keys) }
+pub(super) fn parse(text: &str) -> Result<Given, LoadError> {
+    let mut given = Given { keys: Vec::new(), kept: Vec::new() };
+    let bytes = |text: &str| -> Result<Zeroizing<[u8; 32]>, LoadError> {
+        let bytes = Zeroizing::new(STANDARD.decode(text).map_err(|_| LoadError::Malformed)?);
+        let bytes = bytes.as_slice().try_into().map_err(|_| LoadError::Malformed)?;
+        Ok(Zeroizing::new(bytes))
+    };
+    let words = text.split(|it: char| it == ',' || it.is_whitespace());
+    for word in words.filter(|it| !it.is_empty()) {
+        let kept =
+            KEPT.iter().find_map(|(name, purpose)| Some((purpose, word.strip_prefix(name)?)));
+        match kept {
+            Some((purpose, text)) => given.kept.push(Kept { purpose, bytes: bytes(text)? }),
+            None => given.keys.push(MasterKey::new(bytes(word)?)),
+        }
+    }
+    if given.keys.is_empty() { Err(LoadError::Malformed) } else { Ok(given) }
 }
 
 /// The keys of the file, or `None` when there is no such file.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<MasterKey>>, LoadError> {
+pub(super) fn read(path: &Path) -> Result<Option<Given>, LoadError> {
     match fs::read_to_string(path) {
         Ok(text) => {
             warn_if_readable_by_others(path);
-            parse(&Zeroizing::new(text)).map(Some)
+            let keys = parse(&Zeroizing::new(text));
+            keys.map(Some).map_err(|_| LoadError::Damaged { path: path.display().to_string() })
+        }
+        // Bytes that are no text: a bit that was turned over makes such.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(LoadError::Damaged { path: path.display().to_string() })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(LoadError::File { path: path.display().to_string(), source }),
     }
+}
+
+/// Whether there is a file, of whatever content.
+pub(super) fn is_there(path: &Path) -> Result<bool, LoadError> {
+    path.try_exists().map_err(|source| LoadError::File { path: path.display().to_string(), source })
 }
 
 /// Makes a key and its file.
@@ -85,6 +130,18 @@ pub(super) fn create(path: &Path, random: &dyn Random) -> Result<(), LoadError> 
     let text = Zeroizing::new(STANDARD.encode(bytes.as_ref()) + "\n");
     write_durably(path, text.as_bytes())
         .map_err(|source| LoadError::File { path: path.display().to_string(), source })
+}
+
+/// Puts a text in the place of the file, all of it or nothing.
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let draft = path.with_extension(format!("draft-{}", std::process::id()));
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    File::open(folder)?.sync_all()
 }
 
 /// Writes beside the place and links the whole file into it, which never replaces a key that

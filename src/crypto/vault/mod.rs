@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::random::Random;
 use crate::model::{DestinationId, LookupId, ProjectId, Sealed, Secret, SourceId};
-use master::MasterKey;
+use master::{Given, Kept, MasterKey};
 
 const VERSION: &str = "v1";
 const NONCE: usize = 24;
@@ -27,8 +27,32 @@ const NONCE: usize = 24;
 pub struct Vault {
     /// Never empty; the first one seals, all of them open.
     keys: Vec<MasterKey>,
+    /// Of keys that are retired.
+    kept: Vec<Kept>,
     random: Arc<dyn Random>,
 }
+
+/// A master key in the place of another, in two steps: first both, then the new one alone.
+pub struct Renewal {
+    both: Zeroizing<String>,
+    alone: Zeroizing<String>,
+}
+
+impl Renewal {
+    /// From now on the new key seals, and the old ones still open. A crash leaves the file as it was, or so.
+    pub fn begin(&self, path: &Path) -> std::io::Result<()> {
+        master::replace(path, &self.both)
+    }
+
+    /// The old keys are gone: nothing that they sealed is left.
+    pub fn finish(&self, path: &Path) -> std::io::Result<()> {
+        master::replace(path, &self.alone)
+    }
+}
+
+/// What keys are derived for beside sealing.
+pub(super) const API_KEYS: &str = "api key pepper";
+pub(super) const PSEUDONYMS: &str = "pseudonyms";
 
 /// What a secret belongs to. It must be the same to open as it was to seal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +97,9 @@ pub enum LoadError {
         "the master key file {0} is missing: restore it, or give the key in TIDEGATE_MASTER_KEY; without it, the stored secrets cannot be opened"
     )]
     Missing(String),
+    /// It does not hold a key, as after a part of it was changed or cut off.
+    #[error("the master key file {path} is damaged: it holds no key of 32 bytes in base64")]
+    Damaged { path: String },
     #[error("cannot use the master key file {path}")]
     File { path: String, source: std::io::Error },
 }
@@ -87,13 +114,62 @@ impl Vault {
         given: Option<&Secret>,
         random: Arc<dyn Random>,
     ) -> Result<Self, LoadError> {
-        let keys = match given {
+        let Given { keys, kept } = match given {
             Some(text) => master::parse(text.expose())?,
             None => {
                 master::read(path)?.ok_or_else(|| LoadError::Missing(path.display().to_string()))?
             }
         };
-        Ok(Self { keys, random })
+        Ok(Self { keys, kept, random })
+    }
+
+    /// A new master key, for what is to be sealed anew. Of the old ones, what API keys and pseudonyms are made
+    /// with goes on, which opens no secret.
+    pub fn renewal(&self) -> Renewal {
+        let fresh = MasterKey::generate(self.random.as_ref());
+        let mut both = fresh.text();
+        let mut alone = fresh.text();
+        for key in &self.keys {
+            both.push('\n');
+            both.push_str(&key.text());
+        }
+        for purpose in [API_KEYS, PSEUDONYMS] {
+            for bytes in self.derive(purpose) {
+                alone.push('\n');
+                alone.push_str(&Kept { purpose, bytes }.text());
+            }
+        }
+        for kept in &self.kept {
+            both.push('\n');
+            both.push_str(&kept.text());
+        }
+        both.push('\n');
+        alone.push('\n');
+        Renewal { both, alone }
+    }
+
+    /// The same secret under the newest key, whichever of the contexts it was sealed for.
+    pub fn seal_anew(&self, sealed: &Sealed, contexts: &[Context]) -> Result<Sealed, VaultError> {
+        let mut failed = VaultError::Damaged;
+        for context in contexts {
+            match self.open(sealed, context) {
+                Ok(secret) => return Ok(self.seal(&secret, context)),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    /// Like [`Self::load`]; `None` where neither is there.
+    pub fn find(
+        path: &Path,
+        given: Option<&Secret>,
+        random: Arc<dyn Random>,
+    ) -> Result<Option<Self>, LoadError> {
+        if given.is_none() && !master::is_there(path)? {
+            return Ok(None);
+        }
+        Self::load(path, given, random).map(Some)
     }
 
     /// Like [`Self::load`], for a first start: where neither is there, makes a key and the file
@@ -111,7 +187,7 @@ impl Vault {
 
     /// A vault with a key that is kept nowhere, for tests and for tools that store nothing.
     pub fn ephemeral(random: Arc<dyn Random>) -> Self {
-        Self { keys: vec![MasterKey::generate(random.as_ref())], random }
+        Self { keys: vec![MasterKey::generate(random.as_ref())], kept: Vec::new(), random }
     }
 
     /// The id of the key that seals. It says nothing about the key.
@@ -161,9 +237,11 @@ impl Vault {
         Ok(Secret::new(text))
     }
 
-    /// Keys for purposes other than sealing, one from each master key, the newest first.
+    /// Keys for purposes other than sealing, one from each master key, the newest first; also from those that
+    /// are retired.
     pub(super) fn derive(&self, purpose: &str) -> Vec<Zeroizing<[u8; 32]>> {
-        self.keys.iter().map(|key| key.derive(purpose)).collect()
+        let kept = self.kept.iter().filter(|it| it.purpose == purpose).map(|it| it.bytes.clone());
+        self.keys.iter().map(|key| key.derive(purpose)).chain(kept).collect()
     }
 }
 
@@ -175,6 +253,17 @@ fn cipher(key: &MasterKey, project: ProjectId) -> XChaCha20Poly1305 {
 /// What stands in the place of a key id may be anything: no more than an id's length of it is shown.
 fn printable(id: &str) -> String {
     id.chars().filter(char::is_ascii_alphanumeric).take(master::ID_LENGTH).collect()
+}
+
+impl Field {
+    pub const ALL: [Self; 6] = [
+        Self::SigningKey,
+        Self::BearerToken,
+        Self::BasicPassword,
+        Self::Header,
+        Self::LookupSecret,
+        Self::VerifyingSecret,
+    ];
 }
 
 impl Context {

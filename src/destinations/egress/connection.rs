@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{
     body::{Body as _, Incoming},
@@ -75,6 +75,9 @@ impl Connection {
         // would be on the heap.
         let (handle, driver) = http1::Builder::new()
             .max_buf_size(HEAD_LIMIT)
+            .ignore_invalid_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Failure::Broken(describe(&error)))?;
@@ -120,6 +123,9 @@ impl Connection {
         self.controls.allow(READ_LIMIT);
         let response = match timeout_at(deadline, self.head(request)).await {
             Ok(Ok(response)) => response,
+            Ok(Err(Exchanged::Failed(why @ (MALFORMED | TOO_LARGE)))) => {
+                return self.by_its_status(why);
+            }
             Ok(Err(failed)) => return failed,
             Err(_) => return Exchanged::Failed(Failure::Timeout(Phase::Answer)),
         };
@@ -141,6 +147,19 @@ impl Connection {
         Exchanged::Answered(answer, is_reusable)
     }
 
+    /// What stands behind a status cannot take it back: an answer of which only the status can be read is
+    /// that status, on a connection that is not used again.
+    fn by_its_status(&self, why: Failure) -> Exchanged {
+        let seen = self.controls.seen();
+        match status_of(&seen) {
+            Some(status) => {
+                let (headers, body) = (HeaderMap::new(), Bytes::new());
+                Exchanged::Answered(Answer { status, headers, body, is_late: false }, false)
+            }
+            None => Exchanged::Failed(why),
+        }
+    }
+
     async fn head(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -156,6 +175,8 @@ impl Connection {
             Err(mut refused) => match refused.take_message() {
                 Some(request) => Err(Exchanged::Unsent(request)),
                 None if self.controls.is_spent() => Err(Exchanged::Failed(TOO_MUCH)),
+                None if refused.error().is_parse_too_large() => Err(Exchanged::Failed(TOO_LARGE)),
+                None if refused.error().is_parse() => Err(Exchanged::Failed(MALFORMED)),
                 None => Err(Exchanged::Failed(Failure::Broken(describe(refused.error())))),
             },
         }
@@ -206,7 +227,27 @@ fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
     }
 }
 
+const MALFORMED: Failure = Failure::Broken("what came back is not HTTP/1.1");
+const TOO_LARGE: Failure = Failure::Broken("the answer's headers are too large");
 const TOO_MUCH: Failure = Failure::Broken("the endpoint sent more than an answer may have");
+
+/// The status of an answer that begins so, behind informational ones.
+fn status_of(mut seen: &[u8]) -> Option<StatusCode> {
+    const END: &[u8] = b"\r\n\r\n";
+    loop {
+        let rest = seen.strip_prefix(b"HTTP/1.1 ").or_else(|| seen.strip_prefix(b"HTTP/1.0 "))?;
+        let (status, behind) = rest.split_at_checked(3)?;
+        if !matches!(behind.first(), Some(b' ' | b'\r' | b'\n')) {
+            return None;
+        }
+        let status = StatusCode::from_bytes(status).ok()?;
+        if !status.is_informational() {
+            return Some(status);
+        }
+        let end = seen.windows(END.len()).position(|it| it == END)?;
+        seen = &seen[end + END.len()..];
+    }
+}
 
 /// How long the other side says it keeps an idle connection, less what a request needs to get there.
 fn promised(headers: &HeaderMap) -> Option<Duration> {
@@ -218,16 +259,34 @@ fn promised(headers: &HeaderMap) -> Option<Duration> {
 }
 
 fn describe(error: &hyper::Error) -> &'static str {
-    if error.is_parse_too_large() {
-        "the answer's headers are too large"
-    } else if error.is_parse() {
-        "what came back is not HTTP/1.1"
-    } else if error.is_incomplete_message() {
+    if error.is_incomplete_message() {
         "the connection closed before the answer was complete"
     } else if error.is_user() {
         // It ended and was dropped with the request.
         "the connection closed"
     } else {
         "the connection broke"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_where_nothing_else_can_be() {
+        for (seen, status) in [
+            ("HTTP/1.1 200 OK\r\nX", Some(200)),
+            ("HTTP/1.0 204\r\n", Some(204)),
+            ("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n", Some(200)),
+            ("HTTP/1.1 103 Early Hints\r\nlink: x\r\n", None),
+            ("HTTP/1.1 20", None),
+            ("HTTP/1.1 2000 OK\r\n", None),
+            ("HTTP/2 200\r\n", None),
+            ("SSH-2.0-OpenSSH", None),
+            ("", None),
+        ] {
+            assert_eq!(status_of(seen.as_bytes()).map(|it| it.as_u16()), status, "{seen:?}");
+        }
     }
 }

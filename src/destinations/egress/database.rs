@@ -65,11 +65,16 @@ impl Database {
         }
         let mut config: Config =
             text.parse().map_err(|_| BadDatabase("must be a `postgres://` URL"))?;
-        let is_one_host = matches!(config.get_hosts(), [Host::Tcp(_)])
+        let hosts = config.get_hosts();
+        let is_one_host = matches!(hosts, [Host::Tcp(_)])
             && config.get_hostaddrs().is_empty()
             && config.get_ports().len() <= 1;
         if !is_one_host {
             return Err(BadDatabase("must name one host"));
+        }
+        let [Host::Tcp(host)] = hosts else { return Err(BadDatabase("must name one host")) };
+        if Place::bare(host, PORT).is_none() {
+            return Err(BadDatabase("must name a host, or an address as in `postgres://[::1]/`"));
         }
         if config.get_options().is_some() {
             return Err(BadDatabase("must have no `options`"));
@@ -130,11 +135,14 @@ mod tests {
         assert_eq!(mode("postgres://a:b@db.acme.com/crm"), Ok(SslMode::Require));
         assert_eq!(mode("postgres://a:b@db/crm?sslmode=prefer"), Ok(SslMode::Require));
         assert_eq!(mode("postgres://a:b@db/crm?sslmode=disable"), Ok(SslMode::Disable));
+        assert_eq!(mode("postgres://a:b@[2001:db8::7]:5433/crm"), Ok(SslMode::Require));
         for url in [
             "host=db user=a",
             "postgres://a:b@one,two/crm",
             "postgres://a:b@/crm?host=/var/run",
             "postgres://a:b@db/crm?options=-c%20x=y",
+            "postgres://a:b@[2001:db8::7%25eth0]/crm",
+            "postgres://a:b@d b/crm",
             "http://db/crm",
             "nothing",
         ] {

@@ -58,7 +58,9 @@ impl Place {
 
     /// Without TLS of its own. `None` when this is no host that can be dialled.
     pub fn bare(host: &str, port: u16) -> Option<Self> {
-        let host = match Host::parse(host).ok()? {
+        // A database's URL is taken apart by its client, which leaves an address without its brackets.
+        let address = host.parse().map(Host::Ipv6);
+        let host = match address.or_else(|_| Host::parse(host)).ok()? {
             Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),
             address => address,
         };
@@ -97,7 +99,7 @@ pub(super) async fn open(
         .map_err(|_| Failure::Timeout(Phase::Connect))?
         .map_err(|error| Failure::Connect(describe(&error)))?;
     if is_own(&socket, &policy) {
-        return Err(denied(Reason::OwnListener));
+        return Err(denied(place, Reason::OwnListener));
     }
     // Requests are written whole, so waiting for more to send would only add delay.
     socket.set_nodelay(true).ok();
@@ -112,12 +114,13 @@ async fn find(place: &Place, shared: &Shared, policy: &Policy) -> Result<Vec<Soc
         Host::Ipv6(ip) => (vec![IpAddr::V6(*ip)], false),
         Host::Domain(name) => {
             let is_trusted = match judge_name(name, policy) {
-                Verdict::Denied(reason) => return Err(denied(reason)),
+                Verdict::Denied(reason) => return Err(denied(place, reason)),
                 Verdict::Granted => true,
                 Verdict::Public => false,
             };
             let _turn = place.lookups.acquire().await;
-            let found = shared.resolver.resolve(name).await.map_err(|_| Failure::Dns)?;
+            let found = shared.resolver.resolve(name).await;
+            let found = found.map_err(|error| Failure::Dns(described(&error)))?;
             (found, is_trusted)
         }
     };
@@ -128,20 +131,36 @@ async fn find(place: &Place, shared: &Shared, policy: &Policy) -> Result<Vec<Soc
         match judge(*address, policy) {
             Verdict::Public | Verdict::Granted => (),
             Verdict::Denied(reason) if is_trusted && !reason.is_final() => (),
-            Verdict::Denied(reason) => return Err(denied(reason)),
+            Verdict::Denied(reason) => return Err(denied(place, reason)),
         }
     }
     addresses.truncate(MOST_ADDRESSES);
-    if addresses.is_empty() { Err(Failure::Dns) } else { Ok(addresses) }
+    if addresses.is_empty() { Err(Failure::Dns(NO_ADDRESS)) } else { Ok(addresses) }
 }
 
-fn denied(reason: Reason) -> Failure {
+const NO_ADDRESS: &str = "the host name has no address";
+
+/// What the system's resolver said. It says so in words only, and these are shown, not acted on.
+fn described(error: &io::Error) -> &'static str {
+    let text = error.to_string();
+    if text.contains("Temporary failure") {
+        "the host name could not be looked up: the name servers did not answer"
+    } else if text.contains("Non-recoverable") {
+        "the host name could not be looked up: the name servers refused"
+    } else {
+        NO_ADDRESS
+    }
+}
+
+fn denied(place: &Place, reason: Reason) -> Failure {
+    let (host, port, reason_text) = (&place.host, place.port, reason.as_str());
+    tracing::info!(%host, port, reason = reason_text, "an endpoint's address is not allowed");
     metrics::counter!("tidegate_egress_denied_total").increment(1);
     Failure::Denied(reason)
 }
 
-/// Addresses that are tried for one connection.
-const MOST_ADDRESSES: usize = 6;
+/// Addresses that are tried for one connection: all that a name has, and no more of one that has a network.
+const MOST_ADDRESSES: usize = 64;
 /// After this long without an answer the next address is tried beside the first (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
 
@@ -172,11 +191,14 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Whether the connection ends at a port of this process, through whatever address of this machine.
-/// The policy cannot see that when we listen on all of them.
+/// The policy cannot see that when we listen on all of them, nor where an address stands for another.
 fn is_own(socket: &TcpStream, policy: &Policy) -> bool {
     let (Ok(peer), Ok(local)) = (socket.peer_addr(), socket.local_addr()) else { return false };
-    peer.ip() == local.ip()
-        && policy.own.iter().any(|own| own.ip().is_unspecified() && own.port() == peer.port())
+    // Where `0.0.0.0` was dialled, the system has put an address of its own into its place.
+    let (to, from) = (peer.ip().to_canonical(), local.ip().to_canonical());
+    let listens_there =
+        |own: &SocketAddr| own.ip().to_canonical() == to || own.ip().is_unspecified() && to == from;
+    policy.own.iter().any(|own| own.port() == peer.port() && listens_there(own))
 }
 
 fn describe(error: &io::Error) -> &'static str {

@@ -273,7 +273,7 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     Denied(Reason),
-    Dns,
+    Dns(&'static str),
     Connect(&'static str),
     Tls(&'static str),
     /// The endpoint may have seen the request.
@@ -295,7 +295,7 @@ impl Failure {
     pub fn class(&self) -> Class {
         match self {
             Self::Denied(_) => Class::Denied,
-            Self::Dns => Class::Dns,
+            Self::Dns(_) => Class::Dns,
             Self::Connect(_) => Class::Connect,
             Self::Tls(_) => Class::Tls,
             Self::Broken(_) => Class::Broken,
@@ -306,11 +306,18 @@ impl Failure {
     /// For people; holds no address, path or secret.
     pub fn reason(&self) -> String {
         match self {
+            // Which network a name leads into, or whether it leads to this gateway, is for the operator. That a
+            // name is internal is said by the name itself.
             Self::Denied(reason) => {
-                format!("the endpoint's address is not allowed: {}", reason.as_str())
+                let why = match *reason == Reason::InternalName {
+                    true => reason.as_str(),
+                    false => "it is none that this gateway may speak to; its log says more",
+                };
+                format!("the endpoint's address is not allowed: {why}")
             }
-            Self::Dns => "the host name has no address".to_owned(),
-            Self::Connect(why) | Self::Tls(why) | Self::Broken(why) => (*why).to_owned(),
+            Self::Dns(why) | Self::Connect(why) | Self::Tls(why) | Self::Broken(why) => {
+                (*why).to_owned()
+            }
             Self::Timeout(Phase::Lookup) => "timed out looking up the host name".to_owned(),
             Self::Timeout(Phase::Connect) => "timed out connecting".to_owned(),
             Self::Timeout(Phase::Handshake) => "timed out in the TLS handshake".to_owned(),

@@ -68,7 +68,7 @@ impl Reason {
         matches!(self, Self::OwnListener | Self::DeniedNet)
     }
 
-    /// For people, without the address.
+    /// For the operator, without the address.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OwnListener => "it is this gateway's own",

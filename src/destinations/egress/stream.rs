@@ -5,7 +5,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -31,11 +31,22 @@ pub(super) struct Controls {
     /// When set, a read that finds nothing asks the system as well, whose answer is newer than what
     /// the runtime has heard of.
     probing: AtomicBool,
+    /// The beginning of what was read, for when no answer can be made of it.
+    seen: Mutex<Vec<u8>>,
 }
+
+/// Bytes of an answer that are kept: its status, behind some informational ones.
+const SEEN: usize = 2 * 1024;
 
 impl Controls {
     pub fn allow(&self, bytes: usize) {
         self.budget.store(bytes, Relaxed);
+        self.seen().clear();
+    }
+
+    /// The beginning of what was read since [`Self::allow`].
+    pub fn seen(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_spent(&self) -> bool {
@@ -90,6 +101,11 @@ impl AsyncRead for Controlled {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let read = buffer.filled().len() - before;
+        if read > 0 {
+            let mut seen = self.controls.seen();
+            let rest = SEEN.saturating_sub(seen.len()).min(read);
+            seen.extend_from_slice(&buffer.filled()[before..before + rest]);
+        }
         self.controls.budget.store(budget.saturating_sub(read), Relaxed);
         polled
     }

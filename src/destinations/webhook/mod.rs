@@ -13,6 +13,7 @@ mod target;
 mod body;
 mod signer;
 mod answer;
+mod date;
 mod several;
 mod preview;
 
@@ -40,9 +41,10 @@ use crate::{
     expr::Facts,
     model::{
         self, Auth, Class, Connection, DestinationId, EndpointUrl, IdempotencyHeader, Message,
-        Method, Outcome, Scheme, Sealed, Target, json,
+        Method, Name, OnGone, Outcome, Scheme, Sealed, Target, json,
     },
 };
+use answer::Reading;
 use body::{Body, Form};
 use headers::OwnHeaders;
 use signer::Signer;
@@ -70,6 +72,7 @@ pub struct Webhook {
     signer: Signer,
     idempotency_key: IdempotencyHeader,
     whole_answer: bool,
+    on_gone: OnGone,
     timeout: Duration,
     /// URL or headers differ from message to message.
     varies: bool,
@@ -170,6 +173,7 @@ impl Webhook {
             signer,
             idempotency_key: contract.idempotency_key,
             whole_answer: contract.whole_answer,
+            on_gone: contract.on_gone,
             timeout: destination.policy.timeout,
             hasher: RandomState::new(),
         })
@@ -272,7 +276,10 @@ impl Webhook {
         match answer {
             Ok(answer) => {
                 let now = at.checked_add(duration).unwrap_or(at);
-                answer::outcome(answer, self.whole_answer, now, duration)
+                let is_template = self.urls[place].template.is_some();
+                let (whole, on_gone) = (self.whole_answer, self.on_gone);
+                let by = Reading { whole, on_gone, is_template, is_signed: self.signer.signs() };
+                answer::outcome(answer, by, now, duration)
             }
             Err(failure) => Outcome {
                 class: failure.class(),

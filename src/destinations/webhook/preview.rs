@@ -14,7 +14,7 @@ const MASK: &str = "…";
 
 impl Webhook {
     /// The request to each URL. What the owner set in `auth` and in headers of the destination's own is
-    /// not shown; signatures are, since they hold for this request alone.
+    /// not shown; signatures are, for those who may have one.
     pub(super) fn requests(
         &self,
         messages: &[Message],
@@ -34,6 +34,7 @@ impl Webhook {
             method: self.method.to_string(),
             url: format!("{}{path}", url.origin.trim_end_matches('/')),
             headers: self.shown(sent.headers(), body.len()),
+            signature: Some(self.signer.header.as_str().to_owned()),
             body,
         }
     }

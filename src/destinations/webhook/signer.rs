@@ -54,6 +54,16 @@ impl Signer {
         Ok(Self { header, keys })
     }
 
+    /// Whether there are keys at all.
+    pub fn signs(&self) -> bool {
+        match &self.keys {
+            Keys::Standard(keys) => !keys.is_empty(),
+            Keys::Stamped(keys) => !keys.is_empty(),
+            Keys::Prefixed(keys) => !keys.is_empty(),
+            Keys::Sha1(keys) => !keys.is_empty(),
+        }
+    }
+
     /// The header's value for these bytes; `None` when there are no keys at all.
     ///
     /// Each key that is alive signs where the scheme carries several. Where it carries one, it is the

@@ -11,9 +11,13 @@
 
 use jiff::Timestamp;
 
-use super::{CANCELLED, DELETED, Line, State, Step, Turn};
+use super::{CANCELLED, DELETED, Line, Row, State, Step, Turn};
 use crate::{
-    dispatch::{breaker::State as BreakerState, input::Action, retry},
+    dispatch::{
+        breaker::State as BreakerState,
+        input::Action,
+        retry::{self, Verdict},
+    },
     model::{
         Batch as Policy, Class, DeliverySeq, DestinationState, Ended, EntryKind, Lane, Outcome,
         Standing,
@@ -84,6 +88,18 @@ impl Size {
     }
 }
 
+impl Row {
+    /// How many may be in a request with this one, itself included.
+    pub fn most_together(&self) -> usize {
+        if self.together == 0 { usize::MAX } else { self.together.into() }
+    }
+
+    /// Whether it may be in a request behind so many others.
+    pub fn fits_behind(&self, others: usize) -> bool {
+        others < self.most_together()
+    }
+}
+
 impl Batch {
     fn forget(&mut self, gone: &[DeliverySeq]) {
         if gone.len() >= self.members.len() {
@@ -101,13 +117,22 @@ impl Line {
     pub(super) fn start_batch(&mut self, policy: Policy, step: &mut Step<'_>) -> bool {
         let most = self.size.most(policy);
         let mut deliveries = Vec::with_capacity(most.min(self.counts.ready));
-        while deliveries.len() < most
+        // Those that were refused in a request with others bring down how many share this one.
+        let mut limit = most;
+        while deliveries.len() < limit
             && step.totals.unsettled < step.options.unsettled_at_most
             && let Some(turn) = self.turns.pop_front()
         {
             let before = deliveries.len();
-            self.choose_many(turn, most, &mut deliveries, step);
+            if let Turn::Loose(seq) = turn
+                && self.rows.get(&seq).is_some_and(|it| !it.fits_behind(before))
+            {
+                self.turns.push_front(turn);
+                break;
+            }
+            self.choose_many(turn, limit, &mut deliveries, step);
             for owed in &deliveries[before..] {
+                limit = self.rows.get(&owed.seq).map_or(limit, |it| it.most_together().min(limit));
                 self.turn_to(owed.seq, State::Together);
             }
         }
@@ -135,17 +160,31 @@ impl Line {
         &mut self,
         number: u32,
         deliveries: &[DeliverySeq],
-        outcome: &Outcome,
+        outcome: Outcome,
         step: &mut Step<'_>,
     ) -> bool {
         let Some(mut batch) = self.take_batch(number) else { return false };
+        let outcome = &self.in_context(deliveries, outcome);
         batch.forget(deliveries);
         batch.carried += deliveries.len() as u32;
         let is_refused = outcome.class == Class::Status && outcome.status == Some(413);
         if is_refused && deliveries.len() > 1 {
             self.size.refused(deliveries.len());
             self.pace.ended_without_verdict();
-            self.send_in_halves(deliveries, outcome, step);
+            let why = format!("{} in one request are too many", deliveries.len());
+            self.send_in_halves(deliveries, outcome, &why, step);
+        } else if deliveries.len() > 1 && self.is_refused_for_good(deliveries, outcome, step) {
+            // One of them may be what it refuses: they are told apart until that one stands alone.
+            let half = u16::try_from(deliveries.len() / 2).unwrap_or(u16::MAX);
+            for seq in deliveries {
+                if let Some(row) = self.rows.get_mut(seq) {
+                    row.together = half;
+                }
+            }
+            self.breaker.ended_without_verdict(batch.name);
+            self.pace.ended_without_verdict();
+            let why = format!("one of {} in its request may be why", deliveries.len());
+            self.send_in_halves(deliveries, outcome, &why, step);
         } else {
             if outcome.class == Class::Accepted {
                 self.size.accepted(deliveries.len());
@@ -308,15 +347,31 @@ impl Line {
         }
     }
 
+    /// Whether the endpoint refused what is in the request, and would end at least one of these.
+    fn is_refused_for_good(
+        &self,
+        deliveries: &[DeliverySeq],
+        outcome: &Outcome,
+        step: &Step<'_>,
+    ) -> bool {
+        let ends = |seq: &DeliverySeq| {
+            self.rows.get(seq).is_some_and(|row| {
+                let verdict = retry::next(&self.policy, &row.owed, outcome, step.now);
+                matches!(verdict, Verdict::Ended(Ended::Dead, _))
+            })
+        };
+        retry::is_about_content(outcome) && deliveries.iter().any(ends)
+    }
+
     /// The endpoint refused so many at once. That says nothing about any of them, so it uses no attempt.
     fn send_in_halves(
         &mut self,
         deliveries: &[DeliverySeq],
         outcome: &Outcome,
+        why: &str,
         step: &mut Step<'_>,
     ) {
-        let count = deliveries.len();
-        let reason = format!("{}; {count} in one request are too many: in halves", outcome.reason);
+        let reason = format!("{}; {why}: in halves", outcome.reason);
         for seq in deliveries {
             let Some(row) = self.rows.get(seq).copied() else { continue };
             let owed = row.owed;
@@ -329,7 +384,7 @@ impl Line {
                 };
                 self.end(*seq, ended, reason, step);
             } else {
-                self.wait(*seq, standing, step);
+                self.go_at_once(*seq, standing, step);
                 let kind = EntryKind::Note { reason: reason.clone() };
                 self.settle(owed, kind, Next::Owed(standing), step);
             }

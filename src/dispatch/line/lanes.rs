@@ -214,18 +214,21 @@ impl Line {
         if queue.keys.range(..queue.sent).any(is_under_way) {
             return;
         }
-        let (mut count, mut late) = (0, Vec::new());
+        let (mut count, mut late, mut most) = (0, Vec::new(), most);
         while chosen.len() < most
             && let Some(&(_, seq)) = queue.keys.get(count)
         {
             match self.rows.get(&seq) {
                 // It was cancelled, and has left memory, but not the queue.
                 None if count >= queue.sent => drop(queue.keys.remove(count)),
-                Some(row) if row.can_go() => {
+                Some(row) if row.can_go() && row.fits_behind(chosen.len()) => {
                     match retry::too_late(&self.policy, &row.owed, step.now) {
                         // The lane goes on when their end is on disk.
                         Some(end) if count == late.len() => late.push((seq, end)),
-                        None if late.is_empty() => chosen.push(row.owed),
+                        None if late.is_empty() => {
+                            most = most.min(row.most_together());
+                            chosen.push(row.owed);
+                        }
                         Some(_) | None => break,
                     }
                     count += 1;

@@ -12,6 +12,7 @@ mod totals;
 mod lanes;
 mod reading;
 mod start;
+mod waits;
 mod batch;
 mod outcome;
 
@@ -28,10 +29,10 @@ use self::{
     batch::{Batch, Size},
     lanes::Lanes,
     reading::Reading,
+    waits::Gone,
 };
 use super::{
     breaker::{Breaker, State as BreakerState},
-    later,
     lost::Missed,
     pace::Pace,
     rate::Bucket,
@@ -46,7 +47,8 @@ use crate::model::{
 const LEAST_HELD: usize = 16;
 
 pub const DELETED: &str = "its destination was deleted";
-const NOT_KEPT: &str = "its event is no longer kept";
+const NOT_KEPT: &str =
+    "its event is no longer kept, or is damaged: the log and `tidegate check` say which";
 const CANCELLED: &str = "cancelled";
 
 pub struct Line {
@@ -87,6 +89,7 @@ pub struct Line {
     /// The endpoint asked to be left alone.
     paused_until: Option<Timestamp>,
     failing: outcome::Failing,
+    gone: Gone,
     /// The version at which it was found to be disabled; a newer one lifts it.
     disabled_at: Option<u32>,
     /// Another node delivers to it. What is in flight here ends, and nothing more is begun or read.
@@ -96,6 +99,10 @@ pub struct Line {
 #[derive(Clone, Copy, Debug)]
 struct Row {
     owed: Owed,
+    /// When it is due, which a clock that is set back moves; in `owed` it stands as the store has it.
+    due: Option<Timestamp>,
+    /// It was refused in a request with others: so many may share the next one. 0: any number.
+    together: u16,
     state: State,
     /// A settlement of it is not yet on disk. Nothing else is done with it until then.
     is_unsettled: bool,
@@ -104,6 +111,11 @@ struct Row {
 }
 
 impl Row {
+    fn ready(owed: Owed, due: Option<Timestamp>) -> Self {
+        let (is_unsettled, is_doomed) = (false, false);
+        Self { owed, due, together: 0, state: State::Ready, is_unsettled, is_doomed }
+    }
+
     fn is_under_way(&self) -> bool {
         matches!(self.state, State::InFlight | State::Together)
     }
@@ -188,6 +200,7 @@ impl Line {
             bucket: None,
             paused_until: None,
             failing: outcome::Failing::default(),
+            gone: Gone::default(),
             disabled_at: None,
             is_away: false,
         }
@@ -247,6 +260,9 @@ impl Line {
         if changed && is_active && was_known && self.unread {
             // It was held for a while, and much may wait for it.
             self.breaker.start_slowly();
+        }
+        if changed && is_active {
+            self.let_others_go_first(step);
         }
         self.settings = Some(destination);
         if !is_active && was_known {
@@ -336,33 +352,6 @@ impl Line {
         }
     }
 
-    /// Moves what has become due.
-    pub fn wake(&mut self, now: Timestamp) {
-        while let Some(&Reverse((due, seq))) = self.waiting.peek()
-            && due <= now
-        {
-            self.waiting.pop();
-            if self.rows.get(&seq).is_some_and(|row| row.owed.standing.due == Some(due)) {
-                self.make_ready(seq);
-            }
-        }
-    }
-
-    /// A retry whose time has come, unless its last settlement is not yet on disk.
-    fn make_ready(&mut self, seq: DeliverySeq) {
-        let Some(row) = self.rows.get(&seq) else { return };
-        if row.is_unsettled || !matches!(row.state, State::Waiting | State::Blocked) {
-            return;
-        }
-        let lane = row.owed.place.lane;
-        self.turn_to(seq, State::Ready);
-        if lane == Lane::NONE {
-            self.turns.push_back(Turn::Loose(seq));
-        } else {
-            self.advance(lane);
-        }
-    }
-
     /// When it has to be looked at again, if nothing happens before.
     pub fn alarm(&mut self, now: Timestamp) -> Option<Timestamp> {
         let gate = match self.gate(now) {
@@ -412,8 +401,8 @@ impl Line {
     }
 
     fn hold(&mut self, owed: Owed, state: State, step: &mut Step<'_>) {
-        let row = Row { owed, state: State::Ready, is_unsettled: false, is_doomed: false };
-        self.rows.insert(owed.seq, row);
+        let due = self.due_of(&owed, step);
+        self.rows.insert(owed.seq, Row::ready(owed, due));
         self.counts.ready += 1;
         step.totals.held += 1;
         self.counts.retried += usize::from(owed.standing.due.is_some());
@@ -448,14 +437,6 @@ impl Line {
             State::Blocked => counts.blocked += 1,
             State::Together | State::Parking | State::Ended => (),
         }
-    }
-
-    /// Waits in memory for its due time.
-    fn await_due(&mut self, seq: DeliverySeq, due: Timestamp, step: &Step<'_>) {
-        let is_loose = self.rows.get(&seq).is_some_and(|it| it.owed.place.lane == Lane::NONE);
-        let is_far = due > later(step.now, step.options.park_after);
-        self.turn_to(seq, if is_far && !is_loose { State::Blocked } else { State::Waiting });
-        self.waiting.push(Reverse((due, seq)));
     }
 
     /// Forgets what is neither in flight nor on its way to the disk: the store has it.

@@ -1,15 +1,19 @@
 //! What follows when an attempt ends, when its settlement is on disk, and when someone cancels.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{CANCELLED, DELETED, Line, NOT_KEPT, Removal, Row, State, Step, Turn};
 use crate::{
     dispatch::{
+        earlier,
         input::Action,
         later,
         retry::{self, Verdict},
     },
-    model::{Class, DeliverySeq, Ended, Entry, EntryKind, Lane, Outcome, Owed, Standing},
+    model::{
+        Class, Connection, DeliverySeq, Ended, Entry, EntryKind, Lane, Outcome, Owed, Standing,
+        Target,
+    },
     store::{Next, Settlement},
 };
 
@@ -28,6 +32,10 @@ const FEW: u32 = 10;
 const MANY: u32 = 100;
 
 impl Failing {
+    pub fn set_back(&mut self, by: SignedDuration) {
+        self.since = self.since.map(|it| earlier(it, by));
+    }
+
     pub fn since(&self) -> Option<Timestamp> {
         self.since
     }
@@ -53,6 +61,7 @@ impl Line {
             return false;
         };
         step.totals.in_flight -= 1;
+        let outcome = self.in_context(&[seq], outcome);
         self.learn(seq, &outcome, step);
         self.conclude(row, outcome, seq, None, step);
         true
@@ -183,10 +192,19 @@ impl Line {
                 }
             }
         }
-        if let Some(pause) = retry::asked_pause(outcome) {
+        // Of a URL that differs from message to message, it is about that one.
+        if let Some(pause) = retry::asked_pause(&self.policy, outcome)
+            && !self.has_template()
+        {
             let until = later(step.now, pause);
             self.paused_until = Some(self.paused_until.map_or(until, |it| it.max(until)));
         }
+    }
+
+    fn has_template(&self) -> bool {
+        let Some(destination) = &self.settings else { return false };
+        let Connection::Webhook(webhook) = &destination.connection;
+        webhook.urls.iter().any(Target::is_template)
     }
 
     fn disable(&mut self, reason: String, step: &mut Step<'_>) {
@@ -203,7 +221,7 @@ impl Line {
     pub(super) fn wait(&mut self, seq: DeliverySeq, standing: Standing, step: &mut Step<'_>) {
         let Some(row) = self.rows.get_mut(&seq) else { return };
         self.counts.retried += usize::from(row.owed.standing.due.is_none());
-        row.owed.standing = standing;
+        (row.owed.standing, row.due) = (standing, standing.due);
         let lane = row.owed.place.lane;
         let due = standing.due.unwrap_or(step.now);
         let is_far = due > later(step.now, step.options.park_after);
@@ -215,6 +233,14 @@ impl Line {
         if self.is_blocked(seq) {
             self.trim(lane, step);
         }
+    }
+
+    /// It is sent again, as soon as that is on disk.
+    pub(super) fn go_at_once(&mut self, seq: DeliverySeq, standing: Standing, step: &Step<'_>) {
+        let Some(row) = self.rows.get_mut(&seq) else { return };
+        self.counts.retried += usize::from(row.owed.standing.due.is_none());
+        row.owed.standing = standing;
+        self.await_due(seq, standing.due.unwrap_or(step.now), step);
     }
 
     /// Its settlement is on disk.
@@ -236,10 +262,10 @@ impl Line {
             }
             State::Parking => {
                 self.forget(seq, step);
-                self.park(row.owed.standing.due.unwrap_or(step.now));
+                self.park(row.due.unwrap_or(step.now));
             }
             State::Waiting | State::Blocked => {
-                if row.owed.standing.due.is_none_or(|due| due <= step.now) {
+                if row.due.is_none_or(|due| due <= step.now) {
                     self.make_ready(seq);
                 }
             }

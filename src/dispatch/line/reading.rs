@@ -274,7 +274,7 @@ impl Line {
             if !is_new(self, owed.seq) {
                 continue;
             }
-            let due = owed.standing.due.unwrap_or(step.now);
+            let due = self.due_of(owed, step).unwrap_or(step.now);
             if owed.place.lane != Lane::NONE {
                 self.take_head(*owed, step);
             } else if due <= step.now && self.room(step) > 0 {
@@ -287,12 +287,13 @@ impl Line {
         if rows.len() >= reading.limit
             && let Some(last) = rows.last()
         {
-            self.park(last.standing.due.unwrap_or(step.now));
+            self.park(self.due_behind(last, step));
         }
         if reading.kind == Kind::Heads {
             self.unread = false;
             self.loose_from = Some(DeliverySeq::from_bits(0));
             self.lanes.untrusted = Untrusted::ALL;
+            self.wake_known(step.now);
         }
     }
 
@@ -306,7 +307,7 @@ impl Line {
         let queue = self.lanes.queues.entry(lane).or_insert_with(Queue::unread);
         queue.insert_sent(key(&owed));
         self.hold(owed, State::Waiting, step);
-        match owed.standing.due {
+        match self.due_of(&owed, step) {
             Some(due) if due > step.now => self.await_due(owed.seq, due, step),
             Some(_) | None => self.make_ready(owed.seq),
         }
@@ -327,7 +328,7 @@ impl Line {
             if !is_new(self, owed.seq) {
                 continue;
             }
-            match owed.standing.due {
+            match self.due_of(owed, step) {
                 Some(due) if due > step.now => self.park(due),
                 Some(_) | None if self.room(step) > 0 => {
                     self.hold(*owed, State::Ready, step);

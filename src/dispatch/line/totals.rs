@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     dispatch::{Options, input::Action},
@@ -28,6 +28,8 @@ pub struct Totals {
     pub early: Early,
     /// Nothing new is to be attempted.
     pub is_stopping: bool,
+    /// By how much the clock was set back, since the start and before it as far as that is known.
+    pub set_back: SignedDuration,
 }
 
 /// What was read from the store and left memory again before its hint came in: a hint that comes

@@ -88,7 +88,7 @@ impl Service {
 
     /// What it knows. Who asks the same at the same time shares the question.
     pub async fn ask(&self, key: &str, domain: &str) -> Result<Option<RawJson>, Failed> {
-        if let Some(known) = self.inner.cache.get(key, self.inner.clock.now()) {
+        if let Some(known) = self.inner.cache.get(key, self.inner.clock.steady()) {
             metrics::counter!("tidegate_enrichment_cached_total", "lookup" => self.name.to_string())
                 .increment(1);
             return Ok(known);
@@ -129,7 +129,7 @@ impl Inner {
         let Ok(_turn) = waited else {
             return Err((Status::Overloaded, "too many questions wait for their turn".to_owned()));
         };
-        if !self.breaker.allows(self.clock.now()) {
+        if !self.breaker.allows(self.clock.steady()) {
             let reason = "it failed again and again, and is left alone for a while".to_owned();
             return Err((Status::Failed, reason));
         }
@@ -138,7 +138,7 @@ impl Inner {
             Client::Http(it) => it.ask(key, domain, deadline).await,
             Client::Postgres(it) => it.ask(key, deadline).await,
         };
-        let now = self.clock.now();
+        let now = self.clock.steady();
         let word = match &answered {
             Ok(Some(_)) => "found",
             Ok(None) => "not_found",

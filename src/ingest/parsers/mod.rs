@@ -19,9 +19,10 @@ use serde_json::{Value, value::RawValue};
 pub use self::senders::json;
 use super::{
     batch::{self, AT_MOST, Format},
-    body::{self, Room},
+    body,
     event::{self, Draft},
     metadata::Circumstances,
+    room::{Pass, Room},
     segment::parsers as segment_parsers,
     webhook::parsers as webhook_parsers,
 };
@@ -95,7 +96,8 @@ fn inflated(choice: u8, body: &[u8]) -> Result<Option<Bytes>, Broken> {
     let encoding = ["", "gzip", "zstd", "identity"][usize::from(choice % 4)];
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
     let room = Room::new(LARGEST);
-    let read = body::read(Body::from(body.to_vec()), &headers, LARGEST, &room).now_or_never();
+    let read =
+        body::read(Body::from(body.to_vec()), &headers, LARGEST, Pass::known(&room)).now_or_never();
     let Ok((body, _lease)) = read.ok_or("a body that is there is read at once")? else {
         return Ok(None);
     };
@@ -186,7 +188,7 @@ fn well_formed(draft: &Draft<'_>) -> Result<(), Broken> {
     let Ok(source) = "app".parse::<Name>() else { return Ok(()) };
     let seen = Circumstances::of(&HeaderMap::new(), IpAddr::from([192, 0, 2, 1]));
     let Ok(seen) = seen else { return Ok(()) };
-    let metadata = seen.with(&source, given);
+    let metadata = seen.with(&source, given, &[]);
     valid(metadata.bytes())?;
     let names: Result<BTreeMap<String, IgnoredAny>, _> = serde_json::from_str(given.get());
     let kept: Result<BTreeMap<String, IgnoredAny>, _> = serde_json::from_slice(metadata.bytes());

@@ -71,7 +71,9 @@ impl Taken {
 
     pub fn reject(&mut self, index: usize, fault: Fault) {
         if self.rejected.len() < Self::SHOWN {
-            self.rejected.push(Rejected { index, fault });
+            // Those whose schema refuses them are known after the others.
+            let place = self.rejected.partition_point(|it| it.index <= index);
+            self.rejected.insert(place, Rejected { index, fault });
         }
     }
 

@@ -16,7 +16,7 @@ pub fn find(headers: &HeaderMap, uri: &Uri, fields: &Fields<'_>) -> Option<Strin
 pub struct Elsewhere {
     /// It counts before the body's, which then need not be read to know who calls.
     pub header: Option<String>,
-    query: Option<String>,
+    pub query: Option<String>,
 }
 
 impl Elsewhere {

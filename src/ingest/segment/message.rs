@@ -84,7 +84,42 @@ pub struct Message {
     pub is_known: bool,
     /// When it happened, corrected by how wrong the client's clock was.
     pub timestamp: Timestamp,
+    /// Times that the client sent and that were not used.
+    pub odd_times: OddTimes,
     pub payload: RawJson,
+}
+
+/// Times that are none, or that say too much about a clock, as the client wrote them.
+#[derive(Debug, Default, PartialEq)]
+pub struct OddTimes(String);
+
+impl OddTimes {
+    /// The time, if it is one that `fits`. Otherwise it is noted.
+    fn read(
+        &mut self,
+        name: &str,
+        value: &[u8],
+        fits: impl Fn(Timestamp) -> bool,
+    ) -> Option<Timestamp> {
+        /// Bytes of what was written; the payload has all of it.
+        const LONGEST: usize = 128;
+        let time = times::parse(value).filter(|it| fits(*it));
+        // `null` says that there is none.
+        if time.is_none() && value != b"null" {
+            let comma = if self.0.is_empty() { "" } else { "," };
+            let is_plain = |it: &&str| {
+                it.len() <= LONGEST && serde_json::from_str::<serde_json::Value>(it).is_ok()
+            };
+            let text = str::from_utf8(value).ok().filter(is_plain).unwrap_or(r#""…""#);
+            self.0.push_str(&format!("{comma}\"{name}\":{text}"));
+        }
+        time
+    }
+
+    /// For the event's metadata: `,"odd_times":{…}`, or nothing.
+    pub fn to_field(&self) -> String {
+        if self.0.is_empty() { String::new() } else { format!(",\"odd_times\":{{{}}}", self.0) }
+    }
 }
 
 /// Bytes of a `messageId`. Segment documents 100; some clients have longer ones.
@@ -103,8 +138,11 @@ pub fn parse(message: &[u8], around: &Around<'_>) -> Result<Message, Fault> {
     check(call, &fields)?;
     let sent_at = fields.get("sentAt").or(around.sent_at);
     let made = fields.get("originalTimestamp").or_else(|| fields.get("timestamp"));
-    let made = made.and_then(times::parse);
-    let sent = sent_at.and_then(times::parse);
+    let mut odd_times = OddTimes::default();
+    let made = made.and_then(|it| odd_times.read("timestamp", it, |_| true));
+    let received_at = around.received_at;
+    let sent = sent_at
+        .and_then(|it| odd_times.read("sentAt", it, |it| times::tells_skew(it, received_at)));
     let timestamp = match made {
         Some(made) => times::corrected(made, sent, around.received_at),
         None => around.received_at,
@@ -130,7 +168,7 @@ pub fn parse(message: &[u8], around: &Around<'_>) -> Result<Message, Fault> {
         integrations: around.shared.integrations.under(integrations.json, objects.1),
         around,
     });
-    Ok(Message { call, id, is_known, timestamp, payload })
+    Ok(Message { call, id, is_known, timestamp, odd_times, payload })
 }
 
 fn call(fields: &Fields<'_>, around: &Around<'_>) -> Result<Call, Fault> {

@@ -14,7 +14,7 @@ mod settings;
 mod answer;
 pub(super) mod parsers;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -29,14 +29,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    answer::{Refused, Taken, answered},
+    answer::{Fault, Refused, Taken, answered},
     key::Elsewhere,
     message::Call,
-    take::Asked,
+    take::{Apart, Asked},
 };
 use super::{
     Ingest, OpenSource, body, cors,
+    room::{Pass, Sender},
     traffic::{Caller, Rejection},
+    types,
 };
 use crate::problem::{Kind, Problem};
 
@@ -184,7 +186,8 @@ impl Ingest {
             self.opened(Some(key.clone()))?;
         }
         let limit = self.options.segment.batch_bytes;
-        let read = body::read(body, &parts.headers, limit, &self.room).await;
+        let pass = self.segment_pass(&elsewhere, self.caller_ip(&parts));
+        let read = body::read(body, &parts.headers, limit, pass).await;
         let (body, _lease) = read.inspect_err(|problem| {
             let key = elsewhere.or_in(&fields::Fields::default());
             let source = key.and_then(|it| self.keyring.by_write_key(&it));
@@ -194,6 +197,17 @@ impl Ingest {
             }
         })?;
         self.segment_body(call, &parts, body).await
+    }
+
+    /// Leave to read the body. A key outside of it that somebody has makes its sender one that is known.
+    fn segment_pass(&self, elsewhere: &Elsewhere, ip: IpAddr) -> Pass<'_> {
+        let known = |it: &String| self.keyring.by_write_key(it).is_some();
+        let is_named = match &elsewhere.header {
+            Some(key) => known(key),
+            None => elsewhere.query.as_ref().is_some_and(known),
+        };
+        let sender = if is_named { Sender::Named(ip) } else { Sender::Stranger(ip) };
+        Pass { room: &self.room, sender }
     }
 
     /// The source of a write key.
@@ -226,12 +240,36 @@ impl Ingest {
             let apart = tokio::task::spawn_blocking(move || ingest.take_apart(&asked, &body)).await;
             apart.map_err(|_| Problem::new(Kind::Internal))??
         };
-        if !apart.events.is_empty() {
-            let appended = self.gate.admit(apart.events).await.map_err(Problem::from)?;
-            let at = asked.received_at;
-            self.traffic.taken(apart.source.id, Caller::Source, &appended, at);
+        self.keep_apart(&asked, apart).await
+    }
+
+    /// Holds the events to the schemas of their types, and keeps those that are right.
+    async fn keep_apart(&self, asked: &Asked, apart: Apart) -> Result<Taken, Refused> {
+        let Apart { source, places, events, mut taken } = apart;
+        let judge = self.types.judge(asked.received_at);
+        let judged = self.checks.judge(events, &judge).await?;
+        let mut events = Vec::with_capacity(judged.len());
+        for (place, judged) in places.into_iter().zip(judged) {
+            match judged {
+                Ok(event) => events.push(event),
+                Err(unfit) => {
+                    let (_, rejection) = unfit.rejection(asked.received_at, asked.ip());
+                    let fault = Fault::new(types::CODE, rejection.reason);
+                    self.turned_away(&source, asked.rejection(&fault));
+                    taken.reject(place, fault);
+                }
+            }
+        }
+        if asked.call.is_some()
+            && let Some(fault) = taken.only_fault()
+        {
+            return Err(Refused::Message(fault));
+        }
+        if !events.is_empty() {
+            let appended = self.gate.admit(events).await.map_err(Problem::from)?;
+            self.traffic.taken(source.id, Caller::Source, &appended, asked.received_at);
             appended.iter().for_each(|it| self.show(it));
         }
-        Ok(apart.taken)
+        Ok(taken)
     }
 }

@@ -16,6 +16,10 @@ use crate::{
     problem::{Kind, Problem},
 };
 
+/// What [`address`] looks at.
+const VARY: (header::HeaderName, &str) =
+    (header::VARY, "host, x-forwarded-host, x-forwarded-proto");
+
 /// The settings of analytics.js, which it loads from its `cdnURL`. They name this gateway as its host, so
 /// that an app changes the `cdnURL` and nothing else.
 pub async fn settings(
@@ -47,7 +51,7 @@ pub async fn settings(
         "edgeFunction": {},
         "analyticsNextEnabled": true,
     });
-    let cache = [(header::CACHE_CONTROL, "public, max-age=120")];
+    let cache = [(header::CACHE_CONTROL, "public, max-age=120"), VARY];
     (cache, Json(settings)).into_response()
 }
 
@@ -71,14 +75,15 @@ pub async fn source_config(State(ingest): State<Arc<Ingest>>, request: Request) 
         "dataplanes": { "US": [{ "url": format!("{protocol}://{host}"), "default": true }] },
         "destinations": [],
     } });
-    Json(config).into_response()
+    ([VARY], Json(config)).into_response()
 }
 
 fn unknown() -> Problem {
     Problem::new(Kind::UnknownWriteKey).detail("no enabled source has this write key")
 }
 
-/// The host by which the caller knows us, and how it speaks to us. A lie here only misleads the liar.
+/// The host by which the caller knows us, and how it speaks to us. A lie here only misleads the liar: caches
+/// are told by `Vary` what an answer depends on.
 fn address(headers: &HeaderMap) -> (String, &'static str) {
     let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok()).map(str::trim);
     let is_host = |it: &&str| {

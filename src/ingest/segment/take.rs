@@ -15,11 +15,7 @@ use super::{
 };
 use crate::{
     ingest::{
-        Ingest, OpenSource,
-        metadata::Circumstances,
-        sender::judged,
-        traffic::Rejection,
-        types::{self, Judge},
+        Ingest, OpenSource, judging::Unjudged, metadata::Circumstances, traffic::Rejection,
     },
     model::{IdempotencyKey, NewEvent, TypeName},
     problem::Problem,
@@ -29,7 +25,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Asked {
     /// What the path says, if it does.
-    call: Option<Call>,
+    pub call: Option<Call>,
     keys: Elsewhere,
     circumstances: Result<Circumstances, Problem>,
     ip: IpAddr,
@@ -40,7 +36,9 @@ pub struct Asked {
 /// What is right of a request, and what is to be told of the rest.
 pub struct Apart {
     pub source: Arc<OpenSource>,
-    pub events: Vec<NewEvent>,
+    /// Which message of the request each event is.
+    pub places: Vec<usize>,
+    pub events: Vec<Unjudged>,
     pub taken: Taken,
 }
 
@@ -56,6 +54,16 @@ impl Asked {
             received_at: ingest.clock.now(),
         }
     }
+
+    /// The caller's address.
+    pub fn ip(&self) -> IpAddr {
+        self.ip.to_canonical()
+    }
+
+    /// What is told of a message that was not taken.
+    pub fn rejection(&self, fault: &Fault) -> Rejection {
+        Rejection::new(self.received_at, fault.code, fault.message.to_string(), self.ip())
+    }
 }
 
 impl Ingest {
@@ -70,25 +78,22 @@ impl Ingest {
         let (messages, circumstances) =
             messages.inspect_err(|it| self.refused_whole(asked, Ok(source.clone()), it))?;
         let around = self.around(asked, circumstances, body.len(), &fields);
-        let judge = self.types.judge(around.received_at);
         let mut taken = Taken::default();
-        let mut events = Vec::with_capacity(messages.len().min(self.options.segment.messages));
+        let room = messages.len().min(self.options.segment.messages);
+        let (mut places, mut events) = (Vec::with_capacity(room), Vec::with_capacity(room));
         for (place, message) in messages.into_iter().enumerate() {
-            let event = self.segment_message(place, message, &around);
-            match event.and_then(|it| it.into_new(&source, &around, &judge)) {
-                Ok(event) => events.push(event),
+            match self.segment_message(place, message, &around) {
+                Ok(message) => {
+                    places.push(place);
+                    events.push(message.into_new(&source, &around));
+                }
                 Err(fault) => {
-                    self.turned_away(&source, around.rejection(&fault));
+                    self.turned_away(&source, asked.rejection(&fault));
                     taken.reject(place, fault);
                 }
             }
         }
-        if asked.call.is_some()
-            && let Some(fault) = taken.only_fault()
-        {
-            return Err(Refused::Message(fault));
-        }
-        Ok(Apart { source, events, taken })
+        Ok(Apart { source, places, events, taken })
     }
 
     /// Counts a request that is refused as a whole, if its key says at which source.
@@ -149,12 +154,7 @@ impl Ingest {
 }
 
 impl Message {
-    fn into_new(
-        self,
-        source: &OpenSource,
-        around: &Around<'_>,
-        judge: &Judge,
-    ) -> Result<NewEvent, Fault> {
+    fn into_new(self, source: &Arc<OpenSource>, around: &Around<'_>) -> Unjudged {
         // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
         let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
         let key = Some(key).filter(|_| self.is_known);
@@ -167,12 +167,9 @@ impl Message {
             received_at: around.received_at,
             key,
             key_counts_for: None,
-            metadata: around.circumstances.alone(&source.name),
+            metadata: around.circumstances.beside(&source.name, &self.odd_times.to_field()),
             payload: self.payload,
         };
-        judged(event, source, true, judge).map_err(|unfit| {
-            let (_, rejection) = unfit.rejection(around.received_at, around.ip);
-            Fault::new(types::CODE, rejection.reason)
-        })
+        Unjudged::of(event, source, true)
     }
 }

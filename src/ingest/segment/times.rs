@@ -1,10 +1,16 @@
 //! When a message happened, by a clock that we trust: clients' clocks are wrong, but wrong in the same
 //! way when a message is made and when it is sent.
 
-use jiff::{Timestamp, civil};
+use jiff::{SignedDuration, Timestamp, civil};
 use serde_json::Value;
 
 use crate::model::{json, moment};
+
+/// Whether a client's `sentAt` may tell how wrong its clock is. One that is further off was not written when
+/// the message was sent: an old queue, or a fault of the client.
+pub fn tells_skew(sent_at: Timestamp, received_at: Timestamp) -> bool {
+    sent_at.duration_since(received_at).abs() <= SignedDuration::from_hours(24)
+}
 
 /// `receivedAt − (sentAt − made)`. Without `sent_at`, the client's own time has to do.
 pub fn corrected(made: Timestamp, sent_at: Option<Timestamp>, received_at: Timestamp) -> Timestamp {
@@ -79,5 +85,8 @@ mod tests {
         let received = at("2024-01-02T04:04:10.900Z");
         assert_eq!(text(corrected(made, Some(sent), received)), "2024-01-02T04:04:05.900Z");
         assert_eq!(corrected(made, None, received), made);
+        assert!(tells_skew(sent, received));
+        assert!(!tells_skew(at("2024-01-01T04:04:10.800Z"), received));
+        assert!(!tells_skew(at("2026-01-02T03:04:10Z"), received));
     }
 }

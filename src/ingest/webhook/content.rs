@@ -1,12 +1,14 @@
 //! What stands in a request's body, as JSON: JSON itself untouched, the fields of a form, or a text.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     ingest::shape,
-    model::{RawJson, json},
+    model::{RawJson, headers as names, json},
     problem::kind_of_json,
 };
 
@@ -79,22 +81,46 @@ pub fn elements(payload: &RawJson) -> Option<Vec<RawJson>> {
     Some(elements.iter().map(element).collect::<Vec<_>>()).filter(|it| !it.is_empty())
 }
 
-/// The headers that expressions and receivers may see: nothing that proves who somebody is.
-pub fn shown(headers: &HeaderMap) -> RawJson {
-    const BYTES: usize = 8 * 1024;
+/// Bytes of names and values that an event keeps of its headers.
+const HEADER_BYTES: usize = 8 * 1024;
+
+/// The headers that are kept with the event, and that receivers may see: nothing that proves who somebody
+/// is. `proofs` are those by which the source verifies.
+pub fn kept(headers: &HeaderMap, proofs: &[String]) -> RawJson {
+    collected(headers, |name, value| {
+        let is_hidden = names::is_hidden(name) || proofs.iter().any(|it| it == name);
+        (!is_hidden).then(|| names::shown_value(name, value))
+    })
+}
+
+/// The headers that the source's own expressions may use for the type and the key of an event. They may
+/// use a signature, which tells one request from another, and no secret.
+pub fn usable(headers: &HeaderMap, secret: Option<&str>) -> RawJson {
     const HIDDEN: [&str; 5] =
         ["authorization", "cookie", "proxy-authorization", "x-gitlab-token", "x-api-key"];
+    collected(headers, |name, value| {
+        let is_secret = secret.is_some_and(|it| it.eq_ignore_ascii_case(name));
+        let is_hidden = HIDDEN.contains(&name) || name.contains("token") || name.contains("secret");
+        // A delivery's token of idempotency names the delivery, and nobody.
+        let is_hidden = is_secret || (is_hidden && !name.contains("idempotency"));
+        (!is_hidden).then_some(Cow::Borrowed(value))
+    })
+}
+
+fn collected<'h>(
+    headers: &'h HeaderMap,
+    show: impl Fn(&str, &'h str) -> Option<Cow<'h, str>>,
+) -> RawJson {
     let mut shown = Map::new();
     let mut bytes = 0;
     for (name, value) in headers {
         let (name, Ok(value)) = (name.as_str(), value.to_str()) else { continue };
-        let is_hidden = HIDDEN.contains(&name) || name.contains("token") || name.contains("secret");
         bytes += name.len() + value.len();
-        // A delivery's token of idempotency names the delivery, and nobody.
-        if (is_hidden && !name.contains("idempotency")) || bytes > BYTES {
-            continue;
+        if bytes <= HEADER_BYTES
+            && let Some(value) = show(name, value)
+        {
+            shown.insert(name.to_owned(), value.into());
         }
-        shown.insert(name.to_owned(), value.into());
     }
     RawJson::of(&shown)
 }
@@ -156,6 +182,11 @@ mod tests {
         for name in ["authorization", "cookie", "x-gitlab-token", "x-my-secret", "x-github-event"] {
             headers.insert(name, "value".parse().unwrap());
         }
-        assert_eq!(shown(&headers).as_str(), r#"{"x-github-event":"value"}"#);
+        headers.insert("x-acme", "S".parse().unwrap());
+        headers.insert("x-sig", "abc".parse().unwrap());
+        let proofs = ["x-acme".to_owned()];
+        assert_eq!(kept(&headers, &proofs).as_str(), r#"{"x-github-event":"value"}"#);
+        let usable = usable(&headers, Some("X-Acme"));
+        assert_eq!(usable.as_str(), r#"{"x-github-event":"value","x-sig":"abc"}"#);
     }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use axum::http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::content::{self, Content};
@@ -17,23 +18,16 @@ use crate::{
         inbound::{self, Doubt, Key},
     },
     expr::{Facts, Names, Template},
-    ingest::{
-        metadata::Circumstances,
-        types::{self, Judge, Verdict},
-    },
+    ingest::{judging::Unjudged, metadata::Circumstances},
     model::{
         Acknowledgement, Event, EventId, EventSeq, IdempotencyKey, InboundScheme, Intake, Name,
         NewEvent, ProjectId, Provider, RawJson, Source, SourceId, TypeName, Verify,
     },
     redact::Redactor,
-    schema::Fault,
 };
 
 /// The type of an event whose own cannot be found out.
 const UNTYPED: &str = "webhook.received";
-
-/// The type of an event that is not kept, and what its schema says of it.
-pub type Unfit = (TypeName, Vec<Fault>);
 
 /// All of them. One is built when it is first posted to, and kept until its source changes.
 pub struct Doors {
@@ -58,7 +52,11 @@ pub struct Door {
     is_list: bool,
     event_type: Option<Template>,
     key: Option<Template>,
+    /// Whether the key is made of the body's hash, which takes time.
+    hashes_body: bool,
     key_window: Option<SignedDuration>,
+    /// Headers by which it verifies, in lower case: they are not kept.
+    proofs: Vec<String>,
     pub never_store: Option<Redactor>,
 }
 
@@ -140,9 +138,11 @@ impl Door {
             provider: preset.as_ref().map(|(provider, _)| *provider),
             is_list: rows.is_some_and(|it| it.is_list),
             event_type: event_type.and_then(compiled),
+            hashes_body: key.is_some_and(|it| it.contains("body_sha256")),
             key: key.and_then(compiled),
             key_window: source.key_window.and_then(|it| it.try_into().ok()),
             never_store,
+            proofs: scheme.proofs(),
             scheme,
         })
     }
@@ -162,39 +162,31 @@ impl Door {
         &self,
         content: Content,
         headers: &HeaderMap,
+        body: &[u8],
         circumstances: &Circumstances,
         now: Timestamp,
-        judge: &Judge,
-    ) -> Vec<Result<NewEvent, Unfit>> {
-        let headers = content::shown(headers);
-        let payloads = match self.is_list.then(|| content::elements(&content.payload)) {
-            Some(Some(elements)) => elements,
-            Some(None) | None => vec![content.payload],
-        };
-        let metadata = circumstances.with(&self.name, &content::metadata(&headers));
+    ) -> Vec<Unjudged> {
+        let elements = self.is_list.then(|| content::elements(&content.payload)).flatten();
+        let is_whole = elements.is_none();
+        let payloads = elements.unwrap_or_else(|| vec![content.payload]);
+        let kept = content::kept(headers, &self.proofs);
+        let metadata = circumstances.with(&self.name, &content::metadata(&kept), &[]);
+        let headers = content::usable(headers, self.scheme.secret_header());
         let event = |it: RawJson| {
-            let (sent, kept) = (it.clone(), self.event(it, &headers, metadata.clone(), now));
-            self.judged(kept, &sent, judge)
+            let hashed = if is_whole { body } else { &it.bytes()[..] };
+            let hash = self.hashes_body.then(|| hex::encode(Sha256::digest(hashed)));
+            let results = [("headers", headers.clone()), ("body_sha256", RawJson::of(&hash))];
+            // The schema of its type judges what was sent, of which not all may be kept.
+            let event = self.event(it.clone(), &results, metadata.clone(), now);
+            Unjudged { event, sent: Some(it), finish: None }
         };
         payloads.into_iter().map(event).collect()
-    }
-
-    /// What the schema of its type says of what was sent, of which not all may be kept.
-    fn judged(&self, event: NewEvent, sent: &RawJson, judge: &Judge) -> Result<NewEvent, Unfit> {
-        match judge.verdict(self.project, &event.event_type, sent) {
-            Verdict::Fine => Ok(event),
-            Verdict::Flagged(faults) => {
-                let metadata = types::flagged(&event.metadata, &faults);
-                Ok(NewEvent { metadata, ..event })
-            }
-            Verdict::Rejected(faults) => Err((event.event_type, faults)),
-        }
     }
 
     fn event(
         &self,
         payload: RawJson,
-        headers: &RawJson,
+        results: &[(&str, RawJson)],
         metadata: RawJson,
         now: Timestamp,
     ) -> NewEvent {
@@ -215,8 +207,8 @@ impl Door {
                 payload: payload.clone(),
             }),
             Some(self.name.clone()),
-        )
-        .with_result("headers", headers);
+        );
+        let facts = results.iter().fold(facts, |facts, (name, it)| facts.with_result(name, it));
         let value = |it: &Option<Template>| {
             let text = it.as_ref().and_then(|it| it.render(&facts).ok())?;
             Some(text).filter(|it| !it.is_empty())
@@ -241,7 +233,7 @@ impl Door {
 }
 
 fn compiled(source: &str) -> Option<Template> {
-    let results = ["headers".to_owned()];
+    let results = inbound::NAMES.map(str::to_owned);
     let template = format!("{{{{ {source} }}}}");
     // It was compiled before it was saved.
     Template::compile_with(&template, &Names { results: &results, bare: false }).ok()
@@ -263,8 +255,7 @@ fn type_name(text: Option<String>) -> TypeName {
 fn key_of(source: &Name, id: &str) -> IdempotencyKey {
     let key = format!("webhook:{source}:{id}");
     key.parse().unwrap_or_else(|_| {
-        use sha2::Digest as _;
-        let digest = hex::encode(sha2::Sha256::digest(id.as_bytes()));
+        let digest = hex::encode(Sha256::digest(id.as_bytes()));
         IdempotencyKey::trusted(&format!("webhook:{source}:{digest}"))
     })
 }

@@ -25,11 +25,13 @@ use self::{
 use super::{
     Ingest, body,
     metadata::Circumstances,
+    room::Pass,
+    sender::Unfit,
     traffic::{Caller, Rejection},
     types,
 };
 use crate::{
-    crypto::inbound::Received,
+    crypto::inbound::{Doubt, Received},
     problem::{Kind, Problem},
 };
 
@@ -62,7 +64,15 @@ pub async fn post_webhook(
     Path(source): Path<String>,
     request: Request,
 ) -> Response {
-    let Some(door) = ingest.doors.find(&source) else {
+    // What a source answers is its owner's text, on the origin of the dashboard: it is shown, and no more.
+    const POLICY: HeaderValue = HeaderValue::from_static("sandbox; default-src 'none'");
+    let mut response = answered(&ingest, &source, request).await;
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    response
+}
+
+async fn answered(ingest: &Ingest, source: &str, request: Request) -> Response {
+    let Some(door) = ingest.doors.find(source) else {
         return super::respond::<StatusCode>(Err(
             Problem::new(Kind::NotFound).detail("there is no such source of kind `webhook`")
         ));
@@ -93,18 +103,39 @@ impl Ingest {
     async fn webhook(&self, door: &Door, request: Request) -> Result<Outcome, Problem> {
         let (parts, body) = request.into_parts();
         let limit = self.options.event_bytes;
-        let read = body::read(body, &parts.headers, limit, &self.room).await;
+        let is_proxied = self.is_proxied_by(&parts.extensions);
+        let url = url_of(&parts, door.url.as_deref(), is_proxied);
+        let pass = self.pass(door, &parts, &url)?;
+        let read = body::read(body, &parts.headers, limit, pass).await;
         let (body, _lease) = read.inspect_err(|problem| {
             self.reject(door, &parts, Rejection::NOT_READ, problem.kind().parts().2);
         })?;
-        let now = self.clock.now();
-        let url = url_of(&parts, door.url.as_deref());
         let received = Received { headers: &parts.headers, url: &url, body: &body };
-        if let Err(doubt) = door.scheme.verify(&door.keys, &received, now) {
-            self.reject(door, &parts, door::code(doubt), &doubt.to_string());
-            return Err(Problem::new(Kind::NotVerified));
+        if let Err(doubt) = door.scheme.verify(&door.keys, &received, self.clock.now()) {
+            return Err(self.doubted(door, &parts, doubt));
         }
         self.believed(door, &parts, &body).await
+    }
+
+    /// Leave to read the body, by what the header says alone: who shows the secret itself is known already,
+    /// and who shows nothing, or an old time, need not be heard.
+    fn pass(&self, door: &Door, parts: &Parts, url: &str) -> Result<Pass<'_>, Problem> {
+        let received = Received { headers: &parts.headers, url, body: b"" };
+        let is_secret = door.scheme.secret_header().is_some();
+        match door.scheme.verify(&door.keys, &received, self.clock.now()) {
+            Ok(()) if is_secret => Ok(Pass::known(&self.room)),
+            // A signature is about the body.
+            Err(Doubt::BadSignature) if !is_secret => {
+                Ok(Pass::stranger(&self.room, self.caller_ip(parts)))
+            }
+            Ok(()) => Ok(Pass::stranger(&self.room, self.caller_ip(parts))),
+            Err(doubt) => Err(self.doubted(door, parts, doubt)),
+        }
+    }
+
+    fn doubted(&self, door: &Door, parts: &Parts, doubt: Doubt) -> Problem {
+        self.reject(door, parts, door::code(doubt), &doubt.to_string());
+        Problem::new(Kind::NotVerified)
     }
 
     async fn believed(&self, door: &Door, parts: &Parts, body: &Bytes) -> Result<Outcome, Problem> {
@@ -121,22 +152,24 @@ impl Ingest {
         })?;
         let now = self.clock.now();
         let judge = self.types.judge(now);
-        let events = door.events(content, &parts.headers, &circumstances, now, &judge);
+        let events = door.events(content, &parts.headers, body, &circumstances, now);
         let mut unfit = None;
         let mut kept = Vec::with_capacity(events.len());
-        for event in events {
+        for event in self.checks.judge(events, &judge).await? {
             match event {
                 Ok(event) => kept.push(event),
                 Err(it) => {
-                    self.reject(door, parts, types::CODE, &types::reason(&it.0, &it.1));
+                    if let Unfit::Schema { event_type, faults, .. } = &it {
+                        self.reject(door, parts, types::CODE, &types::reason(event_type, faults));
+                    }
                     unfit = Some(it);
                 }
             }
         }
         if kept.is_empty()
-            && let Some((event_type, faults)) = unfit
+            && let Some(unfit) = unfit
         {
-            return Err(types::problem(&event_type, &faults));
+            return Err(unfit.into_problem());
         }
         let appended = self.gate.admit(kept).await?;
         appended.iter().for_each(|it| self.show(it));
@@ -156,17 +189,18 @@ fn unreadable(error: &Unreadable) -> Problem {
     Problem::new(Kind::InvalidBody).detail(error.to_string())
 }
 
-/// The URL as the sender wrote it, as far as we and the proxies before us can tell. The source may say what it
-/// is; the query is the request's own, where it has one: a sender adds to it what its signature covers.
-fn url_of(parts: &Parts, said: Option<&str>) -> String {
+/// The URL as the sender wrote it, as far as we and the proxies that are trusted can tell. The source may say
+/// what it is; the query is the request's own, where it has one: a sender adds to it what its signature covers.
+fn url_of(parts: &Parts, said: Option<&str>, is_proxied: bool) -> String {
     if let Some(said) = said {
         let before = said.split_once('?').map_or(said, |(before, _)| before);
         let query = parts.uri.query();
         return query.map_or_else(|| said.to_owned(), |query| format!("{before}?{query}"));
     }
     let text = |name: &str| parts.headers.get(name).and_then(|it| it.to_str().ok());
-    let protocol = text("x-forwarded-proto").unwrap_or("http");
-    let host = text("x-forwarded-host").or_else(|| text("host")).unwrap_or_default();
+    let forwarded = |name: &str| text(name).filter(|_| is_proxied);
+    let protocol = forwarded("x-forwarded-proto").unwrap_or("http");
+    let host = forwarded("x-forwarded-host").or_else(|| text("host")).unwrap_or_default();
     let path = parts.uri.path_and_query().map_or("/", |it| it.as_str());
     format!("{protocol}://{host}{path}")
 }

@@ -8,8 +8,10 @@ use crate::ingest::parsers::{Broken, valid};
 
 /// The body as a payload, whole and as a list.
 pub fn content(headers: &HeaderMap, body: &Bytes) -> Result<(), Broken> {
-    let shown = content::shown(headers);
-    valid(content::metadata(&shown).get().as_bytes())?;
+    let usable = content::usable(headers, None);
+    valid(usable.bytes())?;
+    let kept = content::kept(headers, &[]);
+    valid(content::metadata(&kept).get().as_bytes())?;
     let Ok(content) = Content::of(headers, body) else { return Ok(()) };
     valid(content.payload.bytes())?;
     let elements = content::elements(&content.payload).unwrap_or_default();

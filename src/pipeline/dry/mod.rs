@@ -5,12 +5,14 @@ mod changes;
 mod report;
 mod known;
 mod cases;
+mod anew;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 pub use self::{
+    anew::{Anew, Routes},
     cases::{CaseResult, Failure, event, judge, rehearse},
     changes::Change,
     report::{Application, Asked, Dropped, Made, Message, Outcome, Report, Route, Stopped, Tried},
@@ -20,6 +22,7 @@ use super::{
     Tools,
     ask::Lookups,
     compile::{Active, Compiled},
+    ids::Ids,
     plan::{Part, Planner},
     trace::Trace,
 };
@@ -134,7 +137,8 @@ impl Trial {
         planner.trace = Some(Box::<Trace>::default());
         match planner.part(active, 0, known) {
             Part::Waits => None,
-            Part::Made(made) => {
+            Part::Made(mut made) => {
+                Ids::default().tell_apart(event, &mut made.deliveries);
                 let trace = planner.trace.take().unwrap_or_default();
                 Some(report(&self.pipeline, event, *trace, made, known))
             }

@@ -1,26 +1,27 @@
 //! The part of the loop that sets pipelines aside, and plans them when they have their answers.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
-use super::{BATCH_BYTES, Runner};
+use super::{BATCH_BYTES, Runner, turns::TURN};
 use crate::{
     hint::Loss,
-    model::{Event, EventSeq, Message, Name, Owed, Plan, Skipped},
+    model::{DeliverySeq, Event, EventSeq, Message, Name, Owed, Plan, Skipped},
     pipeline::{
         Options,
         aside::Turn,
         compile::Active,
+        ids::Ids,
         plan::{Made, Part, Planner},
         sent::{Sent, SentPart},
     },
-    store::{StoreError, Waiting},
+    store::{Store, StoreError, Waiting},
 };
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     /// The plan of an event, as far as it can be made now. The rest is set aside.
     pub(super) fn first_part(&mut self, event: &Arc<Event>, failures: &mut u64) -> Plan {
         let Options { waiting, waiting_bytes, .. } = self.parts.options;
-        let Self { compiled, aside, outside, memories, .. } = self;
+        let Self { compiled, aside, outside, memories, turns, .. } = self;
         let mut planner = Planner::new(event, compiled);
         if let Some(planned) = planner.directed() {
             *failures += u64::from(planned.failures);
@@ -30,9 +31,18 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let mut has_waits = false;
         for active in planner.wanted() {
             let may_wait = aside.has_room(waiting, waiting_bytes);
+            if may_wait && turns.is_over(event.project) && !active.remembers() {
+                aside.add(event, &active.name, planner.spots(active), Vec::new(), 0);
+                plan.skipped
+                    .push(waits(active, "it waits until other projects have had their turn"));
+                has_waits = true;
+                continue;
+            }
+            let begun = Instant::now();
             let mut asking = outside.asking(memories, event, Vec::new(), may_wait);
             let part = planner.part(active, plan.deliveries.len(), &mut asking);
             let (known, open) = (asking.known, asking.open);
+            turns.note(event.project, begun.elapsed());
             match part {
                 Part::Made(mut made) if !(may_wait && aside.blocks(event.seq, &made.spots())) => {
                     *failures += u64::from(made.failures);
@@ -42,15 +52,23 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 Part::Made(_) | Part::Waits => {
                     let spots = planner.spots(active);
                     let ticket = aside.add(event, &active.name, spots, known, open.len());
-                    plan.skipped.push(waits(active, open.is_empty()));
+                    plan.skipped.push(waits(
+                        active,
+                        match open.is_empty() {
+                            false => "it waits for an answer from outside",
+                            true => "it waits behind an earlier event of the same lane",
+                        },
+                    ));
                     outside.wait_for(&ticket, open);
                     has_waits = true;
                 }
             }
         }
         plan.skipped.extend(planner.unwanted());
+        let mut ids = Ids::default();
+        ids.tell_apart(event, &mut plan.deliveries);
         if has_waits {
-            aside.planned(event.seq, &plan.skipped, plan.deliveries.len());
+            aside.planned(event.seq, &plan.skipped, plan.deliveries.len(), ids);
         }
         plan
     }
@@ -69,14 +87,25 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         if !self.look_at_catalog().await {
             return ControlFlow::Continue(());
         }
+        let mut given = Vec::with_capacity(found.len());
+        for Waiting { event, .. } in &found {
+            match ids_of(self.parts.store.as_ref(), event.seq).await {
+                Ok(ids) => given.push(ids),
+                Err(StoreError::Closed) => return ControlFlow::Break(()),
+                Err(error) => {
+                    self.wait_after(&error).await;
+                    return ControlFlow::Continue(());
+                }
+            }
+        }
         self.waiting_behind = found.last().map(|it| it.event.seq);
-        for Waiting { event, skipped } in found {
+        for (Waiting { event, skipped }, ids) in found.into_iter().zip(given) {
             for pipeline in
                 skipped.iter().filter(|it| it.waits()).filter_map(|it| it.pipeline.as_ref())
             {
                 self.set_aside_again(&event, pipeline);
             }
-            self.aside.planned(event.seq, &skipped, 0);
+            self.aside.planned(event.seq, &skipped, 0, ids);
             self.aside.first_kept(event.seq);
         }
         if self.waiting_behind.is_none() {
@@ -101,9 +130,13 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         outside.wait_for(&ticket, open);
     }
 
-    /// Plans what waited and does not have to any more.
+    /// Plans what waited and does not have to any more; for one turn, since new events wait meanwhile.
     pub(super) async fn go_on(&mut self) {
-        while !self.aside.is_empty() && self.waiting_behind.is_none() && self.room_for_more().await
+        let begun = Instant::now();
+        while begun.elapsed() < TURN
+            && !self.aside.is_empty()
+            && self.waiting_behind.is_none()
+            && self.room_for_more().await
         {
             if !self.look_at_catalog().await {
                 return;
@@ -111,7 +144,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             self.aside.next_call();
             let (mut plans, mut failures, mut bytes) = (Vec::new(), 0, 0);
             let most = self.parts.options.batch.max(1);
-            while plans.len() < most && bytes < BATCH_BYTES {
+            while plans.len() < most && bytes < BATCH_BYTES && begun.elapsed() < TURN {
                 let Some((plan, sent)) = self.later_part(&mut failures) else { break };
                 bytes += plan.event.weight();
                 plans.push((plan, sent));
@@ -158,11 +191,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 }
 
 /// What stands in an event until the pipeline has decided.
-fn waits(active: &Active, is_behind: bool) -> Skipped {
-    let reason = match is_behind {
-        false => "it waits for an answer from outside",
-        true => "it waits behind an earlier event of the same lane",
-    };
+fn waits(active: &Active, reason: &str) -> Skipped {
     Skipped {
         pipeline: Some(active.name.clone()),
         pipeline_version: Some(active.version),
@@ -182,4 +211,19 @@ fn gone(pipeline: &Name) -> Made {
         reason: "it was deleted, renamed or disabled while it waited for an answer".to_owned(),
     };
     Made { skipped: vec![skipped], ..Made::default() }
+}
+
+/// The ids of the messages that the first plan of an event made, as the store has them.
+async fn ids_of(store: &dyn Store, event: EventSeq) -> Result<Ids, StoreError> {
+    const FIRST_LOOK: u16 = 16;
+    let mut until = FIRST_LOOK;
+    loop {
+        let seqs: Vec<_> = (0..until).map(|it| DeliverySeq::new(event, it)).collect();
+        let messages = store.messages(&seqs).await?;
+        // Ordinals have no gaps.
+        if messages.len() < seqs.len() || until >= DeliverySeq::PER_EVENT {
+            return Ok(Ids::of(&messages));
+        }
+        until = DeliverySeq::PER_EVENT;
+    }
 }

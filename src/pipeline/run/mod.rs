@@ -11,12 +11,14 @@
 mod later;
 mod meters;
 mod remember;
+mod turns;
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use meters::Meters;
 use tokio::sync::watch;
+use turns::Turns;
 
 use super::{
     Options, Tools, ahead,
@@ -76,6 +78,7 @@ pub struct Runner<L> {
     /// What was planned in calls that failed: nobody knows whether it is on disk.
     doubtful: Vec<Sent>,
     patience: Duration,
+    turns: Turns,
     meters: Meters,
 }
 
@@ -115,6 +118,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
         waiting_bytes: 0,
         doubtful: Vec::new(),
         patience: FIRST_WAIT,
+        turns: Turns::default(),
         meters: Meters::new(),
     };
     (runner, watch)
@@ -130,6 +134,8 @@ enum Wake {
     Due,
     /// The resources have changed.
     Catalog,
+    /// Nothing else is to be done than what was set aside.
+    Aside,
 }
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
@@ -172,6 +178,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 Wake::Stop => break,
                 Wake::Due => self.tell_absences().await,
                 Wake::Catalog => self.take_catalog().await,
+                Wake::Aside => self.go_on().await,
                 Wake::Hint(None) => break,
                 Wake::Hint(Some(Hint::Lost(_))) => self.behind = true,
                 Wake::Hint(Some(Hint::Some(events))) => self.live(events).await,
@@ -205,6 +212,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     async fn wake(&mut self) -> Wake {
         let has_room = self.has_room();
+        let may_go_on = has_room && self.waiting_behind.is_none() && self.aside.has_candidates();
         let Self { parts, in_flight, outside, memories, .. } = self;
         let Parts { stop, events, clock, catalog, .. } = parts;
         let due = memories.next_due();
@@ -217,6 +225,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             Ok(()) = catalog.changed(), if has_room => Wake::Catalog,
             () = remember::until(clock.as_ref(), due), if has_room => Wake::Due,
             hint = events.receive(), if has_room => Wake::Hint(hint),
+            () = tokio::task::yield_now(), if may_go_on => Wake::Aside,
         }
     }
 
@@ -284,6 +293,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         if !self.look_at_catalog().await {
             return;
         }
+        self.turns.next_round();
         let mut rest = &events[..];
         while !rest.is_empty() {
             if !self.room_for_more().await {

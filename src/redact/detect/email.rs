@@ -51,13 +51,41 @@ fn local(bytes: &[u8], sign: usize) -> Option<usize> {
     }
     let length =
         bytes[..sign].iter().rev().take(LONGEST_LOCAL).take_while(|it| is_local(**it)).count();
-    let start = sign - length;
-    let outside = bytes[start..sign].iter().take_while(|it| b".'-%".contains(it)).count();
-    (outside < length).then(|| start + outside)
+    let run = &bytes[sign - length..sign];
+    if is_masked(run) {
+        return None;
+    }
+    // What stands in a query, a path or a list may be part of an address, and mostly is not: `to=jane@acme.com`.
+    let is_between = |it: &u8| b"=/?&#|%".contains(it);
+    let tail = run.iter().rposition(is_between).map_or(run, |it| &run[it + 1..]);
+    let run = if tail.iter().any(|it| is_word(*it)) { tail } else { run };
+    // What a sentence or a template puts before it.
+    let is_outside = |it: &u8| match it {
+        b'{' => !run.contains(&b'}'),
+        _ => b".'-%`~^!$=/?&#|*+}".contains(it),
+    };
+    let outside = run.iter().take_while(|it| is_outside(it)).count();
+    let is_address = run[outside..].iter().any(|it| is_word(*it));
+    is_address.then(|| sign - run.len() + outside)
 }
 
+/// `j***`, which we leave of an address.
+fn is_masked(run: &[u8]) -> bool {
+    run.strip_suffix(b"***").is_some_and(|it| {
+        // Behind whatever stood before the address that was masked.
+        let length = it.iter().rev().take_while(|it| is_word(**it)).count();
+        let first = std::str::from_utf8(&it[it.len() - length..]);
+        first.is_ok_and(|it| it.chars().count() <= 1)
+    })
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || !byte.is_ascii() || byte == b'_'
+}
+
+/// `atext` of RFC 5322, dots between, and whatever is not ASCII.
 fn is_local(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"._%+-'".contains(&byte)
+    is_word(byte) || b".!#$%&'*+/=?^`{|}~-".contains(&byte)
 }
 
 fn is_domain(byte: u8) -> bool {

@@ -7,6 +7,7 @@ mod address;
 mod digits;
 mod iban;
 mod phone;
+mod fold;
 
 use std::ops::Range;
 
@@ -38,6 +39,7 @@ impl Kind {
 
     /// One form for all ways to write the same value, so that their pseudonyms are the same.
     pub fn normal(self, text: &str) -> String {
+        let text = &*fold::plainly(text);
         match self {
             Self::Email => email::normal(text),
             Self::Ip => address::normal(text),
@@ -55,6 +57,7 @@ impl Kind {
 
     /// What of a value may be seen.
     pub fn mask(self, text: &str) -> String {
+        let text = &*fold::plainly(text);
         match self {
             Self::Email => email::mask(text),
             Self::Ip => address::mask(text),
@@ -65,7 +68,11 @@ impl Kind {
     }
 }
 
-pub use address::truncate;
+/// The network of an address; `None` for what is none.
+pub fn truncate(text: &str) -> Option<String> {
+    address::truncate(&fold::plainly(text))
+}
+
 pub use digits::{SHORTEST_CARD, is_card};
 
 /// Stars for letters and digits, but for some at the beginning and the end.
@@ -101,6 +108,8 @@ pub struct Traits {
     colons: usize,
     at: bool,
     percent: bool,
+    /// There may be characters that are written wider than they need be.
+    wide: bool,
 }
 
 /// One value in a text.
@@ -145,7 +154,8 @@ impl Detectors {
 
     /// Whether a text of these traits is worth a closer look.
     pub fn may_match(self, it: Traits) -> bool {
-        self.email && (it.at || it.percent)
+        self.any() && (it.percent || it.wide)
+            || self.email && it.at
             || self.ip && (it.may_be_v4() || it.may_be_v6())
             || (self.phone || self.ssn) && it.digits >= phone::FEWEST
             || self.card && it.digits >= digits::SHORTEST_CARD
@@ -159,30 +169,41 @@ impl Detectors {
         if !self.may_match(traits) {
             return found;
         }
+        if (traits.percent || traits.wide)
+            && let Some(folded) = fold::folded(text)
+        {
+            self.find_in(&folded.text, Traits::of(folded.text.as_bytes()), &mut found);
+            found.iter_mut().for_each(|it| it.range = folded.place(&it.range));
+        }
+        self.find_in(text, traits, &mut found);
+        apart(found)
+    }
+
+    /// What stands in a text as it is spelt.
+    fn find_in(self, text: &str, traits: Traits, found: &mut Vec<Found>) {
         let bytes = text.as_bytes();
         // The order decides where two claim the same place.
         if self.email && (traits.at || traits.percent) {
-            email::find(bytes, &mut found);
+            email::find(bytes, found);
         }
         if self.iban && traits.digits >= iban::FEWEST_DIGITS {
-            iban::find(bytes, &mut found);
+            iban::find(bytes, found);
         }
         if self.ip && traits.may_be_v4() {
-            address::find_v4(bytes, &mut found);
+            address::find_v4(bytes, found);
         }
         if self.ip && traits.may_be_v6() {
-            address::find_v6(text, &mut found);
+            address::find_v6(text, found);
         }
         if self.card && traits.digits >= digits::SHORTEST_CARD {
-            digits::find_cards(bytes, &mut found);
+            digits::find_cards(bytes, found);
         }
         if self.ssn && traits.digits >= phone::FEWEST {
-            digits::find_ssns(bytes, &mut found);
+            digits::find_ssns(bytes, found);
         }
         if self.phone && traits.digits >= phone::FEWEST {
-            phone::find(bytes, &mut found);
+            phone::find(bytes, found);
         }
-        apart(found)
     }
 
     /// The kind, if the text as a whole is one value.
@@ -224,6 +245,7 @@ impl Traits {
         const COLON: u8 = 3;
         const AT: u8 = 4;
         const PERCENT: u8 = 5;
+        const WIDE: u8 = 6;
         const CLASS: [u8; 256] = {
             let mut table = [0; 256];
             let mut digit = b'0';
@@ -235,6 +257,9 @@ impl Traits {
             table[b':' as usize] = COLON;
             table[b'@' as usize] = AT;
             table[b'%' as usize] = PERCENT;
+            // The first bytes of wide and small forms, and of the ideographic full stop.
+            table[0xef] = WIDE;
+            table[0xe3] = WIDE;
             table
         };
         match CLASS[usize::from(byte)] {
@@ -243,6 +268,7 @@ impl Traits {
             COLON => self.colons += 1,
             AT => self.at = true,
             PERCENT => self.percent = true,
+            WIDE => self.wide = true,
             _ => (),
         }
     }
@@ -256,9 +282,10 @@ impl Traits {
     }
 }
 
-/// Whether a value may begin or end beside this byte.
+/// Whether a value may begin or end beside this byte. An underscore joins a name to a value (`ip_10.0.0.1`), and a
+/// letter makes something else of it (`v1.2.3.4`).
 fn is_boundary(byte: Option<&u8>) -> bool {
-    byte.is_none_or(|it| !it.is_ascii_alphanumeric() && *it != b'_')
+    byte.is_none_or(|it| !it.is_ascii_alphanumeric())
 }
 
 fn before(bytes: &[u8], at: usize) -> Option<&u8> {

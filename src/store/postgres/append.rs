@@ -12,13 +12,12 @@ use std::{
     time::Instant,
 };
 
-use tokio_postgres::Row;
-
 use super::{
     Accepts, Duty,
     connect::{BEGIN, COMMIT, Connection, Values},
     core::{Core, session},
     error::{is_about_values, is_worth_another_try},
+    gate::{Asked, First, GateHashes, KNOWN, TAKEN, first_of, without_order},
     lane::{Batch, Call, Queue},
     rows::{NewDeliveries, NewEntries},
     values::{self, Uuid, seq_to_row},
@@ -42,8 +41,7 @@ pub(super) struct Offered {
     pub shard: u16,
     /// Of the payload.
     pub digest: i64,
-    /// What makes it unique, if anything does.
-    pub hash: Option<Uuid>,
+    pub hashes: GateHashes,
     /// For an event that has none.
     pub id: EventId,
 }
@@ -68,9 +66,6 @@ const CALLS: usize = 4096;
 
 const LOCK: &str =
     "SELECT shard, last, room FROM logs WHERE shard = ANY($1) ORDER BY shard FOR UPDATE";
-const KNOWN: &str = "SELECT g.hash, g.id, g.seq, e.digest \
-     FROM unnest($1::uuid[]) AS w (hash) JOIN gate g ON g.hash = w.hash \
-     LEFT JOIN events e ON e.seq = g.seq";
 pub(super) const EVENTS: &str = "INSERT INTO events (seq, received_at, timestamp, digest, id, project, source, \
      type, key, metadata, payload) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], \
      $4::bigint[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[], \
@@ -171,9 +166,9 @@ async fn try_commit(
     let mut shards: Vec<i32> = offered().map(|it| i32::from(it.shard)).collect();
     shards.sort_unstable();
     shards.dedup();
-    let hashes: Vec<Uuid> = offered().filter_map(|it| it.hash).collect();
+    let asked = Asked::of(offered());
     let mut turn = loop {
-        let turn = begin(connection, &shards, &hashes, calls).await;
+        let turn = begin(connection, &shards, &asked, calls).await;
         match turn {
             Ok(turn) => match turn.without_room() {
                 None => break turn,
@@ -218,15 +213,20 @@ async fn make_room(
 async fn begin<'a>(
     connection: &mut Connection,
     shards: &Vec<i32>,
-    hashes: &Vec<Uuid>,
+    asked: &Asked,
     calls: &'a [Call<Accept, Accepted>],
 ) -> Result<Turn<'a>, Failed> {
     let mut steps: Vec<(&'static str, Values<'_>)> = vec![(BEGIN, &[])];
     let shard_values: Values<'_> = &[shards];
-    let hash_values: Values<'_> = &[hashes];
+    let hash_values: Values<'_> = &[&asked.hashes];
+    let id_values: Values<'_> = &[&asked.low, &asked.high];
     steps.push((LOCK, shard_values));
-    if !hashes.is_empty() {
+    if !asked.hashes.is_empty() {
         steps.push((KNOWN, hash_values));
+    }
+    // An event that brings an id has a hash, too.
+    if !asked.low.is_empty() {
+        steps.push((TAKEN, id_values));
     }
     let found = connection.pipeline(&steps).await?;
     let mut logs = BTreeMap::new();
@@ -240,18 +240,17 @@ async fn begin<'a>(
         let (hash, first) = first_of(row)?;
         known.insert(hash, first);
     }
-    let mut turn = Turn { logs, known, ..Turn::default() };
+    let mut taken = HashMap::new();
+    for row in found.get(3).into_iter().flatten() {
+        let project: Uuid = row.try_get(0)?;
+        let first = first_of(row)?.1;
+        taken.insert((project, without_order(first.id)), first);
+    }
+    let mut turn = Turn { logs, known, taken, ..Turn::default() };
     for call in calls {
         turn.accept(&call.input)?;
     }
     Ok(turn)
-}
-
-fn first_of(row: &Row) -> Result<(Uuid, First)> {
-    let id: Uuid = row.try_get(1)?;
-    let seq: i64 = row.try_get(2)?;
-    let first = First { id: id.id(), seq: EventSeq(seq as u64), digest: row.try_get(3)? };
-    Ok((row.try_get(0)?, first))
 }
 
 struct Log {
@@ -259,28 +258,13 @@ struct Log {
     room: i64,
 }
 
-/// The event that had a key first.
-#[derive(Clone, Copy)]
-struct First {
-    id: EventId,
-    seq: EventSeq,
-    /// `None`: the event is forgotten.
-    digest: Option<i64>,
-}
-
-impl First {
-    /// Whether its key counts for a new event.
-    fn counts(&self, new: &NewEvent) -> bool {
-        let Some(window) = new.key_counts_for else { return true };
-        new.received_at.as_millisecond() - self.id.millis() <= window.as_millis() as i64
-    }
-}
-
 /// What one transaction writes.
 #[derive(Default)]
 struct Turn<'a> {
     logs: BTreeMap<u16, Log>,
     known: HashMap<Uuid, First>,
+    /// Events that have an id which is brought here, by project and id.
+    taken: HashMap<(Uuid, u128), First>,
     new: Vec<(Arc<Event>, &'a Offered)>,
     keys: (Vec<Uuid>, Vec<Uuid>, Vec<i64>),
     /// Keys that do not count any more.
@@ -295,17 +279,18 @@ impl<'a> Turn<'a> {
     fn accept(&mut self, accept: &'a Accept) -> Result<()> {
         let mut accepted = Accepted::default();
         for offered in &accept.offered {
-            if let Some(hash) = offered.hash
+            if let Some(hash) = offered.hashes.key
                 && self.known.get(&hash).is_some_and(|it| !it.counts(&offered.event))
             {
                 // The key is taken again, and means the new event from now on.
                 self.known.remove(&hash);
                 self.expired.push(hash);
             }
-            if let Some(first) = offered.hash.and_then(|it| self.known.get(&it)) {
+            if let Some(first) = self.first(offered) {
                 // 0: its body is erased, and with it the answer.
                 let same_body = first.digest.filter(|it| *it != 0).map(|it| it == offered.digest);
-                accepted.answers.push(Appended::Duplicate { id: first.id, same_body });
+                let same_type = first.event_type.as_ref().map(|it| *it == offered.event.event_type);
+                accepted.answers.push(Appended::Duplicate { id: first.id, same_body, same_type });
                 accepted.firsts.push(first.seq);
                 continue;
             }
@@ -319,12 +304,26 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
+    /// The event that had the key first, or else the id.
+    fn first(&self, offered: &Offered) -> Option<&First> {
+        let known = offered.hashes.iter().find_map(|it| self.known.get(&it));
+        known.or_else(|| {
+            let id = offered.event.id?;
+            self.taken.get(&(offered.event.project.into(), without_order(id)))
+        })
+    }
+
     fn place(&mut self, offered: &'a Offered) -> Result<Arc<Event>> {
         let log = self.logs.get_mut(&offered.shard).ok_or(StoreError::Damaged { what: "log" })?;
         log.last += 1;
         let event = Arc::new(accepted(offered, EventSeq(log.last as u64)));
-        if let Some(hash) = offered.hash {
-            let first = First { id: event.id, seq: event.seq, digest: Some(offered.digest) };
+        for hash in offered.hashes.iter() {
+            let first = First {
+                id: event.id,
+                seq: event.seq,
+                digest: Some(offered.digest),
+                event_type: Some(event.event_type.clone()),
+            };
             self.known.insert(hash, first);
             self.keys.0.push(hash);
             self.keys.1.push(event.id.into());

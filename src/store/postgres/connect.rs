@@ -47,6 +47,8 @@ pub(super) struct Connector {
     server: AtomicUsize,
     tls: MakeRustlsConnect,
     is_gone: AtomicBool,
+    /// It has answered before.
+    was_there: AtomicBool,
     /// Sessions of an earlier one are with a server that is gone or cannot be written any more.
     generation: AtomicU64,
     /// Since when an answer counts to whether the database is there.
@@ -71,6 +73,7 @@ impl Connector {
             server: AtomicUsize::new(0),
             tls: tls(address)?,
             is_gone: AtomicBool::new(false),
+            was_there: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             pulse: tokio::sync::Mutex::default(),
         })
@@ -122,6 +125,7 @@ impl Connector {
             match opened.unwrap_or_else(|_| Err(Failure::silence())) {
                 Ok(connection) => {
                     self.server.store(place, Ordering::Release);
+                    self.was_there.store(true, Ordering::Release);
                     return Ok(connection);
                 }
                 Err(failure) => match &answer {
@@ -200,6 +204,10 @@ impl Connector {
     /// The database is gone: from now on one task asks for it.
     fn lose(self: &Arc<Self>, generation: u64, error: &StoreError) {
         self.leave(generation);
+        // At a start nothing is accepted yet, and whoever starts it is told.
+        if !self.was_there.load(Ordering::Acquire) {
+            return;
+        }
         if self.is_gone.swap(true, Ordering::AcqRel) {
             return;
         }

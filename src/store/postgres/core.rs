@@ -18,6 +18,7 @@ use super::{
     append::Offered,
     bell::Bell,
     connect::{Connection, Connector, Loan, Pool},
+    gate::GateHashes,
     intake,
     leases::{self, Leases},
     lock, migrate,
@@ -93,7 +94,7 @@ impl Core {
 
     /// What can be worked out about an event before a writer takes it.
     pub fn offer(&self, event: NewEvent) -> Offered {
-        let hash = self.gate_hash(event.project, event.key.as_ref(), event.id);
+        let hashes = self.gate_hashes(event.project, event.key.as_ref(), event.id);
         let mut ids = lock(&self.ids);
         let (sequence, random) = &mut *ids;
         let random = random();
@@ -102,19 +103,19 @@ impl Core {
             // 0 stands for a body that is erased.
             digest: xxh3_64(event.payload.bytes()).max(1) as i64,
             shard: values::shard_of_project(event.project, self.shards),
-            hash,
+            hashes,
             id,
             event,
         }
     }
 
-    /// What makes an event unique in its project: its key, or else the id that its sender gave it.
-    pub fn gate_hash(
+    /// What makes an event unique in its project: its key, and the id that its sender gave it.
+    pub fn gate_hashes(
         &self,
         project: ProjectId,
         key: Option<&IdempotencyKey>,
         given: Option<EventId>,
-    ) -> Option<Uuid> {
+    ) -> GateHashes {
         const KEY: u8 = 0;
         const GIVEN_ID: u8 = 1;
         let hash = |namespace: u8, key: &str| {
@@ -126,10 +127,9 @@ impl Core {
                 .finalize();
             Uuid(u128::from_be_bytes(digest.as_chunks().0[0]))
         };
-        match (key, given) {
-            (Some(key), _) => Some(hash(KEY, key.as_str())),
-            (None, Some(id)) => Some(hash(GIVEN_ID, &id.to_string())),
-            (None, None) => None,
+        GateHashes {
+            key: key.map(|it| hash(KEY, it.as_str())),
+            id: given.map(|it| hash(GIVEN_ID, &it.to_string())),
         }
     }
 

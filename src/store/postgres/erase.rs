@@ -127,7 +127,7 @@ async fn wait_until_planned(core: &Core, through: EventSeq) -> Result<()> {
                WHERE w.event > $2 AND w.event <= $1) FROM plans p WHERE p.shard = $3";
     let shard = shard_of(through);
     let (first, through) = (seq_to_row(first_of(shard)), seq_to_row(through));
-    let until = core.clock.now() + jiff::SignedDuration::try_from(PATIENCE).unwrap_or_default();
+    let until = core.clock.steady() + jiff::SignedDuration::try_from(PATIENCE).unwrap_or_default();
     loop {
         let mut loan = core.session().await?;
         let found = loan.session()?.query(sql, &[&through, &first, &i32::from(shard)]).await?;
@@ -137,7 +137,7 @@ async fn wait_until_planned(core: &Core, through: EventSeq) -> Result<()> {
         if is_planned.unwrap_or(true) {
             return Ok(());
         }
-        if core.clock.now() >= until {
+        if core.clock.steady() >= until {
             return Err(unavailable("events that are to be erased have no plan yet"));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -21,8 +21,10 @@ use crate::store::{
     Duty, Epoch, Lease, Member, MemberId, Progress, Result, Role, Share, StoreError, View,
 };
 
-const BEAT: &str = "INSERT INTO nodes (id, name, roles, address, version, seen_at, alive_until) \
-     VALUES ($1, $2, $3, $4, $5, clock_timestamp(), clock_timestamp() + $6 * interval '1 ms') \
+/// A row that is made again, since another node took this one's place, has the time of its first start.
+const BEAT: &str = "INSERT INTO nodes (id, name, roles, address, version, seen_at, alive_until, started_at) \
+     VALUES ($1, $2, $3, $4, $5, clock_timestamp(), clock_timestamp() + $6 * interval '1 ms', \
+     CASE WHEN $7::float8 > 0 THEN 'epoch'::timestamptz + $7 * interval '1 us' ELSE clock_timestamp() END) \
      ON CONFLICT (id) DO UPDATE SET roles = excluded.roles, seen_at = excluded.seen_at, \
      alive_until = excluded.alive_until";
 const NODES: &str = "SELECT id, name, roles, coalesce(address, ''), \
@@ -50,14 +52,37 @@ const LEAVE: &str = "UPDATE leases SET node = NULL WHERE node = $1";
 const END: &str = "DELETE FROM nodes WHERE id = $1";
 /// A process of this name that is not ours has ended, since we were started in its place.
 const SUCCEED: &str = "DELETE FROM nodes WHERE name = $1 AND id <> $2";
+/// Others of this name that live, as far as the database knows, the last that was heard of first.
+const NAMESAKES: &str = "SELECT id, coalesce(address, ''), cardinality(roles) > 0, \
+     (extract(epoch FROM seen_at) * 1000000)::bigint FROM nodes \
+     WHERE name = $1 AND id <> $2 AND alive_until > clock_timestamp() ORDER BY seen_at DESC";
 /// Those that ended without a word long ago.
 const TIDY: &str = "DELETE FROM nodes WHERE alive_until < clock_timestamp() - interval '1 hour'";
+
+/// Another node of the same name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Namesake {
+    pub id: MemberId,
+    pub address: String,
+    /// It has not said that it is ending.
+    pub works: bool,
+    /// In microseconds, by the database's clock.
+    pub seen_at: i64,
+}
 
 impl PostgresStore {
     /// What all nodes must agree on: the value that the first one gave.
     pub async fn agreed(&self, name: &str, first: &[u8]) -> Result<Vec<u8>> {
         let mut loan = self.core.session().await?;
         setting(loan.session()?, name, first).await
+    }
+
+    /// The same, if there is one already.
+    pub async fn agreed_before(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let mut loan = self.core.session().await?;
+        let rows =
+            loan.session()?.query("SELECT value FROM meta WHERE name = $1", &[&name]).await?;
+        Ok(rows.first().map(|it| it.try_get(0)).transpose()?)
     }
 
     /// Says that a node lives, which renews what it holds, and tells who else does.
@@ -67,7 +92,8 @@ impl PostgresStore {
         let roles: Vec<&str> = me.roles.iter().map(|it| it.as_str()).collect();
         let (id, version) = (Uuid(me.id.0), env!("CARGO_PKG_VERSION"));
         let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX >> 20) as f64;
-        let values: Values<'_> = &[&id, &me.name, &roles, &me.address, &version, &lease];
+        let started = me.started_at.as_microsecond() as f64;
+        let values: Values<'_> = &[&id, &me.name, &roles, &me.address, &version, &lease, &started];
         let steps: [(&'static str, Values<'_>); 5] =
             [(BEAT, values), (NODES, &[]), (LEASES, &[]), (LOGS, &[]), (REVISION, &[])];
         let found = session.pipeline(&steps).await?;
@@ -100,6 +126,19 @@ impl PostgresStore {
             lease.holder = lease.holder.filter(|it| members.iter().any(|other| other.id == *it));
         }
         Ok(view)
+    }
+
+    /// Another node of this name of which something was heard lately.
+    pub async fn namesake(&self, me: &Member) -> Result<Option<Namesake>> {
+        let mut loan = self.core.session().await?;
+        let rows = loan.session()?.query(NAMESAKES, &[&me.name, &Uuid(me.id.0)]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(Namesake {
+            id: MemberId(row.try_get::<_, Uuid>(0)?.0),
+            address: row.try_get(1)?,
+            works: row.try_get(2)?,
+            seen_at: row.try_get(3)?,
+        }))
     }
 
     /// Takes over what a process of the same name left that has ended, and forgets who ended long ago.

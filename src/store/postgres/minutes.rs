@@ -64,7 +64,7 @@ impl Minutes {
                 let range = BOUNDS.partition_point(|&bound| bound <= outcome.duration);
                 counts[DURATIONS + range] += 1;
             }
-            EntryKind::Note { .. } => (),
+            EntryKind::Note { .. } | EntryKind::Replayed { .. } => (),
         }
         match entry.ended {
             Some(Ended::Delivered) => counts[DELIVERED] += 1,

@@ -20,6 +20,7 @@ mod orders;
 mod lane;
 mod core;
 mod append;
+mod gate;
 mod plan;
 mod settle;
 mod rows;

@@ -88,7 +88,7 @@ async fn prune_in(core: &Core, session: &mut Connection, horizons: &Horizons) ->
     for partition in partitions(core, session).await? {
         core.check_open()?;
         let rest = lock(&core.unworthy).get(&partition.suffix).copied();
-        if rest.is_some_and(|it| now < it) {
+        if rest.is_some_and(|it| core.clock.steady() < it) {
             continue;
         }
         let gone = forget(core, session, &partition, horizons).await;
@@ -154,7 +154,7 @@ async fn forget(
         return Ok(all as u64);
     }
     if old == 0 || old * 100 < all * WORTHWHILE_PERCENT {
-        let until = core.clock.now().checked_add(REST).unwrap_or(Timestamp::MAX);
+        let until = core.clock.steady().checked_add(REST).unwrap_or(Timestamp::MAX);
         lock(&core.unworthy).insert(partition.suffix.clone(), until);
         return Ok(0);
     }

@@ -1,6 +1,6 @@
 //! Making new deliveries of old events.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
     Duty,
@@ -10,21 +10,32 @@ use super::{
     leases::CHECK,
     minutes::Minutes,
     plan::LAST,
-    rows::{NewDeliveries, NewOwed},
+    rows::{NewDeliveries, NewEntries, NewOwed},
     values::{self, Uuid, delivery_of_row, delivery_to_row, event_of_row, seq_to_row, shard_of},
 };
 use crate::{
-    model::{DeliverySeq, EventSeq, Owed, ProjectId, ReplayId, Standing},
-    store::{ReplayProgress, ReplayStep, Result, StoreError},
+    model::{
+        DeliveryId, DeliverySeq, Ended, Entry, EntryKind, EventId, EventSeq, Owed, ProjectId,
+        ReplayId, Standing,
+    },
+    store::{ReplayItem, ReplayProgress, ReplayStep, Result, StoreError, codes::ended},
 };
 
 /// As for plans: an event's deliveries are numbered by one at a time.
 const LOCK: &str =
     "SELECT shard, through FROM plans WHERE shard = ANY($1) ORDER BY shard FOR UPDATE";
-const EVENTS: &str = "SELECT e.seq, e.project FROM unnest($1::bigint[]) AS w (seq) \
+const EVENTS: &str = "SELECT e.seq, e.project, e.id FROM unnest($1::bigint[]) AS w (seq) \
      JOIN events e ON e.seq = w.seq WHERE e.digest <> 0";
 const LIKE: &str = "SELECT d.seq, d.pipeline, d.version, d.copy \
      FROM unnest($1::bigint[]) AS w (seq) JOIN deliveries d ON d.seq = w.seq";
+/// The dead letters among the deliveries of an event to one destination that carry the same, up to the one
+/// that is named: an older program did not note which of them were replayed. And how often each was replayed.
+const DEAD: &str = "SELECT w.seq, d.seq, max(a.ended), max(a.number), \
+     count(*) FILTER (WHERE a.attempt = 0 AND a.duration IS NOT NULL) \
+     FROM unnest($1::bigint[]) AS w (seq) JOIN deliveries l ON l.seq = w.seq \
+     JOIN deliveries d ON d.seq >= (w.seq >> 11 << 11) AND d.seq <= w.seq \
+     AND d.destination = l.destination AND d.copy IS NOT DISTINCT FROM l.copy \
+     JOIN activity a ON a.delivery = d.seq GROUP BY w.seq, d.seq";
 const PROGRESS: &str = "INSERT INTO replays (replay, cursor, done) VALUES ($1, $2, $3) \
      ON CONFLICT (replay) DO UPDATE SET cursor = $2, done = replays.done + $3";
 
@@ -61,9 +72,10 @@ async fn replay_in(core: &Core, session: &mut Connection, step: &ReplayStep) -> 
             (EVENTS, of_events),
             (LAST, of_events),
             (LIKE, of_like),
+            (DEAD, of_like),
         ])
         .await?;
-    let [_, _, locked, events, last, like] = &found[..] else {
+    let [_, _, locked, events, last, like, dead] = &found[..] else {
         return Err(StoreError::Closed);
     };
     let mut turn = Turn::default();
@@ -72,8 +84,8 @@ async fn replay_in(core: &Core, session: &mut Connection, step: &ReplayStep) -> 
         turn.through.insert(shard as u16, event_of_row(row.try_get(1)?));
     }
     for row in events {
-        let project: Uuid = row.try_get(1)?;
-        turn.projects.insert(event_of_row(row.try_get(0)?), project.id());
+        let (project, id): (Uuid, Uuid) = (row.try_get(1)?, row.try_get(2)?);
+        turn.projects.insert(event_of_row(row.try_get(0)?), (project.id(), id.id()));
     }
     for row in last {
         let last: Option<i64> = row.try_get(1)?;
@@ -84,6 +96,19 @@ async fn replay_in(core: &Core, session: &mut Connection, step: &ReplayStep) -> 
         let like =
             Like { pipeline: row.try_get(1)?, version: row.try_get(2)?, copy: row.try_get(3)? };
         turn.like.insert(delivery_of_row(row.try_get(0)?), like);
+    }
+    for row in dead {
+        let (like, seq) = (delivery_of_row(row.try_get(0)?), delivery_of_row(row.try_get(1)?));
+        let (code, last): (Option<i32>, Option<i32>) = (row.try_get(2)?, row.try_get(3)?);
+        let replayed: i64 = row.try_get(4)?;
+        if replayed > 0 {
+            turn.replayed.insert(seq);
+        } else if let Some(code) = code
+            && let ended @ (Ended::Dead | Ended::Expired) = ended(code.into())?
+        {
+            let last = last.unwrap_or(0) as u16;
+            turn.dead.entry(like).or_default().push(DeadLetter { seq, ended, last });
+        }
     }
     turn.take(core, step)?;
     turn.write(session, step).await?;
@@ -96,14 +121,27 @@ struct Like {
     copy: Option<Vec<u8>>,
 }
 
+/// A delivery that is dead or expired, and was not replayed yet.
+struct DeadLetter {
+    seq: DeliverySeq,
+    ended: Ended,
+    /// Of its activity log.
+    last: u16,
+}
+
 #[derive(Default)]
 struct Turn {
     through: HashMap<u16, EventSeq>,
-    /// Of events that are there, and not erased.
-    projects: HashMap<EventSeq, ProjectId>,
+    /// Of events that are there, and not erased. With their ids.
+    projects: HashMap<EventSeq, (ProjectId, EventId)>,
     /// The first ordinal that is free.
     next: HashMap<EventSeq, u16>,
     like: HashMap<DeliverySeq, Like>,
+    /// By the delivery that is repeated.
+    dead: HashMap<DeliverySeq, Vec<DeadLetter>>,
+    /// Deliveries that were replayed already.
+    replayed: HashSet<DeliverySeq>,
+    entries: NewEntries,
     deliveries: NewDeliveries,
     open: NewOwed,
     minutes: Minutes,
@@ -115,7 +153,10 @@ impl Turn {
     fn take(&mut self, core: &Core, step: &ReplayStep) -> Result<()> {
         let now = core.clock.now();
         for item in &step.items {
-            let Some(project) = self.projects.get(&item.event).copied() else { continue };
+            let Some((project, id)) = self.projects.get(&item.event).copied() else { continue };
+            if item.like.is_some_and(|it| self.replayed.contains(&it)) {
+                continue;
+            }
             let like = match item.like {
                 Some(seq) => match self.like.get(&seq) {
                     Some(like) => Some(like),
@@ -137,9 +178,14 @@ impl Turn {
             rows.push(seq, item.place, project, item.destination);
             if let (Some(pipeline), Some(version), Some(copy)) =
                 (rows.pipelines.last_mut(), rows.versions.last_mut(), rows.copies.last_mut())
-                && let Some(like) = like
             {
-                (*pipeline, *version, *copy) = (like.pipeline, like.version, like.copy.clone());
+                if let Some(anew) = &item.anew {
+                    *pipeline = Some(anew.pipeline.into());
+                    *version = i32::try_from(anew.pipeline_version).unwrap_or(i32::MAX);
+                    *copy = anew.copy.as_ref().map(|it| it.to_bytes().to_vec());
+                } else if let Some(like) = like {
+                    (*pipeline, *version, *copy) = (like.pipeline, like.version, like.copy.clone());
+                }
             }
             if let (Some(accepted), Some(replay), Some(fresh)) =
                 (rows.accepted.last_mut(), rows.replays.last_mut(), rows.fresh.last_mut())
@@ -156,6 +202,7 @@ impl Turn {
                 accepted_at: values::rounded(step.at),
                 standing: Standing::NEW,
             };
+            self.replace(step, item, (project, id), seq.ordinal());
             self.minutes.planned(item.destination, now);
             self.open.push(&owed, project);
             self.owed.push(owed);
@@ -163,11 +210,37 @@ impl Turn {
         Ok(())
     }
 
+    /// The dead letters that are none any more with this delivery.
+    fn replace(
+        &mut self,
+        step: &ReplayStep,
+        item: &ReplayItem,
+        (project, event): (ProjectId, EventId),
+        by: u16,
+    ) {
+        let dead = item.like.and_then(|it| self.dead.remove(&it)).unwrap_or_default();
+        for DeadLetter { seq, ended, last } in dead {
+            if !self.replayed.insert(seq) {
+                continue;
+            }
+            let reason = format!("replayed as {}", DeliveryId::of(event, by));
+            let entry = Entry {
+                delivery: seq,
+                number: last.saturating_add(1),
+                at: step.at,
+                kind: EntryKind::Replayed { by, reason },
+                ended: Some(ended),
+            };
+            self.entries.push(&entry, project, item.destination);
+        }
+    }
+
     async fn write(&mut self, session: &mut Connection, step: &ReplayStep) -> Result<()> {
         let (replay, cursor) = (Uuid::from(step.replay), step.cursor.map(delivery_to_row));
         let done = self.owed.len() as i64;
         let minutes = self.minutes.values();
         let (deliveries, open) = (self.deliveries.values(), self.open.values());
+        let entries = self.entries.values();
         let progress: Values<'_> = &[&replay, &cursor, &done];
         let mut steps: Vec<(&'static str, Values<'_>)> = Vec::new();
         if done > 0 {
@@ -176,6 +249,9 @@ impl Turn {
                 (NewOwed::INSERT, &open),
                 (Minutes::INSERT, &minutes),
             ]);
+        }
+        if !self.entries.is_empty() {
+            steps.push((NewEntries::INSERT, &entries));
         }
         steps.extend([(PROGRESS, progress), (COMMIT, &[])]);
         session.pipeline(&steps).await?;

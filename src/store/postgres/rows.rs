@@ -8,7 +8,7 @@ use super::values::{self, Uuid, delivery_to_row, lane_of_row, lane_to_row};
 use crate::{
     model::{
         Altered, DeliverySeq, DestinationId, Entry, EntryKind, Event, IdempotencyKey, Outcome,
-        Owed, Place, ProjectId, RawJson, Snippet, Standing, TypeName,
+        Owed, Place, ProjectId, RawJson, Snippet, Standing, TypeName, headers,
     },
     store::{
         Result, StoreError,
@@ -117,10 +117,14 @@ impl NewEntries {
         project: Option<ProjectId>,
         destination: DestinationId,
     ) {
-        let (attempt, outcome, note) = match &entry.kind {
-            EntryKind::Attempt { number, outcome } => (*number, Some(outcome), None),
-            EntryKind::Note { reason } => (0, None, Some(reason.as_str())),
+        let (attempt, outcome, note, by) = match &entry.kind {
+            EntryKind::Attempt { number, outcome } => (*number, Some(outcome), None, None),
+            EntryKind::Note { reason } => (0, None, Some(reason.as_str()), None),
+            // It has no end, which it had before; what took its place stands as the duration. A program that does
+            // not know this takes it for a note.
+            EntryKind::Replayed { by, reason } => (0, None, Some(reason.as_str()), Some(*by)),
         };
+        let micros = |it: &Outcome| i64::try_from(it.duration.as_micros()).unwrap_or(i64::MAX);
         let reason = note.or_else(|| outcome.and_then(reason_to_keep));
         self.deliveries.push(delivery_to_row(entry.delivery));
         self.numbers.push(entry.number.into());
@@ -130,9 +134,9 @@ impl NewEntries {
         self.attempts.push(attempt.into());
         self.classes.push(outcome.map(|it| class_code(it.class) as i32));
         self.statuses.push(outcome.and_then(|it| it.status).map(i32::from));
-        self.durations
-            .push(outcome.map(|it| i64::try_from(it.duration.as_micros()).unwrap_or(i64::MAX)));
-        self.ends.push(entry.ended.map(|it| ended_code(it) as i32));
+        self.durations.push(by.map(i64::from).or_else(|| outcome.map(micros)));
+        let ended = entry.ended.filter(|_| by.is_none());
+        self.ends.push(ended.map(|it| ended_code(it) as i32));
         self.reasons.push(reason.map(|it| it.as_bytes().to_vec()));
         self.waits.push(
             outcome
@@ -190,7 +194,13 @@ pub(super) fn entry(row: &Row) -> Result<Entry> {
     let reason: Option<Vec<u8>> = row.try_get(8)?;
     let reason = reason.map(|it| String::from_utf8_lossy(&it).into_owned());
     let kind = match number(3)?.unwrap_or(0) {
-        0 => EntryKind::Note { reason: reason.unwrap_or_default() },
+        0 => {
+            let reason = reason.unwrap_or_default();
+            match row.try_get::<_, Option<i64>>(6)? {
+                Some(by) => EntryKind::Replayed { by: by as u16, reason },
+                None => EntryKind::Note { reason },
+            }
+        }
         attempt => EntryKind::Attempt {
             number: attempt,
             outcome: Outcome {
@@ -238,7 +248,7 @@ pub(super) fn event(row: &Row) -> Result<Event> {
         timestamp: values::time(row.try_get(5)?)?,
         received_at: values::time(row.try_get(6)?)?,
         key: row.try_get::<_, Option<&str>>(7)?.map(IdempotencyKey::trusted),
-        metadata: json(8)?,
+        metadata: headers::without_hidden(json(8)?, &[]),
         payload: json(9)?,
     })
 }

@@ -8,8 +8,10 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
+    changes,
     files::{self, Kind, Sync},
     lock,
+    marks::{About, Marks},
     upkeep::checkpoint_if_possible,
 };
 use crate::{
@@ -17,9 +19,13 @@ use crate::{
     store::{Change, Document, Result, StoreError},
 };
 
+/// What goes with it.
+pub(super) const LOST: &str = "resources, secrets and API keys are gone, and no event can be read";
+
 pub(super) struct Control {
     connection: Mutex<Connection>,
     numbers: RwLock<Numbers>,
+    marks: Marks,
 }
 
 #[derive(Default)]
@@ -36,8 +42,9 @@ impl Numbers {
 }
 
 impl Control {
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, marks: Marks) -> Result<Self> {
         let connection = files::open_writer(path, Kind::Control, Sync::Full, 1 << 20)?;
+        changes::check(&connection, marks.get(About::Control))?;
         let mut numbers = Numbers::default();
         {
             let mut rows = connection.prepare("SELECT number, id FROM numbers")?;
@@ -46,7 +53,7 @@ impl Control {
                 numbers.add(row.get(0)?, u128::from_be_bytes(row.get(1)?));
             }
         }
-        Ok(Self { connection: Mutex::new(connection), numbers: RwLock::new(numbers) })
+        Ok(Self { connection: Mutex::new(connection), numbers: RwLock::new(numbers), marks })
     }
 
     /// The number of a resource, which it is given here if it has none.
@@ -57,7 +64,7 @@ impl Control {
         let mut connection = lock(&self.connection);
         let transaction = connection.transaction()?;
         let number = number_in(&transaction, id.bits())?;
-        transaction.commit()?;
+        changes::commit(transaction, &self.marks, About::Control)?;
         self.learn(&[(number, id.bits())]);
         Ok(number)
     }
@@ -83,7 +90,7 @@ impl Control {
 
     /// A secret of this store, made by `make` when it is asked for the first time.
     pub fn secret(&self, name: &str, make: impl FnOnce() -> [u8; 32]) -> Result<[u8; 32]> {
-        let connection = lock(&self.connection);
+        let mut connection = lock(&self.connection);
         let found = connection
             .query_row("SELECT value FROM settings WHERE name = ?", [name], |row| row.get(0))
             .optional()?;
@@ -91,8 +98,29 @@ impl Control {
             return Ok(secret);
         }
         let secret = make();
-        connection.execute("INSERT INTO settings VALUES (?, ?)", params![name, secret])?;
+        let transaction = connection.transaction()?;
+        transaction.execute("INSERT INTO settings VALUES (?, ?)", params![name, secret])?;
+        changes::commit(transaction, &self.marks, About::Control)?;
         Ok(secret)
+    }
+
+    /// A single value; `None` where none was set.
+    pub fn setting(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let sql = "SELECT value FROM settings WHERE name = ?";
+        Ok(lock(&self.connection).query_row(sql, [name], |row| row.get(0)).optional()?)
+    }
+
+    pub fn set_setting(&self, name: &str, value: &[u8]) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO settings VALUES (?, ?)";
+        let mut connection = lock(&self.connection);
+        let transaction = connection.transaction()?;
+        transaction.execute(sql, params![name, value])?;
+        changes::commit(transaction, &self.marks, About::Control)
+    }
+
+    /// Brings the log into the file, when nobody writes any more.
+    pub fn fold(&self) -> Result<()> {
+        changes::fold(&lock(&self.connection))
     }
 
     pub fn load(&self) -> Result<Vec<Document>> {
@@ -132,7 +160,7 @@ impl Control {
                 }
             }
         }
-        transaction.commit()?;
+        changes::commit(transaction, &self.marks, About::Control)?;
         // Nothing here writes often, so nobody else empties the log.
         checkpoint_if_possible(&connection, "control.db")?;
         self.learn(&added);

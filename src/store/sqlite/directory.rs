@@ -14,14 +14,20 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
+    changes,
     files::{self, Kind, Sync},
-    lock, rows,
+    lock,
+    marks::{About, Marks},
+    rows,
     upkeep::checkpoint_if_possible,
 };
 use crate::{
     model::{Name, ProjectId, RawJson},
     store::{Entity, EntityKey, Result, Upsert, fields::merged},
 };
+
+/// What goes with it.
+pub(super) const LOST: &str = "rows of people, companies and tables are gone";
 
 pub(super) struct DirectoryFile {
     writer: Mutex<Writer>,
@@ -37,20 +43,30 @@ struct Reader {
 
 struct Writer {
     connection: Connection,
+    marks: Marks,
     /// Bytes written since the log was last emptied.
     written: usize,
 }
 
 impl DirectoryFile {
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, marks: Marks) -> Result<Self> {
         let connection = files::open_writer(path, Kind::Directory, Sync::Full, 4 << 20)?;
+        changes::check(&connection, marks.get(About::Directory))?;
         let reader = Reader {
             connection: files::open_reader(path, false)?,
             has_snapshot: false,
             recent: Recent::default(),
         };
-        let writer = Writer { connection, written: 0 };
+        let writer = Writer { connection, marks, written: 0 };
         Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+    }
+
+    /// Brings the log into the file, when nobody writes any more.
+    pub fn fold(&self) -> Result<()> {
+        let writer = lock(&self.writer);
+        let mut reader = lock(&self.reader);
+        reader.let_go();
+        changes::fold(&writer.connection)
     }
 
     /// After a commit: what was read before may be old.
@@ -84,6 +100,7 @@ impl DirectoryFile {
         how: Upsert,
     ) -> Result<()> {
         let mut writer = lock(&self.writer);
+        let writer = &mut *writer;
         let transaction = writer.connection.transaction()?;
         let mut written = 0;
         {
@@ -109,9 +126,9 @@ impl DirectoryFile {
                 ])?;
             }
         }
-        transaction.commit()?;
+        changes::commit(transaction, &writer.marks, About::Directory)?;
         let keys = entities.iter().map(|it| it.key.as_str());
-        self.wrote(&mut writer, project, table, keys, written)
+        self.wrote(writer, project, table, keys, written)
     }
 
     /// All rows behind a place, in the order of (project, table, key).
@@ -141,6 +158,7 @@ impl DirectoryFile {
 
     pub fn remove(&self, project: ProjectId, table: &Name, keys: &[String]) -> Result<u64> {
         let mut writer = lock(&self.writer);
+        let writer = &mut *writer;
         let transaction = writer.connection.transaction()?;
         let mut count = 0;
         {
@@ -151,9 +169,9 @@ impl DirectoryFile {
                 count += delete.execute(params![project, table.as_str(), key])? as u64;
             }
         }
-        transaction.commit()?;
+        changes::commit(transaction, &writer.marks, About::Directory)?;
         let written = keys.len() * 64;
-        self.wrote(&mut writer, project, table, keys.iter().map(String::as_str), written)?;
+        self.wrote(writer, project, table, keys.iter().map(String::as_str), written)?;
         Ok(count)
     }
 
@@ -317,7 +335,8 @@ mod tests {
 
     fn world() -> (tempfile::TempDir, DirectoryFile) {
         let folder = tempfile::tempdir().unwrap();
-        let file = DirectoryFile::open(&folder.path().join("directory.db")).unwrap();
+        let marks = Marks::open(&folder.path().join("marks")).unwrap();
+        let file = DirectoryFile::open(&folder.path().join("directory.db"), marks).unwrap();
         (folder, file)
     }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use rusqlite::{ErrorCode, ffi};
 
-use crate::store::StoreError;
+use crate::store::{Loss, StoreError};
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
@@ -30,6 +30,48 @@ pub(super) fn of_file(error: io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
         _ => StoreError::Unavailable(Box::new(error)),
+    }
+}
+
+/// Whether what was read is not what was written.
+pub(super) fn is_damage(error: &StoreError) -> bool {
+    match error {
+        StoreError::Damaged { .. } => true,
+        StoreError::Unavailable(source) => {
+            let code = source.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
+            matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        }
+        StoreError::Full
+        | StoreError::Incomplete(_)
+        | StoreError::Newer { .. }
+        | StoreError::TooManyDeliveries
+        | StoreError::Fenced
+        | StoreError::Unfinished
+        | StoreError::Closed => false,
+    }
+}
+
+/// An error of a file, with its name. Where it says that the file is damaged, it also says what is lost.
+pub(super) fn in_file(file: &str, lost: &str) -> impl FnOnce(StoreError) -> StoreError {
+    move |error| match &error {
+        StoreError::Damaged { .. } => {
+            let found = format!("is damaged ({error})");
+            Loss { file: file.to_owned(), found, lost: lost.to_owned() }.into()
+        }
+        StoreError::Unavailable(source) if is_broken(&error) => {
+            let found = format!("is damaged ({source})");
+            Loss { file: file.to_owned(), found, lost: lost.to_owned() }.into()
+        }
+        StoreError::Unavailable(source) => {
+            StoreError::Unavailable(format!("`{file}`: {source}").into())
+        }
+        StoreError::Incomplete(_)
+        | StoreError::Full
+        | StoreError::Newer { .. }
+        | StoreError::TooManyDeliveries
+        | StoreError::Fenced
+        | StoreError::Unfinished
+        | StoreError::Closed => error,
     }
 }
 
@@ -65,7 +107,7 @@ pub(super) fn is_broken(error: &StoreError) -> bool {
                     )
                 })
         }
-        StoreError::Damaged { .. } => true,
+        StoreError::Damaged { .. } | StoreError::Incomplete(_) => true,
         StoreError::Full
         | StoreError::Newer { .. }
         | StoreError::TooManyDeliveries

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     SqliteStore,
     contents::contents_of,
+    error::is_damage,
     readers::{EVENT_COLUMNS, Readers},
     records::filter::Condition,
     segments::Segment,
@@ -73,10 +74,13 @@ impl SqliteStore {
             let mut at = is_worth_it.then(|| segment.first());
             while let Some(from) = at {
                 let events = chunk(readers, &segment, &condition, from)?;
-                at = events.last().map(|it| EventSeq(it.seq.0 + 1));
+                at = events.last().map(|it| EventSeq(it.0.0 + 1));
                 count += events.len() as u64;
-                for event in events {
-                    write(event, out)?;
+                for (seq, event) in events {
+                    match event {
+                        Ok(event) => write(event, out)?,
+                        Err(error) => write_damaged(seq, &error, out)?,
+                    }
                 }
                 progress(count);
             }
@@ -98,12 +102,15 @@ fn segment_from(
     Some((all.get(at)?.clone(), all.get(at + 1).map(|it| it.first())))
 }
 
+/// An event, or why it cannot be read.
+type Found = (EventSeq, Result<Event, StoreError>);
+
 fn chunk(
     readers: &Readers,
     segment: &Segment,
     condition: &Condition,
     from: EventSeq,
-) -> Result<Vec<Event>, StoreError> {
+) -> Result<Vec<Found>, StoreError> {
     const EVENTS: usize = 256;
     const BYTES: usize = 4 << 20;
 
@@ -120,9 +127,14 @@ fn chunk(
         while bytes < BYTES
             && let Some(row) = rows.next()?
         {
-            let event = readers.event_of_row(connection, row)?;
-            bytes += event.metadata.bytes().len() + event.payload.bytes().len();
-            events.push(event);
+            let seq = EventSeq(row.get::<_, i64>(0)? as u64);
+            let event = readers.event_of_row(connection, row);
+            match &event {
+                Ok(event) => bytes += event.metadata.bytes().len() + event.payload.bytes().len(),
+                Err(error) if is_damage(error) => (),
+                Err(_) => return event.map(|_| Vec::new()),
+            }
+            events.push((seq, event));
         }
         Ok(events)
     })
@@ -142,6 +154,17 @@ fn write(event: Event, out: &mut dyn Write) -> io::Result<()> {
     };
     serde_json::to_writer(&mut *out, &line)?;
     out.write_all(b"\n")
+}
+
+/// Who reads the export hears that one is missing, and the export goes on.
+fn write_damaged(seq: EventSeq, error: &StoreError, out: &mut dyn Write) -> io::Result<()> {
+    let told = error as &dyn std::error::Error;
+    tracing::error!(
+        event = seq.0,
+        error = told,
+        "an event is damaged, and is left out of an export"
+    );
+    writeln!(out, "{}", serde_json::json!({ "seq": seq, "error": error.to_string() }))
 }
 
 #[cfg(test)]

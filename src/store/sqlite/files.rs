@@ -10,7 +10,12 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::{of_file, unavailable};
+use super::{
+    error::{of_file, unavailable},
+    journal::JOURNALED,
+    private, seal,
+    segments::set_fact,
+};
 use crate::{
     model::EventSeq,
     store::{Result, StoreError},
@@ -63,14 +68,10 @@ fn take(lock: &File) -> Result<()> {
 
 impl Folder {
     pub fn open(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path.join("segments")).map_err(of_file)?;
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join("lock"))
-            .map_err(of_file)?;
+        private::make_folder(&path.join("segments"))?;
+        let lock = private::options().open(path.join("lock")).map_err(of_file)?;
         take(&lock)?;
+        private::tighten(path)?;
         // Half-made segments of a process that ended.
         for entry in fs::read_dir(path.join("segments")).map_err(of_file)? {
             let path = entry.map_err(of_file)?.path();
@@ -103,8 +104,12 @@ impl Folder {
         self.path.join("directory.db")
     }
 
+    pub fn marks(&self) -> PathBuf {
+        self.path.join("marks")
+    }
+
     pub fn reserve(&self) -> PathBuf {
-        self.path.join("reserve")
+        self.path.join(RESERVE)
     }
 
     pub fn keys(&self) -> PathBuf {
@@ -132,17 +137,19 @@ impl Folder {
         self.path.join("segments").join(format!("{TEMPLATE}-rewritten"))
     }
 
-    /// Makes an empty segment. It appears whole or not at all.
-    pub fn make_segment(&self, first: EventSeq) -> Result<PathBuf> {
+    /// Makes an empty segment. It appears whole or not at all. `turn` is the last that is not about it.
+    pub fn make_segment(&self, first: EventSeq, turn: u64) -> Result<PathBuf> {
         let (template, path) = (self.path.join("segments").join(TEMPLATE), self.segment(first));
         match fs::remove_file(&template) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_file(error)),
             _ => (),
         }
         // Nothing of it is synced on the way: it counts only from the renaming on.
+        private::make_file(&template)?;
         let connection = Connection::open(&template)?;
         connection.pragma_update(None, "synchronous", "OFF")?;
         migrate(&connection, Kind::Segment)?;
+        set_fact(&connection, JOURNALED, turn as i64)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.close().map_err(|(_, error)| error)?;
         File::open(&template).and_then(|it| it.sync_all()).map_err(of_file)?;
@@ -151,6 +158,9 @@ impl Folder {
         Ok(path)
     }
 }
+
+/// The name of the file that holds back room on the disk.
+pub(super) const RESERVE: &str = "reserve";
 
 /// The name under which a segment is made before it has its own.
 const TEMPLATE: &str = "new";
@@ -170,6 +180,7 @@ pub(super) fn open_writer(
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    private::make_file(path)?;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -218,6 +229,7 @@ pub(super) fn uri(path: &Path, frozen: bool) -> String {
 /// Makes an empty segment that counts only once it is synced and has its name: nothing is safe on
 /// the way.
 pub(super) fn open_unfinished(path: &Path) -> Result<Connection> {
+    private::make_file(path)?;
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "journal_mode", "OFF")?;
@@ -255,9 +267,28 @@ fn migrate(connection: &Connection, kind: Kind) -> Result<()> {
     Ok(())
 }
 
+/// Whether it says that it is a file of SQLite, and is as long as it says. A file that was cut is not.
+fn begins_well(file: &mut File) -> io::Result<bool> {
+    let mut head = [0; 32];
+    file.seek(SeekFrom::Start(0))?;
+    file.read_exact(&mut head)?;
+    let page = match u16::from_be_bytes([head[16], head[17]]) {
+        1 => 1 << 16,
+        it => u64::from(it),
+    };
+    let pages = u64::from(u32::from_be_bytes([head[28], head[29], head[30], head[31]]));
+    let is_sqlite = head.starts_with(b"SQLite format 3\0");
+    Ok(is_sqlite && file.metadata()?.len() >= pages * page)
+}
+
 /// Brings a file that is only read up to date, and refuses one that is newer than we are. Looks at
 /// one number in the file, so that a thousand files cost nothing.
-pub(super) fn check_version(path: &Path, kind: Kind) -> Result<()> {
+/// `changing` hears of a file before it is changed.
+pub(super) fn check_version(
+    path: &Path,
+    kind: Kind,
+    changing: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     /// Where the format of SQLite keeps the schema's version.
     const USER_VERSION: u64 = 60;
 
@@ -265,10 +296,18 @@ pub(super) fn check_version(path: &Path, kind: Kind) -> Result<()> {
     let mut file = File::open(path).map_err(of_file)?;
     file.seek(SeekFrom::Start(USER_VERSION)).map_err(of_file)?;
     file.read_exact(&mut bytes).map_err(|_| StoreError::Damaged { what: "segment" })?;
+    // A checkpoint that a kill ended may have left the file shorter than it says: the log has the rest.
+    let has_log = fs::metadata(seal::beside(path, "-wal")).is_ok_and(|it| it.len() > 0);
+    if !has_log && !begins_well(&mut file).map_err(of_file)? {
+        return Err(StoreError::Damaged { what: "segment" });
+    }
     let (found, known) = (u32::from_be_bytes(bytes), migrations(kind).len() as u32);
     match found.cmp(&known) {
         std::cmp::Ordering::Equal => Ok(()),
         std::cmp::Ordering::Greater => Err(StoreError::Newer { found, known }),
-        std::cmp::Ordering::Less => open_writer(path, kind, Sync::Full, 1 << 20).map(drop),
+        std::cmp::Ordering::Less => {
+            changing()?;
+            open_writer(path, kind, Sync::Full, 1 << 20).map(drop)
+        }
     }
 }

@@ -9,9 +9,9 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{keys::KeyHash, lock, record::Recorded, replay::Prepared};
+use super::{gate::GateKeys, lock, record::Recorded, replay::Prepared};
 use crate::{
-    model::{NewEvent, Owed, Plan, Remembered},
+    model::{EventId, NewEvent, Owed, Plan, Remembered},
     store::{Appended, Result, Settlement, StoreError},
 };
 
@@ -21,7 +21,9 @@ pub(super) struct Offered {
     pub event: NewEvent,
     /// Of the payload.
     pub digest: u64,
-    pub key: Option<KeyHash>,
+    pub gate: GateKeys,
+    /// The event of this project that has the id which this one brings.
+    pub taken: Option<EventId>,
     /// For an event that may need one.
     pub random: u64,
 }

@@ -28,6 +28,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     error::{of_file, unavailable},
     files,
+    left::{self, HEADER, Left, Record},
+    marks::{About, Marks},
+    private,
     segments::{fact, set_fact},
     syncer::{Synced, Written},
     told::Texts,
@@ -73,12 +76,13 @@ impl Spent {
     }
 }
 
+/// What goes with it.
+pub(super) const LOST: &str = "what was accepted and done last is gone";
+
 /// The fact of a segment that tells the last turn that was committed to it.
 pub(super) const JOURNALED: &str = "journaled";
 
-/// Length and checksum; then follow, under the checksum, the segment, the number, and what was told.
-const HEADER: usize = 12;
-const PLACE: usize = 16;
+pub(super) const NAMES: [&str; 2] = ["journal-0", "journal-1"];
 
 impl Journal {
     /// What a power cut may take of plans and outcomes: as much as was done in this time,
@@ -87,6 +91,8 @@ impl Journal {
     const OUTCOMES: usize = 1024;
     /// The writer goes on in the other file when one has grown so long.
     const LONG: u64 = 8 << 20;
+    /// … and so long when the disk is full: it must not grow.
+    const LONG_WITHOUT_ROOM: u64 = 512 << 10;
     /// A file grows in steps of its own length, but within these bounds.
     const STEPS: std::ops::RangeInclusive<u64> = 256 << 10..=4 << 20;
 
@@ -96,15 +102,16 @@ impl Journal {
         folder: &Path,
         segment: EventSeq,
         connection: &Connection,
+        marks: &Marks,
         sync: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
-        let parts =
-            [Part::open(&folder.join("journal-0"))?, Part::open(&folder.join("journal-1"))?];
+        let parts = [Part::open(&folder.join(NAMES[0]))?, Part::open(&folder.join(NAMES[1]))?];
         files::sync_folder(folder)?;
-        let mut left = [parts[0].read()?, parts[1].read()?];
-        left.sort_by_key(|it| it.first().map(|it| it.number));
-        let number = catch_up(&left, segment, connection)?;
+        let mut left = [parts[0].left(NAMES[0])?, parts[1].left(NAMES[1])?];
+        left.sort_by_key(|it| it.records.first().map(|it| it.number));
+        let number = catch_up(left, segment, connection, marks.get(About::Journal))?;
         sync()?;
+        marks.set(About::Journal, number);
         let other = Spent::default();
         other.set();
         Ok(Self {
@@ -160,8 +167,8 @@ impl Journal {
     }
 
     /// Whether it is time to go on in the other file.
-    pub fn is_long(&self) -> bool {
-        self.files[self.current].end >= Self::LONG
+    pub fn is_long(&self, has_room: bool) -> bool {
+        self.files[self.current].end >= if has_room { Self::LONG } else { Self::LONG_WITHOUT_ROOM }
     }
 
     pub fn is_other_spent(&self) -> bool {
@@ -197,8 +204,7 @@ impl Journal {
 
 impl Part {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
-        let file = file.map_err(of_file)?;
+        let file = private::options().open(path).map_err(of_file)?;
         file.sync_all().map_err(of_file)?;
         let length = file.metadata().map_err(of_file)?.len();
         Ok(Self { file: Arc::new(file), length, end: 0 })
@@ -230,50 +236,42 @@ impl Part {
         }
     }
 
+    /// What it holds, for a start.
+    fn left(&self, name: &'static str) -> Result<Left> {
+        Ok(Left::read(name, &self.bytes()?))
+    }
+
     /// The records that stand whole one behind the other.
     fn read(&self) -> Result<Vec<Record>> {
+        Ok(left::chain(&self.bytes()?).0)
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.length as usize];
         self.file.read_exact_at(&mut bytes, 0).map_err(of_file)?;
-        let (mut rest, mut records) = (&bytes[..], Vec::new());
-        while let Some((record, behind)) = Record::take(rest) {
-            if records.last().is_some_and(|it: &Record| it.number + 1 != record.number) {
-                break;
-            }
-            records.push(record);
-            rest = behind;
-        }
-        Ok(records)
+        Ok(bytes)
     }
 }
 
-struct Record {
+/// Commits to a segment the turns that it does not have. Returns the last turn that there ever was, as far as
+/// anybody can tell: no number is used twice.
+fn catch_up(
+    mut files: [Left; 2],
     segment: EventSeq,
-    number: u64,
-    told: Vec<u8>,
-}
-
-impl Record {
-    fn take(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (length, rest) = bytes.split_first_chunk()?;
-        let (check, rest) = rest.split_first_chunk()?;
-        let (body, behind) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        if body.len() < PLACE || xxh3_64(body) != u64::from_le_bytes(*check) {
-            return None;
-        }
-        let (segment, body) = body.split_first_chunk()?;
-        let (number, told) = body.split_first_chunk()?;
-        let segment = EventSeq(u64::from_le_bytes(*segment));
-        Some((Self { segment, number: u64::from_le_bytes(*number), told: told.to_vec() }, behind))
-    }
-}
-
-/// Commits to a segment the turns that it does not have. Returns the last turn that there is.
-fn catch_up(files: &[Vec<Record>; 2], segment: EventSeq, connection: &Connection) -> Result<u64> {
+    connection: &Connection,
+    synced: u64,
+) -> Result<u64> {
+    let known = fact(connection, JOURNALED)?.map(|it| it as u64);
+    left::judge(&mut files, segment, known, synced)?;
+    let highest = files.iter().filter_map(Left::highest).max().unwrap_or(0);
     let transaction = connection.unchecked_transaction()?;
-    let last = execute(files, segment, &transaction)?;
+    let last = execute(&files.map(|it| it.records), segment, &transaction)?;
+    let number = highest.max(last).max(synced);
+    if number > last {
+        set_fact(&transaction, JOURNALED, number as i64)?;
+    }
     transaction.commit()?;
-    let recorded = files.iter().filter_map(|it| it.last()).map(|it| it.number).max();
-    Ok(recorded.unwrap_or(0).max(last))
+    Ok(number)
 }
 
 /// Executes the turns that a segment does not have, and tells it the last, which is returned.

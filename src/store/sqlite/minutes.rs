@@ -49,7 +49,7 @@ impl Minutes {
                 let range = BOUNDS.partition_point(|&bound| bound <= outcome.duration);
                 counts.durations[range] += 1;
             }
-            EntryKind::Note { .. } => (),
+            EntryKind::Note { .. } | EntryKind::Replayed { .. } => (),
         }
         match entry.ended {
             Some(Ended::Delivered) => counts.delivered += 1,

@@ -7,9 +7,15 @@
 
 mod options;
 mod error;
+mod private;
+mod marks;
+mod changes;
+mod manifest;
 mod files;
+mod gate;
 mod control;
 mod directory;
+mod beside;
 mod rows;
 mod contents;
 mod blocks;
@@ -32,6 +38,7 @@ mod status;
 mod seal;
 mod writes;
 mod told;
+mod left;
 mod journal;
 mod promise;
 mod syncer;
@@ -41,13 +48,15 @@ mod upkeep;
 mod writer;
 mod publish;
 mod recover;
+mod open;
 mod records;
 mod prune;
 mod export;
+mod check;
+mod repair;
 pub mod takeout;
 
 use std::{
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, Weak},
     thread::JoinHandle,
 };
@@ -55,37 +64,30 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
-use xxhash_rust::xxh3::xxh3_64;
 
-pub use self::options::Options;
+pub use self::{
+    check::{Checked, check},
+    options::Options,
+    repair::repair,
+};
 use self::{
-    blocks::Blocks,
-    control::Control,
     directory::DirectoryFile,
     files::Folder,
+    gate::{Asked, GateKeys, compare, first_with_key},
     inbox::{End, Inbox, Offered, Task},
-    keys::{KeyHash, KeyReader},
+    keys::KeyReader,
+    manifest::ManifestFile,
     owed::{OwedFile, OwedRow},
     readers::Readers,
-    recover::{Recovered, recover},
-    room::Room,
-    segments::Segments,
     status::Status,
-    syncer::Syncer,
-    upkeep::Upkeep,
-    writer::Writer,
 };
 use super::{
-    Appended, Backlog, Change, Directory, Document, Entity, EntityKey, Health, OwedQuery,
-    Recording, Registry, ReplayStep, Result, Settlement, Store, StoreError, Upsert, Waiting,
+    Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Result, Settlement, Store,
+    StoreError, Waiting,
 };
-use crate::{
-    clock::Clock,
-    hint,
-    model::{
-        DeliverySeq, DestinationId, Event, EventId, EventSeq, IdempotencyKey, Message, Name,
-        NewEvent, Owed, Plan, ProjectId, RawJson, Remembered,
-    },
+use crate::model::{
+    DeliverySeq, DestinationId, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId,
+    Remembered,
 };
 
 /// Where ids get what nobody can guess.
@@ -105,80 +107,16 @@ pub struct SqliteStore {
     /// Taken by whoever forgets old events.
     forgetting: Arc<tokio::sync::Mutex<()>>,
     directory: Arc<DirectoryFile>,
+    manifest: Arc<ManifestFile>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl SqliteStore {
-    /// Opens the store in this folder, or makes one. Blocks for as long as that takes, which is well
-    /// below a second unless a file has to be made anew.
-    ///
-    /// `accepted` gets the events of each commit, in accept order.
-    pub fn open(
-        path: &Path,
-        options: Options,
-        clock: Arc<dyn Clock>,
-        mut random: Random,
-        accepted: hint::Sender<Vec<Arc<Event>>, bool>,
-    ) -> Result<Self> {
-        let folder = Arc::new(Folder::open(path)?);
-        room::clean(&folder.reserve())?;
-        let control = Arc::new(Control::open(&folder.control())?);
-        let secret = control.secret("key_hash", || secret(&mut random))?;
-        let segments = Arc::new(Segments::open(&folder)?);
-        let directory = Arc::new(DirectoryFile::open(&folder.directory())?);
-        let status = Arc::new(Status::default());
-        let Recovered { memory, newest, journal, owed } =
-            recover(&folder, control.clone(), segments.clone(), status.clone(), clock, secret)?;
-        status.set_planned_through(memory.marks.planned_through);
-        status.set_waiting(memory.waiting.events());
-        let inbox = Arc::new(Inbox::new(options.waiting_event_bytes, options.waiting_work_bytes));
-        let readers = Readers {
-            control,
-            segments: segments.clone(),
-            blocks: Blocks::new(options.body_cache_bytes),
-        };
-        let keys = memory.keys.reader();
-        let (number, quick) = (journal.number(), options.quick_sync);
-        let syncer = Syncer::start(number, quick, accepted, inbox.clone(), status.clone())?;
-        let turns = Arc::new(Semaphore::new(options.readers.max(1)));
-        let weak_folder = Arc::downgrade(&folder);
-        let writer = Writer {
-            room: Room::open(folder.reserve(), options.reserve_bytes)?,
-            upkeep: Upkeep::start(segments.clone(), status.clone())?,
-            folder,
-            options,
-            inbox: inbox.clone(),
-            status: status.clone(),
-            segments,
-            newest,
-            journal,
-            syncer,
-            memory,
-        };
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(error::of_file)?;
-        Ok(Self {
-            readers: Arc::new(readers),
-            owed,
-            keys,
-            inbox,
-            status,
-            random: Mutex::new(random),
-            turns,
-            folder: weak_folder,
-            forgetting: Arc::default(),
-            directory,
-            thread: Mutex::new(Some(thread)),
-        })
-    }
-
     /// `digest` is that of the payload.
     fn offer(&self, event: NewEvent, digest: u64) -> Offered {
-        let key = gate_key(&self.keys, event.project, event.key.as_ref(), event.id);
+        let gate = GateKeys::of(&self.keys, event.project, event.key.as_ref(), event.id);
         let random = lock(&self.random)();
-        Offered { key, digest, random, event }
+        Offered { gate, taken: None, digest, random, event }
     }
 
     /// Reads on a thread that may block, and sees all that was done before.
@@ -194,6 +132,17 @@ impl SqliteStore {
     async fn be_published(&self) -> Result<()> {
         self.status.check_open()?;
         if self.status.is_unpublished() { self.inbox.publish().await } else { Ok(()) }
+    }
+
+    /// Returns when readers see as much as can be shown: on a disk that has no room at all, people see what
+    /// was published last.
+    async fn be_published_if_possible(&self) -> Result<()> {
+        if_possible(self.be_published().await)
+    }
+
+    /// Returns when `owed.db` holds as much as it can.
+    async fn flush_if_possible(&self) -> Result<()> {
+        if_possible(self.inbox.flush().await)
     }
 
     /// Reads what is not in the segments, on a thread that may block.
@@ -244,10 +193,16 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         // What would be needed to look at duplicates afterwards.
-        let asked: Vec<(ProjectId, u64)> =
-            events.iter().map(|it| (it.project, xxh3_64(it.payload.bytes()))).collect();
-        let offered =
-            events.into_iter().zip(&asked).map(|(event, it)| self.offer(event, it.1)).collect();
+        let asked: Vec<Asked> = events.iter().map(Asked::of).collect();
+        let mut offered: Vec<Offered> = events
+            .into_iter()
+            .zip(&asked)
+            .map(|(event, it)| self.offer(event, it.digest))
+            .collect();
+        // An id of ours that somebody posts was told before, so that readers see its event.
+        if offered.iter().any(|it| it.event.id.is_some()) {
+            offered = self.read(move |it| it.mark_taken(offered)).await?;
+        }
         let mut appended = self.inbox.append(offered).await?;
         let has_duplicates = appended.iter().any(|it| matches!(it, Appended::Duplicate { .. }));
         if has_duplicates {
@@ -296,7 +251,9 @@ impl Store for SqliteStore {
     }
 
     async fn backlog(&self) -> Result<Vec<Backlog>> {
-        self.read_owed(|readers, owed| {
+        self.flush_if_possible().await?;
+        let owed = self.owed.clone();
+        self.read_beside(move |readers| {
             let backlog = |(destination, owed, oldest)| {
                 Ok(Backlog {
                     destination: readers.control.id(destination)?,
@@ -315,6 +272,10 @@ impl Store for SqliteStore {
     }
 
     async fn replay(&self, step: ReplayStep) -> Result<Vec<Owed>> {
+        // What was held back on the disk is for what is owed.
+        if self.status.is_full() {
+            return Err(StoreError::Full);
+        }
         let prepared = self.read(move |it| replay::prepare(it, step)).await?;
         self.inbox.work(Task::Replay(prepared)).await
     }
@@ -336,120 +297,8 @@ impl Store for SqliteStore {
         }
         // It sees that the store is closed, and leaves the files alone.
         drop(self.forgetting.lock().await);
+        self.fold().await;
     }
-}
-
-#[async_trait]
-impl Registry for SqliteStore {
-    async fn load(&self) -> Result<Vec<Document>> {
-        self.read_beside(|it| it.control.load()).await
-    }
-
-    async fn change(&self, changes: Vec<Change>) -> Result<()> {
-        self.write(move |it| it.control.change(&changes)).await
-    }
-}
-
-#[async_trait]
-impl Directory for SqliteStore {
-    async fn put_entities(
-        &self,
-        project: ProjectId,
-        table: &Name,
-        entities: Vec<Entity>,
-        how: Upsert,
-    ) -> Result<()> {
-        let (directory, table) = (self.directory.clone(), table.clone());
-        self.write(move |_| directory.put(project, &table, &entities, how)).await
-    }
-
-    async fn find_entities(
-        &self,
-        project: ProjectId,
-        keys: Vec<EntityKey>,
-    ) -> Result<Vec<Option<RawJson>>> {
-        /// So many are found sooner than another thread has begun.
-        const FEW: usize = 8;
-        self.status.check_open()?;
-        if keys.len() <= FEW
-            && let Some(found) = self.directory.try_find(project, &keys)
-        {
-            return found;
-        }
-        let directory = self.directory.clone();
-        self.read_beside(move |_| directory.find(project, &keys)).await
-    }
-
-    async fn list_entities(
-        &self,
-        project: ProjectId,
-        table: &Name,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<Entity>> {
-        let (directory, table, after) = (self.directory.clone(), table.clone(), after.to_owned());
-        self.read_beside(move |_| directory.list(project, &table, &after, limit)).await
-    }
-
-    async fn remove_entities(
-        &self,
-        project: ProjectId,
-        table: &Name,
-        keys: Vec<String>,
-    ) -> Result<u64> {
-        let (directory, table) = (self.directory.clone(), table.clone());
-        self.write(move |_| directory.remove(project, &table, &keys)).await
-    }
-}
-
-/// What makes the event unique in its project: its key, or else the id that its sender gave it.
-fn gate_key(
-    keys: &KeyReader,
-    project: ProjectId,
-    key: Option<&IdempotencyKey>,
-    given: Option<EventId>,
-) -> Option<KeyHash> {
-    const KEY: u8 = 0;
-    const GIVEN_ID: u8 = 1;
-    match (key, given) {
-        (Some(key), _) => Some(keys.hash(KEY, project, key.as_str())),
-        (None, Some(id)) => Some(keys.hash(GIVEN_ID, project, &id.to_string())),
-        (None, None) => None,
-    }
-}
-
-/// The first event that had this key, forgotten or not.
-fn first_with_key(
-    keys: &KeyReader,
-    project: ProjectId,
-    key: &IdempotencyKey,
-) -> Result<Option<EventId>> {
-    match gate_key(keys, project, Some(key), None) {
-        Some(hash) => keys.find(&hash),
-        None => Ok(None),
-    }
-}
-
-/// Finds out which duplicates have the body of the first.
-fn compare(
-    readers: &Readers,
-    mut appended: Vec<Appended>,
-    asked: &[(ProjectId, u64)],
-) -> Vec<Appended> {
-    for (answer, &(project, digest)) in appended.iter_mut().zip(asked) {
-        match answer {
-            Appended::New(_) => (),
-            Appended::Duplicate { id, same_body } => match readers.digest(project, *id) {
-                Ok(found) => *same_body = found.map(|it| it == digest.max(1)),
-                // The others of the call are kept, so that it must not fail any more.
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(error, "cannot read the first event of a duplicate");
-                }
-            },
-        }
-    }
-    appended
 }
 
 fn owed_by(readers: &Readers, owed: &OwedFile, query: OwedQuery) -> Result<Vec<Owed>> {
@@ -472,6 +321,14 @@ fn owed_by(readers: &Readers, owed: &OwedFile, query: OwedQuery) -> Result<Vec<O
         }
     };
     found.into_iter().map(|it| it.to_owed(&readers.control)).collect()
+}
+
+/// A full disk is no reason to show nothing.
+fn if_possible(result: Result<()>) -> Result<()> {
+    match result {
+        Err(StoreError::Full) => Ok(()),
+        other => other,
+    }
 }
 
 fn secret(random: &mut Random) -> [u8; 32] {

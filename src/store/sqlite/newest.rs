@@ -4,7 +4,7 @@
 //! somebody wants to read: that publishes them.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -34,6 +34,10 @@ pub(super) struct Newest {
     pub is_unwanted: bool,
     /// When rolling failed, it is not tried again before this.
     pub not_before: Instant,
+    /// What was committed since the log was last brought into the file.
+    pub logged: usize,
+    /// The disk is full: the log is kept short, and is published sooner.
+    is_thrifty: bool,
     unpublished: Option<Unpublished>,
 }
 
@@ -93,6 +97,8 @@ impl Newest {
             is_large: false,
             is_unwanted: false,
             not_before: Instant::now(),
+            logged: 0,
+            is_thrifty: false,
             unpublished: None,
         })
     }
@@ -121,7 +127,8 @@ impl Newest {
 
     /// Whether turns should be published by now. After a failure it is not tried again for a while.
     pub fn is_due(&self) -> bool {
-        self.unpublished.as_ref().is_some_and(|it| it.bytes >= BYTES)
+        let bytes = if self.is_thrifty { BYTES / 8 } else { BYTES };
+        self.unpublished.as_ref().is_some_and(|it| it.bytes >= bytes)
             || self.patience() == Some(Duration::ZERO)
     }
 
@@ -136,13 +143,41 @@ impl Newest {
 
     /// Commits all turns, of which this is the last.
     pub fn publish(&mut self, number: u64) -> Result<()> {
-        if self.unpublished.is_some() {
+        if let Some(unpublished) = &self.unpublished {
+            let bytes = unpublished.bytes;
             self.told.execute(&self.connection)?;
             set_fact(&self.connection, JOURNALED, number as i64)?;
             self.connection.prepare_cached("COMMIT")?.execute([])?;
             self.unpublished = None;
+            self.logged += bytes.max(1);
         }
         Ok(())
+    }
+
+    /// Whether the log is longer than it may be on a full disk.
+    pub fn is_log_long(&self) -> bool {
+        self.is_thrifty && self.logged >= BYTES / 2
+    }
+
+    /// On a full disk the log is cut when it begins anew, and what it leaves is room for the segment.
+    pub fn set_thrifty(&mut self, is_thrifty: bool) -> Result<()> {
+        const LOG_BYTES: i64 = 4 << 20;
+        if self.is_thrifty != is_thrifty {
+            let limit = if is_thrifty { LOG_BYTES } else { -1 };
+            self.connection
+                .pragma_update_and_check(None, "journal_size_limit", limit, |_| Ok(()))?;
+            (self.is_thrifty, self.logged) = (is_thrifty, BYTES);
+        }
+        Ok(())
+    }
+
+    /// By how much the file grows once its log is in it.
+    pub fn growth(&self) -> u64 {
+        let pages =
+            self.connection.pragma_query_value(None, "page_count", |it| it.get::<_, i64>(0));
+        let bytes = pages.unwrap_or(0).max(0) as u64 * 4096;
+        let file = fs::metadata(self.segment.path()).map_or(0, |it| it.len());
+        bytes.saturating_sub(file)
     }
 
     /// It could not be done: not before so long again.

@@ -21,6 +21,9 @@ pub struct Options {
     pub body_cache_bytes: usize,
     /// Queries that run at once.
     pub readers: usize,
+    /// Connections to segments that are kept for the next reader.
+    #[serde(skip)]
+    pub idle_readers: usize,
     /// A disk whose syncs take less is waited for. A slower one is left to a thread, which pays only then.
     #[serde(skip)]
     pub quick_sync: Duration,
@@ -36,6 +39,7 @@ impl Default for Options {
             reserve_bytes: 16 << 20,
             body_cache_bytes: 8 << 20,
             readers: 6,
+            idle_readers: 24,
             quick_sync: Duration::from_micros(700),
         }
     }

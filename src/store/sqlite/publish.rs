@@ -1,11 +1,13 @@
 //! When readers see what turns wrote: the writer commits it to the newest segment, and lets go of what the
 //! journal has of it.
 
+use std::time::{Duration, Instant};
+
 use tokio::sync::oneshot;
 
 use super::{
     error::{is_broken, unavailable},
-    room::Room,
+    room::{Needs, Room},
     upkeep,
     writer::Writer,
 };
@@ -39,16 +41,24 @@ impl Writer {
         if matches!(result, Err(StoreError::Full)) {
             self.status.set_full(true);
         }
-        for has_more_room in [|_: &Room| true, Room::release] {
-            if matches!(result, Err(StoreError::Full)) && has_more_room(&self.room) {
-                result = self.empty_log().and_then(|()| {
-                    self.newest.restore(&self.journal)?;
-                    self.newest.publish(number)
-                });
-            }
+        // First in the room that the log has, then in the pieces of the reserve.
+        let mut has_more_room = true;
+        while matches!(result, Err(StoreError::Full)) && has_more_room {
+            result = self.empty_log().and_then(|()| {
+                self.newest.restore(&self.journal)?;
+                self.newest.publish(number)
+            });
+            has_more_room = result.is_err() && self.room.release();
         }
         match &result {
-            Ok(()) => self.status.set_unpublished(false),
+            Ok(()) => {
+                self.status.set_unpublished(false);
+                if self.newest.is_log_long()
+                    && let Err(error) = self.empty_log()
+                {
+                    self.judge(error);
+                }
+            }
             Err(error) => {
                 if !matches!(error, StoreError::Full) {
                     tracing::error!(
@@ -76,7 +86,10 @@ impl Writer {
                 tracing::debug!(%error, "the log stays as it is");
                 Ok(())
             }
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.newest.logged = 0;
+                Ok(())
+            }
         }
     }
 
@@ -99,5 +112,57 @@ impl Writer {
         self.newest.told.begin_file();
         self.upkeep.sync(self.newest.log.clone(), spent);
         Ok(())
+    }
+
+    /// Goes on at the beginning of a file of the journal, in the room that it has.
+    pub(super) fn renew_journal(&mut self) -> Result<()> {
+        self.publish()?;
+        self.sync_log()?;
+        let synced = self.sync()?;
+        self.journal.switch(synced).set();
+        self.newest.told.begin_file();
+        Ok(())
+    }
+
+    /// Sees to it that there is room for what becomes of what was accepted: sooner than that, events are
+    /// refused.
+    pub(super) fn look_for_room(&mut self) {
+        /// As often as turns are published.
+        const EVERY: Duration = Duration::from_millis(50);
+        if self.memory.ledger.is_stuck() {
+            self.status.set_full(true);
+            self.room.release_in_time();
+            self.memory.ledger.refuse(|| StoreError::Full);
+        } else if self.status.is_full() {
+            if self.room.is_back(self.needs()) {
+                self.status.set_full(false);
+            }
+        } else if self.looked.elapsed() >= EVERY {
+            self.looked = Instant::now();
+            let needs = self.needs();
+            if self.room.is_tight(needs) {
+                self.status.set_full(true);
+            } else {
+                self.room.follow(needs);
+            }
+        }
+        let is_full = self.status.is_full();
+        if let Err(error) = self.newest.set_thrifty(is_full) {
+            tracing::debug!(%error, "the log is not cut");
+        }
+        if self.newest.is_log_long() {
+            // A failure has been told.
+            let _ = self.publish();
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        let marks = &self.memory.marks;
+        Needs {
+            growth: self.newest.growth(),
+            changes: self.memory.ledger.len() as u64,
+            pending: self.memory.ledger.pending(),
+            unplanned: (marks.next_event.0 - 1).saturating_sub(marks.planned_through.0),
+        }
     }
 }

@@ -4,17 +4,30 @@
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     blocks::{Block, Blocks},
     control::Control,
+    error::is_damage,
+    inbox::Offered,
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments},
 };
 use crate::{
-    model::{DeliverySeq, Event, EventId, EventSeq, IdempotencyKey, Message, ProjectId, TypeName},
+    model::{
+        DeliverySeq, Event, EventId, EventSeq, IdempotencyKey, Message, ProjectId, TypeName,
+        headers,
+    },
     store::{Result, StoreError, codes::ERASED_METADATA},
 };
+
+/// What is remembered of an event that had a key first.
+pub(super) struct First {
+    /// Of the payload; `None` when it is erased.
+    pub digest: Option<u64>,
+    pub event_type: TypeName,
+}
 
 pub(super) struct Readers {
     pub control: Arc<Control>,
@@ -24,7 +37,7 @@ pub(super) struct Readers {
 
 /// The columns that [`Readers::event_of_row`] reads, in its order.
 pub(super) const EVENT_COLUMNS: &str =
-    "seq, id, given_id, project, source, type, timestamp, received_at, key";
+    "seq, id, given_id, project, source, type, timestamp, received_at, key, digest";
 
 impl Readers {
     /// One event; `None` when there is none, or no longer.
@@ -76,6 +89,10 @@ impl Readers {
             None => row.get(1)?,
         };
         let (metadata, payload) = self.block(connection, seq)?.body(seq)?;
+        let digest = row.get::<_, i64>(9)? as u64;
+        if digest != 0 && xxh3_64(payload.bytes()).max(1) != digest {
+            return Err(StoreError::Damaged { what: "body" });
+        }
         let text =
             |at| row.get_ref(at)?.as_str().map_err(|_| StoreError::Damaged { what: "event" });
         let key = row.get_ref(8)?.as_str_or_null();
@@ -90,7 +107,7 @@ impl Readers {
             key: key
                 .map_err(|_| StoreError::Damaged { what: "event" })?
                 .map(IdempotencyKey::trusted),
-            metadata,
+            metadata: headers::without_hidden(metadata, &[]),
             payload,
         })
     }
@@ -113,9 +130,47 @@ impl Readers {
         Ok(block)
     }
 
-    /// The events that go by this id: one, none, or one in each of several projects when senders
-    /// gave it. The 12 order bits do not count, so that the id of a delivery finds its event.
-    pub fn seqs_of_id(&self, id: EventId) -> Result<Vec<EventSeq>> {
+    /// What `look` finds of the events that go by this id: one, none, or one in each of several projects
+    /// when senders gave it, which may also be an id that another event has from us. The 12 order bits do
+    /// not count, so that the id of a delivery finds its event.
+    pub fn find_by_id<T>(
+        &self,
+        id: EventId,
+        mut look: impl FnMut(EventSeq) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        for seq in self.ours(id)? {
+            if let Some(found) = look(seq)? {
+                return Ok(Some(found));
+            }
+        }
+        for seq in self.given(id, usize::MAX)? {
+            if let Some(found) = look(seq)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The events in so many of the newest segments to which a sender gave this id, but for the 12 order bits.
+    fn given(&self, id: EventId, segments: usize) -> Result<Vec<EventSeq>> {
+        let masked = rows::masked(id).to_be_bytes();
+        let mut found = Vec::new();
+        for segment in self.segments.all().iter().rev().take(segments) {
+            segment.read(|connection| {
+                let sql = "SELECT seq FROM given_ids WHERE id = ?";
+                let mut statement = connection.prepare_cached(sql)?;
+                let mut rows = statement.query([masked])?;
+                while let Some(row) = rows.next()? {
+                    found.push(EventSeq(row.get::<_, i64>(0)? as u64));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// The events to which we gave this id: one, or none, but for the 12 order bits.
+    fn ours(&self, id: EventId) -> Result<Vec<EventSeq>> {
         let all = self.segments.all();
         let mut found = Vec::new();
         // The events of this millisecond may stand on both sides of a border between segments.
@@ -129,44 +184,58 @@ impl Readers {
                 break;
             }
         }
-        if found.is_empty() {
-            let masked = rows::masked(id).to_be_bytes();
-            for segment in all.iter().rev() {
-                segment.read(|connection| {
-                    let sql = "SELECT seq FROM given_ids WHERE id = ?";
-                    let mut statement = connection.prepare_cached(sql)?;
-                    let mut rows = statement.query([masked])?;
-                    while let Some(row) = rows.next()? {
-                        found.push(EventSeq(row.get::<_, i64>(0)? as u64));
-                    }
-                    Ok(())
-                })?;
-            }
-        }
         Ok(found)
     }
 
-    /// The digest of the payload of this event; `None` when it is forgotten.
-    pub fn digest(&self, project: ProjectId, id: EventId) -> Result<Option<u64>> {
-        let project = self.control.known_number(project);
-        for seq in self.seqs_of_id(id)? {
-            let Some(segment) = self.segments.of_event(seq) else { continue };
-            let row: Option<(i64, [u8; 16], i64)> = segment.read(|connection| {
-                let sql =
-                    "SELECT project, coalesce(given_id, id), digest FROM events WHERE seq = ?";
-                let mut statement = connection.prepare_cached(sql)?;
-                let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-                Ok(statement.query_row([seq.0 as i64], read).optional()?)
-            })?;
-            match row {
-                Some(it) if Some(it.0) == project && it.1 == id.bits().to_be_bytes() => {
-                    // That of an event whose body is erased is erased with it.
-                    return Ok(Some(it.2 as u64).filter(|it| *it != 0));
-                }
-                Some(_) | None => (),
+    /// Notes of each event that brings an id whether an event of its project has that already, whoever gave it.
+    /// Ids that senders gave are known by their hashes as well, for ever; here they are looked for among the
+    /// newest, but for the bits in which a hash differs and the ids of deliveries do not.
+    pub fn mark_taken(&self, mut offered: Vec<Offered>) -> Result<Vec<Offered>> {
+        const NEWEST: usize = 4;
+        for it in &mut offered {
+            let (Some(id), Some(project)) =
+                (it.event.id, self.control.known_number(it.event.project))
+            else {
+                continue;
+            };
+            let mut seqs = self.ours(id)?;
+            seqs.extend(self.given(id, NEWEST)?);
+            for seq in seqs {
+                let Some(segment) = self.segments.of_event(seq) else { continue };
+                let own: Option<[u8; 16]> = segment.read(|connection| {
+                    let sql =
+                        "SELECT coalesce(given_id, id) FROM events WHERE seq = ? AND project = ?";
+                    let mut statement = connection.prepare_cached(sql)?;
+                    Ok(statement.query_row([seq.0 as i64, project], |row| row.get(0)).optional()?)
+                })?;
+                it.taken = own.map(|it| EventId::from_bits(u128::from_be_bytes(it))).or(it.taken);
             }
         }
-        Ok(None)
+        Ok(offered)
+    }
+
+    /// Type and digest of the payload of this event; `None` when it is forgotten.
+    pub fn first(&self, project: ProjectId, id: EventId) -> Result<Option<First>> {
+        let project = self.control.known_number(project);
+        self.find_by_id(id, |seq| {
+            let Some(segment) = self.segments.of_event(seq) else { return Ok(None) };
+            let row: Option<(i64, [u8; 16], i64, String)> = segment.read(|connection| {
+                let sql =
+                    "SELECT project, coalesce(given_id, id), digest, type FROM events WHERE seq = ?";
+                let mut statement = connection.prepare_cached(sql)?;
+                let read =
+                    |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+                Ok(statement.query_row([seq.0 as i64], read).optional()?)
+            })?;
+            let is_it = |it: &(i64, [u8; 16], i64, String)| {
+                Some(it.0) == project && it.1 == id.bits().to_be_bytes()
+            };
+            Ok(row.filter(is_it).map(|it| First {
+                // That of an event whose body is erased is erased with it.
+                digest: Some(it.2 as u64).filter(|it| *it != 0),
+                event_type: TypeName::trusted(&it.3),
+            }))
+        })
     }
 
     /// What was planned as this delivery.
@@ -188,24 +257,37 @@ impl Readers {
         Ok(next)
     }
 
-    /// What to send for these deliveries, in their order; one whose event is gone is left out.
+    /// What to send for these deliveries, in their order; one whose event is gone or damaged is left out,
+    /// and the latter is told.
     pub fn messages(&self, deliveries: &[DeliverySeq]) -> Result<Vec<Message>> {
         let mut messages: Vec<Message> = Vec::with_capacity(deliveries.len());
         for &seq in deliveries {
-            let Some(row) = self.delivery(seq)? else { continue };
-            // Deliveries of one event often stand together.
-            let event = match messages.last() {
-                Some(last) if last.seq.event() == seq.event() => last.event.clone(),
-                Some(_) | None => match self.event(seq.event())? {
-                    Some(event) if event.metadata.bytes() == ERASED_METADATA => continue,
-                    Some(event) => Arc::new(event),
-                    None => continue,
-                },
-            };
-            let copy = row.copy.as_deref().map(rows::copy).transpose()?;
-            messages.push(Message { seq, event, copy, fresh_id: row.fresh_id });
+            match self.message(seq, messages.last()) {
+                Ok(message) => messages.extend(message),
+                Err(error) if is_damage(&error) => {
+                    let (event, error) = (seq.event().0, &error as &dyn std::error::Error);
+                    tracing::error!(event, error, "an event is damaged, and cannot be delivered");
+                    metrics::counter!("tidegate_store_damaged_messages_total").increment(1);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(messages)
+    }
+
+    fn message(&self, seq: DeliverySeq, before: Option<&Message>) -> Result<Option<Message>> {
+        let Some(row) = self.delivery(seq)? else { return Ok(None) };
+        // Deliveries of one event often stand together.
+        let event = match before {
+            Some(last) if last.seq.event() == seq.event() => last.event.clone(),
+            Some(_) | None => match self.event(seq.event())? {
+                Some(event) if event.metadata.bytes() == ERASED_METADATA => return Ok(None),
+                Some(event) => Arc::new(event),
+                None => return Ok(None),
+            },
+        };
+        let copy = row.copy.as_deref().map(rows::copy).transpose()?;
+        Ok(Some(Message { seq, event, copy, fresh_id: row.fresh_id }))
     }
 }
 

@@ -40,16 +40,8 @@ impl SqliteStore {
         let digest = xxh3_64(event.payload.bytes());
         let recorded = Recorded { offered: self.offer(event, digest), destination, entries };
         self.inbox.work(Task::Record(Box::new(recorded))).await?;
-        let found = self.read(move |it| {
-            for seq in it.seqs_of_id(id)? {
-                if let Some(event) = it.event(seq)?
-                    && event.id == id
-                {
-                    return Ok(Some(event));
-                }
-            }
-            Ok(None)
-        });
+        let found = self
+            .read(move |it| it.find_by_id(id, |seq| Ok(it.event(seq)?.filter(|it| it.id == id))));
         let found = found.await?.ok_or(StoreError::Damaged { what: "event that was recorded" })?;
         Ok(Arc::new(found))
     }

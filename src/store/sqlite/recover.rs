@@ -7,19 +7,22 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{
     blocks::Packer,
     control::Control,
+    error::in_file,
     files::Folder,
-    gate_key,
-    journal::Journal,
-    keys::Keys,
+    gate::GateKeys,
+    journal::{self, Journal},
+    keys::{self, Keys},
+    manifest::ManifestFile,
+    marks::Marks,
     memories::Memories,
     minutes::Minutes,
     newest::Newest,
     owed::{self, Ledger, OwedFile},
     plan,
-    segments::Segments,
+    segments::{self, Segments},
     status::Status,
     tallies::Tallies,
-    turn::{Marks, Memory},
+    turn::{self, Memory},
     unsynced::Unsynced,
     waiting::{self, Waiting},
 };
@@ -36,8 +39,11 @@ pub(super) struct Recovered {
     pub owed: OwedFile,
 }
 
+#[allow(clippy::too_many_arguments, reason = "each is a part of the store that is being opened")]
 pub(super) fn recover(
     folder: &Folder,
+    manifest: &ManifestFile,
+    marks: &Marks,
     control: Arc<Control>,
     segments: Arc<Segments>,
     status: Arc<Status>,
@@ -45,20 +51,24 @@ pub(super) fn recover(
     secret: [u8; 32],
 ) -> Result<Recovered> {
     let segment = segments.newest();
-    let newest = Newest::open(segment.clone())?;
-    let journal =
-        Journal::open(folder.path(), segment.first(), &newest.connection, || newest.log.sync())?;
+    let file = format!("segments/{:016}.db", segment.first().0);
+    let newest = Newest::open(segment.clone()).map_err(in_file(&file, segments::LOST))?;
+    let sync = || newest.log.sync();
+    let journal = Journal::open(folder.path(), segment.first(), &newest.connection, marks, sync);
+    let journal = journal.map_err(in_file("journal", journal::LOST))?;
     let last = last_event(&segments)?;
     let next_event = EventSeq(last.map_or(0, |it| it.0.0).max(segment.first().0 - 1) + 1);
     let (planned_through, waiting) = planned(&segments, next_event)?;
-    let marks = Marks {
+    let places = turn::Marks {
         next_event,
         planned_through,
         oldest: segment.oldest()?,
         trimmed: trimmed(&newest.connection)?,
         written: 0,
     };
-    let mut keys = Keys::open(&folder.keys(), secret, status.clone())?;
+    let keys = Keys::open(&folder.keys(), secret, status.clone());
+    let mut keys = keys.map_err(in_file("keys/", keys::LOST))?;
+    manifest.check_keys(keys.covered())?;
     catch_up(&mut keys, &control, &segments)?;
     let (owed, number) = owed::open(&folder.owed(), &segments)?;
     let ledger = Ledger::new(owed.clone(), number, status)?;
@@ -78,7 +88,7 @@ pub(super) fn recover(
         replays: HashMap::new(),
         waiting,
         projects: IdMap::default(),
-        marks,
+        marks: places,
     };
     Ok(Recovered { memory, newest, journal, owed })
 }
@@ -176,12 +186,11 @@ fn catch_up(keys: &mut Keys, control: &Control, segments: &Segments) -> Result<(
                 let key = key.as_deref().map(IdempotencyKey::trusted);
                 let project = control.id(row.get(1)?)?;
                 covered = EventSeq(row.get::<_, i64>(0)? as u64);
-                match gate_key(&reader, project, key.as_ref(), given) {
-                    Some(hash) => {
-                        keys.add(hash, given.map_or_else(|| row.get(3).map(id), Ok)?, covered);
-                    }
-                    None => keys.pass(covered),
+                let id = given.map_or_else(|| row.get(3).map(id), Ok)?;
+                for hash in GateKeys::of(&reader, project, key.as_ref(), given).iter() {
+                    keys.add(hash, id, covered);
                 }
+                keys.pass(covered);
             }
             Ok(())
         })?;

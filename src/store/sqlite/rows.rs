@@ -7,12 +7,24 @@ use rusqlite::Row;
 
 use crate::{
     model::{
-        Altered, DeliverySeq, Entry, EntryKind, EventId, EventSeq, Lane, Outcome, Place, Snippet,
+        Altered, DeliverySeq, Ended, Entry, EntryKind, EventId, EventSeq, Lane, Outcome, Place,
+        Snippet,
     },
     store::{Result, StoreError},
 };
 
 pub(super) use crate::store::codes::{class, class_code, ended, ended_code, reason_of_status};
+
+/// What stands in the place of an end where a dead letter was replayed, so that it is found by the index of
+/// ends: 5 where it is dead, 6 where it is expired. The delivery that took its place stands as the duration.
+pub(super) fn replayed_code(ended: Ended) -> i64 {
+    ended_code(ended) + 3
+}
+
+/// The code of the end that a delivery had before it was replayed, or has.
+pub(super) fn end_before(code: i64) -> i64 {
+    if code > 4 { code - 3 } else { code }
+}
 
 pub(super) fn micros(time: Timestamp) -> i64 {
     time.as_microsecond()
@@ -42,7 +54,13 @@ pub(super) fn entry(row: &Row<'_>) -> Result<Entry> {
     let status: Option<u16> = row.get(5)?;
     let reason: Option<String> = row.get(8)?;
     let kind = match row.get(3)? {
-        0u16 => EntryKind::Note { reason: reason.unwrap_or_default() },
+        0u16 => {
+            let reason = reason.unwrap_or_default();
+            match row.get(6)? {
+                Some(by) => EntryKind::Replayed { by, reason },
+                None => EntryKind::Note { reason },
+            }
+        }
         number => EntryKind::Attempt {
             number,
             outcome: Outcome {
@@ -62,7 +80,7 @@ pub(super) fn entry(row: &Row<'_>) -> Result<Entry> {
         number: row.get(1)?,
         at: time(row.get(2)?)?,
         kind,
-        ended: row.get::<_, Option<i64>>(7)?.map(ended).transpose()?,
+        ended: row.get::<_, Option<i64>>(7)?.filter(|it| *it <= 4).map(ended).transpose()?,
     })
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,13 +13,18 @@ use std::{
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    error::in_file,
     files::{self, Folder},
     lock,
+    manifest::ManifestFile,
 };
 use crate::{
     model::{EventId, EventSeq},
     store::Result,
 };
+
+/// What goes with it.
+pub(super) const LOST: &str = "events and what became of them are gone";
 
 /// One file of events, and of rows that were written while it was the newest.
 pub(super) struct Segment {
@@ -40,12 +45,7 @@ const UNREAD: u64 = u64::MAX;
 
 /// Connections that nobody uses at the moment, from those used long ago to those used lately.
 #[derive(Default)]
-struct Idle(Mutex<VecDeque<(EventSeq, Connection)>>);
-
-impl Idle {
-    /// Each holds file handles and up to half a megabyte of pages.
-    const MOST: usize = 24;
-}
+struct Idle(Mutex<VecDeque<(EventSeq, Connection)>>, AtomicUsize);
 
 impl Segment {
     /// The place of its first event.
@@ -80,7 +80,11 @@ impl Segment {
                 Some((self.first, connection))
             } else {
                 idle.push_back((self.first, connection));
-                if idle.len() > Idle::MOST { idle.pop_front() } else { None }
+                if idle.len() > self.idle.1.load(Ordering::Relaxed) {
+                    idle.pop_front()
+                } else {
+                    None
+                }
             }
         };
         drop(dropped);
@@ -155,10 +159,10 @@ impl Drop for Hold<'_> {
 
 impl Segments {
     /// The segments of a folder; the first is made if there is none.
-    pub fn open(folder: &Folder) -> Result<Self> {
+    pub fn open(folder: &Folder, manifest: &ManifestFile) -> Result<Self> {
         let mut firsts = folder.segments()?;
         if firsts.is_empty() {
-            folder.make_segment(EventSeq(1))?;
+            folder.make_segment(EventSeq(1), 0)?;
             firsts.push(EventSeq(1));
         }
         let segments = Self {
@@ -172,7 +176,11 @@ impl Segments {
             let path = folder.segment(first);
             // The newest is opened to be written, which checks it.
             if at + 1 < firsts.len() {
-                files::check_version(&path, files::Kind::Segment)?;
+                let name = format!("segments/{:016}.db", first.0);
+                let is_new = files::check_version(&path, files::Kind::Segment, || {
+                    manifest.change(|it| it.seal(first, None))
+                });
+                is_new.map_err(in_file(&name, LOST))?;
             }
             segments.add(segments.make(first, path));
         }
@@ -251,6 +259,11 @@ impl Segments {
     pub fn remove(&self, segment: &Segment) {
         self.change(|all| all.retain(|it| it.first != segment.first));
         self.retire(segment);
+    }
+
+    /// Each holds up to three files and half a megabyte of pages.
+    pub fn keep_idle(&self, most: usize) {
+        self.idle.1.store(most, Ordering::Relaxed);
     }
 
     fn close_idle(&self, first: EventSeq) {

@@ -50,10 +50,16 @@ impl Turn<'_> {
         project: i64,
     ) -> Result<()> {
         self.note(owed.seq.event());
-        let (attempt, outcome, note) = match &entry.kind {
-            EntryKind::Attempt { number, outcome } => (*number, Some(outcome), None),
-            EntryKind::Note { reason } => (0, None, Some(reason)),
+        let (attempt, outcome, note, by) = match &entry.kind {
+            EntryKind::Attempt { number, outcome } => (*number, Some(outcome), None, None),
+            EntryKind::Note { reason } => (0, None, Some(reason), None),
+            EntryKind::Replayed { by, reason } => (0, None, Some(reason), Some(i64::from(*by))),
         };
+        let ended = entry.ended.map(|it| match by {
+            Some(_) => rows::replayed_code(it),
+            None => ended_code(it),
+        });
+        let micros = |it: &Outcome| i64::try_from(it.duration.as_micros()).unwrap_or(i64::MAX);
         let response = outcome.and_then(|it| it.response.as_ref()).map(|it| it.bytes().as_ref());
         let reason = note.map(String::as_str).or_else(|| outcome.and_then(reason_to_keep));
         self.memory.marks.written += 50 + response.map_or(0, <[u8]>::len);
@@ -66,8 +72,8 @@ impl Turn<'_> {
             attempt,
             outcome.map(|it| class_code(it.class)),
             outcome.and_then(|it| it.status),
-            outcome.map(|it| i64::try_from(it.duration.as_micros()).unwrap_or(i64::MAX)),
-            entry.ended.map(ended_code),
+            by.or_else(|| outcome.map(micros)),
+            ended,
             reason,
             outcome
                 .and_then(|it| it.retry_after)

@@ -15,6 +15,7 @@ use super::{
     error::{failed, of_file},
     inbox::Inbox,
     lock,
+    marks::{About, Marks},
     promise::{Outlet, Promise},
     status::Status,
 };
@@ -42,6 +43,8 @@ struct Shared {
     status: Arc<Status>,
     /// A disk whose syncs take less is waited for.
     quick: Duration,
+    /// Where it says what is on disk.
+    marks: Option<Marks>,
     state: Mutex<State>,
     /// For the thread: there is something to do.
     asked: Condvar,
@@ -77,10 +80,11 @@ impl Syncer {
         outlet: Outlet,
         inbox: Arc<Inbox>,
         status: Arc<Status>,
+        marks: Option<Marks>,
     ) -> Result<Self> {
         let state = Mutex::new(State { asked: synced, synced, ..State::default() });
         let (asked, ended) = (Condvar::new(), Condvar::new());
-        let shared = Shared { outlet, inbox, status, quick, state, asked, ended };
+        let shared = Shared { outlet, inbox, status, quick, marks, state, asked, ended };
         let shared = Arc::new(shared);
         let work = Work { shared: shared.clone() };
         let thread = std::thread::Builder::new()
@@ -192,6 +196,9 @@ impl Shared {
         let result = written.file.sync_data();
         let took = begun.elapsed();
         metrics::histogram!("tidegate_store_sync_seconds").record(took);
+        if let (Ok(()), Some(marks)) = (&result, &self.marks) {
+            marks.set(About::Journal, written.turn);
+        }
         let mut state = lock(&self.state);
         state.typical = (state.typical * 7 + took) / 8;
         match &result {
@@ -288,7 +295,7 @@ mod tests {
         let (outlet, events) = hint::channel(1000);
         let status = Arc::new(Status::default());
         let inbox = Arc::new(Inbox::new(1, 1));
-        (Syncer::start(0, quick, outlet, inbox, status.clone()).unwrap(), events, status)
+        (Syncer::start(0, quick, outlet, inbox, status.clone(), None).unwrap(), events, status)
     }
 
     fn promise(accepted: Vec<Arc<Event>>) -> (Promise, oneshot::Receiver<Result<Vec<Appended>>>) {

@@ -6,7 +6,8 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::{
-    Options, Random, SqliteStore, blocks, gate_key,
+    Options, Random, SqliteStore, blocks,
+    gate::GateKeys,
     keys::{KeyHash, Runs},
     memories,
     readers::{EVENT_COLUMNS, Readers},
@@ -50,7 +51,7 @@ pub struct TakenEvent {
     /// 0: its body is erased.
     pub digest: i64,
     /// What makes it unique.
-    pub hash: Option<u128>,
+    pub hashes: Vec<u128>,
 }
 
 pub struct TakenDelivery {
@@ -212,7 +213,7 @@ impl Takeout {
 
     pub fn events(&self, segment: EventSeq, after: i64) -> Result<Stretch<TakenEvent>> {
         let sql = format!(
-            "SELECT {EVENT_COLUMNS}, digest, given_id FROM events NOT INDEXED WHERE seq > ? \
+            "SELECT {EVENT_COLUMNS}, given_id FROM events NOT INDEXED WHERE seq > ? \
              ORDER BY seq LIMIT {}",
             self.rows
         );
@@ -224,11 +225,11 @@ impl Takeout {
             while let Some(row) = rows.next()? {
                 let event = self.readers().event_of_row(connection, row)?;
                 let given = row.get::<_, Option<[u8; 16]>>(10)?.map(|_| event.id);
-                let hash = gate_key(keys, event.project, event.key.as_ref(), given);
+                let hash = GateKeys::of(keys, event.project, event.key.as_ref(), given);
                 bytes += event.weight();
                 found.end = Some((event.seq.0 as i64, 0));
-                let hash = hash.map(KeyHash::bits);
-                found.rows.push(TakenEvent { digest: row.get(9)?, hash, event });
+                let hashes = hash.iter().map(KeyHash::bits).collect();
+                found.rows.push(TakenEvent { digest: row.get(9)?, hashes, event });
                 if bytes >= BYTES {
                     break;
                 }

@@ -135,20 +135,34 @@ impl<'a> Turn<'a> {
     pub fn append(&mut self, events: Vec<Offered>) -> Result<Vec<Appended>> {
         let mut answers = Vec::with_capacity(events.len());
         for offered in events {
-            if let Some(hash) = offered.key {
-                let fresh = self.fresh.get(&hash).copied();
-                let first = match fresh.or_else(|| self.memory.unsynced.find(&hash)) {
-                    Some(first) => Some(first),
-                    None => self.memory.keys.find(&hash)?,
-                };
-                if let Some(id) = first.filter(|id| self.counts(*id, &offered.event)) {
-                    answers.push(Appended::Duplicate { id, same_body: None });
-                    continue;
-                }
-            }
-            answers.push(Appended::New(self.accept(offered)?));
+            answers.push(match self.first(&offered)? {
+                Some(id) => Appended::Duplicate { id, same_body: None, same_type: None },
+                None => Appended::New(self.accept(offered)?),
+            });
         }
         Ok(answers)
+    }
+
+    /// The event that had the key first, or else the id.
+    fn first(&self, offered: &Offered) -> Result<Option<EventId>> {
+        if let Some(hash) = offered.gate.key
+            && let Some(id) = self.find(&hash)?
+            && self.counts(id, &offered.event)
+        {
+            return Ok(Some(id));
+        }
+        match offered.gate.id {
+            Some(hash) => Ok(self.find(&hash)?.or(offered.taken)),
+            None => Ok(None),
+        }
+    }
+
+    fn find(&self, hash: &KeyHash) -> Result<Option<EventId>> {
+        let fresh = self.fresh.get(hash).copied();
+        match fresh.or_else(|| self.memory.unsynced.find(hash)) {
+            Some(first) => Ok(Some(first)),
+            None => self.memory.keys.find(hash),
+        }
     }
 
     /// Whether the key of the event that has this id counts for a new one.
@@ -159,7 +173,7 @@ impl<'a> Turn<'a> {
     }
 
     pub fn accept(&mut self, offered: Offered) -> Result<Arc<Event>> {
-        let Offered { event, digest, key, random } = offered;
+        let Offered { event, digest, gate, random, .. } = offered;
         let seq = self.memory.marks.next_event;
         let ours: EventId = self.memory.ids.next(self.now, random);
         let event = Arc::new(accepted(event, seq, ours));
@@ -188,7 +202,7 @@ impl<'a> Turn<'a> {
         }
         self.memory.marks.next_event = EventSeq(seq.0 + 1);
         self.memory.marks.written += 160;
-        if let Some(hash) = key {
+        for hash in gate.iter() {
             self.fresh.insert(hash, event.id);
             self.accepted.keys.push((hash, event.id, seq));
         }

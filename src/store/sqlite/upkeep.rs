@@ -17,6 +17,7 @@ use super::{
     error::{is_broken, of_file},
     files,
     journal::Spent,
+    manifest::{ManifestFile, Sum},
     newest::Log,
     seal::{is_sealed, seal},
     segments::{Segment, Segments},
@@ -48,7 +49,11 @@ struct Length {
 
 impl Upkeep {
     /// Also seals what an earlier process left unsealed.
-    pub fn start(segments: Arc<Segments>, status: Arc<Status>) -> Result<Self> {
+    pub fn start(
+        segments: Arc<Segments>,
+        status: Arc<Status>,
+        manifest: Arc<ManifestFile>,
+    ) -> Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let log = Arc::new(Length::default());
         let all = segments.all();
@@ -56,7 +61,8 @@ impl Upkeep {
             // The receiver is right here.
             let _ = jobs.send(Job::Seal(segment.clone(), None));
         }
-        let work = Work { segments, status, log: log.clone(), newest: None, unsealed: Vec::new() };
+        let (newest, unsealed) = (None, Vec::new());
+        let work = Work { segments, status, manifest, log: log.clone(), newest, unsealed };
         let thread = std::thread::Builder::new()
             .name("store-upkeep".to_owned())
             .spawn(move || work.run(&queue))
@@ -108,6 +114,7 @@ impl Drop for Upkeep {
 struct Work {
     segments: Arc<Segments>,
     status: Arc<Status>,
+    manifest: Arc<ManifestFile>,
     log: Arc<Length>,
     newest: Option<(Arc<Segment>, Connection)>,
     /// Those that could not be sealed so far, and when they are tried again.
@@ -169,12 +176,13 @@ impl Work {
     fn seal_some(&mut self) {
         let now = Instant::now();
         for (segment, when) in std::mem::take(&mut self.unsealed) {
-            if when > now || self.status.is_closed() {
+            // On a full disk the room is for what becomes of deliveries.
+            if when > now || self.status.is_closed() || self.status.is_full() {
                 self.unsealed.push((segment, when));
                 continue;
             }
             let begun = Instant::now();
-            let result = seal_once(&segment);
+            let result = seal_once(&segment, &self.manifest);
             if result.is_ok() {
                 self.segments.note_sealed(&segment);
                 metrics::histogram!("tidegate_store_seal_seconds").record(begun.elapsed());
@@ -202,8 +210,14 @@ impl Work {
     }
 }
 
-fn seal_once(segment: &Segment) -> Result<()> {
-    if is_sealed(segment)? { Ok(()) } else { seal(segment.path()) }
+fn seal_once(segment: &Segment, manifest: &ManifestFile) -> Result<()> {
+    if is_sealed(segment)? {
+        return Ok(());
+    }
+    seal(segment.path())?;
+    // Nothing changes in it any more: `tidegate check` finds each bit that does.
+    let sum = Sum::of(segment.path()).map_err(of_file)?;
+    manifest.change(|it| it.seal(segment.first(), Some(sum)))
 }
 
 /// Brings what can be brought of the log into the file, without waiting for anybody. Says how many

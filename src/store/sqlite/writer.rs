@@ -6,11 +6,12 @@ use std::{
 };
 
 use super::{
-    Options,
-    error::{failed, is_broken},
+    Options, changes,
+    error::{failed, is_broken, unavailable},
     files::Folder,
     inbox::{Append, Batch, End, Inbox, Offered, Request, Work},
     journal::Journal,
+    manifest::ManifestFile,
     newest::Newest,
     promise::{Answer, Promise},
     room::Room,
@@ -28,6 +29,7 @@ use crate::{
 
 pub(super) struct Writer {
     pub folder: Arc<Folder>,
+    pub manifest: Arc<ManifestFile>,
     pub options: Options,
     pub inbox: Arc<Inbox>,
     pub status: Arc<Status>,
@@ -37,6 +39,8 @@ pub(super) struct Writer {
     pub syncer: Syncer,
     pub memory: Memory,
     pub room: Room,
+    /// When the disk was last asked for its room.
+    pub looked: Instant,
     pub upkeep: Upkeep,
 }
 
@@ -82,6 +86,11 @@ impl Writer {
         };
         // Ends the threads, and with them the connections, before the folder is let go.
         drop((self.syncer, self.upkeep));
+        if synced.is_some()
+            && let Err(error) = changes::fold(&self.newest.connection)
+        {
+            tracing::debug!(%error, "the log of the newest segment stays");
+        }
         match synced {
             Some(synced) => self.memory.ledger.close(synced),
             None => drop(self.memory),
@@ -129,12 +138,15 @@ impl Writer {
         }
         let begun = Instant::now();
         let mut result = Err(StoreError::Full);
-        for has_more_room in [|_: &Room| true, Room::release] {
-            if matches!(result, Err(StoreError::Full)) && has_more_room(&self.room) {
-                // A failure has been told.
-                let _ = self.publish();
-                result = self.keep(Vec::new(), &works);
+        // Each file of the journal has room, and then the reserve.
+        for attempt in 0.. {
+            let has_more_room = attempt < 2 || self.room.release();
+            if !matches!(result, Err(StoreError::Full)) || !has_more_room {
+                break;
             }
+            // A failure has been told.
+            let _ = self.renew_journal();
+            result = self.keep(Vec::new(), &works);
         }
         match result {
             Ok(kept) => self.promise(kept, Vec::new(), works, begun),
@@ -254,25 +266,25 @@ impl Writer {
             // A failure has been told.
             let _ = self.publish();
         }
-        if self.journal.is_long()
+        if self.journal.is_long(!self.status.is_full())
             && let Err(error) = self.switch_journal()
         {
             tracing::debug!(%error, "the journal grows for a while longer");
         }
         metrics::gauge!("tidegate_store_owed_changes_in_memory")
             .set(self.memory.ledger.len() as f64);
-        if self.memory.ledger.is_stuck() {
-            self.status.set_full(true);
-            self.room.release();
-        } else if self.status.is_full() && self.room.is_back() {
-            self.status.set_full(false);
-        }
+        self.look_for_room();
         self.checkpoint();
         let events = self.memory.marks.next_event.0 - self.newest.segment.first().0;
         let is_due = events >= self.options.segment_events
             || self.newest.is_large
             || self.newest.is_unwanted;
-        if is_due && events > 0 && self.newest.not_before <= Instant::now() {
+        // A new segment needs room, and so does sealing the old one.
+        if is_due
+            && events > 0
+            && !self.status.is_full()
+            && self.newest.not_before <= Instant::now()
+        {
             self.roll();
         }
     }
@@ -285,7 +297,10 @@ impl Writer {
         if self.memory.ledger.is_due() {
             match self.sync() {
                 Ok(synced) => self.memory.ledger.hand_on(synced),
-                Err(_) => self.memory.ledger.refuse(),
+                Err(_) => {
+                    let why = "the disk failed; the log says how";
+                    self.memory.ledger.refuse(|| unavailable(why));
+                }
             }
         }
     }
@@ -348,7 +363,9 @@ impl Writer {
         let synced = self.sync()?;
         self.publish()?;
         self.sync_log()?;
-        let segment = self.segments.make(first, self.folder.make_segment(first)?);
+        let path = self.folder.make_segment(first, self.journal.number())?;
+        self.manifest.change(|it| it.add_segment(first))?;
+        let segment = self.segments.make(first, path);
         segment.note_oldest(first);
         let fresh = Newest::open(segment.clone())?;
         if let Err(error) = self.journal.begin_anew(synced) {

@@ -7,6 +7,10 @@ mod numbers;
 mod operations;
 mod probes;
 mod deletions;
+mod forgotten;
+mod long_answers;
+mod replays;
+mod deletes;
 
 use serde_json::Value;
 use tidegate::model::EventId;

@@ -90,7 +90,9 @@ async fn an_operator_sets_how_many_endpoints_a_project_has() {
 async fn a_scheme_that_carries_one_signature_changes_its_secret_at_a_chosen_moment() {
     let (gateway, admin) = empty().await;
     for profile in ["admin", "segment"] {
-        admin.post("/api/v1/destinations", &hook(profile, profile)).await.expect(201);
+        let mut made = hook(profile, profile);
+        made["signed"] = json!(true);
+        admin.post("/api/v1/destinations", &made).await.expect(201);
         let path = format!("/api/v1/destinations/{profile}/rotate-secret");
         let refused = admin.post(&path, &json!({"overlap": "1h"})).await.expect(400).json();
         assert_eq!(refused["errors"][0]["field"], "overlap");

@@ -232,9 +232,23 @@ async fn operators_see_health_metrics_and_the_description_without_a_key() {
 
 #[tokio::test]
 async fn metrics_can_be_kept_private() {
-    let gateway = Gateway::configured(EMPTY, |config| config.api.private_metrics = true).await;
+    let gateway =
+        Gateway::configured(EMPTY, |config| config.api.private_metrics = Some(true)).await;
     Caller::new(&gateway, None).get("/metrics").await.expect(401);
     let own = Caller::with_scopes(&gateway, "acme", &["admin"]).await;
     own.get("/metrics").await.expect(403);
     Caller::admin(&gateway).get("/metrics").await.expect(200);
+}
+
+#[tokio::test]
+async fn public_listener_keeps_its_metrics_private() {
+    let gateway =
+        Gateway::configured(EMPTY, |config| config.listen = ([0, 0, 0, 0], 0).into()).await;
+    Caller::new(&gateway, None).get("/metrics").await.expect(401);
+    Caller::admin(&gateway).get("/metrics").await.expect(200);
+    let open = Gateway::configured(EMPTY, |config| {
+        config.listen = ([0, 0, 0, 0], 0).into();
+        config.api.private_metrics = Some(false);
+    });
+    Caller::new(&open.await, None).get("/metrics").await.expect(200);
 }

@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use tidegate::resources::File;
 
 use super::{NOWHERE, column, empty, rows};
 use crate::harness::{
@@ -89,6 +90,8 @@ async fn a_resource_that_makes_no_sense_is_refused_field_by_field() {
         ),
         ("pipelines", json!({"name": "a", "routes": [{"to": "nobody"}]}), "routes[0].to"),
         ("pipelines", json!({"name": "a", "routes": [], "when": "payload.a =="}), "routes"),
+        ("pipelines", json!({"name": "a", "on": [], "routes": [{"to": "nobody"}]}), "on"),
+        ("pipelines", json!({"name": "a", "sources": [], "routes": [{"to": "nobody"}]}), "sources"),
     ] {
         let answer = admin.post(&format!("/api/v1/{path}"), &spec).await.expect(400);
         assert_eq!(answer.problem(), "invalid-request");
@@ -99,6 +102,18 @@ async fn a_resource_that_makes_no_sense_is_refused_field_by_field() {
     }
     let broken = admin.send(Method::POST, "/api/v1/sources", &[], "{").await.expect(400);
     assert_eq!(broken.problem(), "invalid-request");
+}
+
+/// An empty list could be meant to say "none", and used to say "all".
+#[test]
+fn an_empty_trigger_is_refused_in_a_file() {
+    for list in ["on", "sources"] {
+        let text = format!(
+            "version: 1\nproject: acme\npipelines:\n  - {{ name: a, {list}: [], routes: [{{ to: b }}] }}\n"
+        );
+        let error = File::read("a.yaml", &text, &|_| None).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(list) && error.contains("leave it out"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -194,10 +209,17 @@ async fn a_file_of_resources_is_compared_applied_and_written_out() {
     assert_eq!(plan["changes"].as_array().unwrap().len(), 3);
     assert!(rows(&admin.get("/api/v1/sources").await).is_empty());
 
-    let done = admin.send(Method::POST, "/api/v1/apply", &yaml, file).await.expect(200).json();
+    let mut done = admin.send(Method::POST, "/api/v1/apply", &yaml, file).await.expect(200).json();
+    let made = done.as_object_mut().unwrap().remove("new_secrets").unwrap();
+    assert_eq!(made[0]["destination"], "crm");
+    assert!(made[0]["secret"].as_str().unwrap().starts_with("whsec_"), "shown once");
     assert_eq!(done, plan);
+    let again = admin.send(Method::POST, "/api/v1/apply", &yaml, file).await.expect(200).json();
+    assert_eq!(again.get("new_secrets"), None);
     let exported = admin.get("/api/v1/export").await.expect(200).text;
     assert!(exported.contains("name: crm"), "{exported}");
+    assert!(exported.starts_with("# Secrets are not exported."), "{exported}");
+    assert!(exported.contains("#   export CRM_SECRET=…\n"), "{exported}");
     let resources =
         json!({"version": 1, "project": "acme", "sources": [{"name": "web", "kind": "api"}]});
     let request = json!({"resources": resources, "prune": true});

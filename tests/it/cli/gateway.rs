@@ -8,13 +8,13 @@ use crate::harness::PATIENCE;
 
 use super::program::{Running, SECRET, run, stderr, stdout, tidegate};
 
-const ADMIN_KEY: &str = "an admin key for tests, which is long";
+pub const ADMIN_KEY: &str = "an admin key for tests, which is long";
 
 /// `tidegate serve` on a folder and a port of its own.
 pub struct Serving {
-    url: String,
+    pub url: String,
     folder: tempfile::TempDir,
-    _gateway: Running,
+    gateway: Running,
 }
 
 impl Serving {
@@ -34,7 +34,7 @@ impl Serving {
         let gateway = Running::start(command.env("TIDEGATE_ADMIN_KEY", ADMIN_KEY));
         let line: Value = serde_json::from_str(&gateway.note("\"listening\"")).unwrap();
         let url = format!("http://{}", line["address"].as_str().unwrap());
-        Self { url, folder, _gateway: gateway }
+        Self { url, folder, gateway }
     }
 
     /// With a project, whose one destination is at this address and gets everything.
@@ -44,6 +44,20 @@ impl Serving {
         let applied = serving.run(&["apply", file.to_str().unwrap(), "--yes"]);
         assert_eq!(applied.status.code(), Some(0), "{}", stderr(&applied));
         serving
+    }
+
+    /// The folder of its store.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The most bytes of memory that it has had.
+    pub fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.gateway.pid());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:")).unwrap();
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kibibytes << 10
     }
 
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
@@ -245,6 +259,10 @@ fn many_events_are_sent_once_each_and_exported_whole() {
     assert!(sent.starts_with("300 events accepted, 0 duplicates in "), "{sent}");
     let again = serving.output(&["emit", "load.test", "--count", "300", "--key", "run-1"]);
     assert!(again.starts_with("0 events accepted, 300 duplicates in "), "{again}");
+    // A key that means an event of another type is told by the exit code.
+    let other = serving.run(&["emit", "load.other", "--key", "run-1-7"]);
+    assert_eq!(other.status.code(), Some(3), "{}", stderr(&other));
+    assert!(stderr(&other).contains("for an event of another type"), "{}", stderr(&other));
 
     let out = serving.folder.path().join("all.ndjson");
     let export = ["events", "export", "--type", "load.*", "--out", out.to_str().unwrap()];
@@ -434,4 +452,14 @@ fn a_pipeline_is_tried_changed_compared_and_brought_back() {
     assert_eq!(back, "paying is at version 3, as version 1 was\n");
     assert_eq!(serving.rows(&["pipeline", "list", "--json"]).len(), 2);
     serving.output(&["pipeline", "test", "paying"]);
+}
+
+#[test]
+fn tls_to_a_plain_port_is_named() {
+    let serving = Serving::start();
+    let url = serving.url.replace("http://", "https://");
+    let output = serving.run(&["status", "--url", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.contains("next: the port answers without TLS: say http://"), "{text}");
 }

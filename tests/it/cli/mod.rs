@@ -1,7 +1,7 @@
 //! The command line as people run it: the real binary, its output, and its exit codes.
 
 pub mod program;
-mod gateway;
+pub mod gateway;
 mod event_types;
 mod unsaved;
 mod directory;

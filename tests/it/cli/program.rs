@@ -51,6 +51,10 @@ impl Running {
         Self { child, lines, notes }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line of its output in which the text stands.
     pub fn line(&self, text: &str) -> String {
         find(&self.lines, text)
@@ -59,6 +63,12 @@ impl Running {
     /// The next line of its remarks, on standard error.
     pub fn note(&self, text: &str) -> String {
         find(&self.notes, text)
+    }
+
+    pub fn signal(&self, name: &str) {
+        let mut sent = Command::new("kill");
+        let sent = sent.args([&format!("-{name}"), &self.child.id().to_string()]);
+        assert!(sent.status().unwrap().success());
     }
 
     /// Ctrl-C, and the exit code that follows.

@@ -15,7 +15,7 @@ fn file(url: &str) -> String {
 project: acme
 sources: [{{ name: app, kind: api }}]
 lookups:
-  - {{ name: people-api, kind: http, url: \"{url}\", headers: {{ x-key: \"${{KEY}}\" }}, map: {{ role: \"{{{{ response.title }}}}\" }} }}
+  - {{ name: people-api, kind: http, url: \"{url}\", secrets: {{ key: \"${{KEY}}\" }}, headers: {{ x-key: \"{{{{ secret.key }}}}\" }}, map: {{ role: \"{{{{ response.title }}}}\" }} }}
   - {{ name: users, kind: table, references: {{ account: accounts }} }}
   - {{ name: accounts, kind: table }}
 destinations: [{{ name: crm, kind: webhook, url: \"http://127.0.0.1:9/\", secret: \"${{SECRET}}\" }}]

@@ -67,6 +67,7 @@ async fn a_node_that_was_frozen_writes_nothing_with_what_it_held() {
         destination: destinations(1),
         place: owed[0].place,
         like: None,
+        anew: None,
     };
     let step = ReplayStep {
         replay: ReplayId::from_bits(0x500),

@@ -3,6 +3,7 @@
 mod node;
 mod leases;
 mod detect;
+mod names;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tidegate::{
-    app::{App, Parts},
+    app::{App, Parts, StartError},
     clock::SystemClock,
     cluster,
     config::Config,
@@ -38,6 +38,14 @@ impl Node {
     }
 
     pub async fn with_roles(name: &'static str, database: &Address, roles: &[Role]) -> Self {
+        Self::try_start(name, database, roles).await.unwrap()
+    }
+
+    pub async fn try_start(
+        name: &'static str,
+        database: &Address,
+        roles: &[Role],
+    ) -> Result<Self, StartError> {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
@@ -65,9 +73,15 @@ impl Node {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
         let started = runtime.spawn(async move { App::start(config, parts, None).await });
-        let app = started.await.unwrap().unwrap();
+        let app = match started.await.unwrap() {
+            Ok(app) => app,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         let caller = Caller::at(app.address, Some(ADMIN_KEY));
-        Self { caller, name, app: Some(app), runtime: Some(runtime), _folder: folder }
+        Ok(Self { caller, name, app: Some(app), runtime: Some(runtime), _folder: folder })
     }
 
     /// Resources of a YAML text, in which `URL` and `SECRET` are filled in.

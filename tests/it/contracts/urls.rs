@@ -56,7 +56,7 @@ async fn all_failing_is_one_failure_that_gives_the_most_reason_to_try_again() {
     for (statuses, expected) in [
         (&[404, 410][..], (Class::Status, Some(404))),
         (&[404, 503, 429][..], (Class::Status, Some(503))),
-        (&[410, 410][..], (Class::Gone, Some(410))),
+        (&[410, 410][..], (Class::Abort, Some(410))),
     ] {
         let sinks = sinks(statuses).await;
         let urls: Vec<_> = sinks.iter().map(|it| it.url("/")).collect();

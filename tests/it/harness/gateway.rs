@@ -117,6 +117,14 @@ impl Gateway {
         Self::open(folder, clock).await
     }
 
+    /// The same, with something done to the data in between.
+    pub async fn restart_after(self, between: impl AsyncFnOnce(&Path)) -> Self {
+        let Self { app, clock, folder, .. } = self;
+        app.stop().await;
+        between(folder.path()).await;
+        Self::open(folder, clock).await
+    }
+
     /// The same, with so much time in between.
     pub async fn pause(self, span: SignedDuration) -> Self {
         let Self { app, clock, folder, .. } = self;

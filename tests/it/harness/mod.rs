@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 pub mod sink;
+pub mod small_disk;
 pub mod chaos;
 pub mod outlet;
 pub mod authority;

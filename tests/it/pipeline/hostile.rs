@@ -2,7 +2,10 @@
 //! is stopped in its limits, says why, and costs nobody else an event.
 
 use serde_json::{Value, json};
-use tidegate::model::EventId;
+use tidegate::{
+    model::EventId,
+    pipeline::{self, Compiled},
+};
 
 use crate::harness::{gateway::Gateway, sink::Sink};
 
@@ -31,8 +34,11 @@ const HOSTILE: [(&str, &str); 23] = [
     ("function* g() { for (;;) yield 'x'; } return { payload: [...g()] };", ""),
     ("return (() => {}).constructor('return this')();", "made of a text"),
     // One call that no engine can stop, for some seconds; the thread that makes it is left behind.
-    ("'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b');", "cannot be stopped"),
+    ("'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b');", STUCK),
 ];
+
+/// Such a script's events are dead letters, and not dropped.
+const STUCK: &str = "stuck";
 
 /// One pipeline for each script, and one that has nothing to do with them.
 fn resources(sink: &Sink) -> String {
@@ -90,11 +96,19 @@ async fn hostile_scripts_are_stopped_while_other_pipelines_keep_their_pace() {
     for (place, (number, id)) in hostile.into_iter().enumerate() {
         gateway.planned(id).await;
         let event = gateway.get(&format!("/api/v1/events/{id}")).await.body;
+        let (source, expected) = HOSTILE[number];
+        if expected == STUCK {
+            let mut all = event["deliveries"].as_array().unwrap().iter();
+            let dead = all.find(|it| it["state"] == "dead").unwrap_or_else(|| panic!("{event}"));
+            let id = dead["id"].as_str().unwrap();
+            let delivery = gateway.get(&format!("/api/v1/deliveries/{id}")).await.body.to_string();
+            let is_first = place < HOSTILE.len();
+            assert!(delivery.contains("could not be stopped") || !is_first, "{delivery}");
+            assert!(delivery.contains("transform.js: could not be evaluated: "), "{delivery}");
+            continue;
+        }
         let stopped = event["skipped"].as_array().unwrap().iter();
         let stopped: Vec<&Value> = stopped.filter(|it| it["by"] == "transform.js").collect();
-        let (source, expected) = HOSTILE[number];
-        let is_again = place >= HOSTILE.len() && expected == "cannot be stopped";
-        let expected = if is_again { "not run again" } else { expected };
         assert_eq!(stopped.len(), 1, "{source}: {event}");
         let reason = stopped[0]["reason"].as_str().unwrap();
         assert!(reason.contains(expected), "{source}: {reason}");
@@ -120,4 +134,59 @@ async fn a_script_that_never_ends_soon_costs_other_pipelines_next_to_nothing() {
     assert_eq!(sink.received_at_least(EVENTS).await.len(), EVENTS);
     let all_of_its_time = std::time::Duration::from_millis(50) * (EVENTS / 2) as u32;
     assert!(begun.elapsed() < all_of_its_time, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn deliveries_over_the_limit_are_dead_letters() {
+    // Given more pipelines, each with a destination of its own, than an event has deliveries,
+    const MANY: usize = 1_600;
+    let destinations: String = (0..MANY)
+        .map(|n| format!("  - {{ name: d{n}, kind: webhook, url: \"http://127.0.0.1:9/\" }}\n"))
+        .collect();
+    let pipelines: String =
+        (0..MANY).map(|n| format!("  - {{ name: p{n}, routes: [{{ to: d{n} }}] }}\n")).collect();
+    let resources = format!(
+        "version: 1\nproject: acme\nsources: [{{ name: app, kind: api }}]\n\
+         destinations:\n{destinations}pipelines:\n{pipelines}"
+    );
+    let catalog = super::catalog(&resources);
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &super::tools());
+
+    // when an event is planned,
+    let event = super::plan::event(&catalog, "app", "order.paid", json!({}));
+    let plan = pipeline::plan(&event, &compiled);
+
+    // then those beyond it are dead letters that say so, as many as can be replayed; the rest is named.
+    let (dead, owed): (Vec<_>, Vec<_>) = plan.deliveries.iter().partition(|it| it.dead.is_some());
+    assert_eq!((owed.len(), dead.len(), plan.skipped.len()), (1_024, 512, MANY - 1_536));
+    let reason = dead[0].dead.as_deref().unwrap();
+    assert!(reason.contains("at most 1024 deliveries"), "{reason}");
+    assert!(plan.skipped[0].reason.contains("at most 1536"), "{}", plan.skipped[0].reason);
+}
+
+#[tokio::test]
+async fn expressions_of_one_event_share_a_budget() {
+    // Given a hundred routes whose conditions are dear for this event,
+    let when = r#"(payload.l | select("in", payload.l) | list | length) == 1"#;
+    let route = format!("      - {{ to: d, when: {} }}\n", json!(when));
+    let resources = format!(
+        "version: 1\nproject: acme\nsources: [{{ name: app, kind: api }}]\n\
+         destinations: [{{ name: d, kind: webhook, url: \"http://127.0.0.1:9/\" }}]\n\
+         pipelines:\n  - name: dear\n    routes:\n{}",
+        route.repeat(100)
+    );
+    let catalog = super::catalog(&resources);
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &super::tools());
+    let list: Vec<u32> = (0..20_000).collect();
+
+    // when it is planned,
+    let event = super::plan::event(&catalog, "app", "dear", json!({ "l": list }));
+    let plan = pipeline::plan(&event, &compiled);
+
+    // then every route says that it took too long, and a small event is not concerned.
+    assert_eq!(plan.deliveries.len(), 0);
+    assert_eq!(plan.skipped.len(), 100);
+    assert!(plan.skipped.iter().all(|it| it.reason.contains("takes too long")));
+    let event = super::plan::event(&catalog, "app", "dear", json!({ "l": [7] }));
+    assert_eq!(pipeline::plan(&event, &compiled).deliveries.len(), 100);
 }

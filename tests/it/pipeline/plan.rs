@@ -43,7 +43,7 @@ pipelines:
         when: payload.total + 1 > 10
 "#;
 
-fn event(
+pub fn event(
     catalog: &Catalog,
     source: &str,
     event_type: &str,

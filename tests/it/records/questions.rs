@@ -220,7 +220,7 @@ async fn check_activity<S: Lived>(world: &mut World<S>, project: ProjectId) {
     let limit = world.limit();
     let class = |kind: &EntryKind| match kind {
         EntryKind::Attempt { outcome, .. } => Some(outcome.class),
-        EntryKind::Note { .. } => None,
+        EntryKind::Note { .. } | EntryKind::Replayed { .. } => None,
     };
     let mut expected = Vec::new();
     for due in world.deliveries.values().rev() {

@@ -8,6 +8,7 @@ use tidegate::{
     store::{Next, Settlement},
 };
 
+use super::clock::End;
 use super::{
     rules::is_retried,
     world::{Happening, World},
@@ -32,6 +33,9 @@ pub struct Counts {
     pub halved: u64,
     pub too_much: u64,
     pub not_retried: u64,
+    /// Batches of which one was refused, sent again in halves.
+    pub told_apart: u64,
+    pub clocks_set: u64,
 }
 
 /// What a delivery weighs.
@@ -114,7 +118,7 @@ impl World {
         batch.was_made = true;
         let decided = batch.decided;
         let settings = self.destinations.get(&destination);
-        self.rules.check_carried(decided, &part, settings, &self.store, self.now);
+        self.rules.check_carried(decided, &part, settings, &self.store, self.wall());
         let seqs: Vec<DeliverySeq> = part.iter().map(|it| it.seq).collect();
         let outcome = self.endpoints[&destination].answer(&seqs, self.now, &mut self.chance);
         let life = self.life;
@@ -134,15 +138,11 @@ impl World {
         if life != self.life {
             return;
         }
-        self.counts.halved += u64::from(outcome.status == Some(413) && part.len() > 1);
         let Some(under_way) = self.batches.get(&(destination, batch)) else { return };
         let (first, is_last) = (under_way.first, under_way.parts.is_empty());
         self.give_back(destination, part.iter().map(|it| weight(it.seq)).sum());
-        let settings = self.destinations.get(&destination);
-        self.rules.note_end(&first, &part, &outcome, settings, self.now);
-        if is_last {
-            self.batch_over(destination, batch, false);
-        }
+        let (outcome_too, over) = (outcome.clone(), Some((destination, batch, is_last)));
+        self.ended = Some(End { first, carried: part.clone(), outcome: outcome_too, batch: over });
         let deliveries = part.iter().map(|it| it.seq).collect();
         self.step(Input::PartEnded { destination, batch, deliveries, outcome });
         self.cancel_at_once(&part[0]);
@@ -190,7 +190,7 @@ impl World {
             let after = settings.policy.expires_after.or(self.presets_end(settings));
             let end = accepted_at + after.expect("it has no end");
             let shortly = std::time::Duration::from_secs(6);
-            assert!(self.now >= end - shortly, "it expires too early: {settlement:?}");
+            assert!(self.wall() >= end - shortly, "it expires too early: {settlement:?}");
         }
         let EntryKind::Attempt { outcome, .. } = &settlement.entry.kind else { return };
         let is_final = matches!(outcome.class, Class::Accepted | Class::Gone | Class::Abort);

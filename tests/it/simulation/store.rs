@@ -69,7 +69,7 @@ impl ModelStore {
                 assert_eq!(*number, owed.standing.attempts + 1, "an attempt number is burnt");
                 outcome.reason.clone()
             }
-            EntryKind::Note { reason } => reason.clone(),
+            EntryKind::Note { reason } | EntryKind::Replayed { reason, .. } => reason.clone(),
         };
         assert!(!reason.is_empty(), "nothing happens without a reason");
         match settlement.next {
@@ -84,7 +84,7 @@ impl ModelStore {
                 assert_eq!(entries, owed.standing.entries + 1);
                 let used = match &entry.kind {
                     EntryKind::Attempt { .. } => 1,
-                    EntryKind::Note { .. } => 0,
+                    EntryKind::Note { .. } | EntryKind::Replayed { .. } => 0,
                 };
                 assert!(due.is_some() && attempts == owed.standing.attempts + used);
                 // Halving comes to an end.

@@ -53,6 +53,8 @@ impl Summary {
         counts.halved += others.halved;
         counts.too_much += others.too_much;
         counts.not_retried += others.not_retried;
+        counts.told_apart += others.told_apart;
+        counts.clocks_set += others.clocks_set;
     }
 }
 
@@ -65,6 +67,7 @@ const STORE_DOWN: u32 = 4;
 const STORE_UP: u32 = 5;
 const FAULTS_STOP: u32 = 6;
 const HANDOVER: u32 = 7;
+const CLOCK: u32 = 8;
 
 struct Story {
     world: World,
@@ -100,6 +103,9 @@ pub fn tell(seed: u64) -> Summary {
     for plot in [EVENTS, FAULT, PEOPLE, CRASH, STORE_DOWN, HANDOVER] {
         story.world.after(chance.seconds(0, 3_600), Happening::Plot(plot));
     }
+    if chance.happens(30) {
+        story.world.after(chance.seconds(0, 3_600), Happening::Plot(CLOCK));
+    }
     let end = story.end;
     story.world.at(end, Happening::Plot(FAULTS_STOP));
     story.run();
@@ -122,7 +128,7 @@ impl Story {
         // Everything was healthy for so long that every schedule came to its end.
         let stuck = self.world.store.all().next();
         if let Some(stuck) = stuck.copied() {
-            let status = self.world.scheduler.status(stuck.destination, self.world.now);
+            let status = self.world.scheduler.status(stuck.destination, self.world.wall());
             panic!("nothing fails any more, and still owed is {stuck:?}: {status:?}");
         }
         assert!(self.world.scheduler.is_idle() && self.world.scheduler.totals().held == 0);
@@ -151,6 +157,10 @@ impl Story {
                 }
             }
             PEOPLE => self.people(),
+            CLOCK => {
+                self.world.set_clock();
+                self.world.counts.clocks_set += 1;
+            }
             HANDOVER => {
                 let id = *self.world.chance.of(&self.ids);
                 self.world.hand_over(id);
@@ -216,7 +226,7 @@ impl Story {
     }
 
     fn delivery(&mut self, event: EventSeq, ordinal: u16, id: DestinationId) -> Owed {
-        let now = self.world.now;
+        let now = self.world.wall();
         let ordering = self.world.destinations.get(&id).map(|it| it.policy.ordering.clone());
         let late = match self.world.chance.happens(10) {
             true => self.world.chance.millis(0, 3_600_000),

@@ -16,6 +16,7 @@ use tidegate::{
 use super::{
     batches::{Batch, Counts, weight},
     chance::Chance,
+    clock::{End, Wall},
     endpoint::Endpoint,
     handover::Elsewhere,
     rules::Rules,
@@ -131,6 +132,9 @@ pub struct World {
     pub told: BTreeMap<DestinationId, Arc<Destination>>,
     pub counts: Counts,
     pub elsewhere: Elsewhere,
+    pub clock: Wall,
+    /// What the scheduler hears of in the next step.
+    pub ended: Option<End>,
     actions: Vec<Action>,
 }
 
@@ -169,6 +173,8 @@ impl World {
             told: BTreeMap::new(),
             counts: Counts::default(),
             elsewhere: Elsewhere::default(),
+            clock: Wall::default(),
+            ended: None,
             actions: Vec::new(),
         }
     }
@@ -250,6 +256,9 @@ impl World {
         self.all_is_here();
         self.scheduler = Scheduler::new(self.options.clone());
         self.rules.restart(&self.store);
+        if let Some(input) = self.set_back_at_start() {
+            self.step(input);
+        }
         for destination in self.destinations.values().cloned().collect::<Vec<_>>() {
             self.tell(destination);
         }
@@ -333,30 +342,6 @@ impl World {
         Some(None)
     }
 
-    fn attempt_ends(&mut self, life: u32, owed: Owed, outcome: Outcome) {
-        self.arrive(&[owed], &outcome);
-        if life == self.life {
-            self.give_back(owed.destination, weight(owed.seq));
-            let destination = self.destinations.get(&owed.destination);
-            self.rules.note_end(&owed, &[owed], &outcome, destination, self.now);
-            self.rules.note_over(&owed, true, false);
-            let (destination, delivery) = (owed.destination, owed.seq);
-            self.step(Input::Finished { destination, delivery, outcome });
-            self.cancel_at_once(&owed);
-        }
-    }
-
-    /// The endpoint has done its part, whether we live to hear of it or not.
-    pub fn arrive(&mut self, carried: &[Owed], outcome: &Outcome) {
-        if outcome.class == tidegate::model::Class::Accepted {
-            let now = self.now;
-            for owed in carried {
-                self.accepted.insert(owed.seq);
-                self.arrivals.entry(owed.seq).or_insert(now);
-            }
-        }
-    }
-
     pub fn cancel_at_once(&mut self, owed: &Owed) {
         if self.cancels_at_once
             && self.chance.happens(1)
@@ -395,7 +380,14 @@ impl World {
     pub fn step(&mut self, input: Input) {
         self.steps += 1;
         let mut actions = std::mem::take(&mut self.actions);
-        self.scheduler.step(self.now, input, &mut actions);
+        let wall = self.wall();
+        if let Some(set_back) = self.set_back_unseen() {
+            self.scheduler.step(wall, set_back, &mut actions);
+        }
+        self.scheduler.step(wall, input, &mut actions);
+        if let Some(end) = self.ended.take() {
+            self.note_end(end, &actions);
+        }
         let mut settlements = Vec::new();
         let mut news = Vec::new();
         let life = self.life;
@@ -415,7 +407,7 @@ impl World {
                     self.after(wait, Happening::Snapshot { life, query });
                 }
                 Action::Wake(Some(at)) => {
-                    let at = at.max(self.now);
+                    let at = self.true_time(at).max(self.now);
                     self.wake = Some(at);
                     self.at(at, Happening::Wake { life });
                 }
@@ -456,7 +448,7 @@ impl World {
         let destination = self.destinations.get(&owed.destination);
         self.rules.check_start(&owed, destination, self.now);
         let decided = self.rules.tellings;
-        self.rules.check_carried(decided, &[owed], destination, &self.store, self.now);
+        self.rules.check_carried(decided, &[owed], destination, &self.store, self.wall());
         let life = self.life;
         if !self.take(owed.destination, weight(owed.seq)) {
             let now = self.now;

@@ -82,6 +82,7 @@ pub async fn what_events_say_about_a_person_is_erased_and_nothing_else(home: &dy
         destination: destinations(1),
         place: Place { lane: Lane::NONE, position: 0 },
         like: None,
+        anew: None,
     };
     let step = ReplayStep {
         replay: ReplayId::from_bits(0x500),

@@ -10,6 +10,7 @@ mod waiting;
 mod record;
 mod erase;
 mod memories;
+mod unique;
 mod directory;
 mod random;
 mod sqlite;
@@ -52,6 +53,10 @@ contract! {
     events::a_key_is_accepted_once_of_64_at_the_same_time
     events::a_key_counts_in_its_own_project_only_and_for_ever
     events::a_given_id_counts_as_a_key_of_its_own_kind
+    unique::an_id_is_one_event_whatever_its_key
+    unique::an_id_of_ours_cannot_be_given_again
+    unique::a_duplicate_says_whether_its_type_is_the_first_ones
+    unique::credentials_in_stored_headers_are_not_read
     events::events_have_dense_places_in_the_order_of_the_hints
     events::an_event_is_read_back_as_it_was_accepted
     events::an_event_is_planned_once
@@ -74,6 +79,9 @@ contract! {
     waiting::a_delivery_can_be_dead_from_the_start
     replay::a_replay_makes_new_deliveries_and_keeps_its_progress
     replay::a_replay_repeats_the_copy_of_a_delivery
+    replay::a_dead_letter_that_is_replayed_is_none_any_more
+    replay::dead_letters_of_other_copies_stay
+    replay::a_replay_carries_what_was_planned_anew
     replay::an_event_has_room_for_so_many_deliveries_and_no_more
     record::what_was_sent_already_is_kept_with_what_came_of_it
     record::a_recording_says_nothing_about_the_plans_before_it
@@ -109,7 +117,7 @@ mod events {
                         new += 1;
                         first.insert(event.id);
                     }
-                    Appended::Duplicate { id, same_body } => {
+                    Appended::Duplicate { id, same_body, .. } => {
                         first.insert(id);
                         same += u32::from(same_body.unwrap());
                     }
@@ -148,11 +156,11 @@ mod events {
         let [first, second, third, fourth] = accepted.try_into().unwrap();
         assert!(matches!(first, Appended::New(it) if it.id == id));
         assert!(
-            matches!(second, Appended::Duplicate { id: it, same_body: Some(true) } if it == id)
+            matches!(second, Appended::Duplicate { id: it, same_body: Some(true), .. } if it == id)
         );
         assert!(matches!(third, Appended::New(it) if it.id != id));
         assert!(
-            matches!(fourth, Appended::Duplicate { id: it, same_body: Some(false) } if it == id)
+            matches!(fourth, Appended::Duplicate { id: it, same_body: Some(false), .. } if it == id)
         );
         let open = home.open_again_after_crash(open).await;
         let again = open.store.append(vec![given]).await.unwrap();

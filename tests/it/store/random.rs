@@ -74,7 +74,7 @@ impl Model {
                     self.keys.insert(number, event.id);
                     self.unplanned.push(event);
                 }
-                (Some(first), Appended::Duplicate { id, same_body }) => {
+                (Some(first), Appended::Duplicate { id, same_body, .. }) => {
                     assert_eq!((id, same_body), (*first, Some(true)));
                 }
                 (first, answer) => panic!("{first:?} was first, and yet {answer:?}"),

@@ -72,6 +72,7 @@ pub async fn what_was_recorded_can_be_replayed(home: &dyn Home) {
         destination: destinations(1),
         place: Place { lane: Lane::NONE, position: 0 },
         like: Some(DeliverySeq::new(kept.seq, 0)),
+        anew: None,
     };
     let step = ReplayStep {
         replay: ReplayId::from_bits(0x500),

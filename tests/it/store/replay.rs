@@ -4,11 +4,18 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use tidegate::{
-    model::{Altered, DeliverySeq, EventSeq, Lane, Message, Owed, Place, RawJson, ReplayId},
-    store::{OwedQuery, ReplayItem, ReplayProgress, ReplayStep, StoreError},
+    model::{
+        Altered, DeliverySeq, DeliveryState, Ended, EntryKind, EventSeq, Lane, Message, Owed,
+        PipelineId, Place, PlannedDelivery, RawJson, ReplayId, Selection,
+    },
+    store::{
+        Next, OwedQuery, Page, ReplayItem, ReplayProgress, ReplayStep, Settlement, StoreError,
+    },
 };
 
-use super::home::{Home, destinations, ended, event, new_events, note, now, owe, plan_for};
+use super::home::{
+    Home, Open, destinations, ended, event, new_events, note, now, owe, plan_for, projects,
+};
 
 const AT_ONCE: Place = Place { lane: Lane::NONE, position: 0 };
 
@@ -18,7 +25,13 @@ fn step(items: Vec<ReplayItem>) -> ReplayStep {
 }
 
 fn item(event: u64, to: u128) -> ReplayItem {
-    ReplayItem { event: EventSeq(event), destination: destinations(to), place: AT_ONCE, like: None }
+    ReplayItem {
+        event: EventSeq(event),
+        destination: destinations(to),
+        place: AT_ONCE,
+        like: None,
+        anew: None,
+    }
 }
 
 pub async fn a_replay_makes_new_deliveries_and_keeps_its_progress(home: &dyn Home) {
@@ -78,6 +91,100 @@ pub async fn a_replay_repeats_the_copy_of_a_delivery(home: &dyn Home) {
     let id = events[0].id;
     let ids: Vec<String> = messages.iter().map(Message::message_id).collect();
     assert_eq!(ids, [format!("{id}_2"), id.to_string()]);
+}
+
+/// An end without an attempt.
+fn gone(owed: &Owed, how: Ended) -> Settlement {
+    let mut settlement = note(owed, Next::Ended(how));
+    settlement.entry.ended = Some(how);
+    settlement
+}
+
+/// The places of the dead letters of a state, as the list and the count know them.
+async fn dead_letters(open: &Open, state: DeliveryState) -> Vec<DeliverySeq> {
+    let selection = Selection { state: Some(state), ..Selection::default() };
+    let page = Page { before: None, limit: 100 };
+    let found = open.store.deliveries(projects(1), &selection, page).await.unwrap();
+    let count = open.store.count(projects(1), &selection).await.unwrap();
+    assert_eq!(count, found.len() as u64);
+    found.iter().map(|it| it.seq).collect()
+}
+
+pub async fn a_dead_letter_that_is_replayed_is_none_any_more(home: &dyn Home) {
+    // Given a dead letter and an expired one,
+    let open = home.open().await;
+    let owed = owe(&open, 2, &[1]).await;
+    let ends = vec![gone(&owed[0], Ended::Dead), gone(&owed[1], Ended::Expired)];
+    open.store.settle(ends).await.unwrap();
+    assert_eq!(dead_letters(&open, DeliveryState::Dead).await, [owed[0].seq]);
+    assert_eq!(dead_letters(&open, DeliveryState::Expired).await, [owed[1].seq]);
+
+    // when they are replayed, twice over,
+    let again = |it: &Owed| ReplayItem { like: Some(it.seq), ..item(it.seq.event().0, 1) };
+    let items = vec![again(&owed[0]), again(&owed[1]), again(&owed[0])];
+    let made = open.store.replay(step(items.clone())).await.unwrap();
+    let twice = open.store.replay(step(items)).await.unwrap();
+
+    // then there is one new delivery of each, and they are dead letters no more, also after a crash,
+    assert_eq!((made.len(), twice.len()), (2, 0));
+    let open = home.open_again_after_crash(open).await;
+    for state in [DeliveryState::Dead, DeliveryState::Expired] {
+        assert_eq!(dead_letters(&open, state).await, []);
+    }
+    for (old, new, state) in
+        [(&owed[0], &made[0], DeliveryState::Dead), (&owed[1], &made[1], DeliveryState::Expired)]
+    {
+        let record = open.store.delivery(projects(1), old.seq).await.unwrap().unwrap();
+        assert_eq!((record.state, record.replayed_as), (state, Some(new.seq.ordinal())));
+        let last = record.entries.last().unwrap();
+        assert!(
+            matches!(&last.kind, EntryKind::Replayed { by: 1, reason } if reason.contains("dlv_"))
+        );
+        assert_eq!(last.ended, None);
+        let all = open.store.event(projects(1), record.event).await.unwrap().unwrap();
+        assert_eq!(all.deliveries[0].replayed_as, Some(1));
+    }
+    // and where the new one dies, it is the dead letter.
+    open.store.settle(vec![gone(&made[0], Ended::Dead)]).await.unwrap();
+    assert_eq!(dead_letters(&open, DeliveryState::Dead).await, [made[0].seq]);
+}
+
+pub async fn dead_letters_of_other_copies_stay(home: &dyn Home) {
+    // Given an event with two deliveries to one destination that carry different things,
+    let open = home.open().await;
+    let events = new_events(&open.store.append(vec![event("1")]).await.unwrap());
+    let mut plan = plan_for(&events[0], &[1, 1]);
+    plan.deliveries[0].copy = Some(Arc::new(Altered::payload(RawJson::trusted("2"))));
+    let owed = open.store.plan(vec![plan]).await.unwrap();
+    let ends = owed.iter().map(|it| gone(it, Ended::Dead)).collect();
+    open.store.settle(ends).await.unwrap();
+
+    // when one is replayed, the other stays a dead letter.
+    let like = ReplayItem { like: Some(owed[1].seq), ..item(1, 1) };
+    open.store.replay(step(vec![like])).await.unwrap();
+    assert_eq!(dead_letters(&open, DeliveryState::Dead).await, [owed[0].seq]);
+}
+
+pub async fn a_replay_carries_what_was_planned_anew(home: &dyn Home) {
+    let open = home.open().await;
+    let owed = owe(&open, 1, &[1]).await;
+    open.store.settle(vec![gone(&owed[0], Ended::Dead)]).await.unwrap();
+    let planned = PlannedDelivery {
+        destination: destinations(1),
+        pipeline: PipelineId::from_bits(9),
+        pipeline_version: 7,
+        place: AT_ONCE,
+        copy: Some(Arc::new(Altered::payload(RawJson::trusted("\"anew\"")))),
+        dead: None,
+    };
+    let anew = ReplayItem { like: Some(owed[0].seq), anew: Some(planned), ..item(1, 1) };
+    let made = open.store.replay(step(vec![anew])).await.unwrap();
+
+    let messages = open.store.messages(&[made[0].seq]).await.unwrap();
+    assert_eq!(messages[0].payload().as_str(), "\"anew\"");
+    let record = open.store.delivery(projects(1), made[0].seq).await.unwrap().unwrap();
+    assert_eq!((record.pipeline, record.pipeline_version), (Some(PipelineId::from_bits(9)), 7));
+    assert_eq!(dead_letters(&open, DeliveryState::Dead).await, []);
 }
 
 pub async fn an_event_has_room_for_so_many_deliveries_and_no_more(home: &dyn Home) {

@@ -1,12 +1,13 @@
 //! What only the embedded store promises: about its files.
 
-use std::{fs, path::Path, process::Command, sync::Arc, thread, time::Duration};
+use std::{fs, path::Path, sync::Arc, thread, time::Duration};
 
-use tempfile::TempDir;
 use tidegate::{
     model::{Class, DeliverySeq, Event, EventSeq, Owed, Person, Plan},
     store::{Appended, OwedQuery, Refusal, StoreError, sqlite::Options},
 };
+
+use crate::harness::small_disk::{SmallDisk, again_with_the_right_to_mount};
 
 use super::home::{
     Home, Open, SqliteHome, attempt, destinations, ended, event, keyed, new_events, note, now,
@@ -236,6 +237,8 @@ async fn a_journal_that_ends_in_the_middle_of_a_turn_is_read_up_to_there() {
     let mut torn = after.clone();
     torn[turn + 40..].fill(0);
     fs::write(&path, torn).unwrap();
+    // The cut came before the sync, and so before the mark that says that there was one.
+    fs::remove_file(home.folder.path().join("marks")).unwrap();
 
     // when the store is opened, then what stands before it is there, and more can be added.
     let open = home.open().await;
@@ -347,6 +350,8 @@ async fn files_of_a_newer_version_are_refused() {
     busy(&open).await;
     open.store.close().await;
     drop(open);
+    // What a stop left is changed here by hand, which would be found first.
+    fs::remove_file(home.folder.path().join("manifest")).unwrap();
     let newest = segments(&home).pop().unwrap();
     for file in ["control.db", "owed.db", "segments/0000000000000001.db"]
         .into_iter()
@@ -370,46 +375,9 @@ async fn files_of_a_newer_version_are_refused() {
     assert!(open_sqlite(home.folder.path(), small()).is_ok());
 }
 
-/// A file system of a few megabytes, unmounted at the end.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// `None` when this process may not mount anything.
-    fn mount() -> Option<Self> {
-        let folder = TempDir::new().unwrap();
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=6m", "tidegate-test"])
-            .arg(folder.path())
-            .output();
-        mount.is_ok_and(|it| it.status.success()).then_some(Self(folder))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
-/// Runs this test once more in a namespace of its own, in which it may mount.
-fn again_with_the_right_to_mount(test: &str) {
-    const MARK: &str = "TIDEGATE_TEST_IN_NAMESPACE";
-    assert!(std::env::var_os(MARK).is_none(), "cannot mount a tmpfs even in a namespace");
-    let status = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test])
-        .env(MARK, "1")
-        .status();
-    assert!(
-        status.is_ok_and(|it| it.success()),
-        "this test needs a small disk: run it as root, or allow user namespaces"
-    );
-}
-
 #[tokio::test]
 async fn a_full_disk_refuses_events_goes_on_delivering_and_heals() {
-    let Some(disk) = SmallDisk::mount() else {
+    let Some(disk) = SmallDisk::mount(6) else {
         return again_with_the_right_to_mount(
             "store::sqlite::a_full_disk_refuses_events_goes_on_delivering_and_heals",
         );

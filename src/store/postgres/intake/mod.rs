@@ -327,8 +327,8 @@ impl Intake {
         ];
         let mut gate: BTreeMap<Uuid, (Uuid, i64)> = BTreeMap::new();
         for (row, seq) in rows.iter().zip(&seqs) {
-            if let Some(hash) = row.hash {
-                gate.insert(Uuid(hash), (row.event.id.into(), *seq));
+            for hash in &row.hashes {
+                gate.insert(Uuid(*hash), (row.event.id.into(), *seq));
             }
         }
         let hashes: Vec<Uuid> = gate.keys().copied().collect();

@@ -24,7 +24,7 @@ use crate::{
 macro_rules! delivery_columns {
     () => {
         "d.seq, e.id, e.type, e.received_at, d.destination, d.pipeline, d.version, d.replay, \
-         p.attempts, p.ended, o.due"
+         p.attempts, p.ended, o.due, p.replayed"
     };
 }
 
@@ -32,7 +32,8 @@ macro_rules! delivery_columns {
 macro_rules! delivery_tables {
     () => {
         "deliveries d JOIN events e ON e.seq = d.seq >> 11 \
-         LEFT JOIN LATERAL (SELECT max(a.attempt) AS attempts, max(a.ended) AS ended \
+         LEFT JOIN LATERAL (SELECT max(a.attempt) AS attempts, max(a.ended) AS ended, \
+         max(a.duration) FILTER (WHERE a.attempt = 0) AS replayed \
          FROM activity a WHERE a.delivery = d.seq) p ON true \
          LEFT JOIN open o ON o.destination = d.destination AND o.lane = d.lane \
          AND o.position = d.position AND o.seq = d.seq"
@@ -64,7 +65,7 @@ async fn one_in(
     let found = session.query(sql, &[&seq, &Uuid::from(project)]).await?;
     let Some(row) = found.first() else { return Ok(None) };
     let mut record = record(row)?;
-    record.copy = row.try_get::<_, Option<Vec<u8>>>(11)?.map(rows::copy).transpose()?;
+    record.copy = row.try_get::<_, Option<Vec<u8>>>(12)?.map(rows::copy).transpose()?;
     let sql = concat!(
         "SELECT ",
         entry_columns!(),
@@ -194,6 +195,8 @@ fn with_end(condition: &mut Condition, project: ProjectId, ended: Ended) -> &'st
     condition.and_fact("x.ended > 1");
     condition.and("x.ended = ?", ended_code(ended) as i32);
     condition.and("x.project = ?", Uuid::from(project));
+    // A dead letter that was replayed is none any more.
+    condition.and_fact("p.replayed IS NULL");
     concat!("activity x JOIN ", delivery_tables!(), " ON x.delivery = d.seq")
 }
 
@@ -209,6 +212,7 @@ fn record(row: &Row) -> Result<DeliveryRecord> {
         (None, _) => DeliveryState::Retrying,
     };
     let due: Option<i64> = row.try_get(10)?;
+    let replayed: Option<i64> = row.try_get(11)?;
     Ok(DeliveryRecord {
         seq: delivery_of_row(row.try_get(0)?),
         event: row.try_get::<_, Uuid>(1)?.id(),
@@ -219,6 +223,7 @@ fn record(row: &Row) -> Result<DeliveryRecord> {
         pipeline_version: row.try_get::<_, i32>(6)?.unsigned_abs(),
         replay: id(7)?.map(Uuid::id),
         state,
+        replayed_as: replayed.map(|it| it as u16),
         attempts,
         due: due.filter(|_| state == DeliveryState::Retrying).map(time).transpose()?,
         copy: None,

@@ -49,7 +49,7 @@ pub(super) async fn by_key(
         event_columns!(),
         " FROM gate g JOIN events e ON e.seq = g.seq WHERE g.hash = $1"
     );
-    let Some(hash) = core.gate_hash(project, Some(key), None) else { return Ok(None) };
+    let Some(hash) = core.gate_hashes(project, Some(key), None).key else { return Ok(None) };
     let mut loan = core.session().await?;
     let session = loan.session()?;
     let found = session.query(sql, &[&hash]).await?;

@@ -75,6 +75,23 @@ pub fn open_runs(folder: &Path, secret_check: u64, limits: &Limits) -> Result<Ve
     Ok(runs)
 }
 
+/// The last event that the name of a run tells; 0 where there is none.
+pub fn highest(folder: &Path) -> Result<u64> {
+    if !folder.exists() {
+        return Ok(0);
+    }
+    let mut highest = 0;
+    for entry in fs::read_dir(folder).map_err(run::failure)? {
+        let path = entry.map_err(run::failure)?.path();
+        if path.extension().is_some_and(|it| it == EXTENSION)
+            && let Ok(range) = range_of(&path)
+        {
+            highest = highest.max(range.end - 1);
+        }
+    }
+    Ok(highest)
+}
+
 /// `<first>-<last>.keys`
 fn range_of(path: &Path) -> Result<Range<u64>> {
     let parse = || {

@@ -16,7 +16,6 @@ mod background;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs,
     hash::{BuildHasherDefault, Hasher},
     path::{Path, PathBuf},
     sync::{
@@ -30,11 +29,15 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use self::run::{Item, Run};
-use super::status::Status;
+use super::{private, status::Status};
 use crate::{
     model::{EventId, EventSeq, ProjectId},
     store::{Result, StoreError},
 };
+
+/// What goes with it.
+pub(super) const LOST: &str =
+    "idempotency keys of events that are forgotten would be accepted again";
 
 /// The first 128 bits of the keyed SHA-256 of namespace, project and key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,7 +168,7 @@ impl Keys {
         status: Arc<Status>,
     ) -> Result<Self> {
         let secret = Zeroizing::new(secret);
-        fs::create_dir_all(folder).map_err(run::failure)?;
+        private::make_folder(folder)?;
         let runs = background::open_runs(folder, secret_check(&secret), &limits)?;
         let covered = runs.last().map_or(0, |it| *it.events().end());
         let state = State {
@@ -383,6 +386,21 @@ impl Hasher for AlreadyUniform {
     }
 }
 
+/// Reads every key of every run in this folder, which nobody has open. Says up to which event they go.
+pub fn read_all(folder: &Path, secret: &[u8; 32]) -> Result<u64> {
+    let limits = Limits { filter_memory: 0, ..Limits::default() };
+    let runs = background::open_runs(folder, secret_check(secret), &limits)?;
+    for run in &runs {
+        run.items().try_for_each(|it| it.map(drop))?;
+    }
+    Ok(runs.last().map_or(0, |it| *it.events().end()))
+}
+
+/// The last event whose keys are in a run of this folder, by the names of the files.
+pub fn highest(folder: &Path) -> Result<u64> {
+    background::highest(folder)
+}
+
 /// Tells one secret from another and says nothing about either.
 fn secret_check(secret: &[u8; 32]) -> u64 {
     let digest = Sha256::new().chain_update(b"tidegate key index").chain_update(secret).finalize();
@@ -398,6 +416,7 @@ fn similar(failure: &StoreError) -> StoreError {
     match failure {
         StoreError::Full => StoreError::Full,
         StoreError::Damaged { what } => StoreError::Damaged { what },
+        StoreError::Incomplete(loss) => StoreError::Incomplete(loss.clone()),
         StoreError::Newer { found, known } => StoreError::Newer { found: *found, known: *known },
         StoreError::TooManyDeliveries => StoreError::TooManyDeliveries,
         StoreError::Fenced => StoreError::Fenced,

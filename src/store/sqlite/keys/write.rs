@@ -14,7 +14,7 @@ use super::{
         BLOCK_SUM, ENTRIES_PER_BLOCK, ENTRY, EXTENSION, Head, Item, PAGE, Run, block_sum, failure,
     },
 };
-use crate::store::Result;
+use crate::store::{Result, sqlite::private};
 
 /// What a crash leaves of a run that was being written.
 pub const UNFINISHED: &str = "new";
@@ -53,13 +53,8 @@ impl Writer {
         most: u64,
     ) -> Result<Self> {
         let path = folder.join(format!("{first:016}-{last:016}.{EXTENSION}"));
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path.with_extension(UNFINISHED))
-            .map_err(failure)?;
+        let file = private::options().truncate(true).open(path.with_extension(UNFINISHED));
+        let file = file.map_err(failure)?;
         let lines = bloom::lines_for(most);
         let head = Head { secret_check, first, last, count: 0, lines, filter_sum: 0, fence_sum: 0 };
         Ok(Self {

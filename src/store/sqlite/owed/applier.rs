@@ -144,7 +144,9 @@ impl Work {
                 Err(mpsc::RecvTimeoutError::Timeout) => (),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
+            // On a full disk the log must not grow.
             if self.rows > Self::ROWS
+                || (self.rows > 0 && self.status.is_full())
                 || (self.rows > 0 && self.checkpointed.elapsed() > Self::PATIENCE)
             {
                 self.checkpoint();
@@ -153,7 +155,7 @@ impl Work {
         self.checkpoint();
     }
 
-    fn job(&mut self, job: Job) {
+    fn job(&mut self, mut job: Job) {
         if self.is_dead {
             return;
         }
@@ -165,6 +167,10 @@ impl Work {
                 // room to begin anew in.
                 Err(StoreError::Full) if !self.status.is_closed() => {
                     self.tell(|it| it.is_stuck = true);
+                    for done in job.waiting.drain(..) {
+                        // Whoever asked may have gone.
+                        let _ = done.send(Err(StoreError::Full));
+                    }
                     self.checkpoint();
                     std::thread::sleep(Duration::from_millis(100));
                 }

@@ -43,6 +43,14 @@ impl OwedFile {
         })
     }
 
+    pub fn total(&self) -> Result<u64> {
+        self.read(|connection| {
+            let count: i64 =
+                connection.query_row("SELECT count(*) FROM owed", [], |it| it.get(0))?;
+            Ok(count as u64)
+        })
+    }
+
     /// Any delivery that is owed to a destination.
     pub fn any(&self, destination: i64) -> Result<Option<DeliverySeq>> {
         self.read(|connection| {

@@ -23,14 +23,13 @@ use self::{applier::Applier, redo::Change};
 pub(super) use self::{file::OwedFile, rebuild::open};
 use super::{
     control::Control,
-    error::unavailable,
     rows::{self, DeliveryRow},
     status::Status,
     syncer::Synced,
 };
 use crate::{
     model::{DeliverySeq, IdMap, Lane, Owed, Place, Standing},
-    store::Result,
+    store::{Result, StoreError},
 };
 
 /// A row of `owed`, with the number of its destination.
@@ -121,6 +120,9 @@ pub(super) struct Ledger {
     handed_at: Instant,
     /// The last redo row, committed.
     number: u64,
+    /// Deliveries that are owed, and how many there were before this turn.
+    pending: u64,
+    pending_before: u64,
     /// What this turn changes, for its redo row.
     redo: Vec<u8>,
     /// What `active` held before this turn, to go back to when its transaction fails.
@@ -139,7 +141,10 @@ impl Ledger {
 
     /// `file` has every change up to the redo row `number`, the last that there is.
     pub fn new(file: OwedFile, number: u64, status: Arc<Status>) -> Result<Self> {
+        let pending = file.total()?;
         Ok(Self {
+            pending,
+            pending_before: pending,
             applier: Applier::start(&file, number, status)?,
             file,
             active: Pendings::default(),
@@ -164,6 +169,7 @@ impl Ledger {
 
     /// For a delivery that was not owed before.
     pub fn insert(&mut self, row: OwedRow) {
+        self.pending += 1;
         redo::write(&mut self.redo, &Change::Insert(row));
         self.set(row.seq, Some(Pending::Insert(row)));
     }
@@ -177,6 +183,7 @@ impl Ledger {
 
     /// For a delivery that is owed, and has ended.
     pub fn end(&mut self, row: OwedRow) {
+        self.pending = self.pending.saturating_sub(1);
         redo::write(&mut self.redo, &Change::End(row));
         let is_new = matches!(self.active.get(&row.seq), Some(Pending::Insert(_)));
         self.set(row.seq, (!is_new).then_some(Pending::Delete(row)));
@@ -208,6 +215,7 @@ impl Ledger {
 
     /// The turn was committed.
     pub fn commit(&mut self) {
+        self.pending_before = self.pending;
         self.number += u64::from(!self.redo.is_empty());
         self.redo.clear();
         self.redo.shrink_to(1 << 20);
@@ -223,6 +231,12 @@ impl Ledger {
             }
         }
         self.redo.clear();
+        self.pending = self.pending_before;
+    }
+
+    /// Deliveries that are owed.
+    pub fn pending(&self) -> u64 {
+        self.pending
     }
 
     /// Answers when `owed.db` holds all that is committed now.
@@ -269,10 +283,11 @@ impl Ledger {
         self.applier.apply(self.handed.clone(), self.number, std::mem::take(&mut self.waiting));
     }
 
-    /// The disk failed: whoever waits is told so.
-    pub fn refuse(&mut self) {
+    /// The disk failed or is full: whoever waits is told so.
+    pub fn refuse(&mut self, why: impl Fn() -> StoreError) {
         for done in self.waiting.drain(..) {
-            let _ = done.send(Err(unavailable("the disk failed; the log says how")));
+            // Whoever asked may have gone.
+            let _ = done.send(Err(why()));
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     OwedRow, Pending, Pendings,
@@ -19,7 +19,7 @@ use crate::{
     store::{
         Result, StoreError,
         sqlite::{
-            error::of_file,
+            error::{is_damage, of_file},
             files::{self, Kind, Sync},
             segments::{Segments, set_fact},
         },
@@ -236,22 +236,6 @@ fn attempted(segment: &Connection, owed: &Connection) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn is_damage(error: &StoreError) -> bool {
-    match error {
-        StoreError::Damaged { .. } => true,
-        StoreError::Unavailable(source) => {
-            let code = source.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
-            matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-        }
-        StoreError::Full
-        | StoreError::Newer { .. }
-        | StoreError::TooManyDeliveries
-        | StoreError::Fenced
-        | StoreError::Unfinished
-        | StoreError::Closed => false,
-    }
 }
 
 impl OwedFile {

@@ -22,6 +22,7 @@ use super::{
     files::{self, Folder},
     inbox::Inbox,
     keys::KeyReader,
+    manifest::ManifestFile,
     owed::OwedFile,
     readers::Readers,
     rows,
@@ -63,6 +64,7 @@ impl SqliteStore {
         let turn = self.forgetting.clone().lock_owned().await;
         let forgetting = Forgetting {
             folder: self.folder.upgrade().ok_or(StoreError::Closed)?,
+            manifest: self.manifest.clone(),
             readers: self.readers.clone(),
             owed: self.owed.clone(),
             keys: self.keys.clone(),
@@ -80,6 +82,7 @@ impl SqliteStore {
 
 struct Forgetting {
     folder: Arc<Folder>,
+    manifest: Arc<ManifestFile>,
     readers: Arc<Readers>,
     owed: OwedFile,
     keys: KeyReader,
@@ -185,6 +188,11 @@ impl Forgetting {
     fn delete(&self, segment: Arc<Segment>) -> Result<()> {
         // A key outlives its event.
         self.keys.flush()?;
+        let covered = self.keys.covered();
+        self.manifest.change(|it| {
+            it.remove_segment(segment.first());
+            it.cover_keys(covered);
+        })?;
         self.readers.segments.remove(&segment);
         wait_for_readers(&segment);
         remove_files(segment.path())?;

@@ -18,6 +18,7 @@ use crate::{
             blocks::{Block, Packer},
             error::of_file,
             files,
+            manifest::Sum,
             seal::{self, remove_files},
             segments::{Segment, set_fact},
         },
@@ -43,8 +44,14 @@ impl Forgetting {
             return Err(error);
         }
         self.status.check_open()?;
+        let (sum, covered) = (Sum::of(&fresh).map_err(of_file)?, self.keys.covered());
+        self.manifest.change(|it| {
+            it.seal(segment.first(), None);
+            it.cover_keys(covered);
+        })?;
         fs::rename(&fresh, segment.path()).map_err(of_file)?;
         files::sync_folder(&self.folder.path().join("segments"))?;
+        self.manifest.change(|it| it.seal(segment.first(), Some(sum)))?;
         self.readers.segments.replace(segment);
         tracing::info!(
             first = segment.first().0,

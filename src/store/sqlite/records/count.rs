@@ -15,7 +15,11 @@ use crate::{
     model::{DeliverySeq, Ended, Pattern, ProjectId, Selection},
     store::{
         Result,
-        sqlite::{contents::contents_of, rows::ended_code, segments::Segment},
+        sqlite::{
+            contents::contents_of,
+            rows::{ended_code, replayed_code},
+            segments::Segment,
+        },
     },
 };
 
@@ -24,7 +28,8 @@ use crate::{
 struct Counted {
     table: &'static str,
     delivery: &'static str,
-    ended: Option<Ended>,
+    /// The code of an end.
+    ended: Option<i64>,
 }
 
 impl Archive {
@@ -32,10 +37,16 @@ impl Archive {
         let Some(selected) = self.selected(project, selection) else { return Ok(0) };
         let counted =
             |ended| Counted { table: "activity", delivery: "delivery", ended: Some(ended) };
+        let of_end = |ended| self.count_rows(&selected, counted(ended_code(ended)));
+        let replayed = |ended| self.count_rows(&selected, counted(replayed_code(ended)));
         match Way::of(selection.state) {
             Way::Owed { attempted } => self.count_owed(&selected, attempted),
-            Way::Ended(ended) => self.count_rows(&selected, counted(ended)),
-            Way::Planned(Some(_)) => self.count_rows(&selected, counted(Ended::Delivered)),
+            // A dead letter that was replayed is none any more.
+            Way::Ended(ended @ (Ended::Dead | Ended::Expired)) => {
+                Ok(of_end(ended)?.saturating_sub(replayed(ended)?))
+            }
+            Way::Ended(ended) => of_end(ended),
+            Way::Planned(Some(_)) => of_end(Ended::Delivered),
             Way::Planned(None) => {
                 let all = Counted { table: "deliveries", delivery: "seq", ended: None };
                 self.count_rows(&selected, all)
@@ -66,8 +77,8 @@ impl Archive {
         }
         let mut index = "";
         if let Some(ended) = ended {
-            condition.and("r.ended = ?", ended_code(ended));
-            if ended_code(ended) > 1 {
+            condition.and("r.ended = ?", ended);
+            if ended > 1 {
                 condition.and_all("r.ended > 1", []);
                 index = by_end(segment);
             }

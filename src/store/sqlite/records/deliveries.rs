@@ -136,6 +136,10 @@ impl Archive {
             if state.is_some_and(|it| progress.state().is_ok_and(|found| found != it)) {
                 continue;
             }
+            // A dead letter that was replayed is none any more.
+            if state.is_some() && progress.replayed.is_some() {
+                continue;
+            }
             let row = match found {
                 Found::Row(row) => *row,
                 Found::Seq => match self.readers.delivery(seq)? {
@@ -254,6 +258,11 @@ fn ended_sql(segment: &Segment, ended: Ended, condition: &mut Condition, window:
     condition.and_all("ended > 1", []);
     condition.and("delivery >= ?", window.low as i64);
     condition.and("delivery < ?", window.before.0 as i64);
+    // Those that were replayed are passed over here where this segment knows it, and behind it in any case.
+    condition.and_all(
+        "NOT EXISTS (SELECT 1 FROM activity r WHERE r.delivery = activity.delivery AND r.ended > 4)",
+        [],
+    );
     format!(
         "SELECT delivery FROM activity {} WHERE {} ORDER BY delivery DESC LIMIT {}",
         by_end(segment),

@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{Archive, walk::Cursor};
 use crate::{
     model::{
-        DeliveryId, DeliverySeq, DeliveryState, Entry, EventId, EventSeq, ProjectId, Skipped,
-        TypeName,
+        DeliveryId, DeliverySeq, DeliveryState, Entry, EntryKind, EventId, EventSeq, ProjectId,
+        Skipped, TypeName,
     },
     store::{
         DeliveryRecord, EventRecord, Result, StoreError,
@@ -35,12 +35,14 @@ pub struct Progress {
     pub attempts: u16,
     /// The code of its end.
     pub ended: Option<i64>,
+    /// The ordinal of the delivery that took its place.
+    pub replayed: Option<u16>,
 }
 
 impl Progress {
     pub fn state(self) -> Result<DeliveryState> {
         Ok(match (self.ended, self.attempts) {
-            (Some(code), _) => rows::ended(code)?.into(),
+            (Some(code), _) => rows::ended(rows::end_before(code))?.into(),
             (None, 0) => DeliveryState::Pending,
             (None, _) => DeliveryState::Retrying,
         })
@@ -49,15 +51,11 @@ impl Progress {
 
 impl Archive {
     pub fn event(&self, project: ProjectId, id: EventId) -> Result<Option<EventRecord>> {
-        for seq in self.readers.seqs_of_id(id)? {
-            if let Some(event) = self.readers.event(seq)?
-                && event.id == id
-                && event.project == project
-            {
-                return self.record(event).map(Some);
-            }
-        }
-        Ok(None)
+        let found = self.readers.find_by_id(id, |seq| {
+            let event = self.readers.event(seq)?;
+            Ok(event.filter(|it| it.id == id && it.project == project))
+        })?;
+        found.map(|event| self.record(event)).transpose()
     }
 
     fn record(&self, event: crate::model::Event) -> Result<EventRecord> {
@@ -114,17 +112,14 @@ impl Archive {
         id: DeliveryId,
     ) -> Result<Option<DeliveryRecord>> {
         // All but the order bits are the event's, and those bits are the ordinal.
-        for seq in self.readers.seqs_of_id(EventId::from_bits(id.bits()))? {
-            let Some(own) = self.readers.segments.of_event(seq) else { continue };
-            let Some(head) = own.read(|it| head_in(it, seq))? else { continue };
-            if id.order() < DeliverySeq::PER_EVENT && DeliveryId::of(head.id, id.order()) == id {
-                let found = self.delivery(project, DeliverySeq::new(seq, id.order()))?;
-                if found.is_some() {
-                    return Ok(found);
-                }
+        self.readers.find_by_id(EventId::from_bits(id.bits()), |seq| {
+            let Some(own) = self.readers.segments.of_event(seq) else { return Ok(None) };
+            let Some(head) = own.read(|it| head_in(it, seq))? else { return Ok(None) };
+            if id.order() >= DeliverySeq::PER_EVENT || DeliveryId::of(head.id, id.order()) != id {
+                return Ok(None);
             }
-        }
-        Ok(None)
+            self.delivery(project, DeliverySeq::new(seq, id.order()))
+        })
     }
 
     /// Without its log and its copy.
@@ -154,6 +149,7 @@ impl Archive {
             pipeline_version: row.version,
             replay: row.replay.map(|it| control.id(it)).transpose()?,
             state,
+            replayed_as: progress.replayed,
             attempts: progress.attempts,
             due: due.map(rows::time).transpose()?,
             copy: None,
@@ -180,14 +176,18 @@ impl Archive {
         let mut progress = Progress::default();
         // The newest knows most.
         for segment in about.iter().rev() {
-            let (attempts, ended): (Option<u16>, Option<i64>) = segment.read(|connection| {
-                let sql = "SELECT max(attempt), max(ended) FROM activity WHERE delivery = ?";
-                Ok(connection
-                    .prepare_cached(sql)?
-                    .query_row([seq.bits() as i64], |row| Ok((row.get(0)?, row.get(1)?)))?)
-            })?;
+            let (attempts, ended, replayed): (Option<u16>, Option<i64>, Option<u16>) = segment
+                .read(|connection| {
+                    let sql = "SELECT max(attempt), max(ended), \
+                               max(CASE WHEN ended > 4 THEN duration END) \
+                               FROM activity WHERE delivery = ?";
+                    let read =
+                        |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+                    Ok(connection.prepare_cached(sql)?.query_row([seq.bits() as i64], read)?)
+                })?;
             progress.attempts = progress.attempts.max(attempts.unwrap_or(0));
-            progress.ended = progress.ended.or(ended);
+            progress.ended = progress.ended.max(ended);
+            progress.replayed = progress.replayed.max(replayed);
         }
         Ok(progress)
     }
@@ -196,12 +196,17 @@ impl Archive {
 impl Progress {
     fn of(entries: &[Entry]) -> Self {
         let attempts = entries.iter().map(|it| match it.kind {
-            crate::model::EntryKind::Attempt { number, .. } => number,
-            crate::model::EntryKind::Note { .. } => 0,
+            EntryKind::Attempt { number, .. } => number,
+            EntryKind::Note { .. } | EntryKind::Replayed { .. } => 0,
+        });
+        let replayed = entries.iter().filter_map(|it| match it.kind {
+            EntryKind::Replayed { by, .. } => Some(by),
+            EntryKind::Note { .. } | EntryKind::Attempt { .. } => None,
         });
         Self {
             attempts: attempts.max().unwrap_or(0),
             ended: entries.iter().find_map(|it| it.ended).map(rows::ended_code),
+            replayed: replayed.max(),
         }
     }
 }

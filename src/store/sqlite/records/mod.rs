@@ -156,7 +156,7 @@ impl SqliteStore {
         &self,
         question: impl FnOnce(&Archive) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.be_published().await?;
+        self.be_published_if_possible().await?;
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let archive = Archive { readers: self.readers.clone(), owed: self.owed.clone() };
         blocking(move || {
@@ -174,7 +174,7 @@ impl SqliteStore {
     ) -> Result<Option<DeliveryRecord>> {
         match found {
             Some(it) if it.state == DeliveryState::Retrying && it.due.is_none() => {
-                self.inbox.flush().await?;
+                self.flush_if_possible().await?;
                 self.ask(move |archive| archive.delivery(project, it.seq)).await
             }
             other => Ok(other),
@@ -185,7 +185,9 @@ impl SqliteStore {
     /// those that the asker may have seen.
     async fn catch_up(&self, selection: &Selection) -> Result<()> {
         match selection.state {
-            Some(DeliveryState::Pending | DeliveryState::Retrying) => self.inbox.flush().await,
+            Some(DeliveryState::Pending | DeliveryState::Retrying) => {
+                self.flush_if_possible().await
+            }
             Some(
                 DeliveryState::Delivered
                 | DeliveryState::Dead

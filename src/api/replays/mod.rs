@@ -1,5 +1,7 @@
 //! Old events, delivered anew: one event, one delivery, or a selection in the background.
 
+mod one;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -9,9 +11,10 @@ use axum::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use self::one::{How, check_raw, event_of_delivery, one};
 use super::{
     Api,
-    deliveries::{destination, find_delivery},
+    deliveries::destination,
     events::find_event,
     page::{self, Listing, Page},
     request::{Access, Body, Operate, Query, Read, parse_id, wrong_field},
@@ -25,15 +28,16 @@ use crate::{
         ReplayState, Selection,
     },
     problem::{Kind, Problem},
-    replay::{self, EventReplay, has_ended},
-    store::{EventRecord, Records},
+    replay::{self, What, has_ended},
+    store::Records,
 };
 
 /// What to replay: exactly one of `event`, `delivery` and `selection`.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplaySpec {
-    /// The id of an event: to every destination that it was for.
+    /// The id of an event: to every destination that it was for. If it has no delivery at all, today's
+    /// pipelines say where it goes.
     event: Option<String>,
     /// The id of a delivery.
     delivery: Option<String>,
@@ -41,6 +45,9 @@ pub struct ReplaySpec {
     /// Each new delivery gets a message id of its own, so that a receiver takes it for new. Without it, the
     /// message id is the event's, as before.
     fresh_ids: bool,
+    /// With `event` or `delivery`: the stored payload goes out as it came, whatever the routes and their steps
+    /// say. It needs the scope `admin`.
+    raw: bool,
     /// Only say how many it would be, at most.
     dry_run: bool,
 }
@@ -130,6 +137,13 @@ pub struct ReplayPlan {
 impl ReplayView {
     fn of(it: &Replay, done: u64, catalog: &Catalog) -> Self {
         let selection = &it.selection;
+        // The name of another project's destination is nobody else's business.
+        let is_others =
+            |id| catalog.destinations.get(&id).is_some_and(|own| own.project != it.project);
+        let named = |id: DestinationId| match is_others(id) {
+            true => id.to_string(),
+            false => destination_name(catalog, id),
+        };
         Self {
             id: it.id,
             state: it.state,
@@ -137,7 +151,7 @@ impl ReplayView {
             done,
             event: it.event,
             selection: it.event.is_none().then(|| SelectionView {
-                destination: selection.destination.map(|it| destination_name(catalog, it)),
+                destination: selection.destination.map(named),
                 state: selection.state,
                 event_type: selection.event_type.clone(),
                 from: selection.from,
@@ -185,14 +199,21 @@ pub async fn create_replay(
     let project = access.project;
     match (&spec.event, &spec.delivery, &spec.selection) {
         (Some(event), None, None) => {
+            check_raw(&access, spec.raw)?;
             let record = find_event(&api, project, event).await?;
-            one(&api, &record, None, spec.fresh_ids, spec.dry_run).await
+            one(&api, &record, What::All, How::of(&spec)).await
         }
         (None, Some(delivery), None) => {
-            let (record, to) = event_of_delivery(&api, project, delivery).await?;
-            one(&api, &record, Some(&[to]), spec.fresh_ids, spec.dry_run).await
+            check_raw(&access, spec.raw)?;
+            let (record, seq) = event_of_delivery(&api, project, delivery).await?;
+            one(&api, &record, What::Delivery(seq), How::of(&spec)).await
         }
         (None, None, Some(selection)) => {
+            if spec.raw {
+                let rule =
+                    "must go with `event` or `delivery`: a selection goes through its routes";
+                return Err(wrong_field("raw", rule, "a selection"));
+            }
             let selection = selection.check(access.session.catalog(), project)?;
             many(&api, project, selection, &spec).await
         }
@@ -246,69 +267,19 @@ fn added(catalog: &Catalog, replay: &Replay) -> Result<Vec<Edit>, Problem> {
     Ok(edits)
 }
 
-/// Replays one event at once, and keeps a note of it among the replays.
-async fn one(
-    api: &Api,
-    record: &EventRecord,
-    destinations: Option<&[DestinationId]>,
-    fresh_ids: bool,
-    dry_run: bool,
-) -> Result<Response, Problem> {
-    let at = api.clock.now();
-    let catalog = api.registrar.current();
-    let id = ReplayId::new(at, 0, api.random.u64());
-    let event_replay = EventReplay { replay: id, event: record, destinations, fresh_ids, at };
-    if dry_run {
-        let total = event_replay.items(&catalog).len() as u64;
-        return Ok(Json(ReplayPlan { dry_run: true, total }).into_response());
-    }
-    let database = api.database.as_ref();
-    let made = replay::replay_event(database, &event_replay, &catalog, &api.replayed).await?;
-    if made == 0 {
-        return Err(Problem::new(Kind::Conflict).detail(
-            "there is nothing to replay: no delivery of it has ended, or its destinations are gone",
-        ));
-    }
-    let replay = Replay {
-        id,
-        project: record.event.project,
-        event: Some(record.event.id),
-        selection: Selection::default(),
-        fresh_ids,
-        state: ReplayState::Done,
-        total: made,
-        done: made,
-        created_at: at,
-    };
-    api.registrar.edit(|catalog| Ok::<_, Problem>((added(catalog, &replay)?, ()))).await?;
-    let view = ReplayView::of(&replay, made, &catalog);
-    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
-}
-
-/// The event of a delivery that can be repeated, and its destination.
-async fn event_of_delivery(
-    api: &Api,
-    project: ProjectId,
-    delivery: &str,
-) -> Result<(EventRecord, DestinationId), Problem> {
-    let delivery = find_delivery(api, project, delivery).await?;
-    if !has_ended(delivery.state) {
-        return Err(Problem::new(Kind::Conflict)
-            .detail("the delivery has not ended: it is attempted anyway"));
-    }
-    let event = api.database.event(project, delivery.event).await?;
-    Ok((event.ok_or_else(|| Problem::not_found("event"))?, delivery.destination))
-}
-
 /// How to replay one event. It may be left out, and so may the body.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventReplaySpec {
-    /// Names or ids of destinations, which need not have had the event before. Without it: all that it was
-    /// for, as soon as their deliveries have ended.
+    /// Names or ids of destinations, which need not have had the event before: one that had not gets it through
+    /// today's route, with its condition and its steps, or not at all. Without it: all that it was for, as soon
+    /// as their deliveries have ended; if it has no delivery at all, today's pipelines say where it goes.
     destinations: Option<Vec<String>>,
     /// The new deliveries get a message id of their own.
     fresh_id: bool,
+    /// The stored payload goes out as it came, whatever the routes and their steps say. It needs the scope
+    /// `admin`.
+    raw: bool,
 }
 
 /// Replay an event
@@ -343,8 +314,10 @@ pub async fn replay_one_event(
         Ok::<_, Problem>(found)
     });
     let destinations = named.transpose()?;
+    check_raw(&access, spec.raw)?;
     let record = find_event(&api, access.project, &event).await?;
-    one(&api, &record, destinations.as_deref(), spec.fresh_id, false).await
+    let what = destinations.as_deref().map_or(What::All, What::To);
+    one(&api, &record, what, How { fresh_ids: spec.fresh_id, raw: spec.raw, dry_run: false }).await
 }
 
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
@@ -352,6 +325,8 @@ pub async fn replay_one_event(
 pub struct DeliveryReplaySpec {
     /// The new delivery gets a message id of its own.
     fresh_id: bool,
+    /// The stored payload goes out as it came, without what steps made of it. It needs the scope `admin`.
+    raw: bool,
 }
 
 /// Replay a delivery that has ended
@@ -373,8 +348,10 @@ pub async fn replay_delivery(
     body: Body,
 ) -> Result<Response, Problem> {
     let spec: DeliveryReplaySpec = body.read_or_default()?;
-    let (record, to) = event_of_delivery(&api, access.project, &delivery).await?;
-    one(&api, &record, Some(&[to]), spec.fresh_id, false).await
+    check_raw(&access, spec.raw)?;
+    let (record, seq) = event_of_delivery(&api, access.project, &delivery).await?;
+    let how = How { fresh_ids: spec.fresh_id, raw: spec.raw, dry_run: false };
+    one(&api, &record, What::Delivery(seq), how).await
 }
 
 /// List replays

@@ -4,12 +4,13 @@
 //! keeps with them how far it has come; so it survives a restart and makes nothing twice. A replay of
 //! one event is made at once, by [`replay_event`].
 
+mod event;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
@@ -17,14 +18,16 @@ use crate::{
     clock::{self, Clock},
     model::{
         DeliverySeq, DeliveryState, Destination, DestinationId, Event, Lane, Ordering, Owed, Place,
-        Replay, ReplayId, ReplayState, Selection,
+        PlannedDelivery, Replay, ReplayId, ReplayState, Selection,
     },
     pipeline::Placing,
-    store::{Database, DeliveryRecord, EventRecord, Page, ReplayItem, ReplayStep, StoreError},
+    store::{Database, DeliveryRecord, Page, ReplayItem, ReplayStep, StoreError},
 };
 
 /// Deliveries that are listed at once, and roughly how many are made in one transaction.
 const CHUNK: usize = 500;
+
+pub use event::{Chosen, EventReplay, Means, What, replay_event};
 
 /// Tells the dispatcher what is owed anew.
 pub type Replayed = Arc<dyn Fn(&[Owed]) + Send + Sync>;
@@ -35,6 +38,7 @@ pub struct Parts {
     pub registrar: Arc<Registrar>,
     pub clock: Arc<dyn Clock>,
     pub replayed: Replayed,
+    pub means: Means,
     /// Becomes true when the work is to end.
     pub stop: watch::Receiver<bool>,
 }
@@ -87,7 +91,7 @@ impl Parts {
         &self,
         replay: &Replay,
         walk: &mut Walk,
-        catalog: &Catalog,
+        catalog: &Arc<Catalog>,
     ) -> Result<(), StoreError> {
         if walk.made_below.is_none() {
             let progress = self.database.replay_progress(replay.id).await?;
@@ -151,9 +155,14 @@ impl Parts {
         replay: &Replay,
         records: Vec<DeliveryRecord>,
         end: DeliverySeq,
-        catalog: &Catalog,
+        catalog: &Arc<Catalog>,
     ) -> Result<(), StoreError> {
-        let items = self.items(&records, catalog).await?;
+        // What never got through its steps has to, before it goes out.
+        let (anew, records): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(event::never_got_through);
+        let mut items = self.items(&records, catalog).await?;
+        items.extend(self.planned_anew(replay, &anew, catalog).await?);
+        items.sort_by_key(|it| it.event);
         if items.is_empty() {
             return Ok(());
         }
@@ -218,9 +227,44 @@ impl Parts {
                 destination: record.destination,
                 place,
                 like: Some(record.seq),
+                anew: None,
             })
         });
         Ok(items.collect())
+    }
+
+    /// What today's routes make of events whose deliveries never got through theirs. Where they say no, nothing.
+    async fn planned_anew(
+        &self,
+        replay: &Replay,
+        records: &[DeliveryRecord],
+        catalog: &Arc<Catalog>,
+    ) -> Result<Vec<ReplayItem>, StoreError> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let to: BTreeSet<DestinationId> = records.iter().map(|it| it.destination).collect();
+        let to = Some(to.into_iter().collect());
+        let routes = self.means.routes(replay.project, to, catalog).await?;
+        let seqs: Vec<DeliverySeq> = records.iter().map(|it| it.seq).collect();
+        let messages = self.database.messages(&seqs).await?;
+        let mut items = Vec::new();
+        for record in records {
+            let Some(message) = messages.iter().find(|it| it.seq == record.seq) else { continue };
+            let Some(made) = self.means.plan(&routes, &message.event).await? else { continue };
+            let is_its =
+                |it: &PlannedDelivery| it.destination == record.destination && it.dead.is_none();
+            let mut like = Some(record.seq);
+            let before = items.len();
+            for planned in made.deliveries.into_iter().filter(is_its) {
+                items.push(event::item(record.seq.event(), planned, like.take()));
+            }
+            if items.len() == before {
+                let skipped = made.skipped.first().map(|it| it.reason.as_str()).unwrap_or_default();
+                tracing::info!(replay = %replay.id, event = %record.event, skipped, "today's route does not let an event through: it is not replayed");
+            }
+        }
+        Ok(items)
     }
 
     async fn finish(&self, replay: &Replay) -> Result<(), StoreError> {
@@ -242,12 +286,16 @@ impl Parts {
 /// of each event and destination.
 fn chosen(records: Vec<DeliveryRecord>, replay: &Replay) -> Vec<DeliveryRecord> {
     // A replay that began later leaves this one's deliveries alone, or two would feed each other.
-    let is_older = |it: &DeliveryRecord| it.replay.is_none_or(|by| by < replay.id);
+    // Within a millisecond their ids say nothing about the order.
+    let is_older = |it: &DeliveryRecord| {
+        it.replay.is_none_or(|by| by != replay.id && by.millis() <= replay.id.millis())
+    };
     let mut seen = HashSet::new();
     let mut chosen: Vec<_> = records
         .into_iter()
         .rev()
-        .filter(|it| has_ended(it.state) && is_older(it))
+        // What took its place is repeated in its turn, or is still owed.
+        .filter(|it| has_ended(it.state) && it.replayed_as.is_none() && is_older(it))
         .filter(|it| seen.insert((it.seq.event(), it.destination)))
         .collect();
     chosen.reverse();
@@ -288,62 +336,6 @@ impl<'c> Places<'c> {
             Some(placing) => event.map(|it| placing.place(it)),
         }
     }
-}
-
-/// One event, delivered anew.
-pub struct EventReplay<'a> {
-    pub replay: ReplayId,
-    pub event: &'a EventRecord,
-    /// Where to; `None`: to every destination to which it was to be delivered, once that has ended.
-    pub destinations: Option<&'a [DestinationId]>,
-    pub fresh_ids: bool,
-    pub at: Timestamp,
-}
-
-impl EventReplay<'_> {
-    /// The deliveries to make.
-    pub fn items(&self, catalog: &Catalog) -> Vec<ReplayItem> {
-        let mut places = Places::new(catalog);
-        let latest: BTreeMap<DestinationId, &DeliveryRecord> =
-            self.event.deliveries.iter().map(|it| (it.destination, it)).collect();
-        let wanted: Vec<DestinationId> = match self.destinations {
-            Some(wanted) => wanted.to_vec(),
-            None => {
-                latest.values().filter(|it| has_ended(it.state)).map(|it| it.destination).collect()
-            }
-        };
-        let item = |destination: DestinationId| {
-            Some(ReplayItem {
-                event: self.event.event.seq,
-                destination,
-                place: places.of(destination, Some(&self.event.event))?,
-                like: latest.get(&destination).map(|it| it.seq),
-            })
-        };
-        wanted.into_iter().filter_map(item).collect()
-    }
-}
-
-/// Makes the deliveries of an event's replay, and returns how many.
-pub async fn replay_event(
-    database: &dyn Database,
-    it: &EventReplay<'_>,
-    catalog: &Catalog,
-    replayed: &Replayed,
-) -> Result<u64, StoreError> {
-    let step = ReplayStep {
-        replay: it.replay,
-        items: it.items(catalog),
-        fresh_ids: it.fresh_ids,
-        at: it.at,
-        cursor: None,
-    };
-    if step.items.is_empty() {
-        return Ok(0);
-    }
-    let owed = database.replay(step).await?;
-    replayed(&owed);
-    Ok(owed.len() as u64)
 }
 
 /// How long the list of replays keeps those that have ended, by number.

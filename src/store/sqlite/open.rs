@@ -1,0 +1,153 @@
+//! Opening the store: its files, its threads, and whoever asks them. A disk that is full is no reason not to.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use tokio::sync::Semaphore;
+
+use super::{
+    Options, Random, SqliteStore,
+    blocks::Blocks,
+    control::{self, Control},
+    directory::{self, DirectoryFile},
+    error::{self, in_file},
+    files::{Folder, RESERVE},
+    inbox::Inbox,
+    manifest::ManifestFile,
+    marks::Marks,
+    readers::Readers,
+    recover::{Recovered, recover},
+    room::{self, Room},
+    secret,
+    segments::{self, Segments},
+    status::Status,
+    syncer::Syncer,
+    upkeep::Upkeep,
+    writer::Writer,
+};
+use crate::{
+    clock::Clock,
+    hint,
+    model::Event,
+    store::{Result, StoreError},
+};
+
+/// What is in the folder.
+struct Found {
+    folder: Arc<Folder>,
+    control: Arc<Control>,
+    segments: Arc<Segments>,
+    directory: Arc<DirectoryFile>,
+    manifest: Arc<ManifestFile>,
+    marks: Marks,
+    recovered: Recovered,
+}
+
+impl Found {
+    fn open(
+        path: &Path,
+        options: &Options,
+        clock: Arc<dyn Clock>,
+        random: &mut Random,
+        status: Arc<Status>,
+    ) -> Result<Self> {
+        let folder = Arc::new(Folder::open(path)?);
+        room::clean(&folder.reserve());
+        Room::make_way(&folder.reserve(), options.reserve_bytes);
+        let manifest = Arc::new(ManifestFile::open(path)?);
+        manifest.begin(&folder)?;
+        let marks = Marks::open(&folder.marks())?;
+        let control = Control::open(&folder.control(), marks.clone());
+        let control = Arc::new(control.map_err(in_file("control.db", control::LOST))?);
+        let secret = control.secret("key_hash", || secret(random))?;
+        let segments = Segments::open(&folder, &manifest);
+        let segments = Arc::new(segments.map_err(in_file("segments/", segments::LOST))?);
+        segments.keep_idle(options.idle_readers);
+        let directory = DirectoryFile::open(&folder.directory(), marks.clone());
+        let directory = Arc::new(directory.map_err(in_file("directory.db", directory::LOST))?);
+        let (kept, all) = (control.clone(), segments.clone());
+        let recovered = recover(&folder, &manifest, &marks, kept, all, status, clock, secret)?;
+        manifest.found(&folder, recovered.memory.keys.covered())?;
+        Ok(Self { folder, control, segments, directory, manifest, marks, recovered })
+    }
+}
+
+impl SqliteStore {
+    /// Opens the store in this folder, or makes one. Blocks for as long as that takes, which is well
+    /// below a second unless a file has to be made anew.
+    ///
+    /// `accepted` gets the events of each commit, in accept order.
+    pub fn open(
+        path: &Path,
+        options: Options,
+        clock: Arc<dyn Clock>,
+        mut random: Random,
+        accepted: hint::Sender<Vec<Arc<Event>>, bool>,
+    ) -> Result<Self> {
+        let status = Arc::new(Status::default());
+        let mut find = || Found::open(path, &options, clock.clone(), &mut random, status.clone());
+        let found = match find() {
+            // What is left of the reserve is for this, too.
+            Err(StoreError::Full) if fs::remove_file(path.join(RESERVE)).is_ok() => {
+                tracing::warn!("the disk is full: the store is opened in the room of its reserve");
+                find()
+            }
+            other => other,
+        };
+        let Found { folder, control, segments, directory, manifest, marks, recovered } = found?;
+        let Recovered { memory, newest, journal, owed } = recovered;
+        status.set_planned_through(memory.marks.planned_through);
+        status.set_waiting(memory.waiting.events());
+        let inbox = Arc::new(Inbox::new(options.waiting_event_bytes, options.waiting_work_bytes));
+        let readers = Readers {
+            control,
+            segments: segments.clone(),
+            blocks: Blocks::new(options.body_cache_bytes),
+        };
+        let keys = memory.keys.reader();
+        let (number, quick) = (journal.number(), options.quick_sync);
+        let syncer =
+            Syncer::start(number, quick, accepted, inbox.clone(), status.clone(), Some(marks))?;
+        let turns = Arc::new(Semaphore::new(options.readers.max(1)));
+        let weak_folder = Arc::downgrade(&folder);
+        let room = Room::open(folder.reserve(), options.reserve_bytes);
+        status.set_full(!room.is_held());
+        let writer = Writer {
+            room,
+            looked: Instant::now(),
+            upkeep: Upkeep::start(segments.clone(), status.clone(), manifest.clone())?,
+            folder,
+            manifest: manifest.clone(),
+            options,
+            inbox: inbox.clone(),
+            status: status.clone(),
+            segments,
+            newest,
+            journal,
+            syncer,
+            memory,
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(error::of_file)?;
+        Ok(Self {
+            readers: Arc::new(readers),
+            owed,
+            keys,
+            inbox,
+            status,
+            random: Mutex::new(random),
+            turns,
+            folder: weak_folder,
+            forgetting: Arc::default(),
+            directory,
+            manifest,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+}
