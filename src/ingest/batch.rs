@@ -62,24 +62,23 @@ pub fn parse(body: &[u8], format: Format, most: usize) -> Result<Vec<Item<'_>>, 
         let kind = if texts.is_empty() { Kind::InvalidRequest } else { Kind::BodyTooLarge };
         return Err(Problem::new(kind).errors(vec![error]));
     }
-    let item = |(place, text): (usize, &'_ [u8])| {
-        let path = format!("events[{place}]");
-        if text.trim_ascii().len() > most {
-            let rule = format!("must have at most {most} bytes");
-            return Err(vec![FieldError::new(path, rule, format!("{} bytes", text.len()))]);
+    let numbered = texts.into_iter().enumerate();
+    Ok(numbered.map(|(place, text)| item(place, text, most)).collect())
+}
+
+fn item(place: usize, text: &[u8], most: usize) -> Result<Draft<'_>, Vec<FieldError>> {
+    let path = format!("events[{place}]");
+    if text.trim_ascii().len() > most {
+        let rule = format!("must have at most {most} bytes");
+        return Err(vec![FieldError::new(path, rule, format!("{} bytes", text.len()))]);
+    }
+    event::parse(text, &path).map_err(|error| match error {
+        NoEvent::Fields(errors) => errors,
+        NoEvent::Json(detail) => {
+            let rule = format!("a line is valid JSON: {detail}");
+            vec![FieldError::new(path, rule, kind_of_json(text))]
         }
-        event::parse(text, &path).map_err(|error| match error {
-            NoEvent::Fields(errors) => errors,
-            NoEvent::Json(detail) => {
-                vec![FieldError::new(
-                    path,
-                    format!("a line is valid JSON: {detail}"),
-                    kind_of_json(text),
-                )]
-            }
-        })
-    };
-    Ok(texts.into_iter().enumerate().map(item).collect())
+    })
 }
 
 /// Whether nothing stands in a line, by what JSON calls white space.

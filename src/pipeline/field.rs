@@ -2,7 +2,7 @@
 
 use crate::model::{
     RawJson,
-    json::{ObjectWriter, scan, text},
+    json::{Object, ObjectWriter, scan, text},
 };
 
 /// An object with one more field, or with that field replaced. The values of all others stay byte for byte.
@@ -43,7 +43,7 @@ pub(super) fn with_field(object: Option<&RawJson>, name: &str, value: &RawJson) 
 
 /// A field of an object, as it is written there; the last of that name counts.
 pub(super) fn field_of(object: &RawJson, name: &str) -> Option<RawJson> {
-    let object = json::Object::read(object.bytes()).ok()?;
+    let object = Object::read(object.bytes()).ok()?;
     Some(RawJson::trusted(object.get(name)?.to_vec()))
 }
 

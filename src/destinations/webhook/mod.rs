@@ -41,7 +41,7 @@ use crate::{
     expr::Facts,
     model::{
         self, Auth, Class, Connection, DestinationId, EndpointUrl, IdempotencyHeader, Message,
-        Method, Name, OnGone, Outcome, Scheme, Sealed, Target, json,
+        Method, OnGone, Outcome, Scheme, Sealed, Target, json,
     },
 };
 use answer::Reading;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     crypto::Random,
-    ingest::{metadata::Circumstances, shape, traffic::Rejection},
+    ingest::{metadata::Circumstances, shape},
     model::{
         RawJson,
         json::{self, Object, ObjectWriter},
@@ -65,13 +65,6 @@ pub struct Around<'a> {
     pub is_browser: bool,
     pub sent_at: Option<&'a [u8]>,
     pub shared: Shared<'a>,
-}
-
-impl Around<'_> {
-    /// What is told of a message that was not taken.
-    pub fn rejection(&self, fault: &Fault) -> Rejection {
-        Rejection::new(self.received_at, fault.code, fault.message.to_string(), self.ip)
-    }
 }
 
 /// A message that is complete.

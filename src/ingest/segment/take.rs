@@ -14,9 +14,7 @@ use super::{
     message::{self, Around, Call, Message},
 };
 use crate::{
-    ingest::{
-        Ingest, OpenSource, judging::Unjudged, metadata::Circumstances, traffic::Rejection,
-    },
+    ingest::{Ingest, OpenSource, judging::Unjudged, metadata::Circumstances, traffic::Rejection},
     model::{IdempotencyKey, NewEvent, TypeName},
     problem::Problem,
 };
