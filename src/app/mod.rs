@@ -30,7 +30,7 @@ pub use planned::Planned;
 
 use crate::{
     api::{self, Api},
-    catalog::Registrar,
+    catalog::{Catalog, Registrar},
     clock::{Clock, SystemClock},
     config::Config,
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
@@ -179,8 +179,7 @@ impl App {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         check(&config)?;
-        let mut config = within_budget(config, server::budget::Budget::of_this_process());
-        config.server.free_addresses.clone_from(&config.ingest.trusted_proxies);
+        let config = within_budget(config, server::budget::Budget::of_this_process());
         let ground = Ground::open(&config, &parts, resources).await?;
         let (tail, stops) = (Tail::default(), Stops::new());
         let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
@@ -189,6 +188,7 @@ impl App {
         let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
         let destinations = Directory::new(ground.registrar.watch(), ground.vault.clone(), egress);
         let destinations = Arc::new(destinations);
+        warn_of_refused(&ground.registrar.current(), &destinations);
         let stages = Stages::new(&ground, &parts, destinations.clone(), lookups, tail.clone());
         let Ground { metrics, vault, database, registrar, logs, newcomer, seen: _ } = ground;
         let given = (config.gate, config.ingest);
@@ -294,6 +294,14 @@ impl App {
     }
 }
 
+/// Says of which destinations it is known that no delivery will be allowed.
+fn warn_of_refused(catalog: &Catalog, destinations: &Directory) {
+    /// More would hide the other lines of a start.
+    const MOST: usize = 10;
+    let warnings = catalog.destinations.values().filter_map(|it| destinations.warning(it));
+    warnings.take(MOST).for_each(|it| tracing::warn!("{it}"));
+}
+
 async fn apply(
     file: &File,
     registrar: &Registrar,
@@ -373,6 +381,8 @@ fn within_budget(mut config: Config, budget: server::budget::Budget) -> Config {
     config.egress.idle_in_all = config.egress.idle_in_all.min(budget.kept);
     config.dispatch.in_flight = config.dispatch.in_flight.min(budget.attempts);
     config.store.idle_readers = config.store.idle_readers.min(budget.readers);
+    // A proxy stands for many clients, so that it has no limit of its own.
+    config.server.free_addresses.clone_from(&config.ingest.trusted_proxies);
     config
 }
 

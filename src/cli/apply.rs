@@ -99,6 +99,13 @@ async fn ask(
     Ok((answer, plan))
 }
 
+/// On standard error, so that the diff stays one.
+fn warn(plan: &Plan) {
+    for warning in &plan.warnings {
+        output::note(format_args!("{} {warning}", output::Paint::for_stderr().yellow("warning:")));
+    }
+}
+
 pub async fn plan(context: &Context, args: PlanArgs) -> Result<()> {
     let file = read(&args.file)?;
     let (answer, plan) = ask(context, "/api/v1/plan", &file, args.prune, false).await?;
@@ -106,6 +113,7 @@ pub async fn plan(context: &Context, args: PlanArgs) -> Result<()> {
         return context.out.json(&answer);
     }
     context.out.text(&diff::render(&plan, context.out.paint))?;
+    warn(&plan);
     context.out.line(plan.summary())?;
     if !plan.changes.is_empty() {
         let prune = if args.prune { " --prune" } else { "" };
@@ -149,6 +157,7 @@ pub async fn apply(context: &Context, args: ApplyArgs) -> Result<()> {
     if args.yes {
         context.out.text(&diff::render(&plan, context.out.paint))?;
     }
+    warn(&plan);
     context.out.line(diff::done(&plan))?;
     for made in &plan.new_secrets {
         context.out.line(format_args!(

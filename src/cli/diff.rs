@@ -18,6 +18,9 @@ pub struct Plan {
     /// Test cases of pipelines that would fail.
     #[serde(default)]
     pub failing_tests: Vec<Case>,
+    /// What will not work, although the file is valid.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Secrets that were made for new destinations.
     #[serde(default)]
     pub new_secrets: Vec<NewSecret>,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use url::Url;
 
 use super::{
     Destination, Outlets, Preview,
@@ -33,6 +34,26 @@ struct Built {
 impl Directory {
     pub fn new(catalog: watch::Receiver<Arc<Catalog>>, vault: Arc<Vault>, egress: Egress) -> Self {
         Self { catalog, vault, egress, built: Mutex::default() }
+    }
+
+    /// What to tell somebody who saves a destination whose endpoint is refused for certain.
+    pub fn warning(&self, destination: &model::Destination) -> Option<String> {
+        let Connection::Webhook(webhook) = &destination.connection;
+        let mut origins = webhook.urls.iter().map(|it| it.origin());
+        let (origin, refused) = origins.find_map(|origin| {
+            let refused = self.egress.refuses(&Url::parse(&origin).ok()?)?;
+            Some((origin, refused))
+        })?;
+        let how = match refused.allow {
+            Some(net) => format!(
+                "start the gateway with `--allow-net {net}`, or list it in `[egress] allow_nets`"
+            ),
+            None => "name the host in `[egress] allow_hosts`".to_owned(),
+        };
+        Some(format!(
+            "destination `{}`: {origin} is not a public address, and deliveries to it are refused; {how}",
+            destination.name
+        ))
     }
 
     /// The destination as it would be built, for a test event before it is saved.

@@ -15,7 +15,7 @@ use super::{
     directed,
     ids::Ids,
     integrations::Integrations,
-    reasons::Stopped,
+    reasons::{self, Stopped},
     steps::{Heard, Next, Step},
     trace::Trace,
 };
@@ -29,8 +29,6 @@ use crate::{
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
 pub(super) const MOST_DELIVERIES: usize = 1024;
-/// With those beyond it, which are dead letters from the start, so that each of them can be replayed once.
-const MOST_PLANNED: usize = 1536;
 
 /// The plan of an event, and how many expressions had no value for it.
 pub(super) struct Planned {
@@ -346,17 +344,10 @@ impl Planner<'_> {
     ) {
         let Some(route) = at.route() else { return };
         for facts in self.steps(&route.steps, from, branches, at, answers) {
-            let planned = self.before + self.made.deliveries.len();
-            if planned >= MOST_PLANNED {
-                metrics::counter!("tidegate_deliveries_over_limit_total").increment(1);
-                let reason =
-                    format!("an event has at most {MOST_PLANNED} deliveries, the dead included");
-                return self.skip(at, "route", reason);
-            }
-            let over = (planned >= MOST_DELIVERIES).then(|| {
-                metrics::counter!("tidegate_deliveries_over_limit_total").increment(1);
-                format!("an event has at most {MOST_DELIVERIES} deliveries: replay this one")
-            });
+            let over = match reasons::of_limit(self.before + self.made.deliveries.len()) {
+                Ok(over) => over,
+                Err(reason) => return self.skip(at, "route", reason),
+            };
             let copy = facts.as_ref().and_then(Facts::altered);
             // The key is that of the event: what a route did to its copy moves it to no other lane.
             let (place, failed) = target.line.place(self.event, || self.facts());

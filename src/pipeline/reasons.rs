@@ -1,5 +1,7 @@
 //! Why events did not go on, as people read it.
 
+use super::plan::MOST_DELIVERIES;
+
 /// How many branches did not go on, and why the first of them did not.
 pub(super) struct Stopped {
     pub count: usize,
@@ -26,4 +28,19 @@ pub(super) fn does_not_hold(source: &str) -> String {
     let shown: String = source.chars().take(SHOWN).collect();
     let more = if shown.len() < source.len() { "…" } else { "" };
     format!("`{shown}{more}` does not hold")
+}
+
+/// Why one more delivery is a dead letter from the start, when an event has so many; an error says why it is left
+/// out altogether. Beyond what an event may have, as many are dead letters as can each be replayed once.
+pub(super) fn of_limit(planned: usize) -> Result<Option<String>, String> {
+    const MOST_PLANNED: usize = MOST_DELIVERIES + MOST_DELIVERIES / 2;
+    if planned < MOST_DELIVERIES {
+        return Ok(None);
+    }
+    metrics::counter!("tidegate_deliveries_over_limit_total").increment(1);
+    if planned < MOST_PLANNED {
+        Ok(Some(format!("an event has at most {MOST_DELIVERIES} deliveries: replay this one")))
+    } else {
+        Err(format!("an event has at most {MOST_PLANNED} deliveries, the dead included"))
+    }
 }

@@ -26,6 +26,10 @@ pub struct Difference {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub failing_tests: Vec<CaseResult>,
+    /// What will not work, although the file is valid.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]

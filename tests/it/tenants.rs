@@ -104,6 +104,8 @@ async fn the_key_of_one_project_reaches_nothing_of_another() {
             for (name, id) in &ids {
                 assert!(!about.contains(id.as_str()), "{name} shows in {it}");
             }
+            // What a profile does without a secret is no secret.
+            let about = about.replace("\"without_secret\"", "");
             assert!(!about.contains("secret\""), "{it}");
             tried += 1;
         }

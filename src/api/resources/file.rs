@@ -142,9 +142,20 @@ pub async fn plan_file(
     let catalog = api.registrar.current();
     check_project(&access, &file, &catalog)?;
     let means = api.means(&access.session.caller);
-    let mut difference = resources::plan(&file, &catalog, means, prune)?.difference;
+    let planned = resources::plan(&file, &catalog, means, prune)?;
+    let mut difference = planned.difference;
+    difference.warnings = warnings(&api, &planned.edits);
     count_cancelled(&owed(&api).await?, &file, &catalog, &mut difference);
     Ok(Json(difference))
+}
+
+/// What to tell of the destinations that these edits make or change.
+fn warnings(api: &Api, edits: &[Edit]) -> Vec<String> {
+    let put = edits.iter().filter_map(|edit| match edit {
+        Edit::Put(Resource::Destination(it)) => Some(it),
+        _ => None,
+    });
+    put.filter_map(|it| api.outlets.warning(it)).collect()
 }
 
 /// Notes how much is still owed to destinations that are deleted.
@@ -194,7 +205,9 @@ pub async fn apply_file(
             return Err(FailingTests(failing.clone()).into());
         }
         let new_secrets = new_secrets(&api, &file, catalog, &planned.edits);
-        Ok::<_, Problem>((planned.edits, Applied { difference: planned.difference, new_secrets }))
+        let mut difference = planned.difference;
+        difference.warnings = warnings(&api, &planned.edits);
+        Ok::<_, Problem>((planned.edits, Applied { difference, new_secrets }))
     };
     // How much is owed is told as it was before.
     let (before, owed) = (api.registrar.current(), owed(&api).await?);

@@ -17,7 +17,7 @@ mod connection;
 mod pool;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -29,12 +29,12 @@ use http_body_util::Full;
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use url::{Position, Url};
+use url::{Host, Position, Url};
 
 use crate::model::{Class, EndpointUrl, Snippet};
 use connection::{Connection, Exchanged};
 use dial::{Place, dial};
-use policy::{Net, Policy, Reason};
+use policy::{Net, Policy, Reason, Verdict};
 use pool::{Counter, Pool};
 
 pub use database::{BadDatabase, Database};
@@ -124,6 +124,28 @@ impl Egress {
         Arc::make_mut(&mut policy).own.push(own);
     }
 
+    /// Whether the address that stands in the URL is refused, or its name as such; then the network that
+    /// would have to be allowed, where one would do. A name may still lead to an address that is refused.
+    pub fn refuses(&self, url: &Url) -> Option<Refused> {
+        let policy = self.shared.policy();
+        let port = url.port_or_known_default().unwrap_or_default();
+        let judged = |ip: IpAddr, net: String| {
+            let verdict = policy::judge(SocketAddr::new(ip, port), &policy);
+            matches!(verdict, Verdict::Denied(_)).then(|| Refused { allow: Some(net) })
+        };
+        match url.host()? {
+            Host::Domain(name) => {
+                let is_local = name == "localhost" || name.ends_with(".localhost");
+                let allow = is_local.then(|| "127.0.0.0/8".to_owned());
+                matches!(policy::judge_name(name, &policy), Verdict::Denied(_))
+                    .then_some(Refused { allow })
+            }
+            Host::Ipv4(ip) if ip.is_loopback() => judged(ip.into(), "127.0.0.0/8".to_owned()),
+            Host::Ipv4(ip) => judged(ip.into(), format!("{ip}/32")),
+            Host::Ipv6(ip) => judged(ip.into(), format!("{ip}/128")),
+        }
+    }
+
     /// Prepares what every request to the URL has in common. Nothing is dialled yet.
     pub fn endpoint(&self, url: &EndpointUrl) -> Result<Endpoint, BadUrl> {
         let url = url.as_url();
@@ -133,6 +155,13 @@ impl Egress {
         let pool = Pool::new(self.shared.idle_per_destination, self.shared.idle.clone());
         Ok(Endpoint { shared: self.shared.clone(), place, target, host, pool })
     }
+}
+
+/// A URL that is refused before anything is looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What `--allow-net` would have to say.
+    pub allow: Option<String>,
 }
 
 /// The path and query of a URL.

@@ -463,3 +463,24 @@ fn tls_to_a_plain_port_is_named() {
     let text = stderr(&output);
     assert!(text.contains("next: the port answers without TLS: say http://"), "{text}");
 }
+
+#[test]
+fn apply_warns_of_addresses_that_are_refused() {
+    let serving = Serving::start();
+    for (url, expected) in [
+        ("http://10.0.0.7/hooks", Some("start the gateway with `--allow-net 10.0.0.7/32`")),
+        ("http://crm.internal/hooks", Some("name the host in `[egress] allow_hosts`")),
+        ("http://localhost:9400/hooks", None),
+        ("https://hooks.example.com/in", None),
+    ] {
+        let file = serving.file("acme.yaml", &resources(url));
+        let path = file.to_str().unwrap();
+        for words in [&["plan", path][..], &["apply", path, "--yes"]] {
+            let output = serving.run(words);
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            let text = stderr(&output);
+            assert_eq!(text.contains("warning: destination `crm`"), expected.is_some(), "{text}");
+            assert!(expected.is_none_or(|it| text.contains(it)), "{text}");
+        }
+    }
+}
