@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn an_event_of_a_batch_is_no_larger_than_one_alone() {
         let event = |length| format!(r#"{{"type":"a","payload":"{}"}}"#, "x".repeat(length));
-        let (fits, large) = (event(76), event(77));
+        let (fits, large) = (event(75), event(76));
         assert_eq!((fits.len(), large.len()), (100, 101));
         let array = format!("[{fits},{large},{fits}]");
         let lines = format!("{fits}\r\n{large}\n  {fits}  ");

@@ -217,6 +217,13 @@ pub(super) enum Line {
     Broken,
 }
 
+impl Compiled {
+    /// Whether more than one project has something to be planned by.
+    pub(super) fn has_several_projects(&self) -> bool {
+        self.projects.len() > 1
+    }
+}
+
 impl Active {
     /// Whether one of its steps remembers events: those are planned in the order in which they came.
     pub(super) fn remembers(&self) -> bool {

@@ -166,14 +166,14 @@ impl Pool {
         Ok(job.split())
     }
 
-    /// How long one event may take. Where the owner has been waited for in vain already, others wait
-    /// less for its next.
+    /// How long one event may take. A script that has been waited for in vain lately is waited for less:
+    /// the events of others are behind it.
     fn patience(&self, script: &Shared) -> Duration {
         const SHORTER: Duration = Duration::from_millis(300);
         let longest = script.limits.patience();
-        match lock(&self.lost).of(script.owner) {
-            0 => longest,
-            _ => longest.min(SHORTER.max(script.limits.time * 4)),
+        match lock(&script.stuck).is_suspect(Instant::now()) {
+            false => longest,
+            true => longest.min(SHORTER.max(script.limits.time * 4)),
         }
     }
 }
@@ -290,6 +290,6 @@ impl Engines {
 
 /// How long a caller waits: far longer than a script's work takes, and no longer.
 pub(super) fn patience(time: Duration) -> Duration {
-    const SHORTEST: Duration = Duration::from_secs(1);
+    const SHORTEST: Duration = Duration::from_millis(1500);
     SHORTEST.max(time * 10)
 }

@@ -443,10 +443,11 @@ fn hops(message: &Message) -> u64 {
     }
     match json::value_at(metadata.as_bytes(), &["hops"]) {
         Ok(None) => 0,
-        // We wrote it. What we cannot read any more may be any number.
-        Ok(Some(hops)) => {
+        // A number that is too large for us is more than enough; anything else is none of ours.
+        Ok(Some(hops)) if hops.iter().all(u8::is_ascii_digit) => {
             str::from_utf8(hops).ok().and_then(|it| it.parse().ok()).unwrap_or(MOST_HOPS)
         }
+        Ok(Some(_)) => 0,
         Err(_) => MOST_HOPS,
     }
 }

@@ -31,7 +31,11 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let mut has_waits = false;
         for active in planner.wanted() {
             let may_wait = aside.has_room(waiting, waiting_bytes);
-            if may_wait && turns.is_over(event.project) && !active.remembers() {
+            if may_wait
+                && compiled.has_several_projects()
+                && turns.is_over(event.project)
+                && !active.remembers()
+            {
                 aside.add(event, &active.name, planner.spots(active), Vec::new(), 0);
                 plan.skipped
                     .push(waits(active, "it waits until other projects have had their turn"));
