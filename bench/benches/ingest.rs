@@ -280,6 +280,7 @@ async fn routes(folder: &std::path::Path) -> Result<(Router, Arc<Ingest>)> {
         tail: tail.clone(),
         shares: None,
         stop: watch::Sender::new(false).subscribe(),
+        set_back: jiff::SignedDuration::ZERO,
         options: dispatch::Options::default(),
     });
     let prober = Arc::new(Prober::new(probe::Parts {

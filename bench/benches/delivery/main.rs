@@ -224,6 +224,7 @@ impl Bench {
             tail: Tail::default(),
             shares: None,
             stop: stop.subscribe(),
+            set_back: jiff::SignedDuration::ZERO,
             options: dispatch::Options::default(),
         });
         tokio::spawn(planner.run());
