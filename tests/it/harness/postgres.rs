@@ -82,8 +82,20 @@ impl Postgres {
         postgres
     }
 
-    /// Starts it, and returns when it takes connections.
+    /// Starts it, and returns when it takes connections. After a crash the children of the one before may
+    /// still hold its memory: then the server ends at once, and is started again.
     pub fn start(&self) {
+        let begun = Instant::now();
+        while let Err(log) = self.try_start() {
+            let is_held = log.contains("pre-existing shared memory block");
+            *self.pid.lock().unwrap() = None;
+            assert!(is_held && begun.elapsed() < PATIENCE, "PostgreSQL does not start: {log}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// An error is what the server said before it ended.
+    fn try_start(&self) -> Result<(), String> {
         let mut command = as_user(&program("postgres"));
         let sockets = format!("unix_socket_directories={}", self.folder.display());
         command.arg("-D").arg(self.folder.join("data")).args(["-p", &self.port.to_string()]);
@@ -109,13 +121,17 @@ impl Postgres {
             sender.send(child.id()).unwrap();
             child.wait().unwrap();
         });
-        *self.pid.lock().unwrap() = Some(started.recv().unwrap());
+        let pid = started.recv().unwrap();
+        *self.pid.lock().unwrap() = Some(pid);
         let begun = Instant::now();
         while !self.is_ready() {
-            let log = || fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-            assert!(begun.elapsed() < PATIENCE, "PostgreSQL does not start: {}", log());
+            let has_ended = !Path::new(&format!("/proc/{pid}")).exists();
+            if has_ended || begun.elapsed() >= PATIENCE {
+                return Err(fs::read_to_string(self.folder.join("log")).unwrap_or_default());
+            }
             thread::sleep(Duration::from_millis(20));
         }
+        Ok(())
     }
 
     /// Ends its sessions, as an administrator or a fail-over does.
