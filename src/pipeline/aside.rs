@@ -9,8 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{answers::Slot, ask::Answer, ids::Ids, plan::Made};
-use crate::model::{DestinationId, Event, EventSeq, Lane, Name, Plan, Skipped};
+use super::{answers::Slot, ask::Answer, ids::Ids, plan::Made, run::turns::Turns};
+use crate::{
+    expr::EventBudget,
+    model::{DestinationId, Event, EventSeq, Lane, Name, Plan, Skipped},
+};
 
 /// A lane of a destination, where deliveries wait for each other.
 pub(super) type Spot = (DestinationId, Lane);
@@ -41,6 +44,8 @@ pub(super) struct Turn {
     pub answers: Vec<(Slot, Answer)>,
     /// What the plans of the event so far made.
     pub deliveries: usize,
+    /// What they left of its budget.
+    pub budget: EventBudget,
 }
 
 struct Held {
@@ -51,6 +56,8 @@ struct Held {
     deliveries: usize,
     /// Of the messages that they made.
     ids: Ids,
+    /// What they left: one event has one budget, however many of its pipelines are planned apart.
+    budget: EventBudget,
     /// Its first plan is on disk. Until then nothing more is sent: it would fail if the first one did.
     is_kept: bool,
     units: BTreeMap<Name, Unit>,
@@ -118,6 +125,7 @@ impl Aside {
                 skipped: Vec::new(),
                 deliveries: 0,
                 ids: Ids::default(),
+                budget: EventBudget::default(),
                 is_kept: false,
                 units: BTreeMap::new(),
             }
@@ -137,6 +145,13 @@ impl Aside {
             held.skipped = skipped.to_vec();
             held.deliveries = deliveries;
             held.ids = ids;
+        }
+    }
+
+    /// The expressions of an event of which something waits may do no more than this from now on.
+    pub fn paid(&mut self, event: EventSeq, budget: EventBudget) {
+        if let Some(held) = self.events.get_mut(&event) {
+            held.budget = budget;
         }
     }
 
@@ -173,8 +188,9 @@ impl Aside {
     }
 
     /// The next that can go on, with its answers, and how many deliveries its event has.
-    pub fn next(&mut self) -> Option<Turn> {
-        while let Some(ticket) = self.candidates.pop_first() {
+    /// Those of projects that have had their turn come when no other can go on: then a new round begins.
+    pub fn next(&mut self, turns: &mut Turns) -> Option<Turn> {
+        while let Some(ticket) = self.next_candidate(turns) {
             let Some(held) = self.events.get(&ticket.event) else { continue };
             let Some(unit) = held.units.get(&ticket.pipeline) else { continue };
             if held.is_kept
@@ -182,11 +198,23 @@ impl Aside {
                 && unit.spots.iter().all(|it| self.is_free(it, &ticket))
             {
                 let (event, answers) = (held.event.clone(), unit.answers.clone());
-                return Some(Turn { ticket, event, answers, deliveries: held.deliveries });
+                let (deliveries, budget) = (held.deliveries, held.budget);
+                return Some(Turn { ticket, event, answers, deliveries, budget });
             }
             // It is looked at again when the one before it goes.
         }
         None
+    }
+
+    fn next_candidate(&mut self, turns: &mut Turns) -> Option<Ticket> {
+        let is_over = |it: &Ticket| {
+            self.events.get(&it.event).is_some_and(|held| turns.is_over(held.event.project))
+        };
+        let Some(next) = self.candidates.iter().find(|it| !is_over(it)).cloned() else {
+            turns.next_round();
+            return self.candidates.pop_first();
+        };
+        self.candidates.take(&next)
     }
 
     /// Whether no earlier event is before it in a lane, but for one that goes in the same call.
@@ -268,6 +296,7 @@ impl Aside {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{model::ProjectId, pipeline::run::turns::TURN};
 
     fn spot(lane: u64) -> Spot {
         (DestinationId::from_bits(9), Lane(lane))
@@ -289,7 +318,7 @@ mod tests {
     fn go(aside: &mut Aside) -> Vec<(u64, String)> {
         aside.next_call();
         let mut gone = Vec::new();
-        while let Some(Turn { ticket, .. }) = aside.next() {
+        while let Some(Turn { ticket, .. }) = aside.next(&mut Turns::default()) {
             aside.send(&ticket, Made::default()).unwrap();
             gone.push((ticket.event.0, ticket.pipeline.to_string()));
         }
@@ -315,6 +344,24 @@ mod tests {
         aside.kept(&first);
         aside.kept(&second);
         assert!(aside.is_empty() && (aside.tickets, aside.bytes) == (0, 0));
+    }
+
+    #[test]
+    fn projects_that_had_their_turn_go_behind_others() {
+        let (dear, other) = (ProjectId::from_bits(1), ProjectId::from_bits(2));
+        let (mut aside, mut turns) = (Aside::default(), Turns::default());
+        for (seq, project) in [(1, dear), (2, dear), (3, dear), (4, other), (5, other)] {
+            let event = Event { project, ..Event::at(seq) };
+            aside.add(&Arc::new(event), &name("a"), Vec::new(), Vec::new(), 0);
+            aside.first_kept(EventSeq(seq));
+        }
+        let gone = std::iter::from_fn(|| {
+            let Turn { ticket, event, .. } = aside.next(&mut turns)?;
+            // One part of the first project takes a whole turn, one of the other takes half of it.
+            turns.note(event.project, if event.project == dear { TURN } else { TURN / 2 });
+            Some(ticket.event.0)
+        });
+        assert_eq!(gone.collect::<Vec<_>>(), [1, 4, 5, 2, 3]);
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub(super) struct Planner<'a> {
     /// The pipeline that is at work, and the mark of its route.
     pub(super) scope: (PipelineId, u64),
     /// What its expressions may still do.
-    budget: EventBudget,
+    pub(super) budget: EventBudget,
 }
 
 /// What goes on of an event: itself, or the several that a step made of it. `None` where nothing
@@ -198,9 +198,14 @@ impl<'a> Planner<'a> {
         (self.before, self.waits, self.made) = (before, false, Made::default());
         let mut budget = self.budget;
         budget.pay_for(|| self.pipeline(active, answers));
-        self.budget = budget;
         let made = std::mem::take(&mut self.made);
-        if self.waits { Part::Waits } else { Part::Made(made) }
+        if self.waits {
+            // All of it is evaluated again when the answer is there, and paid for then: what an event
+            // may do does not depend on how often it had to wait.
+            return Part::Waits;
+        }
+        self.budget = budget;
+        Part::Made(made)
     }
 
     /// The lanes in which a pipeline's deliveries may stand, where they wait for each other.

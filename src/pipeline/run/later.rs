@@ -42,7 +42,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 has_waits = true;
                 continue;
             }
-            let begun = Instant::now();
+            let (begun, unspent) = (Instant::now(), planner.budget);
             let mut asking = outside.asking(memories, event, Vec::new(), may_wait);
             let part = planner.part(active, plan.deliveries.len(), &mut asking);
             let (known, open) = (asking.known, asking.open);
@@ -54,6 +54,8 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                     made.add_to(&mut plan);
                 }
                 Part::Made(_) | Part::Waits => {
+                    // What was made is thrown away, and made again when it is its turn.
+                    planner.budget = unspent;
                     let spots = planner.spots(active);
                     let ticket = aside.add(event, &active.name, spots, known, open.len());
                     plan.skipped.push(waits(
@@ -73,6 +75,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         ids.tell_apart(event, &mut plan.deliveries);
         if has_waits {
             aside.planned(event.seq, &plan.skipped, plan.deliveries.len(), ids);
+            aside.paid(event.seq, planner.budget);
         }
         plan
     }
@@ -164,16 +167,21 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     /// The plan with what the next pipeline makes that can go on.
     fn later_part(&mut self, failures: &mut u64) -> Option<(Plan, Sent)> {
-        let Self { compiled, aside, outside, memories, .. } = self;
+        let Self { compiled, aside, outside, memories, turns, .. } = self;
         loop {
-            let Turn { ticket, event, answers: known, deliveries: before } = aside.next()?;
+            let Turn { ticket, event, answers: known, deliveries: before, budget } =
+                aside.next(turns)?;
             let mut planner = Planner::new(&event, compiled);
+            planner.budget = budget;
             let mut made = match planner.named(&ticket.pipeline) {
                 None => gone(&ticket.pipeline),
                 Some(active) => {
                     let mut asking = outside.asking(memories, &event, known, true);
+                    let begun = Instant::now();
                     let part = planner.part(active, before, &mut asking);
                     let (known, open) = (asking.known, asking.open);
+                    turns.note(event.project, begun.elapsed());
+                    aside.paid(event.seq, planner.budget);
                     match part {
                         Part::Made(made) => made,
                         Part::Waits => {

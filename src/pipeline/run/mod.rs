@@ -11,7 +11,7 @@
 mod later;
 mod meters;
 mod remember;
-mod turns;
+pub(super) mod turns;
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 

@@ -8,13 +8,13 @@ use std::{collections::HashMap, time::Duration};
 use crate::model::ProjectId;
 
 /// How long planning for one project may take before it is another's turn.
-pub(super) const TURN: Duration = Duration::from_millis(50);
+pub(in crate::pipeline) const TURN: Duration = Duration::from_millis(50);
 /// Less than this is not worth counting: nearly every event is planned in microseconds.
 const WORTH_COUNTING: Duration = Duration::from_micros(500);
 
 /// What planning took in this round, of projects where that is worth counting.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(in crate::pipeline) struct Turns {
     spent: HashMap<ProjectId, Duration>,
 }
 

@@ -190,3 +190,56 @@ async fn expressions_of_one_event_share_a_budget() {
     let event = super::plan::event(&catalog, "app", "dear", json!({ "l": [7] }));
     assert_eq!(pipeline::plan(&event, &compiled).deliveries.len(), 100);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelines_that_are_planned_apart_share_a_budget() {
+    // Given forty pipelines, each with a condition that does 10 MiB of work for this event, and another
+    // project, because of which most of them are set aside,
+    const PIPELINES: usize = 40;
+    let when = json!(r#"(payload.l | select("in", payload.l) | list | length) > 1"#);
+    let pipelines: String = (0..PIPELINES)
+        .map(|n| format!("  - {{ name: p{n}, routes: [{{ to: d{n}, when: {when} }}] }}\n"))
+        .collect();
+    let destinations: String = (0..PIPELINES)
+        .map(|n| format!("  - {{ name: d{n}, kind: webhook, url: \"http://127.0.0.1:9/\" }}\n"))
+        .collect();
+    let resources = format!(
+        "version: 1\nproject: acme\nsources: [{{ name: app, kind: api }}]\n\
+         destinations:\n{destinations}pipelines:\n{pipelines}"
+    );
+    let other = "version: 1\nproject: other\nsources: [{ name: app, kind: api }]\n";
+    let gateway = Gateway::start(&resources, "http://127.0.0.1:9/").await;
+    gateway.apply(other, "http://127.0.0.1:9/").await;
+    let list: Vec<u32> = (0..800).collect();
+
+    // when an event comes,
+    let answer =
+        gateway.post("/api/v1/events", json!({ "type": "dear", "payload": { "l": list } }));
+    let id = answer.await.body["id"].as_str().unwrap().to_owned();
+
+    // then it is planned to its end, as far as its budget goes; the others say that it takes too long.
+    let is_planned = |event: &Value| {
+        let (planned, skipped) = (event["deliveries"].as_array(), event["skipped"].as_array());
+        let all = planned.map_or(0, Vec::len) + skipped.map_or(0, Vec::len);
+        all == PIPELINES && !event["skipped"].to_string().contains("it waits")
+    };
+    let begun = std::time::Instant::now();
+    let event = loop {
+        let event = gateway.get(&format!("/api/v1/events/{id}")).await.body;
+        if is_planned(&event) {
+            break event;
+        }
+        assert!(begun.elapsed() < crate::harness::PATIENCE, "it is never planned: {event}");
+        tokio::task::yield_now().await;
+    };
+    let planned = event["deliveries"].as_array().unwrap().len();
+    let catalog = super::catalog(&resources);
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &super::tools());
+    let at_once = pipeline::plan(
+        &super::plan::event(&catalog, "app", "dear", json!({ "l": list })),
+        &compiled,
+    );
+    assert_eq!(planned, at_once.deliveries.len(), "as many as when nothing is set aside");
+    assert!((1..PIPELINES).contains(&planned), "{planned} of {PIPELINES} were paid for");
+    assert_eq!(event["skipped"].to_string().matches("takes too long").count(), PIPELINES - planned);
+}
