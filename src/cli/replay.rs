@@ -25,6 +25,8 @@ Examples:
   tidegate replay --delivery dlv_01ka…                              one delivery
   tidegate replay --destination crm --state dead --since 24h        what nobody accepted since yesterday
   tidegate replay --destination crm --since 24h --plan              only say how many
+  tidegate replay --missed --destination crm --since 30d            events that crm never had, through today's pipelines
+  tidegate replay --missed --type order.paid --since 2h             events that went nowhere, after a wrong filter
   tidegate replay cancel rpl_01ka…                                  stop one that runs")]
 pub struct Args {
     #[command(subcommand)]
@@ -40,6 +42,9 @@ pub struct Args {
     /// Only deliveries that ended in this state: delivered, dead, expired or cancelled
     #[arg(long, value_name = "STATE", value_parser = ended_state)]
     state: Option<DeliveryState>,
+    /// Events that the destination never had; without --destination, events that went nowhere
+    #[arg(long, conflicts_with_all = ["event", "delivery", "state", "raw"])]
+    missed: bool,
     /// Only say how many it would be
     #[arg(long, conflicts_with_all = ["yes", "watch"])]
     plan: bool,
@@ -87,6 +92,14 @@ struct Replay {
     total: u64,
     #[serde(default)]
     done: u64,
+    #[serde(default)]
+    selection: Option<Selected>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Selected {
+    #[serde(default)]
+    missed: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,11 +124,14 @@ impl Args {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), Value::String(value)))
                 .collect();
+            if self.missed {
+                selection.insert("missed".to_owned(), true.into());
+            }
             selection
                 .extend(self.state.map(|it| ("state".to_owned(), Value::String(state_word(it)))));
             if selection.is_empty() {
                 return Err(CliError::usage("say what to replay").then(
-                    "name it with --event or --delivery, or select with --destination, --state, --type, --since or --until",
+                    "name it with --event or --delivery, or select with --destination, --state, --type, --since, --until or --missed",
                 ));
             }
             request.insert("selection".to_owned(), Value::Object(selection));
@@ -160,13 +176,20 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
         output::note("nothing matches: there is nothing to replay");
         return Ok(());
     }
-    let deliveries = plural(planned.total, "delivery");
+    let deliveries = selected(planned.total, args.missed);
     if args.plan {
-        context.out.line(format_args!("{deliveries} would be replayed"))?;
+        context.out.line(match args.missed {
+            true => format!("{deliveries} would be looked at, and those that were missed replayed"),
+            false => format!("{deliveries} would be replayed"),
+        })?;
         context.out.next("the same command without --plan");
         return Ok(());
     }
-    if !args.yes && !confirm(&format!("Replay {deliveries}?"))? {
+    let question = match args.missed {
+        true => format!("Look at {deliveries} and replay those that were missed?"),
+        false => format!("Replay {deliveries}?"),
+    };
+    if !args.yes && !confirm(&question)? {
         output::note("nothing was replayed");
         return Ok(());
     }
@@ -237,13 +260,22 @@ async fn watch(context: &Context, id: &str) -> Result<()> {
 }
 
 fn sentence(it: &Replay, paint: Paint) -> String {
-    let (done, total) = (output::count(it.done), plural(it.total, "delivery"));
+    let is_missed = it.selection.as_ref().is_some_and(|it| it.missed);
+    let (done, total) = (output::count(it.done), selected(it.total, is_missed));
     let state = match it.state {
         ReplayState::Running => paint.cyan("runs"),
         ReplayState::Done => paint.green("is done"),
         ReplayState::Cancelled => paint.yellow("was cancelled"),
     };
-    format!("replay {} {state}: made {done} of {total}", paint.cyan(&it.id))
+    let made = match is_missed {
+        true => format!("made {} of {total}", plural(it.done, "delivery")),
+        false => format!("made {done} of {total}"),
+    };
+    format!("replay {} {state}: {made}", paint.cyan(&it.id))
+}
+
+fn selected(count: u64, missed: bool) -> String {
+    plural(count, if missed { "event" } else { "delivery" })
 }
 
 #[cfg(test)]
@@ -276,6 +308,10 @@ mod tests {
                     "selection": {"destination": "crm", "from": "1970-01-01T00:00:00Z", "state": "dead"},
                     "fresh_ids": true,
                 }),
+            ),
+            (
+                "--missed --destination crm".to_owned(),
+                json!({"selection": {"destination": "crm", "missed": true}}),
             ),
         ] {
             assert_eq!(request(&line).unwrap(), expected, "{line}");

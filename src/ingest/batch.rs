@@ -4,7 +4,10 @@ use axum::http::{HeaderMap, header};
 use serde_json::value::RawValue;
 
 use super::event::{self, Draft, NoEvent};
-use crate::problem::{FieldError, Kind, Problem, kind_of_json};
+use crate::{
+    model::json,
+    problem::{FieldError, Kind, Problem, kind_of_json},
+};
 
 /// Events in a batch.
 pub const AT_MOST: usize = 1000;
@@ -68,7 +71,7 @@ pub fn parse(body: &[u8], format: Format, most: usize) -> Result<Vec<Item<'_>>, 
 
 fn item(place: usize, text: &[u8], most: usize) -> Result<Draft<'_>, Vec<FieldError>> {
     let path = format!("events[{place}]");
-    if text.trim_ascii().len() > most {
+    if json::trimmed(text).len() > most {
         let rule = format!("must have at most {most} bytes");
         return Err(vec![FieldError::new(path, rule, format!("{} bytes", text.len()))]);
     }

@@ -26,6 +26,10 @@ pub struct Replay {
     #[serde(default)]
     pub event: Option<EventId>,
     pub selection: Selection,
+    /// Not deliveries are meant, but events that the selection's destination never had, or without one
+    /// those that went nowhere.
+    #[serde(default)]
+    pub missed: bool,
     /// Each gets a message id of its own, so that a receiver takes it for new.
     pub fresh_ids: bool,
     pub state: ReplayState,

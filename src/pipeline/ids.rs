@@ -28,6 +28,17 @@ impl Ids {
         Self(if given.is_empty() { HashMap::new() } else { HashMap::from([(None, given)]) })
     }
 
+    /// The messages of the event that were sent, each with its destination.
+    pub fn sent(sent: &[(DestinationId, Message)]) -> Self {
+        let mut ids: HashMap<Option<DestinationId>, Vec<Given>> = HashMap::new();
+        for (destination, message) in sent.iter().filter(|it| !it.1.fresh_id) {
+            let said = message.copy.clone();
+            let given = ids.entry(Some(*destination)).or_default();
+            given.push(Given { part: part(said.as_ref()), said });
+        }
+        Self(ids)
+    }
+
     /// Gives each of these deliveries the id that it keeps. Doing it twice changes nothing.
     pub fn tell_apart(&mut self, event: &Event, deliveries: &mut [PlannedDelivery]) {
         for delivery in deliveries {

@@ -1,7 +1,10 @@
 //! The replay of one event. What had been delivered or given up is repeated as it was; everything else goes
 //! through today's route, so that no event reaches a destination round it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -9,8 +12,8 @@ use super::{Places, Replayed, has_ended};
 use crate::{
     catalog::Catalog,
     model::{
-        DeliverySeq, DeliveryState, DestinationId, Event, PlannedDelivery, ProjectId, ReplayId,
-        Skipped,
+        DeliverySeq, DeliveryState, DestinationId, EventSeq, Message, PlannedDelivery, ProjectId,
+        ReplayId, Skipped,
     },
     pipeline::{
         Lookups, Tools,
@@ -64,6 +67,12 @@ pub(super) fn never_got_through(it: &DeliveryRecord) -> bool {
     it.state == DeliveryState::Dead && it.attempts == 0
 }
 
+/// Whether pipelines will still make deliveries of an event by themselves. Planning it beside them would
+/// deliver it twice.
+pub(super) fn is_still_planned(record: &EventRecord) -> bool {
+    !record.planned || record.skipped.iter().any(Skipped::waits)
+}
+
 impl Means {
     /// What today's pipelines make of an event for these destinations; `None`: for all.
     pub(super) async fn routes(
@@ -81,13 +90,34 @@ impl Means {
     pub(super) async fn plan(
         &self,
         routes: &Arc<Routes>,
-        event: &Arc<Event>,
+        record: &EventRecord,
+        to: &BTreeSet<DestinationId>,
     ) -> Result<Option<Anew>, StoreError> {
         let remembered = match routes.detects() {
             true => self.database.memories().await?,
             false => Vec::new(),
         };
-        Ok(routes.plan(event, &remembered, self.lookups.as_ref()).await)
+        let sent = self.sent(record, to).await?;
+        Ok(routes.plan(&record.event, &sent, &remembered, self.lookups.as_ref()).await)
+    }
+
+    /// What these destinations were sent of the event, without what never went out.
+    async fn sent(
+        &self,
+        record: &EventRecord,
+        to: &BTreeSet<DestinationId>,
+    ) -> Result<Vec<(DestinationId, Message)>, StoreError> {
+        let is_its = |it: &&DeliveryRecord| to.contains(&it.destination) && !never_got_through(it);
+        let its = record.deliveries.iter().filter(is_its);
+        let by_seq: HashMap<DeliverySeq, DestinationId> =
+            its.map(|it| (it.seq, it.destination)).collect();
+        if by_seq.is_empty() {
+            return Ok(Vec::new());
+        }
+        let seqs: Vec<DeliverySeq> = by_seq.keys().copied().collect();
+        let messages = self.database.messages(&seqs).await?;
+        let named = messages.into_iter().filter_map(|it| Some((*by_seq.get(&it.seq)?, it)));
+        Ok(named.collect())
     }
 }
 
@@ -133,9 +163,16 @@ impl EventReplay<'_> {
         }
         let is_all = matches!(self.what, What::All) && self.event.deliveries.is_empty();
         if !self.raw && (is_all || !anew.is_empty()) {
-            let to = (!is_all).then(|| anew.keys().copied().collect());
-            let routes = means.routes(self.event.event.project, to, catalog).await?;
-            match means.plan(&routes, &self.event.event).await? {
+            if is_still_planned(self.event) {
+                chosen
+                    .refused
+                    .push("its pipelines have not decided about it yet, and will".to_owned());
+                return Ok(chosen);
+            }
+            let to: BTreeSet<DestinationId> = anew.keys().copied().collect();
+            let only = (!is_all).then(|| to.iter().copied().collect());
+            let routes = means.routes(self.event.event.project, only, catalog).await?;
+            match means.plan(&routes, self.event, &to).await? {
                 Some(made) => self.take(made, &anew, catalog, &mut chosen),
                 None => {
                     chosen.refused.push("planning it ended badly; the log says more".to_owned())
@@ -172,7 +209,7 @@ impl EventReplay<'_> {
         chosen: &mut Chosen,
     ) {
         let mut like = anew.clone();
-        let mut served = std::collections::BTreeSet::new();
+        let mut served = BTreeSet::new();
         for planned in made.deliveries {
             let destination = planned.destination;
             if let Some(reason) = &planned.dead {
@@ -198,7 +235,7 @@ impl EventReplay<'_> {
 }
 
 pub(super) fn item(
-    event: crate::model::EventSeq,
+    event: EventSeq,
     planned: PlannedDelivery,
     like: Option<DeliverySeq>,
 ) -> ReplayItem {

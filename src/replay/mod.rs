@@ -5,6 +5,7 @@
 //! one event is made at once, by [`replay_event`].
 
 mod event;
+mod missed;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -28,6 +29,7 @@ use crate::{
 const CHUNK: usize = 500;
 
 pub use event::{Chosen, EventReplay, Means, What, replay_event};
+pub use missed::events_of as missed_events;
 
 /// Tells the dispatcher what is owed anew.
 pub type Replayed = Arc<dyn Fn(&[Owed]) + Send + Sync>;
@@ -98,6 +100,9 @@ impl Parts {
             walk.made_below = Some(progress.cursor.unwrap_or(DeliverySeq::from_bits(0)));
         }
         let made_below = walk.made_below.unwrap_or(DeliverySeq::from_bits(0));
+        if replay.missed {
+            return self.missed(replay, walk, made_below, catalog).await;
+        }
         if !walk.is_listed {
             return self.list(replay, walk, made_below).await;
         }
@@ -163,6 +168,16 @@ impl Parts {
         let mut items = self.items(&records, catalog).await?;
         items.extend(self.planned_anew(replay, &anew, catalog).await?);
         items.sort_by_key(|it| it.event);
+        self.keep(replay, items, end).await
+    }
+
+    /// Makes what was chosen. The items of an event stand together.
+    async fn keep(
+        &self,
+        replay: &Replay,
+        items: Vec<ReplayItem>,
+        end: DeliverySeq,
+    ) -> Result<(), StoreError> {
         if items.is_empty() {
             return Ok(());
         }
@@ -246,12 +261,13 @@ impl Parts {
         let to: BTreeSet<DestinationId> = records.iter().map(|it| it.destination).collect();
         let to = Some(to.into_iter().collect());
         let routes = self.means.routes(replay.project, to, catalog).await?;
-        let seqs: Vec<DeliverySeq> = records.iter().map(|it| it.seq).collect();
-        let messages = self.database.messages(&seqs).await?;
         let mut items = Vec::new();
         for record in records {
-            let Some(message) = messages.iter().find(|it| it.seq == record.seq) else { continue };
-            let Some(made) = self.means.plan(&routes, &message.event).await? else { continue };
+            let Some(event) = self.database.event(replay.project, record.event).await? else {
+                continue;
+            };
+            let to = BTreeSet::from([record.destination]);
+            let Some(made) = self.means.plan(&routes, &event, &to).await? else { continue };
             let is_its =
                 |it: &PlannedDelivery| it.destination == record.destination && it.dead.is_none();
             let mut like = Some(record.seq);

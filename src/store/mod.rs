@@ -149,6 +149,8 @@ pub trait Records: Send + Sync {
         after: EventSeq,
         limit: usize,
     ) -> Result<Vec<Event>>;
+    /// How many events a filter means.
+    async fn count_events(&self, project: ProjectId, filter: &EventFilter) -> Result<u64>;
     /// With its activity log.
     async fn delivery(
         &self,

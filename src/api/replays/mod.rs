@@ -60,6 +60,9 @@ pub struct SelectionSpec {
     destination: Option<String>,
     /// A state that is an end, e.g. `dead`.
     state: Option<DeliveryState>,
+    /// Not deliveries, but events that `destination` never had, or without it those that went nowhere. Today's
+    /// pipelines say where they go: a new destination gets old events, and a wrong filter is made up for.
+    missed: bool,
     /// An event type, or a group such as `user.*`.
     #[serde(rename = "type")]
     #[schema(value_type = Option<String>)]
@@ -77,8 +80,12 @@ pub struct SelectionSpec {
 impl SelectionSpec {
     fn check(&self, catalog: &Catalog, project: ProjectId) -> Result<Selection, Problem> {
         if self.state.is_some_and(|it| !has_ended(it)) {
-            let rule = "it is a state that is an end: what is still owed is attempted anyway";
+            let rule = "must be `delivered`, `dead`, `expired` or `cancelled`: what is still owed is attempted anyway";
             return Err(wrong_field("selection.state", rule, "another state"));
+        }
+        if self.missed && self.state.is_some() {
+            let rule = "must not be given with `missed`: what was missed has no delivery";
+            return Err(wrong_field("selection.state", rule, "a state"));
         }
         Ok(Selection {
             destination: destination(catalog, project, self.destination.as_deref())?,
@@ -98,7 +105,7 @@ pub struct ReplayView {
     pub id: ReplayId,
     pub state: ReplayState,
     /// How many deliveries were selected when it began. Those that are still owed, and earlier ones of an
-    /// event that was selected twice, are passed over.
+    /// event that was selected twice, are passed over. With `missed`: how many events it looks at.
     pub total: u64,
     /// How many deliveries it has made.
     pub done: u64,
@@ -118,6 +125,8 @@ pub struct SelectionView {
     /// The name of a destination; the id of one that was deleted.
     pub destination: Option<String>,
     pub state: Option<DeliveryState>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub missed: bool,
     #[serde(rename = "type")]
     #[schema(value_type = Option<String>)]
     pub event_type: Option<Pattern>,
@@ -131,6 +140,7 @@ pub struct SelectionView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ReplayPlan {
     pub dry_run: bool,
+    /// Deliveries, at most; with `missed` the events that it would look at.
     pub total: u64,
 }
 
@@ -153,6 +163,7 @@ impl ReplayView {
             selection: it.event.is_none().then(|| SelectionView {
                 destination: selection.destination.map(named),
                 state: selection.state,
+                missed: it.missed,
                 event_type: selection.event_type.clone(),
                 from: selection.from,
                 until: selection.until,
@@ -214,8 +225,9 @@ pub async fn create_replay(
                     "must go with `event` or `delivery`: a selection goes through its routes";
                 return Err(wrong_field("raw", rule, "a selection"));
             }
+            let missed = selection.missed;
             let selection = selection.check(access.session.catalog(), project)?;
-            many(&api, project, selection, &spec).await
+            many(&api, project, (selection, missed), &spec).await
         }
         _ => Err(wrong_field(
             "selection",
@@ -228,25 +240,29 @@ pub async fn create_replay(
 async fn many(
     api: &Api,
     project: ProjectId,
-    selection: Selection,
+    (selection, missed): (Selection, bool),
     spec: &ReplaySpec,
 ) -> Result<Response, Problem> {
-    let total = api.database.count(project, &selection).await?;
-    if spec.dry_run {
-        return Ok(Json(ReplayPlan { dry_run: true, total }).into_response());
-    }
     let now = api.clock.now();
-    let replay = Replay {
+    let mut replay = Replay {
         id: ReplayId::new(now, 0, api.random.u64()),
         project,
         event: None,
         selection,
+        missed,
         fresh_ids: spec.fresh_ids,
         state: ReplayState::Running,
-        total,
+        total: 0,
         done: 0,
         created_at: now,
     };
+    replay.total = match missed {
+        true => api.database.count_events(project, &replay::missed_events(&replay)).await?,
+        false => api.database.count(project, &replay.selection).await?,
+    };
+    if spec.dry_run {
+        return Ok(Json(ReplayPlan { dry_run: true, total: replay.total }).into_response());
+    }
     api.registrar.edit(|catalog| Ok::<_, Problem>((added(catalog, &replay)?, ()))).await?;
     let view = ReplayView::of(&replay, 0, &api.registrar.current());
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())

@@ -98,6 +98,7 @@ pub(super) async fn one(
         project: record.event.project,
         event: Some(record.event.id),
         selection: Selection::default(),
+        missed: false,
         fresh_ids,
         state: ReplayState::Done,
         total: made,

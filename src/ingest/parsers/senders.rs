@@ -16,7 +16,10 @@ use super::{
 use crate::{
     expr::{Condition, Expression, Facts, Key, Mapping, Names},
     ingest::{segment::parsers as segment, shape},
-    model::{Event, EventId, EventSeq, Person, ProjectId, RawJson, SourceId, TypeName, json},
+    model::{
+        Event, EventId, EventSeq, Person, ProjectId, RawJson, SourceId, TypeName,
+        json::{self, trimmed},
+    },
 };
 
 /// Fields that are looked for: what the corpus and the fuzzer's changes have often.
@@ -52,7 +55,7 @@ pub fn json(bytes: &[u8]) -> Result<(), Broken> {
         return Ok(());
     }
     let read = slow::read(bytes);
-    let Ok(payload) = RawJson::parse(bytes.trim_ascii().to_vec()) else {
+    let Ok(payload) = RawJson::parse(trimmed(bytes).to_vec()) else {
         return if read.is_none() { Ok(()) } else { Err("what is JSON is taken for JSON") };
     };
     let Some(slow) = read else { return Err("what is not JSON is not taken for JSON") };

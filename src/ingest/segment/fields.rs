@@ -19,7 +19,7 @@ pub struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Of a body. Any JSON value will do; one that is no object has no fields.
     pub fn parse(body: &'a [u8]) -> Result<Self, Problem> {
-        let whole = json::without_mark(body).trim_ascii();
+        let whole = json::trimmed(json::without_mark(body));
         serde_json::from_slice::<IgnoredAny>(whole).map_err(|error| {
             let detail = match kind_of_json(whole) {
                 found @ ("an object" | "an array" | "a string" | "nothing") => {

@@ -38,9 +38,10 @@ impl Content {
         }
         let body = json::without_mark(body);
         shape::check(body)?;
-        let payload = if body.trim_ascii().is_empty() {
+        let trimmed = json::trimmed(body);
+        let payload = if trimmed.is_empty() {
             RawJson::NULL
-        } else if let Ok(payload) = RawJson::parse(Bytes::copy_from_slice(body.trim_ascii())) {
+        } else if let Ok(payload) = RawJson::parse(Bytes::copy_from_slice(trimmed)) {
             payload
         } else if essence.ends_with("json") {
             return Err(Unreadable::Json(kind_of_json(body)));

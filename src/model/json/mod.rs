@@ -44,6 +44,15 @@ pub fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
+/// Without the white space of JSON before and behind it. A form feed is none (RFC 8259, section 2), so
+/// `trim_ascii` of the standard library takes too much.
+pub fn trimmed(json: &[u8]) -> &[u8] {
+    let is_black = |it: &u8| !matches!(it, b' ' | b'\t' | b'\n' | b'\r');
+    let first = json.iter().position(is_black).unwrap_or(json.len());
+    let end = json.iter().rposition(is_black).map_or(first, |it| it + 1);
+    json.get(first..end).unwrap_or_default()
+}
+
 /// Valid JSON, whole and untouched: 1.50 stays 1.50, and keys stay in their order. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawJson(Bytes);
@@ -112,5 +121,24 @@ impl<'de> Deserialize<'de> for RawJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         Ok(Self(String::from(Box::<str>::from(raw)).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::trimmed;
+
+    #[test]
+    fn only_the_white_space_of_json_is_trimmed() {
+        for (json, left) in [
+            (" \t\r\n1 \t\r\n", "1"),
+            ("", ""),
+            (" \n", ""),
+            ("1", "1"),
+            ("\u{c}1\u{c} ", "\u{c}1\u{c}"),
+            ("\u{b}", "\u{b}"),
+        ] {
+            assert_eq!(trimmed(json.as_bytes()), left.as_bytes(), "{json:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ const DEEPEST: usize = 128;
 /// the largest one. What is no JSON is `null`.
 pub fn value(json: &[u8]) -> Value {
     // Nearly everything is as serde likes it.
-    serde_json::from_slice(json).unwrap_or_else(|_| of(json.trim_ascii(), DEEPEST))
+    serde_json::from_slice(json).unwrap_or_else(|_| of(super::trimmed(json), DEEPEST))
 }
 
 fn of(json: &[u8], levels: usize) -> Value {

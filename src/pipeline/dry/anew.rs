@@ -12,13 +12,14 @@ use super::{
 use crate::{
     catalog::Catalog,
     model::{
-        DestinationId, Event, Name, Pipeline, PipelineId, Plan, PlannedDelivery, ProjectId,
-        Remembered, Skipped,
+        DestinationId, Event, Message, Name, Pipeline, PipelineId, Plan, PlannedDelivery,
+        ProjectId, Remembered, Skipped,
     },
     pipeline::{
         Tools,
         ask::Lookups,
         compile::Compiled,
+        ids::Ids,
         plan::{Part, Planner},
     },
 };
@@ -88,10 +89,12 @@ impl Routes {
     }
 
     /// What becomes of the event. Steps ask outside, each within its timeout and all within half a minute.
-    /// Steps that detect go on from what is remembered, and leave it as it is. `None`: it ended badly.
+    /// Steps that detect go on from what is remembered, and leave it as it is. What differs from a message that
+    /// the same destination was sent has another message id. `None`: it ended badly.
     pub async fn plan(
         self: &Arc<Self>,
         event: &Arc<Event>,
+        sent: &[(DestinationId, Message)],
         remembered: &[Remembered],
         lookups: &dyn Lookups,
     ) -> Option<Anew> {
@@ -126,6 +129,7 @@ impl Routes {
         if let Some(to) = &self.to {
             anew.deliveries.retain(|it| to.iter().any(|to| to.0 == it.destination));
         }
+        Ids::sent(sent).tell_apart(event, &mut anew.deliveries);
         Some(anew)
     }
 

@@ -3,6 +3,7 @@
 mod resources;
 mod profiles;
 mod records;
+mod missed;
 mod numbers;
 mod operations;
 mod probes;

@@ -19,7 +19,7 @@ use crate::harness::{
 };
 
 /// Everything goes to `a`; `b` gets what `when` says, without the e-mail.
-fn resources(b: &str, when: &str) -> String {
+pub(super) fn resources(b: &str, when: &str) -> String {
     format!(
         "version: 1\nproject: acme\nsources: [{{ name: app, kind: api }}]\n\
          destinations:\n  - {{ name: a, kind: webhook, url: \"${{URL}}\" }}\n  \
@@ -29,21 +29,21 @@ fn resources(b: &str, when: &str) -> String {
     )
 }
 
-struct Two {
-    a: Sink,
-    b: Sink,
-    gateway: Gateway,
-    operator: Caller,
+pub(super) struct Two {
+    pub a: Sink,
+    pub b: Sink,
+    pub gateway: Gateway,
+    pub operator: Caller,
 }
 
-async fn two(when: &str) -> Two {
+pub(super) async fn two(when: &str) -> Two {
     let (a, b) = (Sink::new().await, Sink::new().await);
     let gateway = Gateway::start(&resources(&b.url("/"), when), &a.url("/")).await;
     let operator = Caller::with_scopes(&gateway, "acme", &["operate", "read"]).await;
     Two { a, b, gateway, operator }
 }
 
-fn person(to_a: bool) -> Value {
+pub(super) fn person(to_a: bool) -> Value {
     json!({"plan": "pro", "email": "jane@acme.com", "to_a": to_a})
 }
 
@@ -171,7 +171,7 @@ async fn a_dead_letter_of_a_step_goes_through_the_step_when_it_is_replayed() {
     }
 }
 
-async fn done(caller: &Caller, replay: &Value) -> Value {
+pub(super) async fn done(caller: &Caller, replay: &Value) -> Value {
     let path = format!("/api/v1/replays/{}", replay["id"].as_str().unwrap());
     let done = async {
         loop {

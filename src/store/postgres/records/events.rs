@@ -97,6 +97,15 @@ pub(super) async fn behind(
     read(core, &condition, "ASC", limit, |_, bytes| bytes >= PAGE_BYTES).await
 }
 
+pub(super) async fn count(core: &Core, project: ProjectId, filter: &EventFilter) -> Result<u64> {
+    let condition = condition(project, filter, bounds(core, project));
+    let sql = format!("SELECT count(*) FROM events e WHERE {}", condition.sql());
+    let mut loan = core.session().await?;
+    let found = loan.session()?.ask(&sql, &condition.values()).await?;
+    let count: i64 = found.first().map_or(Ok(0), |it| it.try_get(0))?;
+    Ok(count as u64)
+}
+
 /// Behind the first place and before the second.
 fn condition(project: ProjectId, filter: &EventFilter, (after, before): (i64, i64)) -> Condition {
     let mut condition = Condition::default();

@@ -64,6 +64,10 @@ impl Records for PostgresStore {
         events::behind(&self.core, project, filter, after, limit).await
     }
 
+    async fn count_events(&self, project: ProjectId, filter: &EventFilter) -> Result<u64> {
+        events::count(&self.core, project, filter).await
+    }
+
     async fn delivery(
         &self,
         project: ProjectId,

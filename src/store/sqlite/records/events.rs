@@ -97,6 +97,22 @@ impl Archive {
         Ok(events)
     }
 
+    pub fn count_events(&self, project: ProjectId, filter: &EventFilter) -> Result<u64> {
+        let Some((project, condition)) = self.condition(project, filter) else { return Ok(0) };
+        let sql = format!("SELECT count(*) FROM events NOT INDEXED WHERE {}", condition.sql());
+        let mut count = 0;
+        for segment in self.readers.segments.all().iter() {
+            count += segment.read(|connection| {
+                if !may_have(connection, segment, project, filter)? {
+                    return Ok(0);
+                }
+                let mut statement = connection.prepare_cached(&sql)?;
+                Ok(statement.query_row(condition.values(), |row| row.get::<_, i64>(0))? as u64)
+            })?;
+        }
+        Ok(count)
+    }
+
     /// The project's number, and the condition on its rows. `None`: no row can match.
     fn condition(&self, project: ProjectId, filter: &EventFilter) -> Option<(i64, Condition)> {
         let control = &self.readers.control;

@@ -81,6 +81,11 @@ impl Records for SqliteStore {
         self.ask(move |it| it.events_behind(project, &filter, after, limit)).await
     }
 
+    async fn count_events(&self, project: ProjectId, filter: &EventFilter) -> Result<u64> {
+        let filter = filter.clone();
+        self.ask(move |it| it.count_events(project, &filter)).await
+    }
+
     async fn delivery(
         &self,
         project: ProjectId,
