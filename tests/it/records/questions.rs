@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use jiff::{SignedDuration, Timestamp};
 use tidegate::{
     model::{
-        Class, DeliveryState, DestinationId, EntryKind, Event, Pattern, ProjectId, Selection,
-        SourceId,
+        Class, DeliveryState, DestinationId, EntryKind, Event, EventSeq, Pattern, ProjectId,
+        Selection, SourceId,
     },
     store::{ActivityFilter, ActivityRecord, DeliveryRecord, EventFilter, EventRecord, Page},
 };
@@ -156,6 +156,20 @@ async fn check_events<S: Lived>(world: &mut World<S>, project: ProjectId) {
     }
     same(&found, &expected, |it| it.seq, &filter);
     assert_eq!(found, expected);
+
+    let count = world.store.count_events(project, &filter).await.unwrap();
+    assert_eq!(count, expected.len() as u64, "{filter:?}");
+    let mut found: Vec<Event> = Vec::new();
+    loop {
+        let after = found.last().map_or(EventSeq(0), |it| it.seq);
+        let events = world.store.events_behind(project, &filter, after, limit).await.unwrap();
+        if events.is_empty() {
+            break;
+        }
+        found.extend(events);
+    }
+    found.reverse();
+    same(&found, &expected, |it| it.seq, &filter);
 }
 
 async fn check_deliveries<S: Lived>(
