@@ -1,10 +1,98 @@
 //! The store of many nodes: PostgreSQL, 14 or newer.
 //!
-//! Events are divided into [shards](values) by their project; each shard is a log with dense places,
-//! given under a lock on its row that is held until the commit, so that they become visible in their
-//! order. A few [writers](lane) commit what has queued, many calls at a time. What a node does for a
-//! shard is fenced by its [leases]. Rows about events are in [partitions](make_room) that are
-//! dropped whole; only what is owed is ever deleted row by row.
+//! It keeps the promises of the embedded store, and passes the same contract suite. Any node may
+//! accept events; all other work on a shard needs its lease. docs/adr/0018 to 0029 say why.
+//!
+//! # Layout
+//!
+//! A project's hash gives its shard. A shard is a log: its events have dense sequence numbers,
+//! `shard << 40 | number`. A delivery's is its event's, `<< 11 | ordinal`.
+//!
+//! | table | what it holds |
+//! |---|---|
+//! | `logs` | of each shard: the last sequence number, and up to where partitions exist |
+//! | `plans` | of each shard: the high-water mark of planned events |
+//! | `events`, `deliveries`, `activity`, `skipped` | rows about events, partitioned by the same ranges |
+//! | `open` | the pending deliveries, in the order (destination, lane, position, seq) |
+//! | `waiting` | events whose plan has a pending look-up |
+//! | `gate` | idempotency keys, for ever: keyed hash, first event; 16 hash partitions |
+//! | `memories`, `tallies`, `minutes` | step memory; counters of pipelines and destinations |
+//! | `documents`, `resources`, `entities` | the resources and their revision; the directory |
+//! | `nodes`, `leases`, `orders` | membership; who works for a shard, and in which epoch; commands |
+//! | `meta`, `schema_versions`, `replays` | settings; the schema; progress of replays |
+//!
+//! The columns are described in `migrations/`. A version of the schema only adds, so that nodes of
+//! two versions work on one database (`migrate.rs`, under an advisory lock).
+//!
+//! # Write path
+//!
+//! Calls wait in a batcher (`lane.rs`), bounded by bytes; those that wait at the same time share a
+//! transaction (group commit) of two round trips. `synchronous_commit` is on, so a commit that is
+//! answered is fsynced by the server. A commit whose answer is lost counts as failed; the sender
+//! posts again with its key.
+//!
+//! - **Accept** (`append.rs`): lock the rows of the shards in `logs` until the commit, look up the
+//!   keys, insert the events under the next numbers. Numbers become visible in their order, so a
+//!   reader behind a number never misses one that is committed later; and a key is looked up and
+//!   inserted without a race. Missing partitions are made first, under an advisory lock, and
+//!   attached, which does not wait for readers. Then the pipeline gets a hint, or its node a
+//!   notification.
+//! - **Plan** (`plan.rs`): check the leases, lock the row in `plans`, insert deliveries, pending
+//!   deliveries, reasons and step memory, move the high-water mark.
+//! - **Settle** (`settle.rs`): check the leases; one statement ends or moves pending deliveries and
+//!   writes the activity log of those that were still pending.
+//!
+//! Counters by minute are inserted, not updated, so that no commit waits for another; readers add
+//! them up, and retention folds them (`minutes.rs`).
+//!
+//! # Shards and leases
+//!
+//! `leases` says which node does which work of a shard, and in which epoch. The epoch grows each
+//! time a lease changes hands: it is the fencing token. Each transaction that writes for a shard
+//! (plan, settle, replay, erase, prune) begins with `check_leases`, which locks these rows `FOR
+//! SHARE` and fails with `TG001` where the epoch is another. A node that froze can write nothing.
+//! A lease lasts as long as its node, and a node lives while it writes its row in `nodes` once a
+//! second (`members.rs`). All times are the database's. `src/cluster/` decides who claims what.
+//!
+//! Nodes notify each other by LISTEN/NOTIFY (`bell.rs`): a shard has events, a destination has
+//! pending deliveries, resources changed, there are commands. Notifications are sent behind the
+//! commit, since commits that notify take turns in the server. They are hints: what is lost is
+//! found with the next beat. Commands for the owner of a destination are rows in `orders`.
+//!
+//! # Read path
+//!
+//! Each shard has a pipeline loop, which sees its log (`log.rs`) as it would see the embedded
+//! store. Pending deliveries are read from `open` by its key, from the head of line of each lane
+//! on, or by `due`, whose index has only those that failed. Backlogs up to 10,000 are counted;
+//! above that they are estimated from the counters: planned minus ended (`backlog.rs`). Lists
+//! (`records/`) name a project and so a shard: they run through the primary keys from new to old.
+//!
+//! Hash joins, merge joins and sequential scans are switched off: fresh partitions have no
+//! statistics, and the query planner would guess wrong. A statement must not join two lists by
+//! anything but an index.
+//!
+//! # Recovery and failover
+//!
+//! A node that starts has nothing to replay: the tables are the truth. It claims leases, and for
+//! each shard reads step memory, pending look-ups and unplanned events (`unplanned.rs`).
+//!
+//! When the database is gone, one task looks for it and everybody else fails at once
+//! (`connect.rs`). A call without an answer for 3 s asks over a session of its own whether the
+//! server is there (`session.rs`), so a server that hangs is told from a slow one. A server that
+//! turned read-only is left, with all sessions to it; of several servers the one that takes writes
+//! is found by `target_session_attrs`. A promotion loses nothing only from a synchronous standby.
+//!
+//! # Deletion
+//!
+//! Retention (`prune.rs`) drops a partition of all four tables at once when no event in it must
+//! stay: one with a pending delivery or without a whole plan does. A partition of which 30 % or
+//! more may go loses those events in steps of 2,000. Keys in `gate` stay. Erasing a person
+//! (`erase.rs`) overwrites bodies in place; `digest = 0` keeps them from being sent or replayed.
+//!
+//! # Import
+//!
+//! `intake/` takes in an embedded store under its ids, in batches with a mark in the same
+//! transaction, under an advisory lock. A database that is not whole yet is refused by gateways.
 
 mod values;
 mod error;

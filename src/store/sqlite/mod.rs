@@ -1,9 +1,107 @@
-//! The embedded store: SQLite files in one folder.
+//! The embedded store: SQLite files in one folder, with a write-ahead journal in front of them.
 //!
-//! One [writer] thread takes what has queued in its [inbox] and commits it as one transaction to
-//! the newest of the [segments], append-only files of events and what became of them. What is
-//! [owed] is a table beside them that follows the commits at a distance. Readers use connections
-//! of their own.
+//! One writer thread makes one commit batch of all requests that wait (group commit), and appends
+//! it to the journal. The active segment, an append-only file of events and the rows about them,
+//! follows later. Readers use connections of their own. docs/adr/0005 to 0014 say why.
+//!
+//! # On-disk layout
+//!
+//! | file | what it holds | may be lost |
+//! |---|---|---|
+//! | `journal-0`, `journal-1` | write-ahead journal: commit batches not yet in the segment | no |
+//! | `segments/<first seq>.db` | events and all rows about them; the last file is active | no |
+//! | `control.db` | resources, the small numbers that stand for ids in rows, settings | no |
+//! | `directory.db` | people, companies and rows of tables, for enrichment | no |
+//! | `keys/<first>-<last>.keys` | the key index: sorted runs of idempotency keys | no |
+//! | `owed.db` | the pending deliveries, derived from the segments | yes |
+//! | `manifest` | which files belong here; digests of sealed segments; sums of a clean stop | no |
+//! | `marks` | high-water marks of fsynced work: journal, `control.db`, `directory.db` | yes |
+//! | `reserve` | the disk reserve: bytes held back for a full disk | yes |
+//! | `lock` | held while a process has the folder open | yes |
+//!
+//! The tables are described in `migrations/`, a run of keys in `keys/run.rs`.
+//!
+//! A journal record is a length (u32) and a checksum (xxh3, u64), then the segment (u64), the
+//! record's number (u64), and statements with their values; all little-endian. The text of a
+//! statement stands where it first occurs in a file, so that any version can replay it. The two
+//! journal files are written in turn: one is reused once all its records are in a segment and
+//! fsynced there. Numbers only grow, so records of an older use of the file are recognised.
+//!
+//! # Write path
+//!
+//! 1. Callers put requests into the write queue (`inbox.rs`), which is bounded by bytes.
+//! 2. The writer (`writer.rs`) takes what waits, events first, as one commit batch (`turn.rs`). The
+//!    idempotency check falls here: keys of this batch, keys not fsynced yet (`unsynced.rs`), and
+//!    the key index (`keys/`). The batch gives sequence numbers and ids without gaps.
+//! 3. The batch writes statements into a buffer (`told.rs`, `writes.rs`). They become one journal
+//!    record (`journal.rs`): one write. From here on the batch survives `kill -9`.
+//! 4. Plans and outcomes are answered now. Events and replays are pending acks (`promise.rs`): they
+//!    are answered, and hinted to the pipeline, after the fsync (`syncer.rs`). Without such a
+//!    request, fsync follows after 50 ms or 1,024 outcomes. Quick fsyncs run in the writer, slow
+//!    ones on a thread; one is in flight at a time.
+//! 5. Buffered statements are executed in the open transaction of the active segment (`newest.rs`)
+//!    once they are 32 KiB, or when the batch must read. The transaction is committed, and so made
+//!    visible (`publish.rs`), after 256 KiB, after 50 ms, or when a reader asks. The commit writes
+//!    the fact `journaled`: the high-water mark of journal records in this segment.
+//! 6. The maintenance thread (`upkeep.rs`) checkpoints the segment's SQLite WAL after each 8 MiB.
+//!    When a journal file is 8 MiB long, the writer switches to the other one.
+//! 7. A full active segment (500,000 events, 1 GiB), or one that retention wants sealed, is left
+//!    for a new file, and sealed (`seal.rs`): it gets its indexes and never changes again.
+//!
+//! Each commit that changes pending deliveries writes one outbox row (table `redo`). A thread
+//! (`owed/applier.rs`) applies these to `owed.db` at a distance; a delivery that is planned and
+//! soon ended cancels out in memory. Applied rows are deleted a few at a time.
+//!
+//! A batch that fails is rolled back. The open transaction goes with it, so the journal's records
+//! since the last commit are replayed into the segment.
+//!
+//! Invariant: nothing derived is ahead of fsync. `owed.db`, the key index, a new segment and
+//! retention never hold effects of a commit batch that a power cut could still take. The type
+//! `Synced` is the proof: only an fsync makes one, and who writes such a file asks for it.
+//! `control.db` and `directory.db` fsync every change. After a crash `control.db` may hold numbers
+//! that no segment uses; that is harmless. After a failed fsync of any file nothing is accepted
+//! until a restart, since the kernel may have dropped the dirty pages.
+//!
+//! # Recovery
+//!
+//! 1. Take the lock; delete half-made segments; on a full disk, free a part of the reserve.
+//! 2. Compare the folder with `manifest` and `marks`. A file that is missing or changed refuses
+//!    the start and says what would be lost; `tidegate check --repair` goes on without it.
+//! 3. Replay into the active segment the journal records behind `journaled`, by the code of step 5.
+//!    The first torn record ends the journal. One below the mark of the last fsync is damage.
+//!    fsync, so that nothing is read that a power cut could still take.
+//! 4. Read the high-water marks from the segments: the last event, the last planned event, the
+//!    plans with a pending look-up, step memory.
+//! 5. Add to the key index the keys of events behind its last run.
+//! 6. Apply the outbox rows that `owed.db` has not seen. Missing or damaged, it is rebuilt from the
+//!    segments (`owed/rebuild.rs`).
+//!
+//! # Read path
+//!
+//! A read first has the writer commit what is buffered, so that everybody sees what they were told.
+//! It then runs on a blocking thread, a few at a time, on its own connections (`readers.rs`,
+//! `segments.rs`); sealed segments are opened as immutable, without locks. An event is found by
+//! its sequence number, or from its id by binary search, since ids grow with it. Bodies lie in zstd
+//! blocks of up to 64 (`blocks.rs`) and are checked against their digest. Rows about an event may
+//! stand in later segments, too: lists walk segments from new to old (`records/`). Pending
+//! deliveries are read from `owed.db` after a flush of the outbox, in the order of
+//! (destination, lane, position, sequence number), so that the head of line of a lane comes first.
+//!
+//! # Deletion
+//!
+//! Retention (`prune/`) works on sealed segments, beside the writer. It deletes a file that nothing
+//! needs, and rewrites one of which 30 % or more of the events may go. An event with a pending
+//! delivery or without a whole plan stays; a row about an event stays as long as the event. Before
+//! a file goes, the key index is flushed (keys outlive events) and the manifest stops naming it. A
+//! rewritten file is whole and fsynced before it takes the old name. Erasing a person rewrites
+//! files in the same way, after the active segment is sealed and the journal emptied; an erased
+//! body leaves `digest = 0`.
+//!
+//! # Full disk
+//!
+//! Events are refused while free space and reserve would not do for the outcomes of what is pending
+//! (`room.rs`). Deliveries go on: the journal is reused early, the WAL is kept short, and the
+//! reserve is given up in pieces. It heals by itself.
 
 mod options;
 mod error;
