@@ -12,13 +12,13 @@
 //! |---|---|
 //! | `logs` | of each shard: the last sequence number, and up to where partitions exist |
 //! | `plans` | of each shard: the high-water mark of planned events |
-//! | `events`, `deliveries`, `activity`, `skipped` | rows about events, partitioned by the same ranges |
+//! | `events`, `deliveries`, `activity`, `skipped` | events and rows about them: partitions |
 //! | `open` | the pending deliveries, in the order (destination, lane, position, seq) |
 //! | `waiting` | events whose plan has a pending look-up |
 //! | `gate` | idempotency keys, for ever: keyed hash, first event; 16 hash partitions |
 //! | `memories`, `tallies`, `minutes` | step memory; counters of pipelines and destinations |
 //! | `documents`, `resources`, `entities` | the resources and their revision; the directory |
-//! | `nodes`, `leases`, `orders` | membership; who works for a shard, and in which epoch; commands |
+//! | `nodes`, `leases`, `orders` | membership; who works for a shard, in which epoch; commands |
 //! | `meta`, `schema_versions`, `replays` | settings; the schema; progress of replays |
 //!
 //! The columns are described in `migrations/`. A version of the schema only adds, so that nodes of
@@ -62,10 +62,10 @@
 //! # Read path
 //!
 //! Each shard has a pipeline loop, which sees its log (`log.rs`) as it would see the embedded
-//! store. Pending deliveries are read from `open` by its key, from the head of line of each lane
-//! on, or by `due`, whose index has only those that failed. Backlogs up to 10,000 are counted;
-//! above that they are estimated from the counters: planned minus ended (`backlog.rs`). Lists
-//! (`records/`) name a project and so a shard: they run through the primary keys from new to old.
+//! store. Pending deliveries are read from `open` by its key, from the head-of-line delivery of
+//! each lane on, or by `due`, whose index has only those that failed. Backlogs up to 10,000 are
+//! counted; above that they are estimated from the counters: planned minus ended (`backlog.rs`).
+//! Lists (`records/`) name a project and so a shard; they run along primary keys from new to old.
 //!
 //! Hash joins, merge joins and sequential scans are switched off: fresh partitions have no
 //! statistics, and the query planner would guess wrong. A statement must not join two lists by

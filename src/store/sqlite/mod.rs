@@ -38,7 +38,7 @@
 //! 4. Plans and outcomes are answered now. Events and replays are pending acks (`promise.rs`): they
 //!    are answered, and hinted to the pipeline, after the fsync (`syncer.rs`). Without such a
 //!    request, fsync follows after 50 ms or 1,024 outcomes. Quick fsyncs run in the writer, slow
-//!    ones on a thread; one is in flight at a time.
+//!    ones on a thread; there is one in-flight fsync at a time.
 //! 5. Buffered statements are executed in the open transaction of the active segment (`newest.rs`)
 //!    once they are 32 KiB, or when the batch must read. The transaction is committed, and so made
 //!    visible (`publish.rs`), after 256 KiB, after 50 ms, or when a reader asks. The commit writes
@@ -85,7 +85,8 @@
 //! blocks of up to 64 (`blocks.rs`) and are checked against their digest. Rows about an event may
 //! stand in later segments, too: lists walk segments from new to old (`records/`). Pending
 //! deliveries are read from `owed.db` after a flush of the outbox, in the order of
-//! (destination, lane, position, sequence number), so that the head of line of a lane comes first.
+//! (destination, lane, position, sequence number), so that the head-of-line delivery
+//! of each lane comes first.
 //!
 //! # Deletion
 //!
