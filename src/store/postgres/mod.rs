@@ -56,8 +56,8 @@
 //!
 //! Nodes notify each other by LISTEN/NOTIFY (`bell.rs`): a shard has events, a destination has
 //! pending deliveries, resources changed, there are commands. Notifications are sent behind the
-//! commit, since commits that notify take turns in the server. They are hints: what is lost is
-//! found with the next beat. Commands for the owner of a destination are rows in `orders`.
+//! commit, since commits that notify take turns in the server. They are hints: a lost one is made
+//! up for by the next beat. Commands for the owner of a destination are rows in `orders`.
 //!
 //! # Read path
 //!

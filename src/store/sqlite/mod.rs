@@ -30,9 +30,10 @@
 //! # Write path
 //!
 //! 1. Callers put requests into the write queue (`inbox.rs`), which is bounded by bytes.
-//! 2. The writer (`writer.rs`) takes what waits, events first, as one commit batch (`turn.rs`). The
-//!    idempotency check falls here: keys of this batch, keys not fsynced yet (`unsynced.rs`), and
-//!    the key index (`keys/`). The batch gives sequence numbers and ids without gaps.
+//! 2. The writer (`writer.rs`) takes the waiting requests, events first, as one commit batch
+//!    (`turn.rs`). The idempotency check falls here: keys of this batch, keys that are not fsynced
+//!    yet (`unsynced.rs`), and the key index (`keys/`). The batch gives sequence numbers and ids,
+//!    without gaps.
 //! 3. The batch writes statements into a buffer (`told.rs`, `writes.rs`). They become one journal
 //!    record (`journal.rs`): one write. From here on the batch survives `kill -9`.
 //! 4. Plans and outcomes are answered now. Events and replays are pending acks (`promise.rs`): they
@@ -78,7 +79,7 @@
 //!
 //! # Read path
 //!
-//! A read first has the writer commit what is buffered, so that everybody sees what they were told.
+//! A read first has the writer commit buffered statements, so that a caller sees what it was told.
 //! It then runs on a blocking thread, a few at a time, on its own connections (`readers.rs`,
 //! `segments.rs`); sealed segments are opened as immutable, without locks. An event is found by
 //! its sequence number, or from its id by binary search, since ids grow with it. Bodies lie in zstd
@@ -100,9 +101,9 @@
 //!
 //! # Full disk
 //!
-//! Events are refused while free space and reserve would not do for the outcomes of what is pending
-//! (`room.rs`). Deliveries go on: the journal is reused early, the WAL is kept short, and the
-//! reserve is given up in pieces. It heals by itself.
+//! Events are refused while free space and reserve would not do for the outcomes of pending
+//! deliveries (`room.rs`). Deliveries go on: the journal is reused early, the WAL is kept short,
+//! and the reserve is given up in pieces. It heals by itself.
 
 mod options;
 mod error;
