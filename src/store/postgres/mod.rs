@@ -49,8 +49,10 @@
 //!
 //! `leases` says which node does which work of a shard, and in which epoch. The epoch grows each
 //! time a lease changes hands: it is the fencing token. Each transaction that writes for a shard
-//! (plan, settle, replay, erase, prune) begins with `check_leases`, which locks these rows `FOR
-//! SHARE` and fails with `TG001` where the epoch is another. A node that froze can write nothing.
+//! (plan, settle, replay, erase, prune) begins with `check_leases`. It locks these rows
+//! `FOR SHARE`, and fails with `TG001` where the epoch is another: a node that froze can write
+//! nothing.
+//!
 //! A lease lasts as long as its node, and a node lives while it writes its row in `nodes` once a
 //! second (`members.rs`). All times are the database's. `src/cluster/` decides who claims what.
 //!
