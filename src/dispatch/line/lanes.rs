@@ -243,6 +243,21 @@ impl Line {
         self.feed(lane);
     }
 
+    /// Whether its head could go in another request, but not behind so many others.
+    pub(super) fn is_left_over(&self, lane: Lane, others: usize) -> bool {
+        self.ready_head(lane).is_some_and(|it| it.can_go() && !it.fits_behind(others))
+    }
+
+    /// Its turn is the next one.
+    pub(super) fn return_turn(&mut self, lane: Lane) {
+        if let Some(queue) = self.lanes.queues.get_mut(&lane)
+            && !queue.is_queued
+        {
+            queue.is_queued = true;
+            self.turns.push_front(Turn::Lane(lane));
+        }
+    }
+
     /// Its turn has come, and it has nothing that can go.
     pub(super) fn forget_turn(&mut self, lane: Lane) {
         let Some(queue) = self.lanes.queues.get_mut(&lane) else { return };
