@@ -328,7 +328,9 @@ impl Hands {
     }
 
     pub fn read(&mut self, query: OwedQuery) {
-        let (OwedQuery::Line { destination, .. } | OwedQuery::Due { destination, .. }) = query
+        let (OwedQuery::Line { destination, .. }
+        | OwedQuery::Due { destination, .. }
+        | OwedQuery::First { destination }) = query
         else {
             return;
         };

@@ -139,7 +139,8 @@ impl Lane {
 }
 
 /// Where in its destination's line a delivery stands. In ordered lanes `position` is the event's
-/// time in milliseconds; without ordering it is 0, and the place in accept order decides.
+/// time in milliseconds, behind all of earlier [eras](super::Era); without ordering it is 0, and the place in
+/// accept order decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     pub lane: Lane,

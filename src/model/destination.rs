@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{DestinationId, Name, Policy, ProjectId, Webhook};
+use super::{DestinationId, Era, Name, Ordering, Policy, ProjectId, Webhook};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Destination {
@@ -17,8 +17,19 @@ pub struct Destination {
     pub version: u32,
     pub state: DestinationState,
     pub policy: Policy,
+    /// Which of its orderings it has: what was planned under an earlier one goes first.
+    #[serde(default)]
+    pub era: Era,
     pub connection: Connection,
     pub created_at: Timestamp,
+}
+
+impl Destination {
+    /// The era that begins where it gets this ordering. Without order nothing begins: nothing waits.
+    pub fn era_with(&self, ordering: &Ordering) -> Era {
+        let is_new = *ordering != Ordering::None && *ordering != self.policy.ordering;
+        if is_new { self.era.next() } else { self.era }
+    }
 }
 
 /// Whether deliveries are attempted. While they are not, they are held, in their order.

@@ -22,6 +22,7 @@ mod policy;
 mod destination;
 mod webhook;
 mod altered;
+mod era;
 mod delivery;
 mod activity;
 mod replay;
@@ -38,6 +39,7 @@ pub use delivery::{
     Standing,
 };
 pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
+pub use era::Era;
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::{EventType, Validate};
 pub use forgotten::Forgotten;

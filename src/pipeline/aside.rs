@@ -182,6 +182,23 @@ impl Aside {
         }
     }
 
+    /// The lanes that each may use have changed, but for those whose plan is on its way.
+    pub fn claim_anew(&mut self, mut spots: impl FnMut(&Arc<Event>, &Name) -> Vec<Spot>) {
+        self.lanes.clear();
+        for (event, held) in &mut self.events {
+            for (pipeline, unit) in &mut held.units {
+                if !matches!(unit.stage, Stage::Sent(_)) {
+                    unit.spots = spots(&held.event, pipeline);
+                }
+                let ticket = Ticket { event: *event, pipeline: pipeline.clone() };
+                for spot in &unit.spots {
+                    self.lanes.entry(*spot).or_default().insert(ticket.clone());
+                }
+                self.candidates.insert(ticket);
+            }
+        }
+    }
+
     /// From here on, tickets share another call of the store.
     pub fn next_call(&mut self) {
         self.call += 1;
@@ -386,6 +403,29 @@ mod tests {
         answer(&mut aside, &first);
         let seqs: Vec<u64> = go(&mut aside).into_iter().map(|it| it.0).collect();
         assert_eq!(seqs, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn lanes_that_changed_are_claimed_anew() {
+        let mut aside = Aside::default();
+        let first = add(&mut aside, 1, "a", &[7], 1);
+        let (sent, next) = (add(&mut aside, 2, "a", &[5], 0), EventSeq(9));
+        assert_eq!(go(&mut aside), [(2, "a".to_owned())]);
+        add(&mut aside, 3, "a", &[7], 0);
+        let mut asked = Vec::new();
+        aside.claim_anew(|event, _| {
+            asked.push(event.seq.0);
+            vec![spot(20 + event.seq.0 / 3)]
+        });
+        assert_eq!(asked, [1, 3]);
+        assert!(!aside.blocks(next, &[spot(7)]) && aside.blocks(next, &[spot(20)]));
+        assert!(aside.blocks(next, &[spot(5)]));
+        // It stood behind the first before.
+        assert_eq!(go(&mut aside), [(3, "a".to_owned())]);
+        answer(&mut aside, &first);
+        assert_eq!(go(&mut aside), [(1, "a".to_owned())]);
+        aside.kept(&sent);
+        assert!(!aside.blocks(next, &[spot(5)]));
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::{
     catalog::Catalog,
     expr::{Condition, ExprError, Key, Names},
     model::{
-        Destination, DestinationId, Edge, IdMap, Name, Ordering, Pattern, Pipeline, PipelineId,
-        ProjectId, Route, SourceId, StepId, StepSpec,
+        Destination, DestinationId, Edge, Era, IdMap, Name, Ordering, Pattern, Pipeline,
+        PipelineId, ProjectId, Route, SourceId, StepId, StepSpec,
     },
 };
 
@@ -209,7 +209,12 @@ pub(super) struct Target {
 }
 
 /// Which deliveries of a destination wait for each other.
-pub(super) enum Line {
+pub(super) struct Line {
+    pub era: Era,
+    pub by: By,
+}
+
+pub(super) enum By {
     None,
     Fifo,
     Key(Key),
@@ -283,6 +288,16 @@ impl Compiled {
         self.projects.get(&id)
     }
 
+    /// Whether a destination has got another ordering since `before`.
+    pub(super) fn has_new_era(&self, before: &Self) -> bool {
+        self.projects.iter().any(|(id, project)| {
+            let Some(before) = before.project(*id) else { return false };
+            project.destinations.values().any(|it| {
+                before.destinations.get(&it.id).is_some_and(|old| old.line.era != it.line.era)
+            })
+        })
+    }
+
     /// All steps that remember something, with their project and the name of their pipeline.
     pub(super) fn detects(&self) -> impl Iterator<Item = (ProjectId, &Name, StepId, &Detect)> {
         let actives =
@@ -326,16 +341,17 @@ fn targets(catalog: &Catalog) -> HashMap<(ProjectId, &Name), Arc<Target>> {
 
 impl Line {
     pub fn of(destination: &Destination) -> Self {
-        match &destination.policy.ordering {
-            Ordering::None => Self::None,
-            Ordering::Fifo => Self::Fifo,
+        let by = match &destination.policy.ordering {
+            Ordering::None => By::None,
+            Ordering::Fifo => By::Fifo,
             Ordering::Key(source) => Key::compile(source).map_or_else(
                 |error| {
                     tracing::error!(destination = %destination.name, %error, "a stored ordering key does not compile; all deliveries keep their order");
-                    Self::Broken
+                    By::Broken
                 },
-                Self::Key,
+                By::Key,
             ),
-        }
+        };
+        Self { era: destination.era, by }
     }
 }

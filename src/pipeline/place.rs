@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::compile::Line;
+use super::compile::{By, Line};
 use crate::{
     catalog::Catalog,
     expr::{Facts, Key},
@@ -36,14 +36,14 @@ impl Placing {
 impl Line {
     /// The place, and whether the key had no value because it could not be evaluated.
     pub(super) fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
-        let (lane, failed) = match self {
-            Self::None => return (Place { lane: Lane::NONE, position: 0 }, false),
-            Self::Fifo | Self::Broken => (ONE_LANE, false),
-            Self::Key(key) => match key.lane(&facts()) {
+        let (lane, failed) = match &self.by {
+            By::None => return (Place { lane: Lane::NONE, position: 0 }, false),
+            By::Fifo | By::Broken => (ONE_LANE, false),
+            By::Key(key) => match key.lane(&facts()) {
                 Ok(lane) => (lane, false),
                 Err(_) => (Key::fallback(), true),
             },
         };
-        (Place { lane, position: event.timestamp.as_millisecond() }, failed)
+        (Place { lane, position: self.era.position(event.timestamp) }, failed)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         webhook,
     },
     expr::{Key, Template},
-    model::{Connection, Contract, Destination, Ordering, Target, Webhook},
+    model::{Connection, Contract, Destination, Era, Ordering, Target, Webhook},
     pipeline,
 };
 
@@ -58,6 +58,7 @@ impl Spec for DestinationSpec {
             name: self.name.clone(),
             version: old.map_or(1, |it| it.version),
             state: state::after(old, &connection, scope.means.now),
+            era: old.map_or(Era::FIRST, |it| it.era_with(&policy.ordering)),
             policy,
             connection,
             created_at: old.map_or(scope.means.now, |it| it.created_at),

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
     use crate::{
         destinations::profiles,
-        model::{Auth, DestinationId, Policy, Profile, ProjectId, Webhook},
+        model::{Auth, DestinationId, Era, Policy, Profile, ProjectId, Webhook},
     };
 
     fn at(second: i64) -> Timestamp {
@@ -113,6 +113,7 @@ mod tests {
                 version: 1,
                 state,
                 policy: Policy::default(),
+                era: Era::FIRST,
                 connection: before,
                 created_at: at(0),
             };

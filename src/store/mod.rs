@@ -335,6 +335,8 @@ pub enum OwedQuery {
     },
     /// Those that failed before and are due again up to `until`, earliest first.
     Due { destination: DestinationId, until: Timestamp, limit: usize },
+    /// Of those with a lane, one whose position is the least.
+    First { destination: DestinationId },
     /// Just these, where they are still owed.
     These(Vec<DeliverySeq>),
 }

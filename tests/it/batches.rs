@@ -247,6 +247,24 @@ async fn one_refused_message_takes_no_others_of_its_batch_with_it() {
 }
 
 #[tokio::test]
+async fn a_lane_that_has_no_room_in_a_batch_has_the_next_turn() {
+    // The two of one lane are refused together, while one of another lane waits for company.
+    let recorder = Recorder::new(together, |_, them| if *them == [0, 1] { 422 } else { 200 });
+    let bench = bench(&recorder).await;
+    let mut destination = batched(batch(2));
+    destination.policy.retry_on = RetryOn::ServerErrors;
+    bench.put(destination).await;
+    bench.owe(3, |n| Place { lane: Lane(1 + n as u64 / 2), position: 0 }).await;
+    bench.idle().await;
+    bench.clock().advance(SignedDuration::from_secs(60));
+    bench.idle().await;
+    let mut requests = recorder.requests();
+    requests.sort();
+    assert_eq!(requests, [vec![0], vec![0, 1], vec![1], vec![2]]);
+    assert_eq!(bench.owed().await, 0);
+}
+
+#[tokio::test]
 async fn a_request_carries_no_more_bytes_than_the_batch_allows() {
     let recorder = Recorder::new(together, |_, _| 200);
     let bench = bench(&recorder).await;

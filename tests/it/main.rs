@@ -32,6 +32,7 @@ mod cluster;
 mod dry_run;
 mod batches;
 mod delivery;
+mod ordering;
 mod attempts;
 mod simulation;
 mod webhook;

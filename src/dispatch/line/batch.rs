@@ -131,6 +131,12 @@ impl Line {
                 break;
             }
             self.choose_many(turn, limit, &mut deliveries, step);
+            if let Turn::Lane(lane) = turn
+                && self.is_left_over(lane, before)
+            {
+                self.return_turn(lane);
+                break;
+            }
             for owed in &deliveries[before..] {
                 limit = self.rows.get(&owed.seq).map_or(limit, |it| it.most_together().min(limit));
                 self.turn_to(owed.seq, State::Together);

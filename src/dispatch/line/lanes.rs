@@ -6,10 +6,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Line, Row, State, Step, Turn};
+use super::{
+    Line, Row, State, Step, Turn,
+    eras::{Later, era},
+};
 use crate::{
     dispatch::retry,
-    model::{DeliverySeq, Lane, Owed},
+    model::{DeliverySeq, Era, Lane, Owed},
 };
 
 /// The order within a lane.
@@ -23,6 +26,9 @@ pub struct Lanes {
     /// Lanes of which more is in the store, and little or nothing in memory.
     pub hungry: VecDeque<Lane>,
     pub untrusted: Untrusted,
+    /// Nothing of a later one is in memory that was not attempted.
+    pub open: Era,
+    pub later: Later,
 }
 
 /// What is in memory of one lane.
@@ -90,7 +96,7 @@ impl Untrusted {
 
 impl Lanes {
     pub fn are_spilled(&self) -> bool {
-        !self.untrusted.is_empty() || !self.hungry.is_empty()
+        !self.untrusted.is_empty() || !self.hungry.is_empty() || self.later != Later::No
     }
 
     /// Forgets all but the heads that are still held.
@@ -112,6 +118,11 @@ impl Lanes {
 impl Line {
     pub(super) fn plan_laned(&mut self, owed: Owed, step: &mut Step<'_>) {
         let (lane, key) = (owed.place.lane, (owed.place.position, owed.seq));
+        let era = era(&owed);
+        if era != self.lanes.open && !self.opens(lane, era, step) {
+            self.stash(owed);
+            return;
+        }
         let has_room = self.room(step) > 0;
         let is_held = match self.lanes.queues.get(&lane) {
             Some(queue) => {
@@ -169,15 +180,24 @@ impl Line {
 
     /// Hints from this position on were dropped: what stands behind it cannot be relied on.
     pub(super) fn lose_lanes(&mut self, position: i64, step: &mut Step<'_>) {
-        let lanes: Vec<Lane> = self.lanes.queues.keys().copied().collect();
-        for lane in lanes {
+        if let Some(reading) = &mut self.reading {
+            reading.lost = Some(reading.lost.map_or(position, |it| it.min(position)));
+        }
+        let era = Era::of(position);
+        if era != self.lanes.open {
+            self.lanes.later = Later::Ask;
+        }
+        if era > self.lanes.open {
+            return;
+        }
+        if era < self.lanes.open {
+            self.go_back_to(era, step);
+        }
+        for lane in self.lanes.known() {
             self.truncate(lane, (position, DeliverySeq::from_bits(0)), step);
             self.advance(lane);
         }
         self.lanes.untrusted = Untrusted::ALL;
-        if let Some(reading) = &mut self.reading {
-            reading.lost = Some(reading.lost.map_or(position, |it| it.min(position)));
-        }
     }
 
     /// The head of a lane, if it can go.
@@ -243,6 +263,21 @@ impl Line {
         self.feed(lane);
     }
 
+    /// Whether its head could go in another request, but not behind so many others.
+    pub(super) fn is_left_over(&self, lane: Lane, others: usize) -> bool {
+        self.ready_head(lane).is_some_and(|it| it.can_go() && !it.fits_behind(others))
+    }
+
+    /// Its turn is the next one.
+    pub(super) fn return_turn(&mut self, lane: Lane) {
+        if let Some(queue) = self.lanes.queues.get_mut(&lane)
+            && !queue.is_queued
+        {
+            queue.is_queued = true;
+            self.turns.push_front(Turn::Lane(lane));
+        }
+    }
+
     /// Its turn has come, and it has nothing that can go.
     pub(super) fn forget_turn(&mut self, lane: Lane) {
         let Some(queue) = self.lanes.queues.get_mut(&lane) else { return };
@@ -293,9 +328,10 @@ impl Line {
         {
             queue.keys.pop_front();
         }
-        if queue.keys.is_empty() && queue.until.is_none() {
+        let (is_empty, until) = (queue.keys.is_empty(), queue.until);
+        if is_empty && !self.lanes.goes_on(until) {
             self.lanes.queues.remove(&lane);
-        } else if queue.keys.is_empty() {
+        } else if is_empty {
             self.feed(lane);
         } else {
             self.queue_lane(lane);
@@ -320,9 +356,13 @@ impl Line {
 
     /// Asks for more of a lane when little of it is left in memory.
     pub(super) fn feed(&mut self, lane: Lane) {
-        let Some(queue) = self.lanes.queues.get_mut(&lane) else { return };
+        let Some(queue) = self.lanes.queues.get(&lane) else { return };
         let is_low = queue.keys.len() - queue.sent <= self.per_lane / 2;
-        if queue.until.is_some() && is_low && !queue.is_hungry {
+        if is_low
+            && !queue.is_hungry
+            && self.lanes.goes_on(queue.until)
+            && let Some(queue) = self.lanes.queues.get_mut(&lane)
+        {
             queue.is_hungry = true;
             self.lanes.hungry.push_back(lane);
         }
@@ -333,6 +373,12 @@ impl Queue {
     /// All of it is in the store.
     pub fn unread() -> Self {
         Self { until: Some(FIRST), ..Self::default() }
+    }
+
+    /// The first eras of those that were attempted or chosen, and of the others.
+    pub fn eras(&self) -> impl Iterator<Item = Era> {
+        let others = self.keys.get(self.sent);
+        self.keys.front().into_iter().chain(others).map(|it| Era::of(it.0))
     }
 
     /// The first that was attempted or chosen.

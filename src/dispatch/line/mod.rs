@@ -10,7 +10,9 @@
 
 mod totals;
 mod lanes;
+mod eras;
 mod reading;
+mod taking;
 mod start;
 mod waits;
 mod batch;

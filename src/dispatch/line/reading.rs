@@ -10,19 +10,20 @@ use jiff::Timestamp;
 
 use super::{
     Line, Removal, State, Step, Turn,
+    eras::Later,
     lanes::{FIRST, Key, Queue, Untrusted},
 };
 use crate::{
     dispatch::later,
-    model::{DeliverySeq, DestinationState, Ended, IdSet, Lane, Owed, Place},
+    model::{DeliverySeq, DestinationState, Ended, Lane, Owed, Place},
     store::OwedQuery,
 };
 
 #[derive(Debug)]
 pub struct Reading {
-    kind: Kind,
-    limit: usize,
-    per_lane: usize,
+    pub kind: Kind,
+    pub limit: usize,
+    pub per_lane: usize,
     /// What it reads was forgotten meanwhile: its answer counts for nothing.
     pub is_stale: bool,
     /// Laned deliveries that were planned meanwhile.
@@ -38,11 +39,13 @@ pub struct Reading {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+pub enum Kind {
     /// What failed before, so that the lanes know their heads. The first read of a destination.
     Heads,
     /// Parked deliveries that are due.
     Due,
+    /// What stands first of all lanes.
+    First,
     Loose,
     /// A lane from its bound on.
     Lane(Lane),
@@ -78,7 +81,7 @@ impl Line {
         if settings.state != DestinationState::Active {
             return false;
         }
-        self.unread || (0..4).any(|turn| self.wants(turn, step))
+        self.unread || self.wants_era() || (0..4).any(|turn| self.wants(turn, step))
     }
 
     /// Whether the wants of the turn (due, lane, loose, sweep) are there, and room for them.
@@ -107,6 +110,9 @@ impl Line {
         } else if self.unread {
             self.parked = None;
             (Kind::Heads, self.due(step.options.heads_at_most))
+        } else if self.wants_era() {
+            self.lanes.later = Later::No;
+            (Kind::First, OwedQuery::First { destination: self.id })
         } else {
             let turn = (0..4).map(|it| (self.read_turn + it) % 4).find(|&it| self.wants(it, step));
             self.read_turn = (turn? + 1) % 4;
@@ -134,12 +140,10 @@ impl Line {
                 }
             }
         };
-        let (OwedQuery::Line { limit, .. } | OwedQuery::Due { limit, .. }) = query else {
-            return None;
-        };
-        let per_lane = match query {
-            OwedQuery::Line { per_lane, .. } => per_lane,
-            OwedQuery::Due { .. } | OwedQuery::These(_) => usize::MAX,
+        let (limit, per_lane) = match query {
+            OwedQuery::Line { per_lane, limit, .. } => (limit, per_lane),
+            OwedQuery::Due { limit, .. } => (limit, usize::MAX),
+            OwedQuery::First { .. } | OwedQuery::These(_) => (1, usize::MAX),
         };
         self.reading = Some(Reading {
             kind,
@@ -202,7 +206,7 @@ impl Line {
     /// Leaves a laned delivery to the store. A read that is under way may have missed it.
     pub(super) fn stash(&mut self, owed: Owed) {
         if let Some(reading) = &mut self.reading
-            && matches!(reading.kind, Kind::Lane(_) | Kind::Sweep)
+            && matches!(reading.kind, Kind::Lane(_) | Kind::Sweep | Kind::First)
         {
             if reading.stash.len() < MOST_STASHED {
                 reading.stash.push(owed);
@@ -234,6 +238,7 @@ impl Line {
                     |it: &Self, seq| !it.rows.contains_key(&seq) && !settled.contains(&seq);
                 match reading.kind {
                     Kind::Heads | Kind::Due => self.take_due(&rows, &reading, is_new, step),
+                    Kind::First => self.take_first(&rows, step),
                     Kind::Loose => self.take_loose(&rows, &reading, is_new, step),
                     Kind::Lane(lane) => self.take_lane(lane, &rows, &reading, &settled, step),
                     Kind::Sweep => self.take_sweep(&rows, &reading, &settled, step),
@@ -258,6 +263,7 @@ impl Line {
     fn read_in_vain(&mut self, reading: &Reading, step: &Step<'_>) {
         match reading.kind {
             Kind::Due => self.parked = Some(step.now),
+            Kind::First => self.lanes.later = Later::Ask,
             Kind::Lane(lane) => self.feed(lane),
             Kind::Heads | Kind::Loose | Kind::Sweep | Kind::Removal => (),
         }
@@ -293,6 +299,7 @@ impl Line {
             self.unread = false;
             self.loose_from = Some(DeliverySeq::from_bits(0));
             self.lanes.untrusted = Untrusted::ALL;
+            self.forget_eras();
             self.wake_known(step.now);
         }
     }
@@ -302,7 +309,7 @@ impl Line {
     }
 
     /// One of a lane that failed before: its head, or one that was in a batch with it.
-    fn take_head(&mut self, owed: Owed, step: &mut Step<'_>) {
+    pub(super) fn take_head(&mut self, owed: Owed, step: &mut Step<'_>) {
         let lane = owed.place.lane;
         let queue = self.lanes.queues.entry(lane).or_insert_with(Queue::unread);
         queue.insert_sent(key(&owed));
@@ -349,116 +356,6 @@ impl Line {
         };
     }
 
-    fn take_lane(
-        &mut self,
-        lane: Lane,
-        rows: &[Owed],
-        reading: &Reading,
-        settled: &IdSet<DeliverySeq>,
-        step: &mut Step<'_>,
-    ) {
-        let count = rows.iter().take_while(|it| it.place.lane == lane).count();
-        let is_cut = count >= reading.limit;
-        if reading.shortened.contains(&lane) {
-            self.feed(lane);
-        } else if self.lanes.queues.contains_key(&lane) {
-            self.take_group(lane, &rows[..count], is_cut, settled, step);
-        }
-    }
-
-    fn take_sweep(
-        &mut self,
-        rows: &[Owed],
-        reading: &Reading,
-        settled: &IdSet<DeliverySeq>,
-        step: &mut Step<'_>,
-    ) {
-        let is_full = rows.len() >= reading.limit;
-        let mut rest = rows;
-        while let Some(first) = rest.first() {
-            let lane = first.place.lane;
-            let count = rest.iter().take_while(|it| it.place.lane == lane).count();
-            let (group, behind) = rest.split_at(count);
-            let is_cut = count >= reading.per_lane || is_full && behind.is_empty();
-            rest = behind;
-            if lane == Lane::NONE {
-                continue;
-            } else if reading.shortened.contains(&lane) {
-                self.feed(lane);
-            } else if !self.take_group(lane, group, is_cut, settled, step) {
-                self.lanes.untrusted.advance_to(lane);
-                return;
-            }
-        }
-        match rows.last() {
-            Some(last) if is_full => {
-                self.lanes.untrusted.advance_to(Lane(last.place.lane.0.wrapping_add(1)));
-            }
-            Some(_) | None => self.lanes.untrusted.advance_to_the_end(),
-        }
-    }
-
-    /// What the store has of one lane, from its bound or from its beginning on. `is_cut`: there may
-    /// be more. Returns `false` when there was no room for all of it.
-    fn take_group(
-        &mut self,
-        lane: Lane,
-        group: &[Owed],
-        is_cut: bool,
-        settled: &IdSet<DeliverySeq>,
-        step: &mut Step<'_>,
-    ) -> bool {
-        if !self.lanes.queues.contains_key(&lane) && self.room(step) == 0 {
-            return false;
-        }
-        for owed in group {
-            let is_new = !self.rows.contains_key(&owed.seq) && !settled.contains(&owed.seq);
-            if is_new && owed.standing.due.is_some() {
-                self.take_head(*owed, step);
-            }
-        }
-        let queue = self.lanes.queues.entry(lane).or_insert_with(Queue::unread);
-        let Some(until) = queue.until else { return true };
-        if queue.sent_head().is_some_and(|it| self.is_blocked(it)) {
-            return true;
-        }
-        // A group that ends with its lane: all of the lane is in memory now.
-        let mut new_until = is_cut.then(|| group.last().map_or(until, behind).max(until));
-        let mut has_room = true;
-        for owed in group {
-            let is_sent = |it: &Queue| it.is_sent(key(owed));
-            if settled.contains(&owed.seq) || self.lanes.queues.get(&lane).is_some_and(is_sent) {
-                continue;
-            }
-            if self.rows.contains_key(&owed.seq) {
-                // Below the bound it stands in its lane; behind, it waits for its cancelling to be on disk.
-                if key(owed) >= until
-                    && let Some(queue) = self.lanes.queues.get_mut(&lane)
-                {
-                    queue.insert(key(owed));
-                }
-                continue;
-            }
-            if self.room(step) == 0 {
-                // What stands behind it must not go before it.
-                self.truncate(lane, key(owed), step);
-                new_until = Some(key(owed));
-                has_room = false;
-                break;
-            }
-            self.hold(*owed, State::Ready, step);
-            if let Some(queue) = self.lanes.queues.get_mut(&lane) {
-                queue.insert(key(owed));
-            }
-        }
-        if let Some(queue) = self.lanes.queues.get_mut(&lane) {
-            queue.until = new_until;
-        }
-        self.advance(lane);
-        self.feed(lane);
-        has_room
-    }
-
     fn take_removal(
         &mut self,
         rows: &[Owed],
@@ -480,11 +377,11 @@ impl Line {
     }
 }
 
-fn key(owed: &Owed) -> Key {
+pub fn key(owed: &Owed) -> Key {
     (owed.place.position, owed.seq)
 }
 
-fn behind(owed: &Owed) -> Key {
+pub fn behind(owed: &Owed) -> Key {
     (owed.place.position, DeliverySeq::from_bits(owed.seq.bits() + 1))
 }
 

@@ -137,7 +137,7 @@ impl Line {
             }
             Class::Gone => {
                 let was_held = seqs.iter().any(|it| self.gone.held.contains_key(it));
-                let is_only_lane = self.policy.ordering == Ordering::Fifo;
+                let is_only_lane = self.policy.ordering == Ordering::Fifo || self.is_alone();
                 if was_held && (self.gone.accepted || is_only_lane) {
                     outcome.class = Class::Abort;
                     outcome.reason.push_str(", again, after the destination was enabled");

@@ -137,6 +137,15 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         outside.wait_for(&ticket, open);
     }
 
+    /// What was set aside will be planned by other orderings: it claims the lanes of these.
+    pub(super) fn claim_anew(&mut self) {
+        let Self { compiled, aside, .. } = self;
+        aside.claim_anew(|event, pipeline| {
+            let mut planner = Planner::new(event, compiled);
+            planner.named(pipeline).map(|it| planner.spots(it)).unwrap_or_default()
+        });
+    }
+
     /// Plans what waited and does not have to any more; for one turn, since new events wait meanwhile.
     pub(super) async fn go_on(&mut self) {
         let begun = Instant::now();

@@ -47,7 +47,11 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     pub(super) async fn take_catalog(&mut self) {
         let catalog = self.parts.catalog.borrow_and_update().clone();
-        self.compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
+        let compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
+        let before = std::mem::replace(&mut self.compiled, compiled);
+        if !self.aside.is_empty() && self.compiled.has_new_era(&before) {
+            self.claim_anew();
+        }
         let store = self.parts.store.clone();
         let (is_ours, now) = (|it| store.plans_for(it), self.parts.clock.now());
         let changes = self.memories.follow(&self.compiled, is_ours, now);

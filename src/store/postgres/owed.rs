@@ -38,6 +38,14 @@ const DUE: &str = concat!(
     " FROM open o WHERE o.destination = $1 AND o.due <= $2 \
      ORDER BY o.due, o.lane, o.position, o.seq LIMIT $3"
 );
+/// The index alone says which it is.
+const FIRST: &str = concat!(
+    "SELECT ",
+    owed_columns!(),
+    " FROM (SELECT lane, position, seq FROM open WHERE destination = $1 AND lane > $2 \
+     ORDER BY position LIMIT 1) AS f JOIN open o ON o.destination = $1 AND o.lane = f.lane \
+     AND o.position = f.position AND o.seq = f.seq"
+);
 const THESE: &str = concat!(
     "SELECT ",
     owed_columns!(),
@@ -77,6 +85,10 @@ pub(super) async fn owed(core: &Core, query: OwedQuery) -> Result<Vec<Owed>> {
         OwedQuery::Due { destination, until, limit } => {
             let (until, limit) = (micros(until), limit_to_row(limit));
             session.query(DUE, &[&Uuid::from(destination), &until, &limit]).await?
+        }
+        OwedQuery::First { destination } => {
+            let none = lane_to_row(Lane::NONE);
+            session.query(FIRST, &[&Uuid::from(destination), &none]).await?
         }
         OwedQuery::These(seqs) => {
             let seqs: Vec<i64> = seqs.into_iter().map(delivery_to_row).collect();

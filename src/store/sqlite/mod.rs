@@ -412,6 +412,10 @@ fn owed_by(readers: &Readers, owed: &OwedFile, query: OwedQuery) -> Result<Vec<O
             Some(number) => owed.due(number, rows::micros(until), limit)?,
             None => Vec::new(),
         },
+        OwedQuery::First { destination } => match number(destination) {
+            Some(number) => owed.first(number)?.into_iter().collect(),
+            None => Vec::new(),
+        },
         OwedQuery::These(seqs) => {
             let mut wanted = Vec::with_capacity(seqs.len());
             for seq in seqs {

@@ -1,6 +1,6 @@
 //! Many nodes on one PostgreSQL: they share the work, take over from each other, and agree on everything.
 
-mod node;
+pub mod node;
 mod leases;
 mod detect;
 mod names;

@@ -17,7 +17,7 @@ use tidegate::{
         profiles, webhook,
     },
     model::{
-        Auth, Connection, DeliverySeq, Destination, DestinationId, DestinationState, Event,
+        Auth, Connection, DeliverySeq, Destination, DestinationId, DestinationState, Era, Event,
         EventId, EventSeq, Message, Outcome, Policy, Profile, ProjectId, RawJson, Sealed, Secret,
         SigningKey, SourceId, Webhook,
     },
@@ -95,6 +95,7 @@ pub fn destination(url: &str) -> Destination {
         version: 1,
         state: DestinationState::Active,
         policy: Policy::default(),
+        era: Era::FIRST,
         connection: Connection::Webhook(Webhook {
             profile: Profile::Standard,
             urls: vec![url.to_owned().try_into().unwrap()],

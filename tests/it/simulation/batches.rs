@@ -36,6 +36,8 @@ pub struct Counts {
     /// Batches of which one was refused, sent again in halves.
     pub told_apart: u64,
     pub clocks_set: u64,
+    /// Deliveries that were planned while some of an earlier ordering were owed.
+    pub waits_for_eras: u64,
 }
 
 /// What a delivery weighs.

@@ -13,6 +13,7 @@ mod handover;
 mod clock;
 mod story;
 mod neighbours;
+mod orderings;
 
 use std::time::Instant;
 
@@ -42,6 +43,7 @@ fn whatever_fails_nothing_is_lost_overtaken_or_stuck() {
         assert!(sum.crashes > 0 && sum.attempts > sum.delivered / 2 && sum.refused > 0);
         let counts = &sum.counts;
         assert!(counts.batches > 0 && counts.further_requests > 0 && counts.cut > 0);
+        assert!(counts.waits_for_eras > 0);
         assert!(counts.told_apart > 0 && counts.clocks_set > 0);
         assert!(counts.halved > 0 && counts.too_much > 0 && counts.not_retried > 0);
     }

@@ -8,7 +8,8 @@ use std::{
 
 use jiff::Timestamp;
 use tidegate::model::{
-    Class, DeliverySeq, Destination, DestinationId, DestinationState, Lane, Outcome, Owed, RetryOn,
+    Class, DeliverySeq, Destination, DestinationId, DestinationState, Era, Lane, Outcome, Owed,
+    RetryOn,
 };
 
 use super::store::ModelStore;
@@ -183,6 +184,7 @@ impl Rules {
                 assert!(now < owed.accepted_at + after, "{owed:?} has expired");
             }
             self.check_lane(owed, decided, &together, store);
+            self.check_era(owed, decided, store);
         }
         let order = |it: &Owed| (it.standing.due.is_none(), it.place.position, it.seq);
         let mut last: HashMap<Lane, &Owed> = HashMap::new();
@@ -230,6 +232,27 @@ impl Rules {
             let is_in_lane = |it: &&Owed| it.place.lane == owed.place.lane;
             let other = seen.in_flight.values().find(is_in_lane);
             assert_eq!(other, None, "{owed:?} goes beside it");
+        }
+    }
+
+    /// What was planned under an earlier ordering goes before what was planned under a later one.
+    fn check_era(&self, owed: &Owed, decided: u64, store: &ModelStore) {
+        let era = |it: &Owed| Era::of(it.place.position);
+        if owed.place.lane == Lane::NONE || owed.standing.due.is_some() || era(owed) == Era::FIRST {
+            return;
+        }
+        let is_told = |it: &Owed| self.told.get(&it.seq).is_some_and(|at| *at <= decided);
+        let is_of_a_plan = |it: &Owed| it.seq.ordinal() < FIRST_OF_REPLAYS;
+        let was_before =
+            |it: &Owed| is_of_a_plan(it) && is_of_a_plan(owed) && it.seq.event() < owed.seq.event();
+        let counts = |it: &&Owed| {
+            it.destination == owed.destination
+                && it.place.lane != Lane::NONE
+                && !self.forgotten.contains(&it.seq)
+                && !self.cancelled.contains(&it.seq)
+        };
+        for other in store.all().filter(counts).filter(|it| era(it) < era(owed)) {
+            assert!(!is_told(other) && !was_before(other), "{owed:?} overtakes {other:?}");
         }
     }
 

@@ -131,6 +131,12 @@ impl ModelStore {
                 due.truncate(*limit);
                 due
             }
+            OwedQuery::First { destination } => {
+                let has_lane =
+                    |it: &&Owed| it.destination == *destination && it.place.lane != Lane::NONE;
+                let laned = self.owed.values().filter(has_lane);
+                laned.min_by_key(|it| it.place.position).copied().into_iter().collect()
+            }
             OwedQuery::These(these) => {
                 self.owed.values().filter(|it| these.contains(&it.seq)).copied().collect()
             }

@@ -1,6 +1,6 @@
 //! One story: random destinations, events, faults and people, from a seed.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tidegate::{
@@ -8,7 +8,7 @@ use tidegate::{
     dispatch::{Input, Options},
     model::{
         Auth, Batch, Breaker, Connection, DeliverySeq, Destination, DestinationId,
-        DestinationState, Ended, EventSeq, Exponential, Lane, Ordering, Owed, Place, Policy,
+        DestinationState, Ended, Era, EventSeq, Exponential, Lane, Ordering, Owed, Place, Policy,
         Profile, ProjectId, RateLimit, Retry, RetryOn, RetryPreset, Standing, Webhook,
     },
 };
@@ -55,6 +55,7 @@ impl Summary {
         counts.not_retried += others.not_retried;
         counts.told_apart += others.told_apart;
         counts.clocks_set += others.clocks_set;
+        counts.waits_for_eras += others.waits_for_eras;
     }
 }
 
@@ -77,6 +78,8 @@ struct Story {
     /// Percent of hints that are dropped.
     loses_hints: u64,
     crashes: u64,
+    /// As whoever plans knows them: some time behind.
+    known: BTreeMap<DestinationId, Arc<Destination>>,
 }
 
 pub fn tell(seed: u64) -> Summary {
@@ -93,6 +96,7 @@ pub fn tell(seed: u64) -> Summary {
         events_left: chance.between(20, 400),
         loses_hints: *chance.of(&[0, 0, 5, 30, 100]),
         crashes: 0,
+        known: BTreeMap::new(),
     };
     for number in 1..=chance.between(1, 6) {
         let destination = random_destination(number, &mut chance);
@@ -204,9 +208,11 @@ impl Story {
                 continue;
             }
             let event = self.world.store.next_event();
+            self.look_at_settings();
             for (ordinal, id) in self.ids.clone().into_iter().enumerate() {
                 if self.world.chance.happens(70) {
-                    owed.push(self.delivery(event, ordinal as u16, id));
+                    let by = self.known.get(&id).cloned();
+                    owed.push(self.delivery(event, ordinal as u16, id, by.as_deref()));
                 }
             }
         }
@@ -222,18 +228,32 @@ impl Story {
         let id = *self.world.chance.of(&self.ids);
         let all = self.world.store.planned.iter().chain(others);
         let made = all.filter(|it| it.seq.event() == event).count();
-        self.delivery(event, FIRST_OF_REPLAYS + made as u16, id)
+        let by = self.world.destinations.get(&id).cloned();
+        self.delivery(event, FIRST_OF_REPLAYS + made as u16, id, by.as_deref())
     }
 
-    fn delivery(&mut self, event: EventSeq, ordinal: u16, id: DestinationId) -> Owed {
+    fn look_at_settings(&mut self) {
+        for (id, destination) in &self.world.destinations {
+            if self.world.chance.happens(50) || !self.known.contains_key(id) {
+                self.known.insert(*id, destination.clone());
+            }
+        }
+    }
+
+    fn delivery(
+        &mut self,
+        event: EventSeq,
+        ordinal: u16,
+        id: DestinationId,
+        by: Option<&Destination>,
+    ) -> Owed {
         let now = self.world.wall();
-        let ordering = self.world.destinations.get(&id).map(|it| it.policy.ordering.clone());
         let late = match self.world.chance.happens(10) {
             true => self.world.chance.millis(0, 3_600_000),
             false => Duration::ZERO,
         };
-        let position = (now - late).as_millisecond();
-        let place = match ordering {
+        let position = by.map_or(0, |it| it.era.position(now - late));
+        let place = match by.map(|it| &it.policy.ordering) {
             None | Some(Ordering::None) => Place { lane: Lane::NONE, position: 0 },
             Some(Ordering::Fifo) => Place { lane: Lane(1), position },
             Some(Ordering::Key(_)) => {
@@ -242,6 +262,13 @@ impl Story {
                 Place { lane: Lane(key.wrapping_mul(0x2492_4924_9249_2492) | 1), position }
             }
         };
+        let is_earlier = |it: &Owed| {
+            let (lane, era) = (it.place.lane, Era::of(it.place.position));
+            it.destination == id && lane != Lane::NONE && era < Era::of(place.position)
+        };
+        if place.lane != Lane::NONE && self.world.store.all().any(is_earlier) {
+            self.world.counts.waits_for_eras += 1;
+        }
         let seq = DeliverySeq::new(event, ordinal);
         Owed { seq, destination: id, place, accepted_at: now, standing: Standing::NEW }
     }
@@ -249,7 +276,7 @@ impl Story {
     fn people(&mut self) {
         let id = *self.world.chance.of(&self.ids);
         let since = self.world.now;
-        match self.world.chance.between(0, 9) {
+        match self.world.chance.between(0, 10) {
             0 => self.world.change(id, |it| it.state = DestinationState::Paused { since }),
             1..=3 => {
                 // Whatever is not active is resumed.
@@ -277,6 +304,10 @@ impl Story {
             6 => {
                 self.world.rules.reset(id);
                 self.world.step(Input::Poke(id));
+            }
+            8 | 9 if self.world.chance.happens(30) => {
+                let ordering = random_ordering(&mut self.world.chance);
+                self.world.change(id, |it| it.policy.ordering = ordering);
             }
             7 if self.world.chance.happens(20) => self.world.delete(id),
             _ => (),
@@ -331,6 +362,10 @@ fn random_options(chance: &mut Chance) -> Options {
     }
 }
 
+fn random_ordering(chance: &mut Chance) -> Ordering {
+    chance.of(&[Ordering::None, Ordering::Fifo, Ordering::Key("x".into())]).clone()
+}
+
 pub fn random_policy(chance: &mut Chance) -> Policy {
     let waits = |chance: &mut Chance| {
         let longest = *chance.of(&[5, 300, 7_200]);
@@ -362,7 +397,7 @@ pub fn random_policy(chance: &mut Chance) -> Policy {
             RetryOn::Temporary,
             RetryOn::ServerErrors,
         ]),
-        ordering: chance.of(&[Ordering::None, Ordering::Fifo, Ordering::Key("x".into())]).clone(),
+        ordering: random_ordering(chance),
         retry,
         expires_after: chance.happens(30).then(|| chance.seconds(600, 72_000)),
         concurrency: nonzero(chance.between(1, 8)),
@@ -393,6 +428,7 @@ pub fn destination(number: u64, project: u64, policy: Policy) -> Destination {
         version: 1,
         state: DestinationState::Active,
         policy,
+        era: Era::FIRST,
         connection: Connection::Webhook(Webhook {
             profile: Profile::Standard,
             urls: vec!["https://example.com/".to_owned().try_into().unwrap()],

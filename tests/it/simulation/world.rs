@@ -205,6 +205,7 @@ impl World {
         let Some(destination) = self.destinations.get(&id) else { return };
         let mut changed = Destination::clone(destination);
         change(&mut changed);
+        changed.era = destination.era_with(&changed.policy.ordering);
         changed.version += 1;
         let destination = Arc::new(changed);
         self.destinations.insert(id, destination.clone());
@@ -367,7 +368,9 @@ impl World {
     }
 
     fn snapshot(&mut self, life: u32, query: &OwedQuery) {
-        let (OwedQuery::Line { destination, .. } | OwedQuery::Due { destination, .. }) = query
+        let (OwedQuery::Line { destination, .. }
+        | OwedQuery::Due { destination, .. }
+        | OwedQuery::First { destination }) = query
         else {
             panic!("not asked for here");
         };

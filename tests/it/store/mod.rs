@@ -68,6 +68,7 @@ contract! {
     owed::a_settlement_of_what_has_ended_is_ignored
     owed::a_line_is_in_the_order_of_its_places
     owed::a_line_takes_only_so_many_of_each_lane
+    owed::the_first_of_all_lanes_has_the_least_position
     owed::a_line_goes_on_behind_any_place
     owed::what_failed_is_due_when_its_time_has_come
     owed::the_backlog_counts_by_destination

@@ -102,6 +102,24 @@ pub async fn a_line_takes_only_so_many_of_each_lane(home: &dyn Home) {
     assert_eq!(line_after(&open, 1, None, 1, 0).await, []);
 }
 
+pub async fn the_first_of_all_lanes_has_the_least_position(home: &dyn Home) {
+    let open = home.open().await;
+    let first = || async {
+        let query = OwedQuery::First { destination: destinations(1) };
+        open.store.owed(query).await.unwrap()
+    };
+    assert_eq!(first().await, []);
+    let loose = in_lanes(&open, &[(0, 0), (0, 0)]).await;
+    assert_eq!(first().await, []);
+    let mut places = vec![(7, 20), (u64::MAX, 5), (7, -1), (1 << 63, -3), (1, 9)];
+    places.extend((0..40).map(|n| (2, 10 + n)));
+    let owed = in_lanes(&open, &places).await;
+    assert_eq!(first().await, [owed[3]]);
+    let all = [&owed[3], &loose[0], &owed[4]].map(|it| attempt(it, Class::Accepted, ended()));
+    open.store.settle(all.to_vec()).await.unwrap();
+    assert_eq!(first().await, [owed[2]]);
+}
+
 pub async fn a_line_goes_on_behind_any_place(home: &dyn Home) {
     let open = home.open().await;
     let places: Vec<(u64, i64)> =

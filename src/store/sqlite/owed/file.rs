@@ -138,6 +138,41 @@ impl OwedFile {
         })
     }
 
+    /// See [`crate::store::OwedQuery::First`]. A long lane is not read to its end.
+    pub fn first(&self, destination: i64) -> Result<Option<OwedRow>> {
+        /// So many are passed before it is quicker to look for the next lane.
+        const FEW: usize = 16;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM owed WHERE destination = ? AND lane > ? \
+             ORDER BY lane, position, seq"
+        );
+        self.read(|connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let mut statement = snapshot.prepare_cached(&sql)?;
+            let mut first: Option<OwedRow> = None;
+            let mut lane = Lane::NONE;
+            'lanes: loop {
+                let mut rows = statement.query((destination, lane_to_sql(lane)))?;
+                let mut passed = 0;
+                while let Some(next) = rows.next()? {
+                    let next = row(next)?;
+                    if next.place.lane == lane {
+                        passed += 1;
+                        if passed >= FEW {
+                            continue 'lanes;
+                        }
+                        continue;
+                    }
+                    (lane, passed) = (next.place.lane, 0);
+                    if first.is_none_or(|it| next.place.position < it.place.position) {
+                        first = Some(next);
+                    }
+                }
+                return Ok(first);
+            }
+        })
+    }
+
     /// How many each destination is owed, and when the oldest was accepted.
     pub fn backlog(&self) -> Result<Vec<(i64, u64, i64)>> {
         self.read(|connection| {
