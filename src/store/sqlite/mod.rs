@@ -11,6 +11,8 @@ mod private;
 mod marks;
 mod changes;
 mod manifest;
+mod sums;
+mod digests;
 mod files;
 mod gate;
 mod control;
