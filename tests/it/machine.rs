@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use crate::{
     cli::program::{Running, run, stderr, tidegate},
     crash::http::Connection,
+    harness::postgres::Postgres,
 };
 
 fn serve(data: &Path, more: &[&str]) -> Command {
@@ -73,6 +74,19 @@ fn a_database_that_is_away_at_a_start_is_told_once() {
     let said = stderr(&refused);
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot be used") && !said.contains("is gone"), "{said}");
+}
+
+/// R3
+#[test]
+fn a_database_without_checksums_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Postgres::without_checksums();
+    let store = database.url("postgres");
+    let gateway = Running::start(&mut serve(folder.path(), &["--store", &store]));
+    let said = gateway.note("the database has no checksums of its pages");
+    assert!(said.contains("WARN") && said.contains("pg_checksums --enable"), "{said}");
+    address(&gateway);
+    assert_eq!(gateway.interrupt(), Some(0));
 }
 
 /// B26

@@ -61,6 +61,7 @@ impl Core {
         connection.be_patient();
         migrate::migrate(&mut connection).await?;
         intake::check_whole(&mut connection).await?;
+        warn_without_checksums(&connection).await?;
         let secret = secret(&mut connection, &mut random).await?;
         let shards = shards(&mut connection, options.shards).await?;
         if node.is_alone {
@@ -173,6 +174,18 @@ pub(super) async fn session<'a>(
         *kept = Some(core.connector.connect().await?);
     }
     kept.as_mut().ok_or(StoreError::Closed)
+}
+
+/// A bit that changes on the disk of the database is told by the database, if it looks.
+async fn warn_without_checksums(connection: &Connection) -> Result<()> {
+    let row = connection.client.query_one("SHOW data_checksums", &[]).await?;
+    if row.try_get::<_, &str>(0)? != "on" {
+        tracing::warn!(
+            "the database has no checksums of its pages, so that nobody is told of a bit that changes on its disk; \
+             they are on after `pg_checksums --enable`, with the database stopped"
+        );
+    }
+    Ok(())
 }
 
 async fn secret(connection: &mut Connection, random: &mut Random) -> Result<[u8; 32]> {

@@ -202,6 +202,13 @@ pub(super) fn intact(path: &Path) -> Result<Connection> {
     if said == "ok" { Ok(connection) } else { Err(StoreError::Damaged { what: "page" }) }
 }
 
+/// One whose tables can be read, whatever the checksums of its pages and its indexes say.
+pub(super) fn is_readable_as_it_is(path: &Path) -> bool {
+    let said = path.is_file().then(|| tidegate_pages::open_as_it_is(path)).and_then(Result::ok);
+    let said = said.map(|it| it.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)));
+    said.is_some_and(|it| it.is_ok_and(|it: String| it == "ok"))
+}
+
 /// Events whose body is not what was accepted.
 #[derive(Default)]
 struct Bodies {

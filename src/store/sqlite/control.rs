@@ -12,6 +12,7 @@ use super::{
     files::{self, Kind, Sync},
     lock,
     marks::{About, Marks},
+    sums,
     upkeep::checkpoint_if_possible,
 };
 use crate::{
@@ -43,7 +44,13 @@ impl Numbers {
 
 impl Control {
     pub fn open(path: &Path, marks: Marks) -> Result<Self> {
-        let connection = files::open_writer(path, Kind::Control, Sync::Full, 1 << 20)?;
+        let open = || files::open_writer(path, Kind::Control, Sync::Full, 1 << 20);
+        // First the version, which keeps out programs that know nothing of checksums.
+        if sums::are_missing(path)? {
+            drop(open()?);
+            sums::add(path)?;
+        }
+        let connection = open()?;
         changes::check(&connection, marks.get(About::Control))?;
         let mut numbers = Numbers::default();
         {

@@ -18,7 +18,7 @@ use super::{
     files::{self, Kind, Sync},
     lock,
     marks::{About, Marks},
-    rows,
+    rows, sums,
     upkeep::checkpoint_if_possible,
 };
 use crate::{
@@ -50,6 +50,7 @@ struct Writer {
 
 impl DirectoryFile {
     pub fn open(path: &Path, marks: Marks) -> Result<Self> {
+        sums::add(path)?;
         let connection = files::open_writer(path, Kind::Directory, Sync::Full, 4 << 20)?;
         changes::check(&connection, marks.get(About::Directory))?;
         let reader = Reader {

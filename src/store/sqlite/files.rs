@@ -146,7 +146,7 @@ impl Folder {
         }
         // Nothing of it is synced on the way: it counts only from the renaming on.
         private::make_file(&template)?;
-        let connection = Connection::open(&template)?;
+        let connection = tidegate_pages::open(&template, OpenFlags::default())?;
         connection.pragma_update(None, "synchronous", "OFF")?;
         migrate(&connection, Kind::Segment)?;
         set_fact(&connection, JOURNALED, turn as i64)?;
@@ -181,7 +181,7 @@ pub(super) fn open_writer(
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     private::make_file(path)?;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection = tidegate_pages::open(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The schema first, so that its version stands in the file and not only in the log.
@@ -203,7 +203,7 @@ pub(super) fn open_reader(path: &Path, frozen: bool) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(uri(path, frozen), flags)?;
+    let connection = tidegate_pages::open(uri(path, frozen), flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "cache_size", -512)?;
     connection.set_prepared_statement_cache_capacity(32);
@@ -230,7 +230,7 @@ pub(super) fn uri(path: &Path, frozen: bool) -> String {
 /// the way.
 pub(super) fn open_unfinished(path: &Path) -> Result<Connection> {
     private::make_file(path)?;
-    let connection = Connection::open(path)?;
+    let connection = tidegate_pages::open(path, OpenFlags::default())?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "journal_mode", "OFF")?;
     connection.pragma_update(None, "cache_size", -8192)?;
@@ -240,7 +240,10 @@ pub(super) fn open_unfinished(path: &Path) -> Result<Connection> {
 
 fn migrations(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Control => &[include_str!("migrations/control_0001.sql")],
+        Kind::Control => &[
+            include_str!("migrations/control_0001.sql"),
+            include_str!("migrations/control_0002.sql"),
+        ],
         Kind::Owed => &[include_str!("migrations/owed_0001.sql")],
         Kind::Segment => &[
             include_str!("migrations/segment_0001.sql"),

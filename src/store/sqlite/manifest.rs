@@ -63,19 +63,42 @@ const JOURNALS: [&str; 2] = ["journal-0", "journal-1"];
 
 impl Sum {
     pub fn of(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let mut digest = Xxh3::new();
-        let mut chunk = vec![0; 1 << 18];
-        let mut bytes = 0;
+        let mut summing = Summing::begin(path)?;
         loop {
-            match io::Read::read(&mut file, &mut chunk)? {
-                0 => return Ok(Self { bytes, digest: digest.digest() }),
+            if let Some(sum) = summing.go_on(usize::MAX)? {
+                return Ok(sum);
+            }
+        }
+    }
+}
+
+/// A [`Sum`] on the way.
+pub(super) struct Summing {
+    pub file: File,
+    digest: Xxh3,
+    bytes: u64,
+}
+
+impl Summing {
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)?, digest: Xxh3::new(), bytes: 0 })
+    }
+
+    /// Reads so much, about. The sum, once all is read.
+    pub fn go_on(&mut self, bytes: usize) -> io::Result<Option<Sum>> {
+        let mut chunk = vec![0; 1 << 18];
+        let mut left = bytes;
+        while left > 0 {
+            match io::Read::read(&mut self.file, &mut chunk)? {
+                0 => return Ok(Some(Sum { bytes: self.bytes, digest: self.digest.digest() })),
                 read => {
-                    digest.update(&chunk[..read]);
-                    bytes += read as u64;
+                    self.digest.update(&chunk[..read]);
+                    self.bytes += read as u64;
+                    left = left.saturating_sub(read);
                 }
             }
         }
+        Ok(None)
     }
 }
 
@@ -161,6 +184,8 @@ impl Manifest {
 pub(super) struct ManifestFile {
     folder: PathBuf,
     known: Mutex<Manifest>,
+    /// Held while a segment's file is replaced, and while the digest of one is promised.
+    pub replacing: Mutex<()>,
     /// Whether there was one, which an earlier version does not make.
     was_there: bool,
 }
@@ -180,13 +205,23 @@ impl ManifestFile {
         if known.version > VERSION {
             return Err(StoreError::Newer { found: known.version, known: VERSION });
         }
-        Ok(Self { folder: folder.to_owned(), known: Mutex::new(known), was_there })
+        Ok(Self {
+            folder: folder.to_owned(),
+            known: Mutex::new(known),
+            replacing: Mutex::default(),
+            was_there,
+        })
     }
 
     /// Begins anew with what is there.
     pub fn make_anew(folder: &Path) -> Self {
         let known = Manifest { version: VERSION, ..Manifest::default() };
-        Self { folder: folder.to_owned(), known: Mutex::new(known), was_there: false }
+        Self {
+            folder: folder.to_owned(),
+            known: Mutex::new(known),
+            replacing: Mutex::default(),
+            was_there: false,
+        }
     }
 
     pub fn known(&self) -> Manifest {

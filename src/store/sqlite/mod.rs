@@ -111,6 +111,8 @@ mod private;
 mod marks;
 mod changes;
 mod manifest;
+mod sums;
+mod digests;
 mod files;
 mod gate;
 mod control;

@@ -18,6 +18,7 @@ use super::{
     journal::{JOURNALED, Journal},
     seal,
     segments::{Segment, set_fact},
+    sums,
     told::Told,
 };
 use crate::store::{Result, StoreError};
@@ -89,13 +90,15 @@ impl Newest {
         // The log is there from the first look into the file on.
         connection.pragma_query_value(None, "schema_version", |_| Ok(()))?;
         let log = Log::open(path)?;
+        // One that an earlier version made is not continued, but for a first event if it has none.
+        let is_unwanted = sums::are_missing(path)?;
         Ok(Self {
             segment,
             connection,
             log,
             told: Told::default(),
             is_large: false,
-            is_unwanted: false,
+            is_unwanted,
             not_before: Instant::now(),
             logged: 0,
             is_thrifty: false,

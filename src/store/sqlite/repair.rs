@@ -2,8 +2,10 @@
 
 use std::{fs, fs::File, path::Path};
 
+use rusqlite::OpenFlags;
+
 use super::{
-    check::{Check, intact, name_of},
+    check::{self, Check, intact, name_of},
     error::{of_file, unavailable},
     files::{self, Kind, Sync},
     journal::NAMES,
@@ -85,6 +87,15 @@ impl Repair {
             "manifest" => (),
             "keys/" => self.set_aside(&file, "keys")?,
             _ if is_intact => self.done.push(format!("`{}` is taken as it is", loss.file)),
+            _ if check::is_readable_as_it_is(&file) => {
+                let pages = tidegate_pages::take_as_it_is(&file).map_err(of_file)?;
+                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                tidegate_pages::open(&file, flags)?.execute_batch("REINDEX")?;
+                self.done.push(format!(
+                    "`{}` is taken as it is: {pages} of its pages are not what was written, so rows may be wrong",
+                    loss.file
+                ));
+            }
             "control.db" => {
                 return Err(unavailable(
                     "nothing can be read without control.db: restore it from a backup",

@@ -61,6 +61,11 @@ impl Segment {
         self.sealed.load(Ordering::Acquire)
     }
 
+    /// Whether its file is gone, or another one stands in its place.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+
     /// Reads with a connection of its own, which may be kept for the next reader.
     pub fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let kept = {

@@ -1,8 +1,9 @@
 //! Writing what came of deliveries.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::{
+    error::is_damage,
     owed::OwedRow,
     readers::delivery_in,
     rows::{self, class_code, ended_code, reason_of_status},
@@ -96,7 +97,15 @@ impl Turn<'_> {
             let found = if segment.first() == self.segment.first() {
                 delivery_in(self.writes.read()?, owed.seq)?
             } else {
-                segment.read(|it| delivery_in(it, owed.seq))?
+                match segment.read(|it| delivery_in(it, owed.seq)) {
+                    // Its end counts all the same.
+                    Err(error) if is_damage(&error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, event = owed.seq.event().0, "a delivery is damaged");
+                        return self.project_by_others(owed.destination);
+                    }
+                    other => other?,
+                }
             };
             if let Some(row) = found {
                 self.memory.learn_project(owed.destination, row.project);
@@ -105,6 +114,22 @@ impl Turn<'_> {
         }
         // Its row is gone, which prune does not do to what is owed. The end counts all the same.
         tracing::error!(delivery = owed.seq.bits(), "a delivery is owed that was not planned");
+        Ok(0)
+    }
+
+    /// The project of a destination, by what else was planned for it. What is damaged is left out.
+    fn project_by_others(&mut self, destination: i64) -> Result<i64> {
+        let sql = "SELECT project FROM deliveries WHERE destination = ? LIMIT 1";
+        for segment in self.memory.segments.all().iter().rev() {
+            let found: Result<Option<i64>> = segment
+                .read(|it| Ok(it.query_row(sql, [destination], |row| row.get(0)).optional()?));
+            match found {
+                Ok(Some(project)) => return Ok(project),
+                Ok(None) => (),
+                Err(error) if is_damage(&error) => (),
+                Err(error) => return Err(error),
+            }
+        }
         Ok(0)
     }
 }

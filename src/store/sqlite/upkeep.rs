@@ -14,7 +14,8 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    error::{is_broken, of_file},
+    digests::Digests,
+    error::{is_broken, is_damage, of_file},
     files,
     journal::Spent,
     manifest::{ManifestFile, Sum},
@@ -61,8 +62,9 @@ impl Upkeep {
             // The receiver is right here.
             let _ = jobs.send(Job::Seal(segment.clone(), None));
         }
+        let digests = Digests::new(segments.clone(), manifest.clone());
         let (newest, unsealed) = (None, Vec::new());
-        let work = Work { segments, status, manifest, log: log.clone(), newest, unsealed };
+        let work = Work { segments, status, manifest, log: log.clone(), newest, unsealed, digests };
         let thread = std::thread::Builder::new()
             .name("store-upkeep".to_owned())
             .spawn(move || work.run(&queue))
@@ -119,15 +121,20 @@ struct Work {
     newest: Option<(Arc<Segment>, Connection)>,
     /// Those that could not be sealed so far, and when they are tried again.
     unsealed: Vec<(Arc<Segment>, Instant)>,
+    /// What segments have none of that an earlier version sealed.
+    digests: Digests,
 }
 
 impl Work {
     /// How long a segment that could not be sealed is left alone.
     const PATIENCE: Duration = Duration::from_secs(5);
+    /// The same for one that is damaged.
+    const LONG: Duration = Duration::from_secs(3600);
 
     fn run(mut self, queue: &mpsc::Receiver<Job>) {
         loop {
-            match queue.recv_timeout(Self::PATIENCE) {
+            let patience = self.digests.patience().filter(|_| !self.status.is_full());
+            match queue.recv_timeout(patience.unwrap_or(Self::PATIENCE)) {
                 // What is left is done after the next start, when nobody waits for it.
                 Ok(_) if self.status.is_closed() => return,
                 Ok(Job::Checkpoint(segment)) => {
@@ -148,7 +155,12 @@ impl Work {
                     drop(connection);
                     self.unsealed.push((segment, Instant::now()));
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => (),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if patience.is_some() && !self.status.is_closed() {
+                        let result = self.digests.go_on();
+                        self.judge(result);
+                    }
+                }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
             self.seal_some();
@@ -187,9 +199,17 @@ impl Work {
                 self.segments.note_sealed(&segment);
                 metrics::histogram!("tidegate_store_seal_seconds").record(begun.elapsed());
             } else {
-                self.unsealed.push((segment, now + Self::PATIENCE));
+                let is_damaged = result.as_ref().is_err_and(is_damage);
+                let patience = if is_damaged { Self::LONG } else { Self::PATIENCE };
+                self.unsealed.push((segment.clone(), now + patience));
             }
-            self.judge(result);
+            match result {
+                // Everything else goes on; whoever reads what is damaged is told.
+                Err(error) if is_damage(&error) => {
+                    tracing::error!(file = %segment.path().display(), error = &error as &dyn std::error::Error, "a segment is damaged, and is not sealed: run `tidegate check`");
+                }
+                other => self.judge(other),
+            }
         }
     }
 

@@ -52,6 +52,16 @@ impl Postgres {
         Self::begin(folder, settings)
     }
 
+    /// A server whose pages have no checksums, which is for initdb to say and differs by version.
+    pub fn without_checksums() -> Self {
+        Self::with(|data| {
+            // It fails where there are none already.
+            let disabling = as_user(&program("pg_checksums")).arg("--disable").arg(data).output();
+            assert!(disabling.is_ok());
+            Vec::new()
+        })
+    }
+
     /// A server that follows this one, until it is promoted.
     pub fn standby(&self) -> Self {
         let folder = folder();

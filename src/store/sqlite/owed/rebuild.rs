@@ -22,6 +22,7 @@ use crate::{
             error::{is_damage, of_file},
             files::{self, Kind, Sync},
             segments::{Segments, set_fact},
+            sums,
         },
     },
 };
@@ -29,7 +30,8 @@ use crate::{
 /// Opens the file, which then has every change that was committed. Also says the number of the last.
 pub(in crate::store::sqlite) fn open(path: &Path, segments: &Segments) -> Result<(OwedFile, u64)> {
     let last = last_redo(segments)?;
-    let caught_up = match files::open_writer(path, Kind::Owed, Sync::Derived, 8 << 20) {
+    let open = |()| files::open_writer(path, Kind::Owed, Sync::Derived, 8 << 20);
+    let caught_up = match sums::add(path).and_then(open) {
         _ if is_condemned(path) => false,
         Ok(mut connection) => match catch_up(&mut connection, segments, last) {
             Ok(caught_up) => caught_up,

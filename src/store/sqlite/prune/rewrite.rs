@@ -17,7 +17,7 @@ use crate::{
         sqlite::{
             blocks::{Block, Packer},
             error::of_file,
-            files,
+            files, lock,
             manifest::Sum,
             seal::{self, remove_files},
             segments::{Segment, set_fact},
@@ -45,6 +45,7 @@ impl Forgetting {
         }
         self.status.check_open()?;
         let (sum, covered) = (Sum::of(&fresh).map_err(of_file)?, self.keys.covered());
+        let replacing = lock(&self.manifest.replacing);
         self.manifest.change(|it| {
             it.seal(segment.first(), None);
             it.cover_keys(covered);
@@ -53,6 +54,7 @@ impl Forgetting {
         files::sync_folder(&self.folder.path().join("segments"))?;
         self.manifest.change(|it| it.seal(segment.first(), Some(sum)))?;
         self.readers.segments.replace(segment);
+        drop(replacing);
         tracing::info!(
             first = segment.first().0,
             forgotten = gone.len(),

@@ -4,6 +4,8 @@
 //!
 //! A few places of each file; `make damage` tries many.
 
+mod rows;
+
 use std::{
     fmt::Write as _,
     fs, io,
@@ -172,6 +174,7 @@ async fn read_all(data: &Path) -> Result<String, String> {
     }
     let unplanned = store.unplanned(EventSeq(0), 1_000).await.map_err(|it| told(&it))?;
     writeln!(text, "{} without a plan", unplanned.len()).unwrap();
+    rows::read(&store, &mut text).await.map_err(|it| told(&it))?;
     store.close().await;
     Ok(text)
 }
@@ -265,6 +268,11 @@ async fn judge(whole: &Path, expected: &str, file: &str, damage: Damage, tally: 
 
 /// Folders with something of everything: one that was closed, one that was killed.
 async fn folders(scratch: &Path) -> [(&'static str, PathBuf); 2] {
+    folders_with(scratch, false).await
+}
+
+/// The newest segment of the one that was killed may have a part of what it has in its log alone.
+async fn folders_with(scratch: &Path, has_both: bool) -> [(&'static str, PathBuf); 2] {
     let (closed, living) = (scratch.join("closed"), scratch.join("living"));
     let killed = scratch.join("killed");
     let (store, _accepted) = filled(&closed).await;
@@ -272,9 +280,16 @@ async fn folders(scratch: &Path) -> [(&'static str, PathBuf); 2] {
     drop(store);
     let (store, _accepted) = filled(&living).await;
     sealed(&living).await;
+    let mut planned = Vec::new();
     for number in 0..5 {
         let appended = store.append(vec![event(&format!("[{number}]"))]).await.unwrap();
-        store.plan(vec![plan_for(&new_events(&appended)[0], &[1])]).await.unwrap();
+        planned.extend(store.plan(vec![plan_for(&new_events(&appended)[0], &[1])]).await.unwrap());
+    }
+    if has_both {
+        store.settle(vec![note(&planned[0], ended())]).await.unwrap();
+        rows::bring_into_file(&store, &living).await;
+        store.settle(vec![note(&planned[1], ended())]).await.unwrap();
+        store.unplanned(EventSeq(0), 1).await.unwrap();
     }
     copy(&living, &killed);
     drop(store);
@@ -288,7 +303,7 @@ async fn no_damage_loses_anything_in_silence() {
     eprintln!("damage: DAMAGE_SEED={seed} DAMAGE_FLIPS={flips}");
     let mut random = Random::new(seed);
     let scratch = tempfile::tempdir().unwrap();
-    for (name, whole) in folders(scratch.path()).await {
+    for (name, whole) in folders_with(scratch.path(), true).await {
         let mut tally = Tally::default();
         let copied = scratch.path().join(format!("{name}-whole"));
         copy(&whole, &copied);

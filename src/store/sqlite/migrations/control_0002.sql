@@ -1,0 +1,2 @@
+-- From here on, pages of new files have checksums, in the 8 last bytes of each (pages/src/page.rs). A program that
+-- knows nothing of them must not open the folder, since it would write pages without.
