@@ -193,7 +193,6 @@ impl App {
         let Ground { metrics, vault, database, registrar, logs, newcomer, seen: _ } = ground;
         let given = (config.gate, config.ingest);
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
-        let counting = stages.count(&ingest, &stops);
         let roles = config.cluster.roles.clone();
         let place = node::join(newcomer, config.cluster, address).await?;
         let prober = stages.prober(&parts);
@@ -212,6 +211,7 @@ impl App {
             prober,
             outlets: destinations,
             lookups: stages.lookups.clone(),
+            tools: stages.tools.apart(),
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -222,9 +222,9 @@ impl App {
             options: config.api.on(address),
         }))
         .merge(dashboard::router());
-        let front = Front::new(ingest, router, roles);
+        let front = Front::new(ingest.clone(), router, roles);
         let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
-        upkeep.push(counting);
+        upkeep.push(stages.count(&ingest, &stops));
         let stop = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep,
@@ -315,6 +315,7 @@ async fn apply(
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");
+    difference.warnings.iter().for_each(|it| tracing::warn!("{it}"));
     for (name, version) in overridden::pipelines(file, &before, &difference) {
         tracing::warn!(
             pipeline = name,
