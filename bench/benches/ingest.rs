@@ -303,6 +303,7 @@ async fn routes(folder: &std::path::Path) -> Result<(Router, Arc<Ingest>)> {
         prober,
         outlets,
         lookups: Arc::new(NoLookups),
+        tools: tidegate::pipeline::Tools::new(&vault),
         dispatch,
         replayed: Arc::new(|_| ()),
         tail,

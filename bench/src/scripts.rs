@@ -36,7 +36,7 @@ pub fn run(options: &Options) -> Result<()> {
         let begun = Instant::now();
         for chunk in 0..ROUND / AT_ONCE {
             let inputs: Vec<Input> = (0..AT_ONCE).map(|n| input(chunk * AT_ONCE + n)).collect();
-            script.run_ahead(inputs.clone());
+            script.run_ahead(inputs.clone(), None);
             for input in inputs {
                 script.run(input).returned?;
             }

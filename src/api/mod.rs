@@ -87,6 +87,8 @@ pub struct Context {
     pub outlets: Arc<destinations::Directory>,
     /// For steps that ask, while somebody tries them.
     pub lookups: Arc<dyn Lookups>,
+    /// Its threads run the scripts of dry runs only.
+    pub tools: Tools,
     pub dispatch: dispatch::Handle,
     /// Tells the dispatcher what a replay has made.
     pub replayed: Replayed,
@@ -113,16 +115,13 @@ pub struct Shared {
     context: Context,
     watchers: Shares,
     dry_runs: Shares,
-    /// Its threads run the scripts of dry runs only.
-    tools: Tools,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
         let watchers = Shares::new(context.options.watchers);
-        let tools = Tools::new(&context.vault);
         let dry_runs = Shares::new(DRY_RUNS);
-        Self(Arc::new(Shared { context, watchers, dry_runs, tools }))
+        Self(Arc::new(Shared { context, watchers, dry_runs }))
     }
 
     /// With what old events are planned anew.

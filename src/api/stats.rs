@@ -18,6 +18,7 @@ use crate::{
     catalog::Catalog,
     dispatch::LineStatus,
     model::{Destination, DestinationId, DestinationState, ProjectId},
+    pipeline::FailingScript,
     problem::Problem,
     store::{Minute, Refusal},
 };
@@ -190,6 +191,48 @@ pub struct Status {
     pub destinations: Vec<DestinationStatus>,
     /// Sources with duplicates of another type or payload than the event that had their key first.
     pub conflicts: Vec<SourceConflicts>,
+    /// Scripts that were stuck in the last ten minutes, or could not be run, on the node that answers.
+    pub stuck_scripts: Vec<StuckScript>,
+}
+
+/// A script that does not keep up: each event that it was not run over, or not to its end, became a dead letter.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct StuckScript {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// Where the script stands in it: `steps[0]`, or `routes[1].steps[0]`.
+    pub step: String,
+    /// When it lost the first of its events.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// When it lost the last of them.
+    #[schema(value_type = String, format = DateTime)]
+    pub last: Timestamp,
+    /// Events that became dead letters since then.
+    pub events: u64,
+    /// Threads that it holds on to right now, in calls that cannot be stopped.
+    pub threads: usize,
+    /// It is not run before then. Null: it is run with the next event, unless it is `blocked`.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub retry_at: Option<Timestamp>,
+    /// Why it is not run, whatever the time, e.g. because other scripts of the project hold on to all threads.
+    pub blocked: Option<&'static str>,
+}
+
+impl StuckScript {
+    fn of(it: FailingScript, now: Timestamp) -> Self {
+        let before = |it: Duration| now.checked_sub(it).unwrap_or(now);
+        Self {
+            since: before(it.since),
+            last: before(it.last),
+            events: it.events,
+            threads: it.threads,
+            retry_at: it.retry_in.map(|it| now.checked_add(it).unwrap_or(now)),
+            blocked: it.blocked,
+            pipeline: it.pipeline,
+            step: it.step,
+        }
+    }
 }
 
 /// Duplicates of one source that were not the same event once more.
@@ -262,6 +305,10 @@ pub async fn status(State(api): State<Api>, access: Access<Read>) -> Result<Json
         }),
         destinations,
         conflicts: conflicts(&api, catalog, access.project),
+        stuck_scripts: {
+            let failing = api.tools.failing_scripts(access.project);
+            failing.into_iter().map(|it| StuckScript::of(it, now)).collect()
+        },
     }))
 }
 

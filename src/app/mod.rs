@@ -193,7 +193,6 @@ impl App {
         let Ground { metrics, vault, database, registrar, logs, newcomer, seen: _ } = ground;
         let given = (config.gate, config.ingest);
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
-        let counting = stages.count(&ingest, &stops);
         let roles = config.cluster.roles.clone();
         let place = node::join(newcomer, config.cluster, address).await?;
         let prober = stages.prober(&parts);
@@ -212,6 +211,7 @@ impl App {
             prober,
             outlets: destinations,
             lookups: stages.lookups.clone(),
+            tools: stages.tools.apart(),
             dispatch: started.handle.clone(),
             replayed: started.replayed,
             draining: stops.draining.subscribe(),
@@ -222,9 +222,9 @@ impl App {
             options: config.api.on(address),
         }))
         .merge(dashboard::router());
-        let front = Front::new(ingest, router, roles);
+        let front = Front::new(ingest.clone(), router, roles);
         let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
-        upkeep.push(counting);
+        upkeep.push(stages.count(&ingest, &stops));
         let stop = turned(stops.server.subscribe());
         let tasks = Tasks {
             upkeep,
@@ -279,7 +279,7 @@ impl App {
                     tracing::warn!("attempts that are still under way are cut, and made again later");
                 }
             },
-            () = nothing_is_kept(self.dispatch.watch()) => {
+            () = nothing_is_kept(self.dispatch.watch(), UNKEPT) => {
                 tracing::warn!("the store does not take what came of the last attempts; they are made again later");
             }
         }
@@ -315,6 +315,7 @@ async fn apply(
     let difference = resources::apply(file, registrar, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");
+    difference.warnings.iter().for_each(|it| tracing::warn!("{it}"));
     for (name, version) in overridden::pipelines(file, &before, &difference) {
         tracing::warn!(
             pipeline = name,
@@ -328,8 +329,7 @@ async fn apply(
 
 /// Ends when no attempt is under way any more, and the store has not taken what came of them for a while: its
 /// disk is read-only, or its database is gone.
-async fn nothing_is_kept(mut status: watch::Receiver<dispatch::Status>) {
-    const PATIENCE: Duration = Duration::from_secs(3);
+async fn nothing_is_kept(mut status: watch::Receiver<dispatch::Status>, patience: Duration) {
     loop {
         // An error means that the dispatcher has ended, which is seen elsewhere.
         if status.wait_for(|it| it.in_flight == 0 && it.unsettled > 0).await.is_err() {
@@ -339,11 +339,14 @@ async fn nothing_is_kept(mut status: watch::Receiver<dispatch::Status>) {
             let before = status.borrow_and_update().unsettled;
             let _ = status.wait_for(|it| it.in_flight > 0 || it.unsettled != before).await;
         };
-        if tokio::time::timeout(PATIENCE, moves).await.is_err() {
+        if tokio::time::timeout(patience, moves).await.is_err() {
             return;
         }
     }
 }
+
+/// How long a store that takes nothing is waited for, once the last attempt has ended.
+const UNKEPT: Duration = Duration::from_secs(3);
 
 /// How long attempts that are under way may take to end after a stop.
 pub const DRAIN: Duration = Duration::from_secs(15);
@@ -435,5 +438,32 @@ fn check(config: &Config) -> Result<(), StartError> {
         Err(StartError::Beat)
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_takes_nothing_is_not_waited_for() {
+        let status = |in_flight, unsettled| dispatch::Status {
+            in_flight,
+            unsettled,
+            ..dispatch::Status::default()
+        };
+        let patience = Duration::from_millis(40);
+        let ends = async |before: dispatch::Status| {
+            let sender = watch::Sender::new(before);
+            let waiting = nothing_is_kept(sender.subscribe(), patience);
+            tokio::time::timeout(patience * 10, waiting).await.is_ok()
+        };
+        assert!(ends(status(0, 7)).await, "nothing is under way, and seven outcomes are not kept");
+        assert!(
+            !ends(status(1, 7)).await,
+            "an attempt is under way: what comes of it is waited for"
+        );
+        assert!(!ends(status(0, 0)).await, "everything is kept, and the dispatcher ends by itself");
+        assert!(UNKEPT * 4 < DRAIN, "far sooner than attempts that hang");
     }
 }

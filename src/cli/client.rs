@@ -245,9 +245,20 @@ pub struct Page {
 pub async fn pages(
     client: &Client,
     path: &str,
-    mut query: Vec<(&'static str, String)>,
+    query: Vec<(&'static str, String)>,
     limit: usize,
     mut take: impl FnMut(Json) -> Result<()>,
+) -> Result<()> {
+    pages_while(client, path, query, limit, |row| take(row).map(|()| true)).await
+}
+
+/// The same, until `take` wants no more of it.
+pub async fn pages_while(
+    client: &Client,
+    path: &str,
+    mut query: Vec<(&'static str, String)>,
+    limit: usize,
+    mut take: impl FnMut(Json) -> Result<bool>,
 ) -> Result<()> {
     const PAGE: usize = 100;
     let mut left = limit;
@@ -257,7 +268,9 @@ pub async fn pages(
         let page: Page = client.get(path, &query).await?.read()?;
         for row in page.data.into_iter().take(left) {
             left -= 1;
-            take(row)?;
+            if !take(row)? {
+                return Ok(());
+            }
         }
         let Some(next) = page.next else { break };
         query.truncate(filters);

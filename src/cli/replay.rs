@@ -1,6 +1,6 @@
 //! `tidegate replay`: old events, delivered anew. It says how many before it starts.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Context,
+    client::pages_while,
     deliveries::{Filter, id_part, state, state_word},
     emit::progress_bar,
     error::{CliError, Result},
@@ -57,7 +58,7 @@ pub struct Args {
     /// Send the stored payload as it came, whatever the routes say; needs the scope admin
     #[arg(long, conflicts_with_all = ["destination", "state", "event_type", "since", "until"])]
     raw: bool,
-    /// Stay until every delivery is made
+    /// Stay until every delivery was attempted; the exit code is 1 where one was not accepted
     #[arg(long, short)]
     watch: bool,
     /// As JSON
@@ -78,7 +79,7 @@ enum Command {
         /// The replay's id, rpl_…
         #[arg(value_name = "ID")]
         id: String,
-        /// Stay until it is done
+        /// Stay until it is done and every delivery was attempted; the exit code is 1 where one was not accepted
         #[arg(long, short)]
         watch: bool,
     },
@@ -93,13 +94,39 @@ struct Replay {
     #[serde(default)]
     done: u64,
     #[serde(default)]
+    event: Option<String>,
+    #[serde(default)]
     selection: Option<Selected>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+/// What a replay was asked for, as the gateway shows it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 struct Selected {
-    #[serde(default)]
     missed: bool,
+    destination: Option<String>,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    from: Option<String>,
+    until: Option<String>,
+}
+
+/// What became of the deliveries that a replay made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Made {
+    delivered: u64,
+    /// Dead, expired or cancelled.
+    died: u64,
+    /// An attempt failed, and another follows.
+    retrying: u64,
+    /// Not attempted yet.
+    pending: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct MadeDelivery {
+    state: DeliveryState,
+    replay: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -221,7 +248,7 @@ async fn cancel(context: &Context, id: &str) -> Result<()> {
 
 async fn show(context: &Context, id: &str, stay: bool) -> Result<()> {
     let replay = fetch(context, id).await?;
-    if stay && replay.state == ReplayState::Running {
+    if stay {
         return watch(context, id).await;
     }
     context.out.line(sentence(&replay, context.out.paint))
@@ -256,7 +283,110 @@ async fn watch(context: &Context, id: &str) -> Result<()> {
         }
     };
     bar.finish_and_clear();
-    context.out.line(sentence(&watched?, context.out.paint))
+    let replay = watched?;
+    context.out.line(sentence(&replay, context.out.paint))?;
+    outcome(context, &replay).await
+}
+
+/// Says what became of what it made, once each was attempted; an error where not all of it was delivered.
+async fn outcome(context: &Context, replay: &Replay) -> Result<()> {
+    /// More than this is not looked at one by one.
+    const MOST: u64 = 10_000;
+    /// So long without a change, what has not been attempted waits for something else.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(250);
+    if replay.done > MOST {
+        output::note("it is too large to look at each delivery");
+        context.out.next("tidegate status");
+        return Ok(());
+    }
+    let (mut made, mut since) = (Made::default(), Instant::now());
+    loop {
+        let begun = Instant::now();
+        let now = Made::of(context, replay).await?;
+        if now != made {
+            (made, since) = (now, Instant::now());
+        }
+        if made.pending == 0 || since.elapsed() > PATIENCE {
+            break;
+        }
+        // Looking takes no more than half of the time.
+        tokio::time::sleep(PAUSE.max(begun.elapsed())).await;
+    }
+    context.out.line(made.sentence())?;
+    let Made { died, .. } = made;
+    if made.delivered >= replay.done.min(made.all()) {
+        return Ok(());
+    }
+    let next = match (&replay.event, died) {
+        (_, 0) => format!(
+            "tidegate status says what they wait for; tidegate replay show {} --watch looks again",
+            replay.id
+        ),
+        (Some(event), _) => format!("tidegate events show {event} says why"),
+        (None, _) => "tidegate dead-letters says which, and tidegate deliveries show ID says why; then replay \
+                      them again"
+            .to_owned(),
+    };
+    let undelivered = plural(made.all() - made.delivered, "replayed delivery");
+    Err(CliError::failed(format!("not accepted: {undelivered}")).then(next))
+}
+
+/// Deliveries that are looked at, the replay's and others.
+const MOST_ROWS: usize = 100_000;
+
+impl Made {
+    async fn of(context: &Context, replay: &Replay) -> Result<Self> {
+        let mut made = Self::default();
+        if let Some(event) = &replay.event {
+            let path = format!("/api/v1/events/{}", id_part("evt", event)?);
+            let event: Event = context.client.get(&path, &[]).await?.read()?;
+            event.deliveries.into_iter().for_each(|it| made.add(it, &replay.id));
+            return Ok(made);
+        }
+        let Selected { destination, event_type, from, until, .. } =
+            replay.selection.clone().unwrap_or_default();
+        let query =
+            [("destination", destination), ("type", event_type), ("from", from), ("until", until)];
+        let query = query.into_iter().filter_map(|(name, it)| Some((name, it?))).collect();
+        let wanted = replay.done;
+        let take = |row: Json| {
+            made.add(row.read()?, &replay.id);
+            Ok(made.all() < wanted)
+        };
+        pages_while(&context.client, "/api/v1/deliveries", query, MOST_ROWS, take).await?;
+        Ok(made)
+    }
+
+    fn add(&mut self, it: MadeDelivery, replay: &str) {
+        if it.replay.as_deref() != Some(replay) {
+            return;
+        }
+        *match it.state {
+            DeliveryState::Delivered => &mut self.delivered,
+            DeliveryState::Dead | DeliveryState::Expired | DeliveryState::Cancelled => {
+                &mut self.died
+            }
+            DeliveryState::Retrying => &mut self.retrying,
+            DeliveryState::Pending => &mut self.pending,
+        } += 1;
+    }
+
+    fn all(self) -> u64 {
+        self.delivered + self.died + self.retrying + self.pending
+    }
+
+    fn sentence(self) -> String {
+        let [delivered, died, waiting] =
+            [self.delivered, self.died, self.retrying + self.pending].map(output::count);
+        format!("{delivered} delivered, {died} died, {waiting} still waiting")
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Event {
+    #[serde(default)]
+    deliveries: Vec<MadeDelivery>,
 }
 
 fn sentence(it: &Replay, paint: Paint) -> String {

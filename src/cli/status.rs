@@ -38,6 +38,22 @@ struct Status {
     destinations: Vec<Destination>,
     #[serde(default)]
     conflicts: Vec<Conflicts>,
+    #[serde(default)]
+    stuck_scripts: Vec<StuckScript>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct StuckScript {
+    pipeline: String,
+    step: String,
+    since: Timestamp,
+    events: u64,
+    #[serde(default)]
+    threads: u64,
+    #[serde(default)]
+    retry_at: Option<Timestamp>,
+    #[serde(default)]
+    blocked: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -152,6 +168,10 @@ fn render(screen: &Screen, paint: Paint) -> String {
         text.push_str(&paint.yellow(line));
         text.push('\n');
     }
+    for it in &status.stuck_scripts {
+        text.push_str(&paint.yellow(stuck(it, status.now)));
+        text.push('\n');
+    }
     if status.destinations.is_empty() {
         return text + "no destinations\n";
     }
@@ -167,6 +187,25 @@ fn render(screen: &Screen, paint: Paint) -> String {
             .map(|(it, failure)| row(it, failure, status.now, paint)),
     );
     text + "\n" + &table(&table_rows)
+}
+
+/// What a script lost, and when it is tried again.
+fn stuck(it: &StuckScript, now: Timestamp) -> String {
+    let StuckScript { pipeline, step, since, events, threads, retry_at, blocked } = it;
+    let events = plural(*events, "event");
+    let since = distance(*since, now);
+    let mut text = format!(
+        "the script of {pipeline}, {step}, got stuck {since}: {events} became dead letters; "
+    );
+    text.push_str(&match (blocked, retry_at) {
+        (Some(reason), _) => reason.clone(),
+        (None, Some(at)) => format!("it is tried again {}", distance(*at, now)),
+        (None, None) => "it is tried again with the next event".to_owned(),
+    });
+    if *threads > 0 {
+        text.push_str(&format!("; it holds {}", plural(*threads, "thread")));
+    }
+    text
 }
 
 fn later(longest: Option<f64>, seconds: f64) -> Option<f64> {
@@ -231,6 +270,18 @@ erp          disabled  0      –       –
         let line =
             "\n2 events of app not kept: their keys were used before for another type or body\n";
         assert!(render(&screen, Paint::PLAIN).contains(line));
+
+        let stuck = json!({
+            "pipeline": "orders", "step": "routes[0].steps[1]", "since": "2026-07-31T14:03:00Z",
+            "last": "2026-07-31T14:04:50Z", "events": 3, "threads": 1,
+            "retry_at": "2026-07-31T14:05:20Z", "blocked": null,
+        });
+        screen.status.stuck_scripts = vec![serde_json::from_value(stuck).unwrap()];
+        let line = "\nthe script of orders, routes[0].steps[1], got stuck 2 min ago: 3 events became dead \
+                    letters; it is tried again in 20 s; it holds 1 thread\n";
+        let rendered = render(&screen, Paint::PLAIN);
+        assert!(rendered.contains(line), "{rendered}");
+        screen.status.stuck_scripts.clear();
 
         screen.status.conflicts.clear();
         screen.status.destinations.clear();

@@ -20,6 +20,7 @@ use crate::{
         Destination, DestinationId, Edge, Era, IdMap, Name, Ordering, Pattern, Pipeline,
         PipelineId, ProjectId, Route, SourceId, StepId, StepSpec,
     },
+    script::Place,
 };
 
 /// What is wrong with a pipeline, and where: `routes[0].steps[1].filter.match`.
@@ -77,10 +78,19 @@ const MOST_STEPS: usize = 50;
 
 /// Compiles a pipeline, or says everything that is wrong with it.
 pub fn compile(pipeline: &Pipeline, tools: &Tools) -> Result<CompiledPipeline, Vec<Invalid>> {
+    compile_for(&pipeline.project.to_string(), pipeline, tools)
+}
+
+/// The same, for a project that people know by this name.
+fn compile_for(
+    project_name: &str,
+    pipeline: &Pipeline,
+    tools: &Tools,
+) -> Result<CompiledPipeline, Vec<Invalid>> {
     let mut wrong = Vec::new();
     let when = compile_when(pipeline.when.as_deref(), "when", &[], &mut wrong);
     let mut results = Vec::new();
-    let at = Making { project: pipeline.project, tools };
+    let at = Making { project_name, pipeline, tools };
     let steps = compile_steps(at, &pipeline.steps, "steps", &mut results, &mut wrong);
     let mut routes = Vec::with_capacity(pipeline.routes.len());
     let mut edges = Vec::from_iter(edges_of(None, steps.len()));
@@ -130,7 +140,8 @@ fn compile_when(
 /// For what steps are made, and with what.
 #[derive(Clone, Copy)]
 struct Making<'a> {
-    project: ProjectId,
+    project_name: &'a str,
+    pipeline: &'a Pipeline,
     tools: &'a Tools,
 }
 
@@ -147,12 +158,19 @@ fn compile_steps(
     }
     let mut compiled = Vec::with_capacity(specs.len());
     for (place, spec) in specs.iter().enumerate() {
-        match steps::build(spec, results, at.project, at.tools) {
+        match steps::build(spec, results, at.pipeline.project, at.tools) {
             Ok(step) => {
                 for name in step.adds() {
                     if !results.iter().any(|it| it == name) {
                         results.push(name.to_owned());
                     }
+                }
+                if let Some(script) = step.transform() {
+                    script.stands_at(Place {
+                        project: at.project_name.to_owned(),
+                        pipeline: at.pipeline.name.to_string(),
+                        step: format!("{path}[{place}]"),
+                    });
                 }
                 compiled.push(step);
             }
@@ -176,6 +194,16 @@ pub struct Compiled {
 
 /// A pipeline that is ready, or why it cannot be.
 type Attempted = Result<Arc<CompiledPipeline>, String>;
+
+fn attempt(document: &Pipeline, catalog: &Catalog, tools: &Tools) -> Attempted {
+    let project = catalog.projects.get(&document.project).map(|it| it.name.to_string());
+    let project = project.unwrap_or_else(|| document.project.to_string());
+    compile_for(&project, document, tools).map(Arc::new).map_err(|wrong| {
+        let reason = wrong.first().map(Invalid::to_string).unwrap_or_default();
+        tracing::error!(project, pipeline = %document.name, %reason, "a stored pipeline does not compile; it plans nothing");
+        reason
+    })
+}
 
 #[derive(Default)]
 pub(super) struct Project {
@@ -258,11 +286,7 @@ impl Compiled {
             }
             let compiled = match before.cache.get(id) {
                 Some((old, compiled)) if Arc::ptr_eq(old, document) => compiled.clone(),
-                Some(_) | None => compile(document, tools).map(Arc::new).map_err(|wrong| {
-                    let reason = wrong.first().map(Invalid::to_string).unwrap_or_default();
-                    tracing::error!(pipeline = %document.name, %reason, "a stored pipeline does not compile; it plans nothing");
-                    reason
-                }),
+                Some(_) | None => attempt(document, catalog, tools),
             };
             next.cache.insert(*id, (document.clone(), compiled.clone()));
             let project = next.projects.entry(document.project).or_default();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     compile::Project,
     plan::{MOST_DELIVERIES, Planned},
+    reasons,
 };
 use crate::{
     expr::Facts,
@@ -59,10 +60,13 @@ pub(super) fn plan(event: &Arc<Event>, project: Option<&Project>) -> Planned {
                     skip(format!("the destination {id} was deleted"));
                     continue;
                 };
-                if plan.deliveries.len() >= MOST_DELIVERIES {
-                    skip(format!("an event has at most {MOST_DELIVERIES} deliveries"));
-                    break;
-                }
+                let dead = match reasons::of_limit(plan.deliveries.len(), None) {
+                    Ok(dead) => dead,
+                    Err(reason) => {
+                        skip(format!("not to {id}: {reason}"));
+                        continue;
+                    }
+                };
                 let (place, failed) = target.line.place(event, || Facts::new(event.clone(), None));
                 failures += u32::from(failed);
                 plan.deliveries.push(PlannedDelivery {
@@ -71,7 +75,7 @@ pub(super) fn plan(event: &Arc<Event>, project: Option<&Project>) -> Planned {
                     pipeline_version: 0,
                     place,
                     copy: None,
-                    dead: None,
+                    dead,
                 });
             }
         }

@@ -33,20 +33,23 @@ mod outside;
 mod sent;
 mod run;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     crypto::{Pseudonyms, Vault},
+    model::ProjectId,
     script::Pool,
 };
+
+pub use crate::script::Failing as FailingScript;
 
 pub use ask::{Answer, Asked, Entity, Lookups, NoLookups, Person, Question, Status};
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
 pub use directed::Direction;
 pub use place::Placing;
-pub use plan::{plan, plan_all};
+pub use plan::{MOST_DELIVERIES, plan, plan_all};
 pub use run::{Parts, Runner, runner};
 pub use steps::{Next, Step};
 
@@ -69,7 +72,14 @@ impl Tools {
 
     /// The same, with threads of its own.
     pub fn apart(&self) -> Self {
-        Self { pseudonyms: self.pseudonyms.clone(), scripts: Arc::default() }
+        let scripts = Arc::new(self.scripts.beside());
+        Self { pseudonyms: self.pseudonyms.clone(), scripts }
+    }
+
+    /// Scripts of a project that were stuck lately, or could not be run: here, and where tools were made
+    /// [apart](Self::apart).
+    pub fn failing_scripts(&self, project: ProjectId) -> Vec<FailingScript> {
+        self.scripts.failing(project.bits(), Instant::now())
     }
 }
 

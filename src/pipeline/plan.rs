@@ -16,6 +16,7 @@ use super::{
     ids::Ids,
     integrations::Integrations,
     reasons::{self, Stopped},
+    run::turns::Turns,
     steps::{Heard, Next, Step},
     trace::Trace,
 };
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// Deliveries that the pipelines may plan for one event. Replays need room behind them.
-pub(super) const MOST_DELIVERIES: usize = 1024;
+pub const MOST_DELIVERIES: usize = 1024;
 
 /// The plan of an event, and how many expressions had no value for it.
 pub(super) struct Planned {
@@ -63,7 +64,7 @@ pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
 
 /// Plans events as the loop does, some at a time, but waits for no answer.
 pub fn plan_all(events: &[Arc<Event>], compiled: &Compiled, lookups: &dyn Lookups) -> Vec<Plan> {
-    ahead::run_scripts(events, compiled);
+    ahead::run_scripts(events, compiled, &mut Turns::default());
     let plan = |event: &Arc<Event>| {
         plan_by(event, compiled, &mut AtOnce { lookups, project: event.project })
     };
@@ -349,10 +350,11 @@ impl Planner<'_> {
     ) {
         let Some(route) = at.route() else { return };
         for facts in self.steps(&route.steps, from, branches, at, answers) {
-            let over = match reasons::of_limit(self.before + self.made.deliveries.len()) {
-                Ok(over) => over,
-                Err(reason) => return self.skip(at, "route", reason),
-            };
+            let over =
+                match reasons::of_limit(self.before + self.made.deliveries.len(), facts.as_ref()) {
+                    Ok(over) => over,
+                    Err(reason) => return self.skip(at, "route", reason),
+                };
             let copy = facts.as_ref().and_then(Facts::altered);
             // The key is that of the event: what a route did to its copy moves it to no other lane.
             let (place, failed) = target.line.place(self.event, || self.facts());
@@ -430,15 +432,14 @@ impl Planner<'_> {
                     },
                 }
                 passed.errored += u64::from(self.errors != errors);
-                if next.len() > MOST_DELIVERIES {
-                    next.truncate(MOST_DELIVERIES);
-                    stopped.add(|| format!("an event becomes at most {MOST_DELIVERIES}"));
+                if reasons::cut(&mut next, stopped.of - 1 - usize::from(number), &mut stopped) {
                     break;
                 }
             }
             if has_parts {
                 number(&mut next);
             }
+            reasons::doom_rest(&mut next);
             (passed.filtered, passed.left) = (stopped.count as u64, next.len() as u64);
             *self.passed(at.edge(Some(usize::from(place)))) += passed;
             self.say(stopped, step.kind(), at);

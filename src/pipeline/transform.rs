@@ -11,7 +11,7 @@ use super::{
 use crate::{
     expr::{EvalError, Facts, Names},
     model::{ProjectId, RawJson},
-    script::{Input, Limits, Returned, Script},
+    script::{Input, Limits, Place, Returned, Script},
 };
 
 pub struct Transform {
@@ -57,9 +57,14 @@ impl Transform {
         input(facts)
     }
 
-    /// Runs the script over what it will be applied to next, in this order.
-    pub(super) fn run_ahead(&self, inputs: Vec<Input>) {
-        self.script.run_ahead(inputs);
+    /// Says where it stands, for people who hear of it.
+    pub(super) fn stands_at(&self, place: Place) {
+        self.script.stands_at(place);
+    }
+
+    /// Runs the script over what it will be applied to next, in this order, and for no longer than this.
+    pub(super) fn run_ahead(&self, inputs: Vec<Input>, longest: Option<Duration>) {
+        self.script.run_ahead(inputs, longest);
     }
 }
 

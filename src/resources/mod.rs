@@ -25,6 +25,7 @@ mod lines;
 mod versions;
 mod file;
 mod diff;
+mod fan_out;
 mod plan;
 mod export;
 

@@ -9,6 +9,7 @@ use super::{
     PipelineSpec, ProjectSpec, Scope, SourceSpec, Spec,
     cases::failing_tests,
     diff::{Difference, Shown},
+    fan_out,
     file::ProjectEntry,
 };
 use crate::{
@@ -75,6 +76,7 @@ pub fn plan(
     }
     if planner.wrong.is_empty() {
         planner.rehearse();
+        planner.warn();
     }
     let Planner { difference, edits, wrong, project, catalog, .. } = planner;
     if wrong.is_empty() {
@@ -230,6 +232,13 @@ impl Planner<'_> {
             let Some(pipeline) = self.catalog.pipelines.get(&it.id) else { continue };
             let failing = failing_tests(pipeline, &self.catalog, self.means);
             self.difference.failing_tests.extend(failing);
+        }
+    }
+
+    /// Says what will not work, although each resource is valid.
+    fn warn(&mut self) {
+        if self.edits.iter().any(|it| matches!(it, Edit::Put(Resource::Pipeline(_)))) {
+            self.difference.warnings.extend(fan_out::warning(&self.catalog, self.project));
         }
     }
 

@@ -7,17 +7,20 @@ mod source;
 mod same;
 mod engine;
 mod stuck;
+mod losses;
 mod worker;
 
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use losses::Losses;
+pub use losses::{Failing, Place};
 use stuck::Stuck;
 pub use worker::Pool;
 
@@ -156,7 +159,12 @@ struct Shared {
     limits: Limits,
     /// Who it belongs to. Threads that scripts hold on to are shared out by owner.
     owner: u128,
+    /// Where it stands, once that is known.
+    place: OnceLock<Place>,
     stuck: Mutex<Stuck>,
+    losses: Mutex<Losses>,
+    /// Threads that it holds on to.
+    threads: AtomicUsize,
     /// How often in a row its work was used up.
     strikes: AtomicU32,
 }
@@ -190,8 +198,8 @@ impl Script {
     /// The longest source, in bytes.
     pub const LONGEST: usize = 256 * 1024;
 
-    /// Compiles a module and runs what stands around its function. Of the threads that scripts hold on to,
-    /// one owner may have two.
+    /// Compiles a module and runs what stands around its function. The threads that scripts hold on to are
+    /// shared out by owner.
     pub fn compile(
         source: &str,
         limits: Limits,
@@ -203,9 +211,17 @@ impl Script {
             return Err(ScriptError::new("must be at most 256 KiB"));
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (stuck, strikes) = (Mutex::default(), AtomicU32::new(0));
-        let source = source.to_owned();
-        let shared = Arc::new(Shared { id, source, limits, owner, stuck, strikes });
+        let shared = Arc::new(Shared {
+            id,
+            source: source.to_owned(),
+            limits,
+            owner,
+            place: OnceLock::new(),
+            stuck: Mutex::default(),
+            losses: Mutex::default(),
+            threads: AtomicUsize::new(0),
+            strikes: AtomicU32::new(0),
+        });
         let script = Self { pool, shared, ahead: Mutex::default() };
         let input = Input { context: "{}".to_owned(), ..Input::default() };
         match script.only(Task { input, is_trial: true }).returned {
@@ -217,8 +233,27 @@ impl Script {
         }
     }
 
+    /// Says where it stands, for people who hear that it is stuck.
+    pub fn stands_at(&self, place: Place) {
+        // It stands where it stood first.
+        let _ = self.shared.place.set(place);
+    }
+
     /// Runs it over one event. Blocks for as long as that takes, which is bounded.
     pub fn run(&self, input: Input) -> Outcome {
+        // Whoever listens tries it, and loses nothing.
+        let is_tried = input.listens;
+        let outcome = self.outcome(input);
+        if let Err(error) = &outcome.returned
+            && error.is_unavailable()
+            && !is_tried
+        {
+            self.pool.lose(&self.shared, error, Instant::now());
+        }
+        outcome
+    }
+
+    fn outcome(&self, input: Input) -> Outcome {
         let foreseen = {
             let mut ahead = self.ahead();
             let place = ahead.iter().position(|it| it.0 == input);
@@ -231,11 +266,13 @@ impl Script {
     }
 
     /// Runs it over events which it will be [run](Self::run) over next, in this order. Its thread is
-    /// handed all of them at once, which costs far less than one after the other.
-    pub fn run_ahead(&self, inputs: Vec<Input>) {
+    /// handed all of them at once, which costs far less than one after the other. Once it has taken so
+    /// long, the rest is left to be run when it is met.
+    pub fn run_ahead(&self, inputs: Vec<Input>, longest: Option<Duration>) {
         self.ahead().clear();
+        let until = longest.map(|it| Instant::now() + it);
         let tasks = inputs.into_iter().map(|input| Task { input, is_trial: false }).collect();
-        let done = self.pool.run(&self.shared, tasks);
+        let done = self.pool.run(&self.shared, tasks, until);
         self.ahead().extend(done.into_iter().map(|(task, outcome)| (task.input, outcome)));
     }
 
@@ -244,7 +281,7 @@ impl Script {
     }
 
     fn only(&self, task: Task) -> Outcome {
-        let done = self.pool.run(&self.shared, vec![task]).pop();
+        let done = self.pool.run(&self.shared, vec![task], None).pop();
         done.map_or_else(|| Outcome::unavailable("it was not run"), |(_, outcome)| outcome)
     }
 }

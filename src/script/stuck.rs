@@ -19,7 +19,7 @@ const MOST_OF_ALL: usize = 64;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// So long after it was stuck last, a script is as good as new.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// How often a script was stuck lately.
 #[derive(Debug, Default)]

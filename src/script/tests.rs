@@ -264,7 +264,7 @@ fn what_is_run_ahead_is_what_would_have_come_of_it_alone() {
 
     // when it is run over ten events at once,
     let script = compiled(&source).unwrap();
-    script.run_ahead((0..10).map(numbered).collect());
+    script.run_ahead((0..10).map(numbered).collect(), None);
 
     // then each finds its own outcome, also where another was foreseen.
     for n in [0, 1, 3, 2, 4, 5, 9, 8, 20, 7] {
@@ -284,7 +284,7 @@ fn of_events_that_are_run_at_once_only_the_one_that_is_stuck_is_lost() {
     let script = compiled(source).unwrap();
     let inputs = (0..4).map(|n| Input { event: format!(r#"{{"n":{n}}}"#), ..input() });
     let inputs: Vec<Input> = inputs.collect();
-    script.run_ahead(inputs.clone());
+    script.run_ahead(inputs.clone(), None);
     let told: Vec<String> = inputs
         .into_iter()
         .map(|it| script.run(it).returned.map_or_else(|error| error.to_string(), |_| "ok".into()))

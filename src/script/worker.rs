@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Outcome, ScriptError, Shared, Task, engine::Engine, stuck::Lost};
+use super::{Outcome, ScriptError, Shared, Task, engine::Engine, losses::Register, stuck::Lost};
 
 /// So long after it was told to, a script may take to stop: it looks after each ten thousand calls.
 const GRACE: Duration = Duration::from_millis(250);
@@ -27,15 +27,17 @@ const STACK: usize = 4 * 1024 * 1024;
 #[derive(Default)]
 pub struct Pool {
     idle: Mutex<Vec<Worker>>,
-    lost: Arc<Mutex<Lost>>,
+    pub(super) lost: Arc<Mutex<Lost>>,
+    /// Scripts that lost events, of this pool and of those beside it.
+    pub(super) register: Arc<Register>,
 }
 
 /// Tells a thread that nobody waits for it any more.
 #[derive(Default)]
 pub struct Leash {
     is_cut: AtomicBool,
-    /// Whose script it was, once it is cut.
-    owner: Mutex<u128>,
+    /// What its thread is left behind with, once it is cut.
+    script: Mutex<Option<Arc<Shared>>>,
 }
 
 impl Leash {
@@ -43,8 +45,8 @@ impl Leash {
         self.is_cut.load(Ordering::Acquire)
     }
 
-    fn cut(&self, owner: u128) {
-        *lock(&self.owner) = owner;
+    fn cut(&self, script: &Arc<Shared>) {
+        *lock(&self.script) = Some(script.clone());
         self.is_cut.store(true, Ordering::Release);
     }
 }
@@ -53,6 +55,8 @@ impl Leash {
 struct Job {
     script: Arc<Shared>,
     tasks: Vec<Task>,
+    /// Then no more of them is begun.
+    until: Option<Instant>,
     done: Mutex<Vec<Outcome>>,
 }
 
@@ -79,18 +83,27 @@ struct Worker {
 }
 
 impl Pool {
+    pub(super) fn counted_in(register: Arc<Register>) -> Self {
+        Self { register, ..Self::default() }
+    }
+
     /// Threads that scripts hold on to in calls that cannot be stopped.
     pub fn stuck(&self) -> usize {
         lock(&self.lost).all()
     }
 
     /// Runs a script over events, in their order, and waits for each no longer than its patience. Where
-    /// one is stuck, the others go on.
-    pub(super) fn run(&self, script: &Arc<Shared>, tasks: Vec<Task>) -> Vec<(Task, Outcome)> {
+    /// one is stuck, the others go on. After `until` none of them is begun any more.
+    pub(super) fn run(
+        &self,
+        script: &Arc<Shared>,
+        tasks: Vec<Task>,
+        until: Option<Instant>,
+    ) -> Vec<(Task, Outcome)> {
         let (mut outcomes, mut rest) = (Vec::with_capacity(tasks.len()), tasks);
-        while !rest.is_empty() {
+        while !rest.is_empty() && !is_over(until) {
             let ran = match self.refuses(script) {
-                None => self.run_until_stuck(script, std::mem::take(&mut rest)),
+                None => self.run_until_stuck(script, std::mem::take(&mut rest), until),
                 Some(reason) => Err((reason, std::mem::take(&mut rest))),
             };
             match ran {
@@ -127,40 +140,38 @@ impl Pool {
         &self,
         script: &Arc<Shared>,
         tasks: Vec<Task>,
+        until: Option<Instant>,
     ) -> Result<(Vec<(Task, Outcome)>, Vec<Task>), (String, Vec<Task>)> {
-        let owner = script.owner;
         let idle = lock(&self.idle).pop();
         let Some(worker) = idle.or_else(|| Worker::start(self.lost.clone())) else {
             return Err(("there is no thread for it".to_owned(), tasks));
         };
-        let job = Arc::new(Job { script: script.clone(), tasks, done: Mutex::default() });
+        let job = Arc::new(Job { script: script.clone(), tasks, until, done: Mutex::default() });
         let is_sent = worker.jobs.send(job.clone()).is_ok();
-        if is_sent && worker.has_ended(&job, self.patience(script)) {
-            lock(&self.idle).push(worker);
-            return Ok(job.split());
-        }
-        if !is_sent {
-            let (_, tasks) = job.split();
-            return Err(("its engine ended".to_owned(), tasks));
+        match is_sent.then(|| worker.wait(&job, self.patience(script))) {
+            Some(End::Done) => {
+                lock(&self.idle).push(worker);
+                return Ok(job.split());
+            }
+            Some(End::Late) => (),
+            // A thread that is gone is not left behind, and nobody would take it off the list.
+            Some(End::Gone) | None => {
+                let (done, tasks) = job.split();
+                let reason = "its engine ended".to_owned();
+                return if done.is_empty() { Err((reason, tasks)) } else { Ok((done, tasks)) };
+            }
         }
         // From here on the thread ends by itself as soon as it can, and takes itself off this list.
-        let stuck = {
-            let mut lost = lock(&self.lost);
-            lost.add(owner);
-            lost.all()
-        };
-        worker.leash.cut(owner);
+        lock(&self.lost).add(script.owner);
+        script.threads.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("tidegate_scripts_stuck").increment(1);
+        worker.leash.cut(script);
         if worker.ends.recv_timeout(GRACE).is_ok() {
             job.done().push(Outcome::unavailable("it did not end in time"));
             return Ok(job.split());
         }
         lock(&script.stuck).note(Instant::now());
         metrics::counter!("tidegate_scripts_stuck_total").increment(1);
-        metrics::gauge!("tidegate_scripts_stuck").set(stuck as f64);
-        tracing::warn!(
-            threads = stuck,
-            "a script did not end and could not be stopped; its event becomes a dead letter"
-        );
         let reason = "it did not end in time, and could not be stopped";
         job.done().push(Outcome::unavailable(reason));
         Ok(job.split())
@@ -178,7 +189,20 @@ impl Pool {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn is_over(until: Option<Instant>) -> bool {
+    until.is_some_and(|it| Instant::now() >= it)
+}
+
+/// How waiting for a job ended.
+enum End {
+    Done,
+    /// It does not get on.
+    Late,
+    /// Its thread is not there any more.
+    Gone,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -204,6 +228,9 @@ impl Worker {
             let mut engines = Engines::default();
             while let Some(job) = soon(&queue).or_else(|| queue.recv().ok()) {
                 for task in &job.tasks {
+                    if is_over(job.until) {
+                        break;
+                    }
                     let outcome = engines.run(&job.script, task, &own);
                     let mut done = job.done();
                     if own.is_cut() {
@@ -216,30 +243,30 @@ impl Worker {
                     break;
                 }
             }
-            if own.is_cut() {
-                let mut lost = lock(&lost);
-                lost.remove(*lock(&own.owner));
-                metrics::gauge!("tidegate_scripts_stuck").set(lost.all() as f64);
+            if let Some(script) = lock(&own.script).take() {
+                lock(&lost).remove(script.owner);
+                script.threads.fetch_sub(1, Ordering::Relaxed);
+                metrics::gauge!("tidegate_scripts_stuck").decrement(1);
             }
         };
         thread.spawn(work).ok()?;
         Some(Self { jobs, ends, leash })
     }
 
-    /// Waits for the end of the job; `false`: it does not get on.
-    fn has_ended(&self, job: &Job, patience: Duration) -> bool {
+    /// Waits for the end of the job, for as long as it gets on.
+    fn wait(&self, job: &Job, patience: Duration) -> End {
         if job.tasks.len() == 1 && soon(&self.ends).is_some() {
-            return true;
+            return End::Done;
         }
         let mut before = 0;
         loop {
             match self.ends.recv_timeout(patience) {
-                Ok(()) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(()) => return End::Done,
+                Err(RecvTimeoutError::Disconnected) => return End::Gone,
                 Err(RecvTimeoutError::Timeout) => {
                     let done = job.done().len();
                     if std::mem::replace(&mut before, done) == done {
-                        return false;
+                        return End::Late;
                     }
                 }
             }

@@ -290,3 +290,71 @@ async fn one_project_cannot_take_every_tail() {
         }
     }
 }
+
+#[tokio::test]
+async fn every_door_skips_a_byte_order_mark() {
+    // Given an API, a Segment and a signed source,
+    let resources = format!(
+        "version: 1\nproject: acme\nsources:\n  - {{ name: app, kind: api }}\n  \
+         - {{ name: web, kind: segment, write_key: wk_demo }}\n  \
+         - {{ name: github, kind: webhook, verify: github, secret: {SECRET} }}\n"
+    );
+    let gateway = Gateway::start(&resources, "http://127.0.0.1:9/").await;
+    let (reader, sender) = (readers(&gateway).await, Caller::new(&gateway, None));
+
+    // when each of their doors is sent a body behind the mark of UTF-8,
+    const MARK: &str = "\u{feff}";
+    let event = |n: u8| json!({ "type": "a.b", "payload": { "n": n } });
+    let one = format!("{MARK}{}", event(1));
+    reader.send(Method::POST, "/api/v1/events", &[], one).await.expect(202);
+    for (content_type, body) in [
+        ("application/json", format!("{MARK}[{}]", event(2))),
+        ("application/x-ndjson", format!("{MARK}{}\n{}\n", event(3), event(4))),
+    ] {
+        let headers = [("content-type", content_type)];
+        let answer = reader.send(Method::POST, "/api/v1/events/batch", &headers, body).await;
+        let answer = answer.expect(202).json();
+        assert_eq!(answer["rejected"], 0, "{answer}");
+    }
+    let call =
+        json!({ "userId": "u", "event": "Paid", "properties": { "n": 5 }, "writeKey": "wk_demo" });
+    let call = format!("{MARK}{call}");
+    sender
+        .send(Method::POST, "/v1/track", &[("content-type", "text/plain")], call)
+        .await
+        .expect(200);
+    let webhook = format!("{MARK}{}", json!({ "n": 6 }));
+    // Signed is what was sent, with the mark.
+    let signature = signed(&webhook);
+    let headers = [
+        ("x-hub-signature-256", signature.as_str()),
+        ("x-github-delivery", "1"),
+        ("x-github-event", "push"),
+    ];
+    sender.send(Method::POST, "/in/github", &headers, webhook.clone()).await.expect(200);
+    let bare = signed(webhook.trim_start_matches(MARK));
+    let headers = [("x-hub-signature-256", bare.as_str()), ("x-github-delivery", "2")];
+    sender.send(Method::POST, "/in/github", &headers, webhook).await.expect(401);
+
+    // then each event is kept, without the mark.
+    let mut all = Vec::new();
+    for it in kept(&reader).await {
+        let path = format!("/api/v1/events/{}", it["id"].as_str().unwrap());
+        let event = reader.get(&path).await.expect(200);
+        assert!(!event.text.contains(MARK), "{}", event.text);
+        let payload = &event.json()["payload"];
+        let n = [&payload["n"], &payload["properties"]["n"]].into_iter().find_map(Value::as_u64);
+        all.push(n.unwrap_or_else(|| panic!("{payload}")));
+    }
+    all.sort_unstable();
+    assert_eq!(all, [1, 2, 3, 4, 5, 6]);
+
+    // And a mark in the middle, or one of UTF-16, is no JSON, which is what the answer says.
+    let middle = format!("{{\"type\":{MARK}\"a.b\",\"payload\":{{}}}}").into_bytes();
+    let utf_16: Vec<u8> =
+        MARK.encode_utf16().chain("{}".encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    for body in [middle, utf_16] {
+        let answer = reader.send(Method::POST, "/api/v1/events", &[], body).await.expect(400);
+        assert!(!answer.text.contains("a number"), "{}", answer.text);
+    }
+}

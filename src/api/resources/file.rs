@@ -144,7 +144,7 @@ pub async fn plan_file(
     let means = api.means(&access.session.caller);
     let planned = resources::plan(&file, &catalog, means, prune)?;
     let mut difference = planned.difference;
-    difference.warnings = warnings(&api, &planned.edits);
+    difference.warnings.extend(warnings(&api, &planned.edits));
     count_cancelled(&owed(&api).await?, &file, &catalog, &mut difference);
     Ok(Json(difference))
 }
@@ -206,7 +206,7 @@ pub async fn apply_file(
         }
         let new_secrets = new_secrets(&api, &file, catalog, &planned.edits);
         let mut difference = planned.difference;
-        difference.warnings = warnings(&api, &planned.edits);
+        difference.warnings.extend(warnings(&api, &planned.edits));
         Ok::<_, Problem>((planned.edits, Applied { difference, new_secrets }))
     };
     // How much is owed is told as it was before.

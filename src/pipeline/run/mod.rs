@@ -305,7 +305,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             let mut plans = Vec::with_capacity(batch.len());
             let mut failures = 0;
             for events in batch.chunks(BREATH) {
-                ahead::run_scripts(events, &self.compiled);
+                ahead::run_scripts(events, &self.compiled, &mut self.turns);
                 for event in events {
                     self.parts.lookups.tell(event);
                     let plan = self.first_part(event, &mut failures);
@@ -337,9 +337,12 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let store = self.parts.store.clone();
         let (plans, sent): (Vec<Plan>, Vec<Sent>) = plans.into_iter().unzip();
         self.waiting_bytes += sent.iter().map(Sent::weight).sum::<usize>();
-        let mut call: InFlight = Box::pin(async move { (sent, store.plan(plans).await) });
         // The set polls its futures in any order, but the store takes calls in the order in which
-        // they are first polled: so that happens here.
+        // they are first polled: so that happens here. Unconstrained, since a task that has used up its budget
+        // with the runtime would be told to come again before the store has heard of the call: a later one
+        // could then overtake it, and the store passes over what comes behind the last part of a plan.
+        let call = async move { (sent, store.plan(plans).await) };
+        let mut call: InFlight = Box::pin(tokio::task::unconstrained(call));
         let first = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
         match first {
             Poll::Ready(done) => self.in_flight.push_back(Box::pin(std::future::ready(done))),

@@ -25,6 +25,11 @@ impl Turns {
         }
     }
 
+    /// What is left of the project's turn in this round.
+    pub fn left(&self, project: ProjectId) -> Duration {
+        TURN.saturating_sub(self.spent.get(&project).copied().unwrap_or_default())
+    }
+
     /// Whether the project has had its turn in this round.
     pub fn is_over(&self, project: ProjectId) -> bool {
         !self.spent.is_empty() && self.spent.get(&project).is_some_and(|it| *it >= TURN)

@@ -181,6 +181,18 @@ fn a_dead_letter_is_found_explained_and_replayed() {
     let delivery = dead[0]["id"].as_str().unwrap();
     assert!(serving.output(&["deliveries", "show", delivery]).contains("503 Service Unavailable"));
 
+    // A replay that fails again says so, and what to do; also when somebody looks later.
+    let failed = serving.run(&["replay", "--delivery", delivery, "--yes", "--watch"]);
+    assert_eq!(failed.status.code(), Some(1), "{}", stderr(&failed));
+    let (told, advice) = (stdout(&failed), stderr(&failed));
+    assert!(told.ends_with("0 delivered, 1 died, 0 still waiting\n"), "{told}");
+    assert!(advice.contains("not accepted: 1 replayed delivery"), "{advice}");
+    assert!(advice.contains("next: tidegate events show evt_"), "{advice}");
+    let dead = ["replay", "--destination", "crm", "--state", "dead", "--yes", "--watch"];
+    let failed = serving.run(&dead);
+    assert_eq!(failed.status.code(), Some(1), "{}", stderr(&failed));
+    assert!(stdout(&failed).ends_with("0 delivered, 1 died, 0 still waiting\n"));
+
     let (repaired, _) = sink(&[&address.to_string()]);
     let selection = ["replay", "--destination", "crm", "--state", "dead", "--since", "1h"];
     assert_eq!(
@@ -189,6 +201,7 @@ fn a_dead_letter_is_found_explained_and_replayed() {
     );
     let replayed = serving.output(&[&selection[..], &["--yes", "--watch"]].concat());
     assert!(replayed.contains(" is done: made 1 of 1 delivery\n"), "{replayed}");
+    assert!(replayed.ends_with("1 delivered, 0 died, 0 still waiting\n"), "{replayed}");
     let arrived = repaired.line("user.signed_up");
     assert!(arrived.ends_with("attempt 1  ✔ signature verified  200"), "{arrived}");
 

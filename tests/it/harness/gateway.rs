@@ -27,6 +27,9 @@ pub const ADMIN_KEY: &str = "an admin key for tests";
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const START: &str = "2026-01-01T00:00:00Z";
 
+/// The header that names the project.
+pub const PROJECT: &str = "tidegate-project";
+
 /// Resources of a YAML text, in which `URL` and `SECRET` are filled in.
 pub fn file(resources: &str, url: &str) -> File {
     let variable = |name: &str| match name {
@@ -200,9 +203,15 @@ impl Gateway {
             .method(method)
             .uri(format!("http://{}{path}", self.app.address))
             .header(header::AUTHORIZATION, format!("Bearer {ADMIN_KEY}"))
-            .header("tidegate-project", "acme");
+            .header(PROJECT, "acme");
         for (name, value) in headers {
             request = request.header(*name, *value);
+        }
+        // Whoever names another project means that one.
+        if let Some((_, project)) = headers.iter().find(|it| it.0 == PROJECT)
+            && let Some(all) = request.headers_mut()
+        {
+            all.insert(PROJECT, project.parse().unwrap());
         }
         let body = body.map_or_else(Bytes::new, |it| it.to_string().into());
         let response = self.client.request(request.body(Full::new(body)).unwrap()).await.unwrap();

@@ -1,13 +1,18 @@
 //! Scripts that want to do harm, through a running gateway beside a pipeline that does its work: each
 //! is stopped in its limits, says why, and costs nobody else an event.
 
+use http::Method;
 use serde_json::{Value, json};
 use tidegate::{
     model::EventId,
     pipeline::{self, Compiled},
 };
 
-use crate::harness::{gateway::Gateway, sink::Sink};
+use crate::harness::{
+    caller::Caller,
+    gateway::{Gateway, PROJECT},
+    sink::Sink,
+};
 
 /// What stands in the function, and what people read of it.
 const HOSTILE: [(&str, &str); 23] = [
@@ -152,6 +157,18 @@ async fn deliveries_over_the_limit_are_dead_letters() {
     let catalog = super::catalog(&resources);
     let compiled = Compiled::of(&catalog, &Compiled::default(), &super::tools());
 
+    // which the plan of the file says,
+    let gateway = Gateway::start("version: 1\nproject: acme\n", "http://127.0.0.1:9/").await;
+    let yaml = [("content-type", "application/yaml")];
+    let planned =
+        Caller::admin(&gateway).send(Method::POST, "/api/v1/plan", &yaml, resources).await;
+    let planned = planned.expect(200).json();
+    let warning = planned["warnings"][0].as_str().unwrap_or_else(|| panic!("{planned}"));
+    assert!(
+        warning.contains("any event from the source `app` could make 1600 deliveries"),
+        "{warning}"
+    );
+
     // when an event is planned,
     let event = super::plan::event(&catalog, "app", "order.paid", json!({}));
     let plan = pipeline::plan(&event, &compiled);
@@ -242,4 +259,114 @@ async fn pipelines_that_are_planned_apart_share_a_budget() {
     assert_eq!(planned, at_once.deliveries.len(), "as many as when nothing is set aside");
     assert!((1..PIPELINES).contains(&planned), "{planned} of {PIPELINES} were paid for");
     assert_eq!(event["skipped"].to_string().matches("takes too long").count(), PIPELINES - planned);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_makes_too_many_parts_leaves_dead_letters() {
+    // Given two scripts behind each other that make forty parts of one, each: 1,600 of one event,
+    let many = json!("export default (e) => Array(40).fill(e)");
+    let resources = format!(
+        "version: 1\nproject: acme\nsources: [{{ name: app, kind: api }}]\n\
+         destinations: [{{ name: d, kind: webhook, url: \"http://127.0.0.1:9/\" }}]\n\
+         pipelines:\n  - name: many\n    steps: [{{ transform.js: {many} }}, {{ transform.js: {many} }}]\n    \
+         routes: [{{ to: d }}]\n"
+    );
+    let catalog = super::catalog(&resources);
+    let compiled = Compiled::of(&catalog, &Compiled::default(), &super::tools());
+
+    // when an event is planned,
+    let event = super::plan::event(&catalog, "app", "order.paid", json!({}));
+    let plan = pipeline::plan(&event, &compiled);
+
+    // then the parts beyond the limit are dead letters that say so, and of those beyond these there is a reason.
+    let (dead, owed): (Vec<_>, Vec<_>) = plan.deliveries.iter().partition(|it| it.dead.is_some());
+    assert_eq!((owed.len(), dead.len()), (1_024, 512));
+    let reason = dead[0].dead.as_deref().unwrap();
+    assert!(reason.contains("at most 1024 parts"), "{reason}");
+    assert!(plan.skipped[0].reason.contains("at most 1536 parts"), "{}", plan.skipped[0].reason);
+}
+
+/// A project of this name whose pipelines make events wait for a script that takes about 20 ms, each.
+fn slow_scripts(project: &str, pipelines: usize, sink: &Sink) -> String {
+    let script = json!("export default (e) => { for (let i = 0; i < 200000; i++); return e }");
+    let pipelines: String = (0..pipelines)
+        .map(|n| {
+            format!(
+                "  - {{ name: p{n}, steps: [{{ transform.js: {{ source: {script}, timeout: 1s }} }}], \
+                 routes: [{{ to: d }}] }}\n"
+            )
+        })
+        .collect();
+    format!(
+        "version: 1\nproject: {project}\nsources: [{{ name: app, kind: api }}]\ndestinations: \
+         [{{ name: d, kind: webhook, signed: false, url: \"{}\" }}]\npipelines:\n{pipelines}",
+        sink.url(&format!("/{project}"))
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_of_one_project_hold_no_other_project_up() {
+    // Given a project with twenty scripts that each take a while, and another with one that takes no time,
+    const EVENTS: usize = 30;
+    const SCRIPTS: usize = 20;
+    let sink = Sink::new().await;
+    let gateway =
+        Gateway::start(&slow_scripts("acme", SCRIPTS, &sink), "http://127.0.0.1:9/").await;
+    let other = slow_scripts("other", 1, &sink).replace("200000", "2");
+    gateway.apply(&other, "http://127.0.0.1:9/").await;
+    let event = json!({ "type": "a.b", "payload": {} });
+
+    // when the first gets events, and behind them the other gets one,
+    let events: Vec<&Value> = vec![&event; EVENTS];
+    let answer = gateway.post("/api/v1/events/batch", json!(events)).await;
+    assert_eq!(answer.body["accepted"], EVENTS, "{}", answer.body);
+    let path = "/api/v1/events";
+    let answer = gateway.send("POST", path, &[(PROJECT, "other")], Some(event)).await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+
+    // then that one has arrived long before all of the first project's scripts have run.
+    let begun = std::time::Instant::now();
+    let (mut came, mut count) = (None, 0);
+    while count < EVENTS * SCRIPTS + 1 {
+        let arrived = sink.received_at_least(count + 1).await;
+        count = arrived.len();
+        if came.is_none() && arrived.iter().any(|it| it.path == "/other") {
+            came = Some(begun.elapsed());
+        }
+    }
+    let (came, all) = (came.unwrap(), begun.elapsed());
+    assert!(came * 3 < all, "it came after {came:?}, and all after {all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_names_the_scripts_that_are_stuck() {
+    // Given a script that is stuck with each event,
+    let sink = Sink::new().await;
+    let gateway = Gateway::start(&resources(&sink), "http://127.0.0.1:9/").await;
+    let status = gateway.get("/api/v1/status").await.body;
+    assert_eq!(status["stuck_scripts"], json!([]), "{status}");
+
+    // when events come, the third while it waits for its next try,
+    let number = HOSTILE.iter().position(|it| it.1 == STUCK).unwrap();
+    for n in 0..3 {
+        let id = post(&gateway, format!("bad.n{number}"), n).await;
+        gateway.planned(id).await;
+    }
+
+    // then the status says where it stands, what it has lost and when it is tried again; of no other project.
+    let status = gateway.get("/api/v1/status").await.body;
+    let stuck = &status["stuck_scripts"][0];
+    let expected =
+        json!({ "pipeline": format!("hostile-{number}"), "step": "steps[0]", "events": 3 });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&stuck[name], value, "{status}");
+    }
+    let [since, last, now] =
+        [&stuck["since"], &stuck["last"], &status["now"]].map(|it| it.as_str().unwrap().to_owned());
+    assert!(since < last && last <= now, "{status}");
+    assert!(stuck["retry_at"].is_string() || stuck["blocked"].is_string(), "{status}");
+    assert_eq!(status["stuck_scripts"].as_array().unwrap().len(), 1, "{status}");
+    gateway.apply("version: 1\nproject: other\n", "http://127.0.0.1:9/").await;
+    let other = gateway.send("GET", "/api/v1/status", &[(PROJECT, "other")], None).await.body;
+    assert_eq!(other["stuck_scripts"], json!([]), "{other}");
 }
