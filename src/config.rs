@@ -15,6 +15,7 @@ use std::{
 use figment::{
     Figment, Profile,
     providers::{Env, Format as _, Toml},
+    value::{Dict, Value},
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,9 @@ pub struct Config {
     pub resources: resources::Options,
     pub api: api::Options,
     pub log: telemetry::Options,
+    /// What the file or the environment calls by an old name, as warnings for the log.
+    #[serde(skip)]
+    pub renamed: Vec<String>,
 }
 
 /// How old events are forgotten.
@@ -93,6 +97,7 @@ impl Default for Config {
             resources: resources::Options::default(),
             api: api::Options::default(),
             log: telemetry::Options::default(),
+            renamed: Vec::new(),
         }
     }
 }
@@ -130,10 +135,29 @@ impl Config {
             // What the embedded store would be given, it has by default.
             figment = figment.merge(("store", store::sqlite::Options::default()));
         }
-        let config: Self =
-            figment.extract().map_err(|error| ConfigError::Invalid(Box::new(error)))?;
-        Ok(Self { database, ..config })
+        let invalid = |error| ConfigError::Invalid(Box::new(error));
+        let mut options: Dict = figment.extract().map_err(invalid)?;
+        let renamed = take_over_old_names(&mut options);
+        let config: Self = Value::from(options).deserialize().map_err(invalid)?;
+        Ok(Self { database, renamed, ..config })
     }
+}
+
+/// Options that have another name since a version: section, old name, new name. The old one is taken for
+/// one version more, with a warning.
+const RENAMED: &[(&str, &str, &str)] = &[("dispatch", "heads_at_most", "blocked_lanes_at_most")];
+
+/// Gives the values that stand under old names to the new ones. Says for each what to write instead.
+fn take_over_old_names(options: &mut Dict) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (section, old, new) in RENAMED {
+        let Some(Value::Dict(_, section_options)) = options.get_mut(*section) else { continue };
+        if let Some(value) = section_options.remove(*old) {
+            section_options.insert((*new).to_owned(), value);
+            warnings.push(format!("`{section}.{old}` is now called `{section}.{new}`"));
+        }
+    }
+    warnings
 }
 
 /// Other variables of ours, such as `TIDEGATE_ADMIN_KEY`, are not options and are left alone.
@@ -147,8 +171,6 @@ fn environment() -> Env {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-
-    use figment::value::{Dict, Value};
 
     use super::*;
 
@@ -194,6 +216,17 @@ mod tests {
         let wrong = file("store = \"mysql://tide:s3cret@db/events\"");
         let error = Config::load(Some(wrong.path())).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn an_old_name_of_an_option_is_taken_with_a_warning() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "[dispatch]\nheads_at_most = 7").unwrap();
+        let config = Config::load(Some(file.path())).unwrap();
+        assert_eq!(config.dispatch.blocked_lanes_at_most, 7);
+        let warning = "`dispatch.heads_at_most` is now called `dispatch.blocked_lanes_at_most`";
+        assert_eq!(config.renamed, [warning]);
+        assert!(Config::load(None).unwrap().renamed.is_empty());
     }
 
     #[test]

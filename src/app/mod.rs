@@ -432,6 +432,9 @@ fn ended(what: &'static str, task: Result<(), JoinError>) {
 
 /// What options must have in common.
 fn check(config: &Config) -> Result<(), StartError> {
+    for warning in &config.renamed {
+        tracing::warn!("{warning}; the old name works in this version only");
+    }
     let cluster = &config.cluster;
     if cluster.roles.is_empty() {
         Err(StartError::NoRoles)

@@ -56,10 +56,10 @@ pub async fn rekey(
     let documents = store.load().await?;
     let renewal = old.renewal();
     // Whether all of them open is known before anything changes.
-    seal_anew(&old, &documents)?;
+    reseal(&old, &documents)?;
     renewal.begin(&file).map_err(RekeyError::File)?;
     let both = Vault::load(&file, None, random)?;
-    let (changes, count) = seal_anew(&both, &documents)?;
+    let (changes, count) = reseal(&both, &documents)?;
     if !changes.is_empty() {
         store.change(changes).await?;
     }
@@ -71,7 +71,7 @@ pub async fn rekey(
 }
 
 /// The documents that change, and how many secrets are in them.
-fn seal_anew(vault: &Vault, documents: &[Document]) -> Result<(Vec<Change>, usize), RekeyError> {
+fn reseal(vault: &Vault, documents: &[Document]) -> Result<(Vec<Change>, usize), RekeyError> {
     let (mut changes, mut count) = (Vec::new(), 0);
     for document in documents {
         let body: Value = serde_json::from_str(document.body.as_str()).unwrap_or_default();
@@ -83,7 +83,7 @@ fn seal_anew(vault: &Vault, documents: &[Document]) -> Result<(Vec<Change>, usiz
         // A sealed text has nothing that JSON would write otherwise. So nothing else of the document changes.
         let mut text = document.body.as_str().to_owned();
         for old in found {
-            let fresh = vault.seal_anew(&Sealed::from_text(old), &contexts(document, &body));
+            let fresh = vault.reseal(&Sealed::from_text(old), &contexts(document, &body));
             let fresh = fresh.map_err(|source| RekeyError::Sealed {
                 kind: document.kind.clone(),
                 name: body["name"].as_str().unwrap_or_default().to_owned(),

@@ -23,7 +23,7 @@ pub(super) enum Command {
     Poke(DestinationId),
     /// Another node has said so.
     Heard(Spilled),
-    Anew,
+    Replanned,
     Line(DestinationId, oneshot::Sender<Option<LineStatus>>),
     Idle(oneshot::Sender<DispatcherStatus>),
 }
@@ -58,7 +58,7 @@ impl Handle {
 
     /// Anything may have happened of which nothing was heard: all is to be read from the store.
     pub async fn replanned(&self) {
-        let _ = self.commands.send(Command::Anew).await;
+        let _ = self.commands.send(Command::Replanned).await;
     }
 
     /// `None`: there is no such destination, it was deleted, or another node delivers to it.

@@ -52,8 +52,8 @@ pub struct Options {
     pub per_lane: usize,
     /// Deliveries in one read of the store.
     pub page: usize,
-    /// Lanes of one destination whose heads, having failed before, are found again after a restart.
-    pub heads_at_most: usize,
+    /// After a restart, how many blocked lanes of one destination are reloaded at most.
+    pub blocked_lanes_at_most: usize,
     /// Reads of the store under way at once.
     pub reads_at_once: usize,
     /// Settlements that may wait for the disk; past that nothing new is attempted.
@@ -80,7 +80,7 @@ impl Default for Options {
             held_at_most: 200_000,
             per_lane: 64,
             page: 2_000,
-            heads_at_most: 10_000,
+            blocked_lanes_at_most: 10_000,
             reads_at_once: 4,
             unsettled_at_most: 1_024,
             park_after: Duration::from_secs(60),

@@ -316,7 +316,7 @@ impl Runner {
             Command::Cancel(owed) => self.cancel(owed, now),
             Command::Spilled(lost) => self.miss(lost, now),
             Command::Heard(lost) => self.hear(lost, now),
-            Command::Anew => self.replanned(now),
+            Command::Replanned => self.replanned(now),
             Command::Poke(destination) => self.poke(destination, now),
             Command::Line(destination, answer) => {
                 let _ = answer.send(self.scheduler.status(destination, now));

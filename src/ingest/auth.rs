@@ -141,7 +141,7 @@ impl Keyring {
         if let Some(caller) = lock(&ring.seen).get(&digest) {
             return Ok(*caller);
         }
-        let caller = self.recognise_anew(ring, token)?;
+        let caller = self.recognise_again(ring, token)?;
         let mut seen = lock(&ring.seen);
         if seen.len() >= SEEN_AT_MOST {
             seen.clear();
@@ -150,7 +150,7 @@ impl Keyring {
         Ok(caller)
     }
 
-    fn recognise_anew(&self, ring: &Ring, token: &str) -> Result<Caller, Problem> {
+    fn recognise_again(&self, ring: &Ring, token: &str) -> Result<Caller, Problem> {
         if self.admin.as_ref().is_some_and(|it| it.matches(token)) {
             return Ok(Caller { key: None, project: None, scopes: u8::MAX, expires_at: None });
         }

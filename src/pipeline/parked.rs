@@ -190,7 +190,7 @@ impl Parked {
     }
 
     /// The lanes that each may use have changed, but for those whose plan is on its way.
-    pub fn claim_anew(&mut self, mut spots: impl FnMut(&Arc<Event>, &Name) -> Vec<Spot>) {
+    pub fn claim_again(&mut self, mut spots: impl FnMut(&Arc<Event>, &Name) -> Vec<Spot>) {
         self.lanes.clear();
         for (event, held) in &mut self.events {
             for (pipeline, unit) in &mut held.units {
@@ -413,14 +413,14 @@ mod tests {
     }
 
     #[test]
-    fn lanes_that_changed_are_claimed_anew() {
+    fn lanes_that_changed_are_claimed_again() {
         let mut parked = Parked::default();
         let first = add(&mut parked, 1, "a", &[7], 1);
         let (sent, next) = (add(&mut parked, 2, "a", &[5], 0), EventSeq(9));
         assert_eq!(go(&mut parked), [(2, "a".to_owned())]);
         add(&mut parked, 3, "a", &[7], 0);
         let mut asked = Vec::new();
-        parked.claim_anew(|event, _| {
+        parked.claim_again(|event, _| {
             asked.push(event.seq.0);
             vec![spot(20 + event.seq.0 / 3)]
         });

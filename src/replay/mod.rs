@@ -166,7 +166,7 @@ impl Parts {
         let (replanned, records): (Vec<_>, Vec<_>) =
             records.into_iter().partition(event::never_got_through);
         let mut items = self.items(&records, catalog).await?;
-        items.extend(self.planned_anew(replay, &replanned, catalog).await?);
+        items.extend(self.replan(replay, &replanned, catalog).await?);
         items.sort_by_key(|it| it.event);
         self.keep(replay, items, end).await
     }
@@ -249,7 +249,7 @@ impl Parts {
     }
 
     /// What today's routes make of events whose deliveries never got through theirs. Where they say no, nothing.
-    async fn planned_anew(
+    async fn replan(
         &self,
         replay: &Replay,
         records: &[DeliveryRecord],

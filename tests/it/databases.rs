@@ -139,7 +139,7 @@ async fn a_query_reads_and_whatever_goes_wrong_is_an_answer() {
             &elsewhere,
             "SELECT $1 AS key",
             "failed",
-            "the endpoint's address is not allowed: it is none that this gateway may speak to; its log says more",
+            "the endpoint's address is not allowed: it is none that this gateway may speak to; see its log",
         ),
         (&missing, "SELECT $1 AS key", "failed", "the server has no such database"),
         (

@@ -341,7 +341,7 @@ async fn rows_about_an_older_event_stay_when_all_events_beside_them_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_segment_that_was_half_written_anew_is_cleared_away() {
+async fn a_segment_that_was_half_written_again_is_cleared_away() {
     let mut world = World::new(24);
     world.live(10).await;
     let half = world.home.path().join("segments").join("new-rewritten");

@@ -89,6 +89,37 @@ fn retired_words_stay_retired() {
     assert!(found.is_empty(), "{} retired words:\n{}", found.len(), found.join("\n"));
 }
 
+/// What a reader stumbles over, in the texts that people read.
+const BANNED: &[&str] = &[
+    "anew",
+    "with its number behind",
+    "says more",
+    "no such thing",
+    "is heard out",
+    "has been told",
+    "what nobody accepted",
+    "at most so many",
+    "was not believed",
+    "nobody is here",
+];
+
+#[test]
+fn texts_for_people_have_no_banned_phrases() {
+    let mut files = files_below(&root().join("docs"), &["md"]);
+    files.extend(["README.md", "CHANGELOG.md", "tidegate.toml"].map(|it| root().join(it)));
+    files.extend(files_below(&root().join("src"), &["rs"]));
+    let mut found = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.to_lowercase();
+            let banned = BANNED.iter().filter(|it| line.contains(**it));
+            found.extend(banned.map(|it| format!("{}:{}: {it}", shown(&file), number + 1)));
+        }
+    }
+    assert!(found.is_empty(), "banned phrases:\n{}", found.join("\n"));
+}
+
 #[test]
 fn test_names_have_a_subject() {
     let riddles = ["what_", "who_", "whoever_", "where_", "which_", "whatever_is_"];

@@ -149,11 +149,7 @@ impl Vault {
     }
 
     /// The same secret under the newest key, whichever of the contexts it was sealed for.
-    pub fn seal_anew(
-        &self,
-        sealed: &Sealed,
-        contexts: &[SealContext],
-    ) -> Result<Sealed, VaultError> {
+    pub fn reseal(&self, sealed: &Sealed, contexts: &[SealContext]) -> Result<Sealed, VaultError> {
         let mut failed = VaultError::Damaged;
         for context in contexts {
             match self.open(sealed, context) {

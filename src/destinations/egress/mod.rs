@@ -345,7 +345,7 @@ impl EgressFailure {
             Self::Denied(reason) => {
                 let why = match *reason == Reason::InternalName {
                     true => reason.as_str(),
-                    false => "it is none that this gateway may speak to; its log says more",
+                    false => "it is none that this gateway may speak to; see its log",
                 };
                 format!("the endpoint's address is not allowed: {why}")
             }

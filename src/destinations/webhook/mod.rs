@@ -314,7 +314,7 @@ impl DestinationClient for Webhook {
         "webhook"
     }
 
-    /// Where there are several URLs, the message goes to all of them at once, and each is heard out
+    /// Where there are several URLs, the message goes to all of them at once, and each is awaited
     /// until the deadline, since a receiver that is cut off may not have taken it.
     async fn send(&self, messages: &[Message], at: Timestamp) -> Outcome {
         let request = match self.request(messages, at) {

@@ -109,7 +109,7 @@ impl DestinationQueue {
             (ReadKind::Removal, self.line(after, page, page))
         } else if self.unread {
             self.parked = None;
-            (ReadKind::Heads, self.due(step.options.heads_at_most))
+            (ReadKind::Heads, self.due(step.options.blocked_lanes_at_most))
         } else if self.wants_era() {
             self.lanes.later = Later::No;
             (ReadKind::First, OwedQuery::First { destination: self.id })

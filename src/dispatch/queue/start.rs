@@ -116,7 +116,7 @@ impl DestinationQueue {
         }
     }
 
-    /// Adds those of a turn to a batch of at most so many.
+    /// Adds those of a turn to a batch up to its limit.
     pub(super) fn choose_many(
         &mut self,
         turn: ReadyEntry,

@@ -158,7 +158,7 @@ impl Memories {
         self.timers.peek().map(|Reverse((due, _, _))| time(*due))
     }
 
-    /// The events that tell of what is missing now, at most so many.
+    /// The events that tell of what is missing now, up to a limit.
     pub fn due(&mut self, now: Timestamp, most: usize, pseudonyms: &Pseudonyms) -> Vec<Due> {
         let mut due = Vec::new();
         while due.len() < most {

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_slides_and_one_that_tumbles_begins_anew() {
+    fn a_window_slides_and_one_that_tumbles_begins_again() {
         let times = [0, 30_000, 59_000, 61_000, 62_000];
         assert_eq!(fired(&run(&rule(3, Window::Sliding(60_000), Some(1)), &times)), [2, 3, 4]);
         assert_eq!(fired(&run(&rule(3, Window::Tumbling(60_000), None), &times)), [2]);

@@ -140,9 +140,9 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     }
 
     /// What was set aside will be planned by other orderings: it claims the lanes of these.
-    pub(super) fn claim_anew(&mut self) {
+    pub(super) fn claim_again(&mut self) {
         let Self { compiled, parked, .. } = self;
-        parked.claim_anew(|event, pipeline| {
+        parked.claim_again(|event, pipeline| {
             let mut planner = Planner::new(event, compiled);
             planner.named(pipeline).map(|it| planner.spots(it)).unwrap_or_default()
         });

@@ -50,7 +50,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
         let before = std::mem::replace(&mut self.compiled, compiled);
         if !self.parked.is_empty() && self.compiled.has_new_era(&before) {
-            self.claim_anew();
+            self.claim_again();
         }
         let store = self.parts.store.clone();
         let (is_ours, now) = (|it| store.plans_for(it), self.parts.clock.now());

@@ -69,7 +69,7 @@ impl Check {
             Ok(manifest) => manifest,
             Err(StoreError::Incomplete(loss)) => {
                 self.found.losses.push(*loss);
-                ManifestFile::make_anew(&self.path)
+                ManifestFile::rebuild(&self.path)
             }
             Err(error) => return Err(error),
         };

@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_begins_anew_though_somebody_always_reads() {
+    fn the_log_begins_again_though_somebody_always_reads() {
         let (folder, file) = world();
         let fields = format!("{{\"text\":\"{}\"}}", "x".repeat(60_000));
         for number in 0..400 {

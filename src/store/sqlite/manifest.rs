@@ -214,7 +214,7 @@ impl ManifestFile {
     }
 
     /// Begins again with what is there.
-    pub fn make_anew(folder: &Path) -> Self {
+    pub fn rebuild(folder: &Path) -> Self {
         let known = Manifest { version: VERSION, ..Manifest::default() };
         Self {
             folder: folder.to_owned(),

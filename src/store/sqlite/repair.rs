@@ -69,7 +69,7 @@ impl Repair {
         for about in [About::Journal, About::Directory, About::Control] {
             marks.set(about, 0);
         }
-        let manifest = ManifestFile::make_anew(&self.path);
+        let manifest = ManifestFile::rebuild(&self.path);
         let there = lock.segments()?;
         manifest.change(|it| it.keep_segments(&there))?;
         self.done.push("the manifest was rebuilt from the files present".to_owned());

@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn old_events_are_delivered_anew() {
+async fn old_events_are_delivered_again() {
     // Given an event that was delivered, and one that nobody accepted,
     let sink = Sink::with(|it| {
         let is_bad = it.number == 1;

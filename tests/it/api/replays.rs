@@ -95,7 +95,7 @@ async fn a_raw_replay_needs_the_scope_admin() {
 }
 
 #[tokio::test]
-async fn an_event_that_was_filtered_is_planned_anew() {
+async fn an_event_that_was_filtered_is_planned_again() {
     // Given an event that no route wanted,
     let Two { a, b, gateway, operator } = two("payload.plan == 'none'").await;
     let event = gateway.publish("a", person(false)).await;

@@ -354,7 +354,7 @@ fn random_options(chance: &mut Chance) -> Options {
         held_at_most: chance.size(10, 200),
         per_lane: chance.size(1, 8),
         page: chance.size(1, 20),
-        heads_at_most: 1_000,
+        blocked_lanes_at_most: 1_000,
         reads_at_once: chance.size(1, 3),
         unsettled_at_most: chance.size(2, 60),
         park_after: chance.seconds(1, 120),

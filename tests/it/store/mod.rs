@@ -82,7 +82,7 @@ contract! {
     replay::a_replay_repeats_the_copy_of_a_delivery
     replay::a_dead_letter_that_is_replayed_is_none_any_more
     replay::dead_letters_of_other_copies_stay
-    replay::a_replay_carries_what_was_planned_anew
+    replay::a_replay_carries_what_was_planned_again
     replay::an_event_has_room_for_so_many_deliveries_and_no_more
     record::recordings_keep_the_event_and_its_outcome
     record::a_recording_says_nothing_about_the_plans_before_it

@@ -165,7 +165,7 @@ pub async fn dead_letters_of_other_copies_stay(home: &dyn Home) {
     assert_eq!(dead_letters(&open, DeliveryState::Dead).await, [owed[0].seq]);
 }
 
-pub async fn a_replay_carries_what_was_planned_anew(home: &dyn Home) {
+pub async fn a_replay_carries_what_was_planned_again(home: &dyn Home) {
     let open = home.open().await;
     let owed = owe(&open, 1, &[1]).await;
     open.store.settle(vec![gone(&owed[0], Ended::Dead)]).await.unwrap();
