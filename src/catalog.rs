@@ -1,7 +1,7 @@
 //! All resources, in memory, as every stage sees them.
 //!
 //! A [`Catalog`] is one consistent picture that never changes; a change makes the next one and
-//! tells whoever watches. It is changed only through the [`Registrar`], which keeps it first.
+//! tells whoever watches. It is changed only through the [`CatalogWriter`], which keeps it first.
 
 use std::{
     collections::BTreeMap,
@@ -58,8 +58,8 @@ impl Catalog {
     }
 }
 
-/// What somebody makes of the catalogue, to be made anew when that has changed.
-pub struct OfCatalog<T> {
+/// What somebody makes of the catalogue, to be made again when that has changed.
+pub struct CatalogDerived<T> {
     catalog: watch::Receiver<Arc<Catalog>>,
     make: Make<T>,
     /// With the catalogue that it was made of.
@@ -69,7 +69,7 @@ pub struct OfCatalog<T> {
 /// Makes it of a catalogue, and of what was made of the one before.
 type Make<T> = fn(&Arc<Catalog>, Option<&T>) -> T;
 
-impl<T> OfCatalog<T> {
+impl<T> CatalogDerived<T> {
     pub fn new(catalog: watch::Receiver<Arc<Catalog>>, make: Make<T>) -> Self {
         let now = catalog.borrow().clone();
         let made = Arc::new(make(&now, None));
@@ -140,14 +140,14 @@ pub enum Edit {
 
 /// The one writer of the catalogue in this process. Others may change the same resources: then each
 /// change is decided on by what the database has at that moment, while the others wait.
-pub struct Registrar {
+pub struct CatalogWriter {
     registry: Arc<dyn Registry>,
     current: watch::Sender<Arc<Catalog>>,
     /// One change at a time, so that each sees the one before. It is the revision that is known.
     turn: Mutex<u64>,
 }
 
-impl Registrar {
+impl CatalogWriter {
     /// Reads the catalogue as it was kept.
     pub async fn open(registry: Arc<dyn Registry>) -> Result<Self, StoreError> {
         let kept = match registry.newer(0).await? {

@@ -47,7 +47,7 @@ impl Watch {
     }
 }
 
-/// What a loop waits before it tries again what has failed, unless it is told to stop meanwhile.
+/// What a loop waits before it tries again what has failed, unless it is stopped meanwhile.
 pub async fn pause(clock: &dyn Clock, stop: &mut watch::Receiver<bool>) {
     const PAUSE: SignedDuration = SignedDuration::from_secs(1);
     let until = clock.now().saturating_add(PAUSE).unwrap_or(Timestamp::MAX);
@@ -92,7 +92,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when it is told to.
+/// A clock that moves only when it is moved.
 pub struct ManualClock {
     /// The wall clock, and the steady side.
     times: Mutex<(Timestamp, Timestamp)>,

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::{
-    catalog::{Catalog, Edit, Registrar, Resource},
+    catalog::{Catalog, CatalogWriter, Edit, Resource},
     clock::{self, Clock},
     dispatch,
     model::{
@@ -35,16 +35,16 @@ pub const SUPPRESSED_AT_MOST: usize = 10_000;
 /// What the background work is given.
 pub struct Parts {
     pub database: Arc<dyn Database>,
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     pub clock: Arc<dyn Clock>,
     pub dispatch: dispatch::Handle,
     /// Becomes true when the work is to end.
     pub stop: watch::Receiver<bool>,
 }
 
-/// Carries out the catalogue's deletions until it is told to stop.
+/// Carries out the catalogue's deletions until it is stopped.
 pub async fn run(mut parts: Parts) {
-    let mut catalog = parts.registrar.watch();
+    let mut catalog = parts.catalog_writer.watch();
     let mut swept = HashSet::new();
     while !*parts.stop.borrow() {
         let now = catalog.borrow_and_update().clone();
@@ -259,6 +259,6 @@ impl Parts {
             });
             Ok::<_, StoreError>((edit.into_iter().collect(), ()))
         };
-        self.registrar.edit(decide).await
+        self.catalog_writer.edit(decide).await
     }
 }

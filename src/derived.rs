@@ -16,10 +16,10 @@ use serde::{Serialize, de::DeserializeOwned};
 const LARGEST: u64 = 256 << 20;
 
 /// What the file holds; `None` where there is none. One that cannot be read is left where it is and
-/// reported: what it held is learned anew, and the next writing replaces it.
+/// reported: what it held is learned again, and the next writing replaces it.
 pub fn read<T: DeserializeOwned>(file: &Path) -> Option<T> {
     let unreadable = |error: &(dyn std::error::Error + 'static)| {
-        tracing::warn!(file = %file.display(), error, "a derived file cannot be read; it begins anew");
+        tracing::warn!(file = %file.display(), error, "a derived file cannot be read; it starts empty");
     };
     match fs::metadata(file) {
         Ok(it) if it.len() > LARGEST => return None,
@@ -34,7 +34,7 @@ pub fn read<T: DeserializeOwned>(file: &Path) -> Option<T> {
     serde_json::from_slice(&bytes).inspect_err(|error| unreadable(error)).ok()
 }
 
-/// Writes the file anew. It blocks until that is on disk.
+/// Writes the file again. It blocks until that is on disk.
 pub fn write<T: Serialize>(file: &Path, value: &T) -> io::Result<()> {
     let fresh = file.with_extension("new");
     // Only its owner reads it: it tells what people send.

@@ -2,7 +2,7 @@
 //!
 //! The decision about a key falls in the store, in the transaction that keeps the event. What falls
 //! here is whether there is room to ask: events that wait for the disk are counted by their bytes,
-//! and past the limit the sender is told to come back, before memory is at risk. And events of users
+//! and past the limit the sender is asked to come back, before memory is at risk. And events of users
 //! who are to be forgotten are turned away.
 
 use std::{sync::Arc, time::Duration};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    catalog::{Catalog, OfCatalog},
+    catalog::{Catalog, CatalogDerived},
     model::{NewEvent, Suppressed},
     store::{Appended, Refusal, Store, StoreError},
 };
@@ -33,7 +33,7 @@ impl Default for Options {
 /// What became of an event that came to the gate.
 #[derive(Clone, Debug)]
 pub enum Admitted {
-    Kept(Appended),
+    Accepted(Appended),
     /// Its user is to be forgotten, and nothing of it was kept.
     Suppressed,
 }
@@ -41,7 +41,7 @@ pub enum Admitted {
 pub struct Gate {
     store: Arc<dyn Store>,
     /// Whose events are turned away.
-    suppressed: OfCatalog<Suppressed>,
+    suppressed: CatalogDerived<Suppressed>,
     room: Semaphore,
     meters: Meters,
     options: Options,
@@ -86,7 +86,7 @@ impl Gate {
         options: Options,
     ) -> Self {
         let room = Semaphore::new(options.waiting_bytes as usize);
-        let suppressed = OfCatalog::new(catalog, suppressed);
+        let suppressed = CatalogDerived::new(catalog, suppressed);
         Self { store, suppressed, room, meters: Meters::new(), options }
     }
 
@@ -96,7 +96,7 @@ impl Gate {
         let is_away = |it: &NewEvent| suppressed.includes(it.project, &it.payload);
         if !events.iter().any(is_away) {
             let kept = self.keep(events).await?;
-            return Ok(kept.into_iter().map(Admitted::Kept).collect());
+            return Ok(kept.into_iter().map(Admitted::Accepted).collect());
         }
         let is_kept: Vec<bool> = events.iter().map(|it| !is_away(it)).collect();
         let mut places = is_kept.iter();
@@ -111,7 +111,7 @@ impl Gate {
         .into_iter();
         // Each that was kept has its answer; what had none would be the store's mistake.
         let admitted = is_kept.into_iter().filter_map(|is_kept| match is_kept {
-            true => kept.next().map(Admitted::Kept),
+            true => kept.next().map(Admitted::Accepted),
             false => Some(Admitted::Suppressed),
         });
         Ok(admitted.collect())

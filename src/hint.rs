@@ -1,7 +1,7 @@
 //! What one stage hands the next in memory, so that the hot path reads nothing back.
 //!
 //! Sending never waits and never fails. When the queue is full the hint is dropped, and the
-//! receiver is told what was: it then reads from the store, which holds everything. A lost hint
+//! receiver learns what was: it then reads from the store, which holds everything. A lost hint
 //! costs a read, never an event.
 
 use std::sync::{

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    catalog::{Catalog, Edit, Registrar, Resource},
+    catalog::{Catalog, CatalogWriter, Edit, Resource},
     clock::Clock,
     crypto::Random,
     destinations::Outlets,
@@ -33,12 +33,12 @@ pub const TESTS_AT_ONCE: usize = 8;
 /// Verifications under way at once, over all projects.
 const VERIFIED_AT_ONCE: usize = 8;
 /// How long whoever asked for a verification waits for it at most. It goes on without them.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What probes need.
 pub struct Parts {
     pub database: Arc<dyn Database>,
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     pub outlets: Arc<dyn Outlets>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
@@ -164,11 +164,11 @@ impl Prober {
     /// Waits until the destination is verified, or the try has failed; at most half a minute. Says
     /// how it is then; `None` when it is gone.
     pub async fn settled(&self, id: DestinationId) -> Option<Arc<Destination>> {
-        let mut catalog = self.parts.registrar.watch();
+        let mut catalog = self.parts.catalog_writer.watch();
         let is_settled = |it: &Arc<Catalog>| it.destinations.get(&id).is_none_or(|it| !is_due(it));
         // It ends badly only when nobody waits for an answer any more.
-        let _ = tokio::time::timeout(PATIENCE, catalog.wait_for(is_settled)).await;
-        self.parts.registrar.current().destinations.get(&id).cloned()
+        let _ = tokio::time::timeout(TIMEOUT, catalog.wait_for(is_settled)).await;
+        self.parts.catalog_writer.current().destinations.get(&id).cloned()
     }
 
     /// Sends the proof, and changes the destination by what came of it, unless it changed meanwhile.
@@ -192,7 +192,7 @@ impl Prober {
             });
             Ok::<_, StoreError>((edit.into_iter().collect(), ()))
         };
-        self.parts.registrar.edit(decide).await
+        self.parts.catalog_writer.edit(decide).await
     }
 }
 
@@ -223,10 +223,10 @@ fn is_due(destination: &Destination) -> bool {
     }
 }
 
-/// Verifies destinations as they come into the catalogue, until it is told to stop. One try each; who
+/// Verifies destinations as they come into the catalogue, until it is stopped. One try each; who
 /// wants another sets the destination back. What a crash interrupts is tried again.
 pub async fn run(prober: Arc<Prober>, mut stop: watch::Receiver<bool>) {
-    let mut catalog = prober.parts.registrar.watch();
+    let mut catalog = prober.parts.catalog_writer.watch();
     let mut tasks = JoinSet::new();
     let mut under_way: HashMap<tokio::task::Id, DestinationId> = HashMap::new();
     loop {

@@ -84,32 +84,28 @@ impl Kind {
             Self::InvalidRequest => (400, "invalid-request", "The request is invalid"),
             Self::InvalidJson => (400, "invalid-json", "The body is not valid JSON"),
             Self::InvalidBody => (400, "invalid-body", "The body cannot be read"),
-            Self::Unauthorized => (401, "unauthorized", "A valid API key is needed"),
-            Self::UnknownWriteKey => (401, "unknown-write-key", "The write key names no source"),
-            Self::NotVerified => (401, "not-verified", "The request was not believed"),
+            Self::Unauthorized => (401, "unauthorized", "A valid API key is required"),
+            Self::UnknownWriteKey => (401, "unknown-write-key", "Unknown write key"),
+            Self::NotVerified => (401, "not-verified", "The signature could not be verified"),
             Self::Forbidden => (403, "forbidden", "The API key does not allow this"),
-            Self::NotFound => (404, "not-found", "There is no such thing"),
-            Self::MethodNotAllowed => {
-                (405, "method-not-allowed", "The path does not know this method")
-            }
-            Self::BodyTimeout => (408, "body-timeout", "The body came too slowly"),
-            Self::Conflict => (409, "conflict", "It conflicts with what is there"),
+            Self::NotFound => (404, "not-found", "Not found"),
+            Self::MethodNotAllowed => (405, "method-not-allowed", "Method not allowed"),
+            Self::BodyTimeout => (408, "body-timeout", "The body arrived too slowly"),
+            Self::Conflict => (409, "conflict", "Conflict with the current state"),
             Self::FailingTests => (409, "failing-tests", "Test cases of the pipeline fail"),
             Self::BodyTooLarge => (413, "body-too-large", "The body is too large"),
             Self::UrlTooLong => (414, "url-too-long", "The URL is too long"),
             Self::UnsupportedEncoding => {
                 (415, "unsupported-encoding", "The content encoding is not supported")
             }
-            Self::Rejected => (422, "rejected", "What is asked for cannot be done"),
-            Self::RateLimited => (429, "rate-limited", "The API key is used too often"),
-            Self::Overloaded => (429, "overloaded", "More arrives than can be kept"),
-            Self::TooManyConnections => {
-                (503, "too-many-connections", "There are too many connections")
-            }
+            Self::Rejected => (422, "rejected", "The request cannot be processed"),
+            Self::RateLimited => (429, "rate-limited", "Rate limit of the API key exceeded"),
+            Self::Overloaded => (429, "overloaded", "The gateway is overloaded"),
+            Self::TooManyConnections => (503, "too-many-connections", "Too many connections"),
             Self::Unavailable => (503, "unavailable", "The store is unavailable"),
             Self::DiskFull => (507, "disk-full", "The disk is full"),
-            Self::Loop => (508, "loop", "The event goes in circles"),
-            Self::Internal => (500, "internal", "Something went wrong here"),
+            Self::Loop => (508, "loop", "The event loops between gateways"),
+            Self::Internal => (500, "internal", "Internal error"),
         }
     }
 
@@ -305,7 +301,7 @@ impl From<StoreError> for Problem {
             StoreError::TooManyDeliveries => Self::new(Kind::Rejected).detail(error.to_string()),
             StoreError::Damaged { .. } | StoreError::Incomplete(_) | StoreError::Newer { .. } => {
                 log(&error);
-                Self::new(Kind::Internal).detail("the log of the server says more")
+                Self::new(Kind::Internal).detail("see the server log for details")
             }
         }
     }
@@ -352,7 +348,7 @@ fn disk_full() -> Problem {
         .detail("nothing of the request was kept; it can be sent again when there is room")
 }
 
-/// The caller is told nothing of the inside, so the operator must be.
+/// The caller learns nothing of the inside, so the operator must.
 fn log(error: &StoreError) {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::error!(%error, cause, "a request failed in the store");
@@ -420,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_called_what_it_is() {
+    fn bodies_that_are_not_json_are_named() {
         for (text, expected) in [
             (&b" {\"a\""[..], "an object"),
             (b"[", "an array"),

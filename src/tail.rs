@@ -1,6 +1,6 @@
 //! What happens at the moment, for whoever watches: `tidegate tail`, `tidegate listen`, the dashboard.
 //!
-//! It is for eyes only. A watcher that is too slow misses some and is told how many; the stages
+//! It is for eyes only. A watcher that is too slow misses some and learns how many; the stages
 //! never wait for one, and when nobody watches, telling costs one load.
 
 use std::sync::{
@@ -52,7 +52,7 @@ pub struct Watcher {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Missed {
+pub enum MissedSights {
     /// So many were dropped because the watcher was slow.
     Some(u64),
     /// Nobody can publish any more.
@@ -94,10 +94,10 @@ impl Default for Tail {
 
 impl Watcher {
     /// Cancel-safe.
-    pub async fn next(&mut self) -> Result<Sight, Missed> {
+    pub async fn next(&mut self) -> Result<Sight, MissedSights> {
         self.receiver.recv().await.map_err(|error| match error {
-            broadcast::error::RecvError::Lagged(count) => Missed::Some(count),
-            broadcast::error::RecvError::Closed => Missed::Closed,
+            broadcast::error::RecvError::Lagged(count) => MissedSights::Some(count),
+            broadcast::error::RecvError::Closed => MissedSights::Closed,
         })
     }
 }

@@ -62,7 +62,7 @@ fn main() -> Result<()> {
     });
 
     let admitted: Vec<_> =
-        events(1, 0)?.into_iter().map(|it| Admitted::Kept(Appended::New(it))).collect();
+        events(1, 0)?.into_iter().map(|it| Admitted::Accepted(Appended::New(it))).collect();
     let (traffic, source) = (Traffic::default(), SourceId::from_bits(1));
     let by = |number: u128| Caller::Key(Some(KeyId::from_bits(number)));
     (0..200).for_each(|it| traffic.taken(source, by(it), &admitted[..1], Timestamp::UNIX_EPOCH));

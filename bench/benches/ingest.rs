@@ -30,8 +30,8 @@ use jiff::Timestamp;
 use mimalloc::MiMalloc;
 use tidegate::{
     api::{self, Api},
-    app::Front,
-    catalog::Registrar,
+    app::GatewayRouter,
+    catalog::CatalogWriter,
     clock::SystemClock,
     crypto::{AdminKey, KeyHasher, SeededRandom, Vault},
     destinations::{
@@ -41,7 +41,7 @@ use tidegate::{
     dispatch,
     gate::{self, Gate},
     hint,
-    ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
+    ingest::{self, Ingest, IngestParts, Keyring, webhook::InboundEndpoints},
     model::{
         Author, DeliverySeq, Event, EventId, EventSeq, Message, NewEvent, Owed, Plan, ProjectId,
         Remembered, Secret,
@@ -52,7 +52,7 @@ use tidegate::{
     server::{self, AnswerBody},
     store::{
         Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Result as StoreResult, Role,
-        Settlement, Store, StoreError, Waiting, sqlite,
+        Settlement, Store, StoreError, WaitingEvent, sqlite,
     },
     tail::Tail,
     telemetry,
@@ -92,7 +92,7 @@ fn main() -> Result<()> {
     }
     if asked("server") {
         let each = requests / CONNECTIONS;
-        let front = || Front::new(ingest.clone(), router.clone(), Role::ALL.to_vec());
+        let front = || GatewayRouter::new(ingest.clone(), router.clone(), Role::ALL.to_vec());
         let round = || runtime.block_on(through_server(front(), each));
         report("server", each * CONNECTIONS, (0..rounds).map(|_| round()));
     }
@@ -154,7 +154,7 @@ fn request(body: &str) -> Result<Request<Body>> {
         .body(Body::from(body.to_owned()))?)
 }
 
-async fn through_server(front: Front, each: usize) -> Result<Cost> {
+async fn through_server(front: GatewayRouter, each: usize) -> Result<Cost> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let to = listener.local_addr()?;
     let (done, stop) = tokio::sync::oneshot::channel::<Cost>();
@@ -234,7 +234,7 @@ async fn routes(folder: &std::path::Path) -> Result<(Router, Arc<Ingest>)> {
     let number = Box::new(|| 7);
     let database = sqlite::SqliteStore::open(folder, options, clock.clone(), number, accepted)?;
     let database = Arc::new(database);
-    let registrar = Arc::new(Registrar::open(database.clone()).await?);
+    let catalog_writer = Arc::new(CatalogWriter::open(database.clone()).await?);
     let file = "version: 1\nproject: bench\nsources: [{ name: app, kind: api }]\n";
     let means = Means {
         vault: &vault,
@@ -243,20 +243,21 @@ async fn routes(folder: &std::path::Path) -> Result<(Router, Arc<Ingest>)> {
         author: Author::File,
         options: resources::Options::default(),
     };
-    resources::apply(&File::read("bench.yaml", file, &|_| None)?, &registrar, means, false).await?;
+    resources::apply(&File::read("bench.yaml", file, &|_| None)?, &catalog_writer, means, false)
+        .await?;
     let admin = AdminKey::new(&Secret::new(KEY), random.as_ref())?;
     let hasher = || KeyHasher::of(&vault);
     let keyring = Arc::new(Keyring::new(
-        registrar.watch(),
+        catalog_writer.watch(),
         hasher(),
         Some(admin),
         clock.clone(),
         random.as_ref(),
     ));
     let egress = Egress::new(egress::Options::default(), Arc::new(SystemResolver::default()))?;
-    let outlets = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
+    let outlets = Arc::new(Directory::new(catalog_writer.watch(), vault.clone(), egress));
     let tail = Tail::default();
-    let gate = Gate::new(Arc::new(Forgetful), registrar.watch(), gate::Options::default());
+    let gate = Gate::new(Arc::new(Forgetful), catalog_writer.watch(), gate::Options::default());
     let ingest = Arc::new(Ingest::new(
         IngestParts {
             gate: Arc::new(gate),
@@ -264,8 +265,8 @@ async fn routes(folder: &std::path::Path) -> Result<(Router, Arc<Ingest>)> {
             clock: clock.clone(),
             tail: tail.clone(),
             random: random.clone(),
-            doors: Doors::new(registrar.watch(), vault.clone()),
-            catalog: registrar.watch(),
+            doors: InboundEndpoints::new(catalog_writer.watch(), vault.clone()),
+            catalog: catalog_writer.watch(),
             folder: folder.to_owned(),
         },
         ingest::Options::default(),
@@ -274,7 +275,7 @@ async fn routes(folder: &std::path::Path) -> Result<(Router, Arc<Ingest>)> {
     let (_dispatcher, dispatch) = dispatch::runner(dispatch::Parts {
         store: database.clone(),
         clock: clock.clone(),
-        registrar: registrar.clone(),
+        catalog_writer: catalog_writer.clone(),
         outlets: outlets.clone(),
         hints,
         tail: tail.clone(),
@@ -285,14 +286,14 @@ async fn routes(folder: &std::path::Path) -> Result<(Router, Arc<Ingest>)> {
     });
     let prober = Arc::new(Prober::new(probe::Parts {
         database: database.clone(),
-        registrar: registrar.clone(),
+        catalog_writer: catalog_writer.clone(),
         outlets: outlets.clone(),
         clock: clock.clone(),
         random: random.clone(),
         tail: tail.clone(),
     }));
     let router = api::router(Api::new(api::Context {
-        registrar,
+        catalog_writer,
         database,
         ingest: ingest.clone(),
         keyring,
@@ -348,7 +349,7 @@ impl Store for Forgetful {
         Err(StoreError::Closed)
     }
 
-    async fn waiting(&self, _: EventSeq, _: usize) -> StoreResult<Vec<Waiting>> {
+    async fn waiting(&self, _: EventSeq, _: usize) -> StoreResult<Vec<WaitingEvent>> {
         Err(StoreError::Closed)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tidegate::script::{Input, Limits, Pool, Script};
+use tidegate::script::{Script, ScriptInput, ScriptLimits, ScriptThreads};
 
 use crate::Result;
 
@@ -28,14 +28,15 @@ const SLACK: usize = 2048;
 
 /// An error says that memory grew, or that events took longer and longer.
 pub fn run(options: &Options) -> Result<()> {
-    let pool: Arc<Pool> = Arc::default();
-    let script = Script::compile(&options.source, Limits::default(), pool, 1)?;
+    let pool: Arc<ScriptThreads> = Arc::default();
+    let script = Script::compile(&options.source, ScriptLimits::default(), pool, 1)?;
     let mut first = None;
     println!("| events | µs for an event | events/s | memory in KiB |\n|---|---|---|---|");
     for round in 1..=options.count.div_ceil(ROUND) {
         let begun = Instant::now();
         for chunk in 0..ROUND / AT_ONCE {
-            let inputs: Vec<Input> = (0..AT_ONCE).map(|n| input(chunk * AT_ONCE + n)).collect();
+            let inputs: Vec<ScriptInput> =
+                (0..AT_ONCE).map(|n| input(chunk * AT_ONCE + n)).collect();
             script.run_ahead(inputs.clone(), None);
             for input in inputs {
                 script.run(input).returned?;
@@ -55,15 +56,15 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn input(number: u32) -> Input {
+fn input(number: u32) -> ScriptInput {
     let payload = format!(r#"{{"n":{number},"plan":"scale","email":"ann@acme.com"}}"#);
-    Input {
+    ScriptInput {
         event: format!(r#"{{"id":"e{number}","type":"a.b","payload":{payload},"metadata":{{}}}}"#),
         context: r#"{"source":"app"}"#.to_owned(),
         payload,
         metadata: "{}".to_owned(),
         seed: u64::from(number),
-        ..Input::default()
+        ..ScriptInput::default()
     }
 }
 

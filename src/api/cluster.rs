@@ -19,15 +19,15 @@ use super::{
 };
 use crate::{
     problem::{Kind, Problem},
-    store::{Duty, Lease, MemberId, Role, View},
+    store::{ClusterSnapshot, Duty, Lease, MemberId, Role},
 };
 
 /// This node among others.
 #[derive(Clone)]
-pub struct Place {
+pub struct NodePlacement {
     pub me: MemberId,
     /// As the database said last.
-    pub view: watch::Receiver<View>,
+    pub view: watch::Receiver<ClusterSnapshot>,
 }
 
 /// How the nodes are that share the database.
@@ -94,7 +94,7 @@ fn id(it: MemberId) -> String {
 }
 
 impl ShareView {
-    fn of(it: &Lease, view: &View) -> Self {
+    fn of(it: &Lease, view: &ClusterSnapshot) -> Self {
         let log = view.logs.get(usize::from(it.share.shard));
         let log = log.filter(|_| it.share.duty == Duty::Pipeline);
         Self {

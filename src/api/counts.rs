@@ -116,7 +116,7 @@ pub async fn pipeline_counts(
     Path(pipeline): Path<String>,
     Query(query): Query<CountsQuery>,
 ) -> Result<Json<PipelineCounts>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let pipeline = find::<Pipeline>(&catalog, access.project, &pipeline)?;
     let CountsQuery { since, until, step } = &query;
     let asked =

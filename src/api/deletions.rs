@@ -48,9 +48,9 @@ pub struct DeletionView {
     pub state: DeletionState,
     /// Whether events of this user are turned away, until the request is deleted.
     pub suppressing: bool,
-    /// How many destinations were told.
+    /// How many destinations were notified.
     pub notified: u64,
-    /// The event that told them. Null before, and when there was nobody to tell.
+    /// The event that notified them. Null before, and when there was nobody to tell.
     #[schema(value_type = Option<String>)]
     pub event_id: Option<EventId>,
     /// How many events have lost their bodies.
@@ -134,8 +134,8 @@ pub async fn create_deletion(
         created_at: now,
         ended_at: None,
     };
-    api.registrar.edit(|catalog| Ok::<_, Problem>((added(catalog, &deletion)?, ()))).await?;
-    // From here on nothing more of the user goes out. What is on its way is counted, and told.
+    api.catalog_writer.edit(|catalog| Ok::<_, Problem>((added(catalog, &deletion)?, ()))).await?;
+    // From here on nothing more of the user goes out. What is on its way is counted, and reported.
     deletion.in_flight = api.dispatch.under_way_about(deletion.project, &deletion.person);
     if deletion.in_flight > 0 {
         let (id, in_flight) = (deletion.id, deletion.in_flight);
@@ -144,21 +144,21 @@ pub async fn create_deletion(
             let edit = found.map(|it| Edit::Put(Resource::Deletion(Deletion { in_flight, ..it })));
             Ok::<_, Problem>((edit.into_iter().collect(), ()))
         };
-        api.registrar.edit(decide).await?;
+        api.catalog_writer.edit(decide).await?;
     }
     Ok((StatusCode::ACCEPTED, Json(DeletionView::of(&deletion))))
 }
 
 fn person(user_id: String, field: Option<String>) -> Result<Person, Problem> {
     if user_id.is_empty() || user_id.len() > Person::LONGEST {
-        return Err(wrong_field("user_id", "it has 1 to 1024 bytes", "another length"));
+        return Err(wrong_field("user_id", "must have 1 to 1024 bytes", "another length"));
     }
     if let Some(path) = &field {
         let names: Vec<&str> = path.split('.').collect();
         let is_path = names.len() <= Person::DEEPEST
             && names.iter().all(|it| !it.is_empty() && it.len() <= 128);
         if !is_path {
-            let rule = "it is a path of 1 to 8 names, such as `user.id`";
+            let rule = "must be a path of 1 to 8 names, such as `user.id`";
             return Err(wrong_field("field", rule, "another text"));
         }
     }
@@ -200,7 +200,7 @@ pub async fn list_deletions(
     access: Access<Read>,
     Query(query): Query<ResourcesQuery>,
 ) -> Result<Page<DeletionView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let own = catalog.deletions.iter().filter(|(_, it)| it.project == access.project);
     let own = own.map(|(id, it)| (*id, it.as_ref()));
     page::resources(own, query.limit(), query.cursor(), DeletionView::of)
@@ -222,7 +222,7 @@ pub async fn get_deletion(
     access: Access<Read>,
     Path(deletion): Path<String>,
 ) -> Result<Json<DeletionView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     Ok(Json(DeletionView::of(find(&catalog, access.project, &deletion)?)))
 }
 
@@ -234,7 +234,7 @@ fn find<'c>(catalog: &'c Catalog, project: ProjectId, id: &str) -> Result<&'c De
 
 /// Cancel a deletion
 ///
-/// Nothing is erased. It can be cancelled until erasing begins; the destinations are told in any case, and
+/// Nothing is erased. It can be cancelled until erasing begins; the destinations are notified in any case, and
 /// a user who is suppressed stays so.
 #[utoipa::path(
     post,
@@ -265,7 +265,7 @@ pub async fn cancel_deletion(
         (found.state, found.ended_at) = (DeletionState::Cancelled, Some(now));
         Ok((vec![Edit::Put(Resource::Deletion(found.clone()))], found))
     };
-    let now = api.registrar.edit(decide).await?;
+    let now = api.catalog_writer.edit(decide).await?;
     Ok(Json(DeletionView::of(&now)))
 }
 
@@ -294,6 +294,6 @@ pub async fn delete_deletion(
         }
         Ok((vec![Edit::DeleteDeletion(found.id)], ()))
     };
-    api.registrar.edit(decide).await?;
+    api.catalog_writer.edit(decide).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -25,7 +25,7 @@ use crate::{
         TestEvent,
     },
     pipeline::dry::{
-        self, CaseResult, Dropped, Failure, Given, Message, Report, Route, Trial, Tried,
+        self, CaseFailure, CaseResult, Dropped, GivenAnswers, Message, Report, Route, Trial, Tried,
     },
     problem::{Kind, Problem},
     resources::{self, File, PipelineSpec, Scope, Spec as _},
@@ -39,7 +39,7 @@ use crate::{
 pub struct DryRunRequest {
     /// A stored event.
     event_id: Option<String>,
-    /// The most recent event that the trigger takes, with its condition, among the last 1000.
+    /// Use the most recent event that matches the trigger, with its condition, among the last 1000.
     recent: bool,
     /// With `recent`: of this type or group of types.
     #[serde(rename = "type")]
@@ -78,7 +78,7 @@ pub struct DryRun {
     /// How often steps were applied besides what is shown, when it is more than 1024 times.
     pub omitted: usize,
     /// What is not as it was expected. Null: nothing was.
-    pub failures: Option<Vec<Failure>>,
+    pub failures: Option<Vec<CaseFailure>>,
 }
 
 /// Bytes of all bodies that one answer shows.
@@ -161,7 +161,7 @@ pub async fn try_pipeline(
         request.case.is_some(),
     ];
     if forms.iter().filter(|it| **it).count() > 1 {
-        let rule = "it has one of `event_id`, `recent`, `event` and `case`";
+        let rule = "must have exactly one of `event_id`, `recent`, `event` and `case`";
         return Err(Problem::invalid_field("", rule, "several of them"));
     }
     let unsaved =
@@ -254,7 +254,7 @@ pub(super) fn busy() -> Problem {
 }
 
 fn ended_badly() -> Problem {
-    Problem::new(Kind::Internal).detail("the log of the server says more")
+    Problem::new(Kind::Internal).detail("see the server log for details")
 }
 
 /// The pipeline to try, among the resources as they are, or as they would be.
@@ -286,7 +286,7 @@ fn subject(
     named: &str,
     unsaved: Unsaved,
 ) -> Result<Subjected, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let project = access.project;
     let means = api.means(&access.session.caller);
     let is_saved = unsaved.pipeline.is_none() && unsaved.resources.is_none();
@@ -326,7 +326,7 @@ fn subject(
             Ok(Subjected { pipeline, catalog: Arc::new(planned.catalog), is_saved })
         }
         Unsaved { pipeline: Some(_), resources: Some(_) } => {
-            let rule = "it stands in the place of `pipeline`, and not beside it";
+            let rule = "must not be given together with `pipeline`";
             Err(Problem::invalid_field("resources", rule, "both"))
         }
     }
@@ -371,7 +371,7 @@ async fn run(
         let detail = "Tidegate sent this event itself, and no pipeline sees it";
         return Err(Problem::new(Kind::Rejected).detail(detail));
     }
-    let given: Given = std::mem::take(&mut request.enriched);
+    let given: GivenAnswers = std::mem::take(&mut request.enriched);
     let remembered = match trial.detects() {
         true => api.database.memories().await?,
         false => Vec::new(),
@@ -383,7 +383,7 @@ async fn run(
 }
 
 fn no_source(field: &str) -> Problem {
-    Problem::invalid_field(field, "it names a source of this project", "another name")
+    Problem::invalid_field(field, "must be the name of a source of this project", "another name")
 }
 
 /// The newest event that the trigger takes.

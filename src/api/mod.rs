@@ -28,9 +28,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::routes::Routes;
-pub use self::{cluster::Place, document::document};
+pub use self::{cluster::NodePlacement, document::document};
 use crate::{
-    catalog::Registrar,
+    catalog::CatalogWriter,
     clock::Clock,
     crypto::{KeyHasher, Random, Vault},
     destinations, dispatch,
@@ -73,7 +73,7 @@ impl Options {
 
 /// What the API works with. `app` puts it together.
 pub struct Context {
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     pub database: Arc<dyn Database>,
     pub ingest: Arc<Ingest>,
     pub keyring: Arc<Keyring>,
@@ -97,7 +97,7 @@ pub struct Context {
     /// Becomes true when the gateway is about to stop, and should get no more requests.
     pub draining: watch::Receiver<bool>,
     /// Where several nodes share the database.
-    pub place: Option<Place>,
+    pub place: Option<NodePlacement>,
     /// What a project may have.
     pub limits: crate::resources::Options,
     pub options: Options,
@@ -124,7 +124,7 @@ impl Api {
         Self(Arc::new(Shared { context, watchers, dry_runs }))
     }
 
-    /// With what old events are planned anew.
+    /// With what old events are planned again.
     fn replanning(&self) -> crate::replay::Means {
         crate::replay::Means {
             database: self.database.clone(),
@@ -258,7 +258,7 @@ fn routes() -> Routes {
         .get("/api/v1/deletions/{deletion}", deletions::get_deletion)
         .delete("/api/v1/deletions/{deletion}", deletions::delete_deletion)
         .post("/api/v1/deletions/{deletion}/cancel", deletions::cancel_deletion)
-        // Old events, delivered anew.
+        // Old events, delivered again.
         .post("/api/v1/events/{event}/replay", replays::replay_one_event)
         .post("/api/v1/deliveries/{delivery}/replay", replays::replay_delivery)
         .get("/api/v1/replays", replays::list_replays)

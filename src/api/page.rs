@@ -135,7 +135,11 @@ pub fn limit_of(text: Option<&str>) -> Result<usize, Problem> {
     let Some(text) = text.filter(|it| !it.is_empty()) else { return Ok(USUAL_LIMIT) };
     let limit = text.parse().ok().filter(|it| (1..=LARGEST_LIMIT).contains(it));
     limit.ok_or_else(|| {
-        Problem::invalid_field("query:limit", format!("it is 1 to {LARGEST_LIMIT}"), "another text")
+        Problem::invalid_field(
+            "query:limit",
+            format!("must be 1 to {LARGEST_LIMIT}"),
+            "another text",
+        )
     })
 }
 
@@ -145,7 +149,11 @@ fn decode<const N: usize>(cursor: &str) -> Result<[u8; N], Problem> {
 }
 
 fn bad_cursor() -> Problem {
-    Problem::invalid_field("query:cursor", "it is the `next` of the page before", "another text")
+    Problem::invalid_field(
+        "query:cursor",
+        "must be the `next` of the previous page",
+        "another text",
+    )
 }
 
 #[cfg(test)]

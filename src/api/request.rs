@@ -91,7 +91,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
             {
                 return Err(Problem::invalid_field(
                     in_query(&name),
-                    "it stands in the query once",
+                    "must be given only once",
                     "more",
                 ));
             }
@@ -153,7 +153,7 @@ pub fn parse_word<T: DeserializeOwned>(
     serde_json::from_value(Value::String(text.to_owned())).map(Some).map_err(|error| {
         // `unknown variant `…`, expected one of …`: only its end is ours to show.
         let message = error.to_string();
-        let rule = message.split_once("expected ").map_or("it is a known word", |it| it.1);
+        let rule = message.split_once("expected ").map_or("must be a known word", |it| it.1);
         Problem::invalid_field(in_query(name), rule.to_owned(), "another word")
     })
 }

@@ -126,12 +126,12 @@ impl Span {
             begin.unwrap_or(end.saturating_sub(SignedDuration::from_hours(1)).unwrap_or(end));
         let span = end.duration_since(begin);
         if !span.is_positive() || span > LONGEST {
-            let rule = "it lies after the beginning, and at most 31 days";
+            let rule = "must be later than `since` and at most 31 days after it";
             let field = format!("query:{}", until.0);
             return Err(Problem::invalid_field(field, rule, "another moment"));
         }
         let minutes = (span.as_secs() + MINUTE - 1) / MINUTE;
-        let rule = "it is a number of minutes that makes at most 1500 points";
+        let rule = "must be a number of minutes that gives at most 1500 points";
         let wanted: Option<i64> = parse(step.0, step.1, rule)?;
         let wanted = wanted.unwrap_or((minutes + USUAL_POINTS - 1) / USUAL_POINTS).max(1);
         if minutes / wanted > MOST_POINTS || wanted > 7 * 24 * 60 {

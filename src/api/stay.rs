@@ -28,7 +28,7 @@ pub struct Stay {
 impl Stay {
     pub fn of<R: Right>(api: &Api, access: &Access<R>) -> Self {
         Self {
-            catalog: api.registrar.watch(),
+            catalog: api.catalog_writer.watch(),
             clock: api.clock.clone(),
             caller: access.session.caller,
             project: access.project,

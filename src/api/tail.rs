@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
-    model::{Class, DestinationId, EntryKind, Pattern, ProjectId, Turn, TypeName},
+    model::{Class, DestinationId, EntryKind, Pattern, ProjectId, ShareSlot, TypeName},
     problem::{Kind, Problem},
-    tail::{Missed, Sight, Watcher},
+    tail::{MissedSights, Sight, Watcher},
 };
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -32,7 +32,7 @@ pub struct TailQuery {
     /// Only events of this type, or group such as `user.*`, and their attempts.
     #[serde(rename = "type")]
     event_type: Option<String>,
-    /// Only attempts at this destination, by name or id.
+    /// Only attempts to this destination, by name or id.
     destination: Option<String>,
     /// `true`: only attempts that failed.
     #[param(value_type = Option<bool>)]
@@ -61,7 +61,7 @@ pub async fn tail(
     Query(query): Query<TailQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let catalog = access.session.catalog();
-    let filter = Filter {
+    let filter = TailFilter {
         project: access.project,
         event_type: parse_pattern("type", query.event_type.as_deref())?,
         destination: destination(catalog, access.project, query.destination.as_deref())?,
@@ -88,7 +88,7 @@ pub async fn tail(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
-struct Filter {
+struct TailFilter {
     project: ProjectId,
     event_type: Option<Pattern>,
     destination: Option<DestinationId>,
@@ -97,12 +97,12 @@ struct Filter {
 
 struct Following {
     api: Api,
-    filter: Filter,
+    filter: TailFilter,
     watcher: Watcher,
     stay: Stay,
     draining: watch::Receiver<bool>,
     has_ended: bool,
-    _permit: Turn,
+    _permit: ShareSlot,
 }
 
 impl Following {
@@ -125,20 +125,20 @@ impl Following {
             };
             match seen {
                 Ok(sight) if self.filter.wants(&sight) => {
-                    return Some(shown(&sight, &self.api.registrar.current()));
+                    return Some(shown(&sight, &self.api.catalog_writer.current()));
                 }
                 Ok(_) => (),
-                Err(Missed::Some(count)) => {
+                Err(MissedSights::Some(count)) => {
                     return Some(event("missed", &json!({ "missed": count })));
                 }
-                Err(Missed::Closed) => return None,
+                Err(MissedSights::Closed) => return None,
             }
         }
         None
     }
 }
 
-impl Filter {
+impl TailFilter {
     fn wants(&self, sight: &Sight) -> bool {
         if sight.project() != self.project {
             return false;

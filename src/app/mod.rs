@@ -2,9 +2,9 @@
 
 pub mod folder;
 pub mod rekey;
-mod ground;
+mod foundation;
 mod planned;
-mod front;
+mod router;
 mod master;
 mod upkeep;
 mod node;
@@ -21,16 +21,16 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-use ground::{Ground, Log};
-use node::Node;
+use foundation::{Foundation, ShardEvents};
+use node::ClusterNode;
 use stages::Stages;
 
-pub use front::Front;
-pub use planned::Planned;
+pub use planned::PlannedThrough;
+pub use router::GatewayRouter;
 
 use crate::{
     api::{self, Api},
-    catalog::{Catalog, Registrar},
+    catalog::{Catalog, CatalogWriter},
     clock::{Clock, SystemClock},
     config::Config,
     crypto::{AdminKey, KeyHasher, Random, SystemRandom, Vault, vault::LoadError},
@@ -79,18 +79,18 @@ impl Parts {
 pub struct App {
     /// Where it listens.
     pub address: SocketAddr,
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     pub database: Arc<dyn Database>,
     pub vault: Arc<Vault>,
     pub tail: Tail,
     pub dispatch: dispatch::Handle,
     /// Which events have their plan on disk.
-    pub planned: Planned,
+    pub planned: PlannedThrough,
     parts: Parts,
     limits: resources::Options,
     stops: Stops,
     tasks: Tasks,
-    node: Option<Node>,
+    node: Option<ClusterNode>,
 }
 
 /// One switch for each layer, turned in the order in which they stop.
@@ -150,7 +150,7 @@ pub enum StartError {
     Database { address: Address, source: StoreError },
     #[error("the secrets in {address} were sealed with another master key than this node has")]
     OtherMasterKey { address: Address },
-    #[error("this node cannot take part among those of the database")]
+    #[error("this node cannot join the cluster")]
     Node(#[source] StoreError),
     #[error("a gateway on the embedded store is alone, and needs every role")]
     Roles,
@@ -179,28 +179,28 @@ impl App {
         resources: Option<&File>,
     ) -> Result<Self, StartError> {
         check(&config)?;
-        let config = within_budget(config, server::budget::Budget::of_this_process());
-        let ground = Ground::open(&config, &parts, resources).await?;
+        let config = within_budget(config, server::budget::ConnectionBudget::of_this_process());
+        let foundation = Foundation::open(&config, &parts, resources).await?;
         let (tail, stops) = (Tail::default(), Stops::new());
-        let keyring = keyring(&parts, &ground.registrar, &ground.vault)?;
+        let keyring = keyring(&parts, &foundation.catalog_writer, &foundation.vault)?;
         let egress = Egress::new(config.egress, parts.resolver.clone()).map_err(StartError::Tls)?;
         let (listener, address) = listen(config.listen, &egress).await?;
-        let lookups = ground.lookups(&parts, &egress, config.enrichment)?;
-        let destinations = Directory::new(ground.registrar.watch(), ground.vault.clone(), egress);
-        let destinations = Arc::new(destinations);
-        warn_of_refused(&ground.registrar.current(), &destinations);
-        let stages = Stages::new(&ground, &parts, destinations.clone(), lookups, tail.clone());
-        let Ground { metrics, vault, database, registrar, logs, newcomer, seen: _ } = ground;
+        let lookups = foundation.lookups(&parts, &egress, config.enrichment)?;
+        let (catalog, vault) = (&foundation.catalog_writer, foundation.vault.clone());
+        let destinations = Arc::new(Directory::new(catalog.watch(), vault, egress));
+        warn_of_refused(&catalog.current(), &destinations);
+        let stages = Stages::new(&foundation, &parts, destinations.clone(), lookups, tail.clone());
+        let Foundation { metrics, vault, database, catalog_writer, logs, newcomer, seen: _ } =
+            foundation;
         let given = (config.gate, config.ingest);
         let ingest = stages.ingest(&parts, &vault, keyring.clone(), config.data, given);
-        let roles = config.cluster.roles.clone();
+        let (roles, prober) = (config.cluster.roles.clone(), stages.prober(&parts));
         let place = node::join(newcomer, config.cluster, address).await?;
-        let prober = stages.prober(&parts);
         let options = (config.pipeline, config.dispatch);
         let started = stages.clone().start(logs, options, prober.clone(), &stops, place.as_ref());
 
         let router = api::router(Api::new(api::Context {
-            registrar: registrar.clone(),
+            catalog_writer: catalog_writer.clone(),
             database: database.clone(),
             ingest: ingest.clone(),
             keyring,
@@ -222,7 +222,7 @@ impl App {
             options: config.api.on(address),
         }))
         .merge(dashboard::router());
-        let front = Front::new(ingest.clone(), router, roles);
+        let front = GatewayRouter::new(ingest.clone(), router, roles);
         let mut upkeep = stages.upkeep(metrics, config.retention).start(&stops.upkeep);
         upkeep.push(stages.count(&ingest, &stops));
         let stop = turned(stops.server.subscribe());
@@ -235,7 +235,7 @@ impl App {
         };
         Ok(Self {
             address,
-            registrar,
+            catalog_writer,
             database,
             vault,
             tail,
@@ -251,7 +251,7 @@ impl App {
 
     /// Applies a file of resources, all of it or nothing.
     pub async fn apply(&self, file: &File) -> Result<Difference, ApplyError> {
-        apply(file, &self.registrar, &self.vault, &self.parts, self.limits).await
+        apply(file, &self.catalog_writer, &self.vault, &self.parts, self.limits).await
     }
 
     /// Stops from the first stage to the last: no new requests, no new plans, no new attempts. What is
@@ -304,15 +304,15 @@ fn warn_of_refused(catalog: &Catalog, destinations: &Directory) {
 
 async fn apply(
     file: &File,
-    registrar: &Registrar,
+    catalog_writer: &CatalogWriter,
     vault: &Vault,
     parts: &Parts,
     options: resources::Options,
 ) -> Result<Difference, ApplyError> {
     let (random, now) = (parts.random.as_ref(), parts.clock.now());
     let means = Means { vault, random, now, author: Author::File, options };
-    let before = registrar.current();
-    let difference = resources::apply(file, registrar, means, false).await?;
+    let before = catalog_writer.current();
+    let difference = resources::apply(file, catalog_writer, means, false).await?;
     let (changed, unchanged) = (difference.changes.len(), difference.unchanged);
     tracing::info!(changed, unchanged, "the resources are applied");
     difference.warnings.iter().for_each(|it| tracing::warn!("{it}"));
@@ -329,7 +329,10 @@ async fn apply(
 
 /// Ends when no attempt is under way any more, and the store has not taken what came of them for a while: its
 /// disk is read-only, or its database is gone.
-async fn nothing_is_kept(mut status: watch::Receiver<dispatch::Status>, patience: Duration) {
+async fn nothing_is_kept(
+    mut status: watch::Receiver<dispatch::DispatcherStatus>,
+    timeout: Duration,
+) {
     loop {
         // An error means that the dispatcher has ended, which is seen elsewhere.
         if status.wait_for(|it| it.in_flight == 0 && it.unsettled > 0).await.is_err() {
@@ -339,7 +342,7 @@ async fn nothing_is_kept(mut status: watch::Receiver<dispatch::Status>, patience
             let before = status.borrow_and_update().unsettled;
             let _ = status.wait_for(|it| it.in_flight > 0 || it.unsettled != before).await;
         };
-        if tokio::time::timeout(patience, moves).await.is_err() {
+        if tokio::time::timeout(timeout, moves).await.is_err() {
             return;
         }
     }
@@ -379,7 +382,7 @@ impl Stops {
 }
 
 /// Less where fewer files may be open than the options would take.
-fn within_budget(mut config: Config, budget: server::budget::Budget) -> Config {
+fn within_budget(mut config: Config, budget: server::budget::ConnectionBudget) -> Config {
     config.server.connections.get_or_insert(budget.connections);
     config.egress.idle_in_all = config.egress.idle_in_all.min(budget.kept);
     config.dispatch.in_flight = config.dispatch.in_flight.min(budget.attempts);
@@ -391,7 +394,7 @@ fn within_budget(mut config: Config, budget: server::budget::Budget) -> Config {
 
 fn keyring(
     parts: &Parts,
-    registrar: &Registrar,
+    catalog_writer: &CatalogWriter,
     vault: &Vault,
 ) -> Result<Arc<Keyring>, StartError> {
     let random = parts.random.as_ref();
@@ -399,7 +402,7 @@ fn keyring(
         Some(key) => Some(AdminKey::new(key, random).map_err(|_| StartError::AdminKey)?),
         None => None,
     };
-    let (catalog, clock) = (registrar.watch(), parts.clock.clone());
+    let (catalog, clock) = (catalog_writer.watch(), parts.clock.clone());
     Ok(Arc::new(Keyring::new(catalog, KeyHasher::of(vault), admin, clock, random)))
 }
 
@@ -447,16 +450,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_takes_nothing_is_not_waited_for() {
-        let status = |in_flight, unsettled| dispatch::Status {
+        let status = |in_flight, unsettled| dispatch::DispatcherStatus {
             in_flight,
             unsettled,
-            ..dispatch::Status::default()
+            ..dispatch::DispatcherStatus::default()
         };
-        let patience = Duration::from_millis(40);
-        let ends = async |before: dispatch::Status| {
+        let timeout = Duration::from_millis(40);
+        let ends = async |before: dispatch::DispatcherStatus| {
             let sender = watch::Sender::new(before);
-            let waiting = nothing_is_kept(sender.subscribe(), patience);
-            tokio::time::timeout(patience * 10, waiting).await.is_ok()
+            let waiting = nothing_is_kept(sender.subscribe(), timeout);
+            tokio::time::timeout(timeout * 10, waiting).await.is_ok()
         };
         assert!(ends(status(0, 7)).await, "nothing is under way, and seven outcomes are not kept");
         assert!(

@@ -1,5 +1,5 @@
 //! This process as one node of many: it says that it lives, hears what the others tell, and looks now
-//! and then for what nobody told.
+//! and then for what nobody announced.
 
 use std::{
     collections::BTreeSet,
@@ -16,17 +16,17 @@ use tokio::{
 use super::StartError;
 use crate::{
     api,
-    catalog::Registrar,
-    cluster::{self, Duty, Holding, Member, MemberId, View},
-    dispatch::{self, Lost},
+    catalog::CatalogWriter,
+    cluster::{self, ClusterSnapshot, Duty, LeaseSet, Member, MemberId},
+    dispatch::{self, Spilled},
     store::{
-        Heard, Order, OwedQuery, Progress, Store as _, Word,
+        ClusterCommand, NodeMessage, OwedQuery, PlanProgress, ReceivedMessage, Store as _,
         postgres::{Accepts, PostgresStore},
     },
 };
 
 /// What a node has before it takes part.
-pub(super) struct Newcomer {
+pub(super) struct JoiningMember {
     pub store: Arc<PostgresStore>,
     /// The hints of each shard's events.
     pub accepts: Vec<Accepts>,
@@ -34,16 +34,16 @@ pub(super) struct Newcomer {
 }
 
 /// This node among others.
-pub(super) type Place = (Newcomer, Node);
+pub(super) type Membership = (JoiningMember, ClusterNode);
 
 /// Takes part, where there are others.
 pub(super) async fn join(
-    newcomer: Option<Newcomer>,
+    newcomer: Option<JoiningMember>,
     options: cluster::Options,
     address: SocketAddr,
-) -> Result<Option<Place>, StartError> {
+) -> Result<Option<Membership>, StartError> {
     let Some(newcomer) = newcomer else { return Ok(None) };
-    let node = Node::start(&newcomer, options, address.to_string()).await?;
+    let node = ClusterNode::start(&newcomer, options, address.to_string()).await?;
     Ok(Some((newcomer, node)))
 }
 
@@ -82,7 +82,7 @@ async fn be_the_only_one(
 const LEAVE: Duration = Duration::from_secs(2);
 
 /// A node that takes part.
-pub(super) struct Node {
+pub(super) struct ClusterNode {
     pub handles: cluster::Handles,
     /// Turned when it is to give everything back.
     stop: watch::Sender<bool>,
@@ -91,10 +91,10 @@ pub(super) struct Node {
     id: MemberId,
 }
 
-impl Node {
+impl ClusterNode {
     /// Takes over from a process of the same name that has ended, and takes part from now on.
     pub async fn start(
-        newcomer: &Newcomer,
+        newcomer: &JoiningMember,
         options: cluster::Options,
         address: String,
     ) -> Result<Self, StartError> {
@@ -110,14 +110,14 @@ impl Node {
         let stop = watch::Sender::new(false);
         let parts =
             cluster::Parts { store: newcomer.store.clone(), me, options, stop: stop.subscribe() };
-        let (node, handles) = cluster::Node::new(parts);
+        let (node, handles) = cluster::NodeLoop::new(parts);
         let task = tokio::spawn(node.run());
-        let Newcomer { store, id, .. } = newcomer;
+        let JoiningMember { store, id, .. } = newcomer;
         Ok(Self { handles, stop, task, store: store.clone(), id: *id })
     }
 
-    pub fn for_the_api(&self) -> api::Place {
-        api::Place { me: self.id, view: self.handles.view.clone() }
+    pub fn for_the_api(&self) -> api::NodePlacement {
+        api::NodePlacement { me: self.id, view: self.handles.view.clone() }
     }
 
     /// Takes on nothing more, and gives back what the stages end to work on.
@@ -145,22 +145,22 @@ fn name(address: &str) -> String {
 }
 
 /// Hears the others.
-pub(super) struct Ears {
+pub(super) struct Listener {
     pub store: Arc<PostgresStore>,
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     pub dispatch: dispatch::Handle,
     pub accepts: Vec<Accepts>,
-    pub holding: watch::Receiver<Holding>,
-    pub view: watch::Receiver<View>,
+    pub holding: watch::Receiver<LeaseSet>,
+    pub view: watch::Receiver<ClusterSnapshot>,
     pub stop: watch::Receiver<bool>,
 }
 
-impl Ears {
+impl Listener {
     /// Until the node ends.
     pub async fn run(self) {
         let (stop, mut views) = (self.stop.clone(), self.view.clone());
         let mut heard = self.store.listen();
-        let mut before = View::default();
+        let mut before = ClusterSnapshot::default();
         let mut revision = 0;
         loop {
             tokio::select! {
@@ -184,23 +184,23 @@ impl Ears {
         }
     }
 
-    /// What was told, and what else was told already.
-    async fn hear(&self, first: Heard, more: &mut mpsc::Receiver<Heard>) {
+    /// What was announced, and what else was announced already.
+    async fn hear(&self, first: ReceivedMessage, more: &mut mpsc::Receiver<ReceivedMessage>) {
         let mut next = Some(first);
         let mut events = BTreeSet::new();
-        let mut lost = Lost::default();
+        let mut lost = Spilled::default();
         let (mut resources, mut orders, mut anything) = (false, false, false);
         while let Some(word) = next {
             match word {
-                Heard::Anything => anything = true,
-                Heard::Word(Word::Events(shard)) => drop(events.insert(shard)),
-                Heard::Word(Word::Owed(owed)) => {
-                    for (destination, missed) in Lost::of(&owed).0 {
+                ReceivedMessage::Anything => anything = true,
+                ReceivedMessage::Word(NodeMessage::Events(shard)) => drop(events.insert(shard)),
+                ReceivedMessage::Word(NodeMessage::Owed(owed)) => {
+                    for (destination, missed) in Spilled::of(&owed).0 {
                         lost.miss(destination, missed);
                     }
                 }
-                Heard::Word(Word::Resources) => resources = true,
-                Heard::Word(Word::Orders) => orders = true,
+                ReceivedMessage::Word(NodeMessage::Resources) => resources = true,
+                ReceivedMessage::Word(NodeMessage::Orders) => orders = true,
             }
             next = more.try_recv().ok();
         }
@@ -214,16 +214,16 @@ impl Ears {
             self.dispatch.heard(lost).await;
         }
         if anything {
-            self.dispatch.anew().await;
+            self.dispatch.replanned().await;
         }
         if orders || anything {
             self.take_orders().await;
         }
     }
 
-    /// What nobody may have told.
-    async fn look(&self, before: &View, now: &View) {
-        let lies = |shard: usize, it: &Progress| {
+    /// What may not have been announced.
+    async fn look(&self, before: &ClusterSnapshot, now: &ClusterSnapshot) {
+        let lies = |shard: usize, it: &PlanProgress| {
             let was = before.logs.get(shard).map(|it| it.planned);
             it.planned < it.last && was == Some(it.planned)
         };
@@ -232,10 +232,10 @@ impl Ears {
                 self.wake(shard as u16);
             }
         }
-        // Whoever has gone may have told nobody what it did last.
+        // Whoever has gone may have announced to nobody what it did last.
         let is_there = |id: MemberId| now.members.iter().any(|it| it.id == id);
         if before.members.iter().any(|it| !is_there(it.id)) {
-            self.dispatch.anew().await;
+            self.dispatch.replanned().await;
         }
         self.take_orders().await;
     }
@@ -248,7 +248,7 @@ impl Ears {
     }
 
     async fn refresh(&self) -> bool {
-        let done = self.registrar.refresh().await;
+        let done = self.catalog_writer.refresh().await;
         if let Err(error) = &done {
             let error = error as &dyn std::error::Error;
             tracing::warn!(error, "cannot read what other nodes have changed; trying again");
@@ -272,13 +272,13 @@ impl Ears {
         };
         for order in orders {
             match order {
-                Order::Cancel(deliveries) => {
+                ClusterCommand::Cancel(deliveries) => {
                     match self.store.owed(OwedQuery::These(deliveries)).await {
                         Ok(owed) => self.dispatch.cancel(owed).await,
                         Err(error) => tracing::warn!(%error, "deliveries were not cancelled"),
                     }
                 }
-                Order::Poke(destination) => self.dispatch.poke(destination).await,
+                ClusterCommand::Poke(destination) => self.dispatch.poke(destination).await,
             }
         }
     }

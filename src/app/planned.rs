@@ -7,9 +7,9 @@ use crate::model::EventSeq;
 /// For each log of the store, the last event up to which every one has its plan on disk. Of logs that
 /// another node works on, nothing is known.
 #[derive(Clone)]
-pub struct Planned(Vec<watch::Receiver<EventSeq>>);
+pub struct PlannedThrough(Vec<watch::Receiver<EventSeq>>);
 
-impl Planned {
+impl PlannedThrough {
     pub(super) fn new(logs: Vec<watch::Receiver<EventSeq>>) -> Self {
         Self(logs)
     }

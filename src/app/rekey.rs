@@ -1,6 +1,6 @@
-//! A new master key for a data folder: every secret is sealed anew, and the old key is retired.
+//! A new master key for a data folder: every secret is sealed again, and the old key is retired.
 //!
-//! First the file has both keys, of which the new one seals; then the secrets are sealed anew, in one transaction;
+//! First the file has both keys, of which the new one seals; then the secrets are sealed again, in one transaction;
 //! then the old key goes. Wherever it is stopped, the folder opens, and it can be run again.
 
 use std::{path::Path, sync::Arc};
@@ -11,8 +11,8 @@ use super::master::KEPT;
 use crate::{
     clock::Clock,
     crypto::{
-        Context, Random, Vault, VaultError,
-        vault::{Field, LoadError},
+        Random, SealContext, Vault, VaultError,
+        vault::{LoadError, SecretField},
     },
     hint,
     model::{DestinationId, LookupId, ProjectId, RawJson, Sealed, SourceId},
@@ -36,7 +36,7 @@ pub enum RekeyError {
     File(#[source] std::io::Error),
 }
 
-/// Says how many secrets were sealed anew. Blocks now and then; no gateway may have the folder open.
+/// Says how many secrets were sealed again. Blocks now and then; no gateway may have the folder open.
 pub async fn rekey(
     folder: &Path,
     clock: Arc<dyn Clock>,
@@ -116,17 +116,17 @@ fn sealed_texts<'a>(value: &'a Value, vault: &Vault, found: &mut Vec<&'a str>) {
 }
 
 /// What a secret in a document may have been sealed for.
-fn contexts(document: &Document, body: &Value) -> Vec<Context> {
+fn contexts(document: &Document, body: &Value) -> Vec<SealContext> {
     let project = serde_json::from_value::<ProjectId>(body["project"].clone());
     let Ok(project) = project else { return Vec::new() };
     let id = document.id;
     let of = |field| match document.kind.as_str() {
         "destination" => {
-            Some(Context::of_destination(project, DestinationId::from_bits(id), field))
+            Some(SealContext::of_destination(project, DestinationId::from_bits(id), field))
         }
-        "source" => Some(Context::of_source(project, SourceId::from_bits(id), field)),
-        "lookup" => Some(Context::of_lookup(project, LookupId::from_bits(id), field)),
+        "source" => Some(SealContext::of_source(project, SourceId::from_bits(id), field)),
+        "lookup" => Some(SealContext::of_lookup(project, LookupId::from_bits(id), field)),
         _ => None,
     };
-    Field::ALL.into_iter().filter_map(of).collect()
+    SecretField::ALL.into_iter().filter_map(of).collect()
 }

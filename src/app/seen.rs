@@ -25,13 +25,13 @@ const PROJECTS: usize = 32;
 
 /// The file in which it stands, and what was found there at the start.
 #[derive(Clone)]
-pub(super) struct Seen {
+pub(super) struct SeenFile {
     file: PathBuf,
     /// By how much the clock is behind what was seen before. Zero is the usual.
     pub set_back: SignedDuration,
 }
 
-impl Seen {
+impl SeenFile {
     pub async fn look(
         folder: &Path,
         database: &dyn Database,

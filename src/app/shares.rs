@@ -8,27 +8,27 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::{Log, ended, node::Node, stages::Stages};
+use super::{ShardEvents, ended, node::ClusterNode, stages::Stages};
 use crate::{
     cluster, deletions, dispatch,
     model::{EventSeq, Message, Owed},
     pipeline, probe,
     probe::Prober,
     replay::{self, Replayed},
-    store::{Duty, Epoch, Holding, Share, Working},
+    store::{Duty, Epoch, LeaseSet, Share, WorkedShares},
 };
 
 /// What tells which shares there are.
 #[derive(Clone)]
-pub(super) struct Shift {
-    pub holding: watch::Receiver<Holding>,
-    pub working: Working,
+pub(super) struct ShareWatch {
+    pub holding: watch::Receiver<LeaseSet>,
+    pub working: WorkedShares,
     /// Becomes true when all work is to end.
     pub stop: watch::Receiver<bool>,
 }
 
-impl Shift {
-    pub fn new(node: &Node, stop: watch::Receiver<bool>) -> Self {
+impl ShareWatch {
+    pub fn new(node: &ClusterNode, stop: watch::Receiver<bool>) -> Self {
         let cluster::Handles { holding, working, .. } = node.handles.clone();
         Self { holding, working, stop }
     }
@@ -88,11 +88,11 @@ impl Stages {
     /// The pipeline of one log. It has the log for itself while the share is there.
     pub(super) fn run_pipeline(
         &self,
-        log: Log,
+        log: ShardEvents,
         shard: u16,
-        deliveries: crate::hint::Sender<Vec<(Owed, Message)>, dispatch::Lost>,
+        deliveries: crate::hint::Sender<Vec<(Owed, Message)>, dispatch::Spilled>,
         options: pipeline::Options,
-        shift: Shift,
+        shift: ShareWatch,
     ) -> (JoinHandle<()>, watch::Receiver<EventSeq>) {
         let stages = self.clone();
         let through = watch::Sender::new(EventSeq(0));
@@ -112,7 +112,7 @@ impl Stages {
                     let (runner, mut planned) = pipeline::runner(pipeline::Parts {
                         store,
                         clock: stages.clock.clone(),
-                        catalog: stages.registrar.watch(),
+                        catalog: stages.catalog_writer.watch(),
                         events,
                         lookups: stages.lookups.clone(),
                         deliveries,
@@ -154,7 +154,7 @@ impl Stages {
         prober: Arc<Prober>,
         dispatch: dispatch::Handle,
         replayed: Replayed,
-        shift: Shift,
+        shift: ShareWatch,
     ) -> JoinHandle<()> {
         let stages = self.clone();
         let work = move |stop: watch::Receiver<bool>| {
@@ -182,7 +182,7 @@ impl Stages {
     ) -> impl Future<Output = ()> + Send + use<> {
         replay::run(replay::Parts {
             database: self.database.clone(),
-            registrar: self.registrar.clone(),
+            catalog_writer: self.catalog_writer.clone(),
             clock: self.clock.clone(),
             replayed,
             means: replay::Means {
@@ -202,7 +202,7 @@ impl Stages {
     ) -> impl Future<Output = ()> + Send + use<> {
         deletions::run(deletions::Parts {
             database: self.database.clone(),
-            registrar: self.registrar.clone(),
+            catalog_writer: self.catalog_writer.clone(),
             clock: self.clock.clone(),
             dispatch,
             stop,

@@ -6,14 +6,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    Ground, HINTED_BYTES, HINTS, Log, Parts, Planned, Stops,
-    node::{Ears, Place},
-    seen::Seen,
-    shares::Shift,
+    Foundation, HINTED_BYTES, HINTS, Parts, PlannedThrough, ShardEvents, Stops,
+    node::{Listener, Membership},
+    seen::SeenFile,
+    shares::ShareWatch,
     upkeep, weigh_deliveries,
 };
 use crate::{
-    catalog::Registrar,
+    catalog::CatalogWriter,
     clock::Clock,
     config,
     crypto::Vault,
@@ -21,7 +21,7 @@ use crate::{
     dispatch,
     gate::{self, Gate},
     hint,
-    ingest::{self, Ingest, IngestParts, Keyring, webhook::Doors},
+    ingest::{self, Ingest, IngestParts, Keyring, webhook::InboundEndpoints},
     model::{EventSeq, Message, Owed},
     pipeline,
     probe::{self, Prober},
@@ -34,13 +34,13 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Stages {
     pub database: Arc<dyn Database>,
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     pub clock: Arc<dyn Clock>,
     pub outlets: Arc<dyn Outlets>,
     pub lookups: Arc<dyn pipeline::Lookups>,
     pub tail: Tail,
     pub tools: pipeline::Tools,
-    pub seen: Seen,
+    pub seen: SeenFile,
 }
 
 /// The stages behind the store, under way.
@@ -51,23 +51,24 @@ pub(super) struct Started {
     pub dispatch: JoinHandle<()>,
     pub handle: dispatch::Handle,
     pub replayed: Replayed,
-    pub planned: Planned,
+    pub planned: PlannedThrough,
 }
 
-type Deliveries = hint::Sender<Vec<(Owed, Message)>, dispatch::Lost>;
+type Deliveries = hint::Sender<Vec<(Owed, Message)>, dispatch::Spilled>;
 
 impl Stages {
     pub fn new(
-        ground: &Ground,
+        foundation: &Foundation,
         parts: &Parts,
         outlets: Arc<dyn Outlets>,
         lookups: Arc<dyn pipeline::Lookups>,
         tail: Tail,
     ) -> Self {
-        let tools = pipeline::Tools::new(&ground.vault);
-        let (database, registrar) = (ground.database.clone(), ground.registrar.clone());
-        let (clock, seen) = (parts.clock.clone(), ground.seen.clone());
-        Self { database, registrar, clock, outlets, lookups, tail, tools, seen }
+        let tools = pipeline::Tools::new(&foundation.vault);
+        let (database, catalog_writer) =
+            (foundation.database.clone(), foundation.catalog_writer.clone());
+        let (clock, seen) = (parts.clock.clone(), foundation.seen.clone());
+        Self { database, catalog_writer, clock, outlets, lookups, tail, tools, seen }
     }
 
     pub fn ingest(
@@ -78,15 +79,15 @@ impl Stages {
         folder: PathBuf,
         (gate, options): (gate::Options, ingest::Options),
     ) -> Arc<Ingest> {
-        let gate = Gate::new(self.database.clone(), self.registrar.watch(), gate);
+        let gate = Gate::new(self.database.clone(), self.catalog_writer.watch(), gate);
         let parts = IngestParts {
             gate: Arc::new(gate),
             keyring,
             clock: self.clock.clone(),
             tail: self.tail.clone(),
             random: parts.random.clone(),
-            doors: Doors::new(self.registrar.watch(), vault.clone()),
-            catalog: self.registrar.watch(),
+            doors: InboundEndpoints::new(self.catalog_writer.watch(), vault.clone()),
+            catalog: self.catalog_writer.watch(),
             folder,
         };
         Arc::new(Ingest::new(parts, options))
@@ -95,7 +96,7 @@ impl Stages {
     pub fn upkeep(&self, metrics: PrometheusHandle, options: config::Retention) -> upkeep::Upkeep {
         upkeep::Upkeep {
             database: self.database.clone(),
-            catalog: self.registrar.watch(),
+            catalog: self.catalog_writer.watch(),
             clock: self.clock.clone(),
             metrics,
             seen: self.seen.clone(),
@@ -106,29 +107,36 @@ impl Stages {
     /// Keeps what was counted of the sources.
     pub fn count(&self, ingest: &Arc<Ingest>, stops: &Stops) -> JoinHandle<()> {
         let stop = stops.upkeep.subscribe();
-        tokio::spawn(ingest::memory::keep(ingest.clone(), self.registrar.watch(), stop))
+        tokio::spawn(ingest::counters_file::keep(ingest.clone(), self.catalog_writer.watch(), stop))
     }
 
     pub fn prober(&self, parts: &Parts) -> Arc<Prober> {
-        let Self { database, registrar, clock, outlets, tail, .. } = self.clone();
+        let Self { database, catalog_writer, clock, outlets, tail, .. } = self.clone();
         let random = parts.random.clone();
-        Arc::new(Prober::new(probe::Parts { database, registrar, outlets, clock, random, tail }))
+        Arc::new(Prober::new(probe::Parts {
+            database,
+            catalog_writer,
+            outlets,
+            clock,
+            random,
+            tail,
+        }))
     }
 
     /// Where there are several nodes, what is done for a share begins when the share comes.
     pub fn start(
         self,
-        logs: Vec<Log>,
+        logs: Vec<ShardEvents>,
         (pipeline, dispatch): (pipeline::Options, dispatch::Options),
         prober: Arc<Prober>,
         stops: &Stops,
-        place: Option<&Place>,
+        place: Option<&Membership>,
     ) -> Started {
         let (hinted, deliveries) = hint::weighed_channel(HINTS, HINTED_BYTES, weigh_deliveries);
         let (dispatcher, handle) = dispatch::runner(dispatch::Parts {
             store: self.database.clone(),
             clock: self.clock.clone(),
-            registrar: self.registrar.clone(),
+            catalog_writer: self.catalog_writer.clone(),
             outlets: self.outlets.clone(),
             hints: deliveries,
             tail: self.tail.clone(),
@@ -160,7 +168,7 @@ impl Stages {
                 ]
             }
             Some((newcomer, node)) => {
-                let shift = Shift::new(node, stops.pipeline.subscribe());
+                let shift = ShareWatch::new(node, stops.pipeline.subscribe());
                 for (shard, log) in (0..).zip(logs) {
                     let (hinted, pipeline) = (hinted.clone(), pipeline.clone());
                     let (task, through) =
@@ -168,9 +176,9 @@ impl Stages {
                     pipelines.push(task);
                     planned.push(through);
                 }
-                let ears = Ears {
+                let ears = Listener {
                     store: newcomer.store.clone(),
-                    registrar: self.registrar.clone(),
+                    catalog_writer: self.catalog_writer.clone(),
                     dispatch: handle.clone(),
                     accepts: newcomer.accepts.clone(),
                     holding: node.handles.holding.clone(),
@@ -184,13 +192,13 @@ impl Stages {
             }
         };
         let dispatch = tokio::spawn(dispatcher.run());
-        let planned = Planned::new(planned);
+        let planned = PlannedThrough::new(planned);
         Started { pipelines, errands, dispatch, handle, replayed, planned }
     }
 
     fn pipeline(
         &self,
-        log: Log,
+        log: ShardEvents,
         deliveries: &Deliveries,
         options: &pipeline::Options,
         stops: &Stops,
@@ -198,7 +206,7 @@ impl Stages {
         let (runner, through) = pipeline::runner(pipeline::Parts {
             store: log.store,
             clock: self.clock.clone(),
-            catalog: self.registrar.watch(),
+            catalog: self.catalog_writer.watch(),
             events: log.events,
             lookups: self.lookups.clone(),
             deliveries: deliveries.clone(),
@@ -213,7 +221,7 @@ impl Stages {
 /// Tells the dispatcher to read from the store what a replay has made.
 fn replayed(dispatch: dispatch::Handle) -> Replayed {
     Arc::new(move |owed| {
-        let mut lost = dispatch::Lost::default();
+        let mut lost = dispatch::Spilled::default();
         for it in owed {
             lost.note(it);
         }

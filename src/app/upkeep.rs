@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{seen::Seen, turned};
+use super::{seen::SeenFile, turned};
 use crate::{catalog::Catalog, clock::Clock, config::Retention, model::ProjectId, store::Database};
 
 pub struct Upkeep {
@@ -14,7 +14,7 @@ pub struct Upkeep {
     pub catalog: watch::Receiver<Arc<Catalog>>,
     pub clock: Arc<dyn Clock>,
     pub metrics: PrometheusHandle,
-    pub seen: Seen,
+    pub seen: SeenFile,
     pub options: Retention,
 }
 

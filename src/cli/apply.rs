@@ -13,7 +13,7 @@ use super::{
     yaml::ResourceFile,
 };
 
-/// Make the gateway's resources what a file says; shows the difference and asks
+/// Apply a resource file: show the changes, then ask
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 `${NAME}` in a text stands for the environment variable of this machine; `$${` is `${` itself.
@@ -25,21 +25,21 @@ pub struct ApplyArgs {
     /// The file, or - for standard input (then with --yes)
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Delete the project's resources that the file does not name
+    /// Delete resources of the project that are not in the file
     #[arg(long)]
     prune: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Change pipelines also when their test cases fail then
+    /// Apply pipelines even if their test cases fail
     #[arg(long)]
     confirm_failing_tests: bool,
-    /// What was done, as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Show what a file of resources would change; changes nothing
+/// Show what a resource file would change; changes nothing
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -64,7 +64,7 @@ Examples:
   tidegate export > acme.yaml
   tidegate export --project acme --out acme.yaml")]
 pub struct ExportArgs {
-    /// The file to write; without it, standard output
+    /// File to write (default: standard output)
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 }

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Read a data folder from end to end, and tell what is missing or damaged
+/// Check a data folder for missing or damaged files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The gateway must be stopped. Without --repair, nothing is changed.
@@ -26,10 +26,10 @@ Examples:
   tidegate check --data /var/lib/tidegate            exit code 1 if something is missing or damaged
   tidegate check --data /var/lib/tidegate --repair   go on without it, after a look at what is lost")]
 pub struct Args {
-    /// The folder of the store
+    /// Data folder
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Go on without what is missing or damaged; what can be kept of it is set aside in DIR/damaged
+    /// Drop what is missing or damaged; what is readable is moved to DIR/damaged
     #[arg(long)]
     repair: bool,
 }

@@ -13,13 +13,13 @@ use url::Url;
 
 use super::{
     connect::Connector,
-    error::{CliError, Problem, Result},
+    error::{CliError, ProblemBody, Result},
     json::Json,
 };
 use crate::model::Secret;
 
 /// How long an answer may take to begin, and to be read where it is not a stream.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// No answer that is read whole is longer.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
@@ -118,7 +118,7 @@ impl Client {
         }
         let status = response.status();
         let body = self.body(response).await?;
-        Err(CliError::Refused(Problem::read(status.as_u16(), &body)))
+        Err(CliError::Refused(ProblemBody::read(status.as_u16(), &body)))
     }
 
     async fn call(
@@ -134,13 +134,13 @@ impl Client {
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
         let response = self.answer(request).await?;
         let status = response.status();
-        let body = tokio::time::timeout(PATIENCE, self.body(response))
+        let body = tokio::time::timeout(TIMEOUT, self.body(response))
             .await
             .map_err(|_| self.too_slow())??;
         if status.is_success() {
             Ok((status, body))
         } else {
-            Err(CliError::Refused(Problem::read(status.as_u16(), &body)))
+            Err(CliError::Refused(ProblemBody::read(status.as_u16(), &body)))
         }
     }
 
@@ -189,7 +189,7 @@ impl Client {
     }
 
     async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-        let answered = tokio::time::timeout(PATIENCE, self.http.request(request))
+        let answered = tokio::time::timeout(TIMEOUT, self.http.request(request))
             .await
             .map_err(|_| self.too_slow())?;
         answered
@@ -217,7 +217,7 @@ impl Client {
     }
 
     fn too_slow(&self) -> CliError {
-        let source = format!("it took longer than {} s", PATIENCE.as_secs()).into();
+        let source = format!("it took longer than {} s", TIMEOUT.as_secs()).into();
         CliError::Unreachable { url: self.origin(), source }
     }
 
@@ -236,7 +236,7 @@ pub fn missing_key() -> CliError {
 
 /// A part of a list.
 #[derive(Deserialize)]
-pub struct Page {
+pub struct ListPage {
     pub data: Vec<Json>,
     next: Option<String>,
 }
@@ -265,7 +265,7 @@ pub async fn pages_while(
     let filters = query.len();
     while left > 0 {
         query.push(("limit", left.min(PAGE).to_string()));
-        let page: Page = client.get(path, &query).await?.read()?;
+        let page: ListPage = client.get(path, &query).await?.read()?;
         for row in page.data.into_iter().take(left) {
             left -= 1;
             if !take(row)? {

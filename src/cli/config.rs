@@ -10,17 +10,17 @@ use super::{
 };
 use crate::config::{Config, ConfigError, DEFAULTS};
 
-/// Print every option of tidegate.toml with its default and a sentence on it
+/// Print every option of tidegate.toml with its default and meaning
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   tidegate config > tidegate.toml                      a file to start from
   tidegate config --effective --config tidegate.toml   what this file and this environment come to")]
 pub struct Args {
-    /// What is in effect: the defaults, under the file, under the environment's TIDEGATE_…
+    /// Print the effective values: defaults, then the file, then TIDEGATE_… variables
     #[arg(long)]
     effective: bool,
-    /// The file that `tidegate serve` would be given
+    /// Configuration file that `tidegate serve` would use
     #[arg(long, value_name = "FILE", requires = "effective")]
     config: Option<PathBuf>,
 }
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_effect_says_what_differs_and_can_be_read_again() {
+    fn effective_config_marks_differences_and_parses() {
         let mut config = Config { listen: "0.0.0.0:9000".parse().unwrap(), ..Config::default() };
         config.ingest.trusted_proxies = vec!["10.0.0.1".parse().unwrap()];
         config.server.connections = Some(77);

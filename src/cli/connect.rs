@@ -35,20 +35,20 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// `patience` bounds the TCP connection.
-    pub fn new(patience: Duration) -> Self {
+    /// `timeout` bounds the TCP connection.
+    pub fn new(timeout: Duration) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(patience));
+        tcp.set_connect_timeout(Some(timeout));
         Self { tcp }
     }
 }
 
 impl Service<Uri> for Connector {
-    type Response = Stream;
+    type Response = TlsOrPlain;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<TlsOrPlain, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.tcp.poll_ready(context).map_err(Into::into)
@@ -59,12 +59,12 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let plain: TokioIo<TcpStream> = connecting.await?;
             if to.scheme_str() != Some("https") {
-                return Ok(Stream(TokioIo::new(Box::new(plain.into_inner()))));
+                return Ok(TlsOrPlain(TokioIo::new(Box::new(plain.into_inner()))));
             }
             let host = to.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let name = ServerName::try_from(host)?;
             let tls = TlsConnector::from(tls_config()?).connect(name, plain.into_inner()).await?;
-            Ok(Stream(TokioIo::new(Box::new(tls))))
+            Ok(TlsOrPlain(TokioIo::new(Box::new(tls))))
         })
     }
 }
@@ -93,15 +93,15 @@ trait Bytestream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytestream for T {}
 
 /// A connection, with or without TLS.
-pub struct Stream(TokioIo<Box<dyn Bytestream>>);
+pub struct TlsOrPlain(TokioIo<Box<dyn Bytestream>>);
 
-impl Connection for Stream {
+impl Connection for TlsOrPlain {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-impl Read for Stream {
+impl Read for TlsOrPlain {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -111,7 +111,7 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl Write for TlsOrPlain {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{DeletionState, Then};
 
-/// Tell destinations to forget a user, and erase what is stored of them
+/// Delete a user: notify destinations and erase stored data
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -26,31 +26,31 @@ Examples:
   tidegate deletions lift del_01ka…                         let them in again")]
 pub enum Command {
     Create(CreateArgs),
-    /// Every request of the project
+    /// List the project's deletion requests
     List {
-        /// One JSON object for each line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// How far a request has come
+    /// Show the progress of a request
     Show {
         /// The request's id, del_…
         #[arg(value_name = "ID")]
         id: String,
-        /// Stay until it is done
+        /// Wait until it is done
         #[arg(long, short)]
         watch: bool,
         /// As JSON
         #[arg(long, conflicts_with = "watch")]
         json: bool,
     },
-    /// Erase nothing, if that has not begun
+    /// Cancel the erasure if it has not begun
     Cancel {
         /// The request's id, del_…
         #[arg(value_name = "ID")]
         id: String,
     },
-    /// Delete a request that is done; a user who was turned away is let in again
+    /// Delete a finished request; a suppressed user's events are accepted again
     Lift {
         /// The request's id, del_…
         #[arg(value_name = "ID")]
@@ -58,7 +58,7 @@ pub enum Command {
     },
 }
 
-/// Tell every webhook that gets events to forget a user
+/// Ask every webhook destination to delete a user's data
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
     /// The user's id, as it stands in events
@@ -70,13 +70,13 @@ pub struct CreateArgs {
     /// Erase the bodies of the user's stored events
     #[arg(long)]
     erase: bool,
-    /// Turn events of the user away from now on
+    /// Reject the user's events from now on
     #[arg(long)]
     suppress: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Stay until it is done
+    /// Wait until it is done
     #[arg(long, short)]
     watch: bool,
     /// As JSON
@@ -85,7 +85,7 @@ pub struct CreateArgs {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Deletion {
+struct DeletionView {
     id: String,
     user_id: String,
     state: DeletionState,
@@ -121,7 +121,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Cancel { id } => {
             let path = format!("{}/cancel", path(&id)?);
-            let found: Deletion = context.client.post(&path, &json!({})).await?.read()?;
+            let found: DeletionView = context.client.post(&path, &json!({})).await?.read()?;
             context.out.line(sentence(&found, context.out.paint))
         }
         Command::Lift { id } => lift(context, &id).await,
@@ -138,7 +138,7 @@ async fn lift(context: &Context, id: &str) -> Result<()> {
     context.client.delete(&path(id)?).await?;
     let mut others = Vec::new();
     pages(&context.client, PATH, Vec::new(), usize::MAX, |row| {
-        let it: Deletion = row.read()?;
+        let it: DeletionView = row.read()?;
         if it.suppressing && it.user_id == lifted.user_id {
             others.push(it.id);
         }
@@ -152,7 +152,7 @@ async fn lift(context: &Context, id: &str) -> Result<()> {
     Ok(())
 }
 
-fn lifted_sentence(id: &str, lifted: &Deletion, others: &[String]) -> String {
+fn lifted_sentence(id: &str, lifted: &DeletionView, others: &[String]) -> String {
     match (others, lifted.suppressing) {
         ([], true) => format!("{id} is gone, and its user is not turned away any more"),
         ([], false) => format!("{id} is gone; it turned nobody away"),
@@ -165,7 +165,8 @@ fn lifted_sentence(id: &str, lifted: &Deletion, others: &[String]) -> String {
 /// What a request will do, as a question.
 fn question(args: &CreateArgs) -> String {
     let mut parts = vec![
-        "Every webhook destination that gets events is told to delete this user at once".to_owned(),
+        "Every webhook destination that gets events is asked to delete this user at once"
+            .to_owned(),
         "what is still to be delivered of the user is cancelled".to_owned(),
     ];
     if args.suppress {
@@ -196,7 +197,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<()> {
     if args.json {
         return context.out.json(&answer);
     }
-    let begun: Deletion = answer.read()?;
+    let begun: DeletionView = answer.read()?;
     if args.watch {
         return watch(context, &begun.id).await;
     }
@@ -212,7 +213,7 @@ async fn list(context: &Context, is_json: bool) -> Result<()> {
         if is_json {
             return context.out.json_line(&row);
         }
-        let it: Deletion = row.read()?;
+        let it: DeletionView = row.read()?;
         let when = distance(it.created_at, now);
         rows.push(vec![paint.cyan(&it.id), clip(&it.user_id, 40), when, story(&it, paint)]);
         Ok(())
@@ -224,7 +225,7 @@ async fn list(context: &Context, is_json: bool) -> Result<()> {
     context.out.text(&table(&rows))
 }
 
-async fn fetch(context: &Context, id: &str) -> Result<Deletion> {
+async fn fetch(context: &Context, id: &str) -> Result<DeletionView> {
     context.client.get(&path(id)?, &[]).await?.read()
 }
 
@@ -257,12 +258,12 @@ async fn watch(context: &Context, id: &str) -> Result<()> {
     context.out.line(sentence(&watched?, context.out.paint))
 }
 
-fn sentence(it: &Deletion, paint: Paint) -> String {
+fn sentence(it: &DeletionView, paint: Paint) -> String {
     format!("{} {}", paint.cyan(&it.id), story(it, paint))
 }
 
-/// `is done: told 2 destinations, erased 17 events, cancelled 1 delivery`
-fn story(it: &Deletion, paint: Paint) -> String {
+/// `is done: asked 2 destinations, erased 17 events, cancelled 1 delivery`
+fn story(it: &DeletionView, paint: Paint) -> String {
     let mut text = match it.state {
         DeletionState::Notifying => paint.cyan("tells the destinations"),
         DeletionState::Waiting => paint.yellow("waits to erase"),
@@ -272,7 +273,7 @@ fn story(it: &Deletion, paint: Paint) -> String {
         DeletionState::Done => paint.green("is done"),
         DeletionState::Cancelled => paint.yellow("was cancelled"),
     };
-    text.push_str(&format!(": told {}", plural(it.notified, "destination")));
+    text.push_str(&format!(": asked {}", plural(it.notified, "destination")));
     if it.progress.is_some() {
         text.push_str(&format!(", erased {}", plural(it.erased_events, "event")));
     }
@@ -296,22 +297,22 @@ mod tests {
         for (answer, expected) in [
             (
                 json!({"state": "notifying", "in_flight_deliveries": 1}),
-                "tells the destinations: told 0 destinations, cancelled 0 deliveries (1 attempt under way at the time may have arrived)",
+                "tells the destinations: asked 0 destinations, cancelled 0 deliveries (1 attempt under way at the time may have arrived)",
             ),
             (
                 json!({"state": "erasing", "progress": 0.4, "notified": 1, "erased_events": 2}),
-                "erases, 40 %: told 1 destination, erased 2 events, cancelled 0 deliveries",
+                "erases, 40 %: asked 1 destination, erased 2 events, cancelled 0 deliveries",
             ),
             (
                 json!({"state": "done", "notified": 2, "suppressing": true}),
-                "is done: told 2 destinations, cancelled 0 deliveries, and turns the user's events away",
+                "is done: asked 2 destinations, cancelled 0 deliveries, and turns the user's events away",
             ),
         ] {
             let mut answer = answer;
             answer["id"] = json!("del_1");
             answer["user_id"] = json!("u-1");
             answer["created_at"] = json!("2026-07-31T14:05:00Z");
-            let it: Deletion = serde_json::from_value(answer).unwrap();
+            let it: DeletionView = serde_json::from_value(answer).unwrap();
             assert_eq!(story(&it, Paint::PLAIN), expected);
         }
     }
@@ -322,7 +323,7 @@ mod tests {
             "id": "del_1", "user_id": "u-1", "state": "done", "suppressing": true,
             "created_at": "2026-07-31T14:05:00Z",
         });
-        let lifted: Deletion = serde_json::from_value(answer).unwrap();
+        let lifted: DeletionView = serde_json::from_value(answer).unwrap();
         for (others, expected) in [
             (vec![], "del_1 is gone, and its user is not turned away any more"),
             (vec!["del_2".to_owned()], "del_1 is gone, but its user is still turned away by del_2"),
@@ -342,7 +343,7 @@ mod tests {
             watch: false,
             json: false,
         };
-        assert!(question(&args).contains("told to delete") && !question(&args).contains("erased"));
+        assert!(question(&args).contains("asked to delete") && !question(&args).contains("erased"));
         (args.erase, args.suppress) = (true, true);
         assert!(question(&args).contains("erased") && question(&args).contains("turned away"));
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::model::{DeliveryState, Pattern};
 
-/// Look at deliveries
+/// List and show deliveries
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -26,19 +26,19 @@ pub enum Command {
     Show(ShowArgs),
 }
 
-/// Deliveries, those of the newest events first
+/// List deliveries, newest events first
 #[derive(Debug, clap::Args)]
 pub struct ListArgs {
     #[command(flatten)]
-    filter: Filter,
+    filter: DeliveriesFilter,
     /// Only in this state
     #[arg(long, value_name = "STATE", value_parser = state)]
     state: Option<DeliveryState>,
     #[command(flatten)]
-    shape: Shape,
+    shape: ListShape,
 }
 
-/// One delivery with its attempts
+/// Show one delivery with its attempts
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
     /// The delivery's id, dlv_…
@@ -49,7 +49,7 @@ pub struct ShowArgs {
     json: bool,
 }
 
-/// Deliveries that nobody accepted, those of the newest events first
+/// List deliveries that failed for good, newest events first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -57,34 +57,34 @@ Examples:
   tidegate replay --destination crm --state dead --since 24h     brings them back")]
 pub struct DeadLettersArgs {
     #[command(flatten)]
-    filter: Filter,
+    filter: DeliveriesFilter,
     #[command(flatten)]
-    shape: Shape,
+    shape: ListShape,
 }
 
 /// Which deliveries.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Filter {
+pub struct DeliveriesFilter {
     /// Only to this destination
     #[arg(long, value_name = "NAME")]
     pub destination: Option<String>,
     /// Only of this type, or group such as 'user.*'
     #[arg(long = "type", value_name = "TYPE", value_parser = pattern)]
     pub event_type: Option<Pattern>,
-    /// Of events received from then on: 2h (ago), or 2026-07-31T14:00:00Z
+    /// Events received since: 2h (ago) or 2026-07-31T14:00:00Z
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub since: Option<Moment>,
-    /// Of events received before then
+    /// Events received before this time
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub until: Option<Moment>,
 }
 
 #[derive(Debug, clap::Args)]
-struct Shape {
-    /// At most so many
+struct ListShape {
+    /// Maximum number to list
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
-    /// One JSON object for each line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -116,7 +116,7 @@ pub fn id_part<'a>(prefix: &str, id: &'a str) -> Result<&'a str> {
     )))
 }
 
-impl Filter {
+impl DeliveriesFilter {
     pub fn query(&self, now: Timestamp) -> Vec<(&'static str, String)> {
         let mut query = Vec::new();
         query.extend(self.destination.clone().map(|it| ("destination", it)));
@@ -161,7 +161,7 @@ pub async fn dead_letters(context: &Context, args: DeadLettersArgs) -> Result<()
 async fn list(
     context: &Context,
     query: Vec<(&'static str, String)>,
-    shape: &Shape,
+    shape: &ListShape,
 ) -> Result<usize> {
     let paint = context.out.paint;
     let now = context.clock.now();

@@ -12,7 +12,7 @@ use super::{
 #[derive(Debug, Default, Deserialize)]
 pub struct Plan {
     #[serde(default)]
-    pub changes: Vec<Change>,
+    pub changes: Vec<DiffChange>,
     #[serde(default)]
     pub unchanged: u64,
     /// Test cases of pipelines that would fail.
@@ -39,12 +39,12 @@ impl std::fmt::Debug for NewSecret {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Change {
-    pub action: Action,
+pub struct DiffChange {
+    pub action: DiffAction,
     pub kind: String,
     pub name: String,
     #[serde(default)]
-    pub fields: Vec<Field>,
+    pub fields: Vec<DiffField>,
     /// Deliveries that are cancelled with a destination.
     #[serde(default)]
     pub cancels: Option<u64>,
@@ -52,14 +52,14 @@ pub struct Change {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Action {
+pub enum DiffAction {
     Create,
     Update,
     Delete,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Field {
+pub struct DiffField {
     pub path: String,
     #[serde(default)]
     pub before: Value,
@@ -69,10 +69,10 @@ pub struct Field {
 
 impl Plan {
     pub fn deletes(&self) -> usize {
-        self.count(Action::Delete)
+        self.count(DiffAction::Delete)
     }
 
-    fn count(&self, action: Action) -> usize {
+    fn count(&self, action: DiffAction) -> usize {
         self.changes.iter().filter(|it| it.action == action).count()
     }
 
@@ -80,8 +80,8 @@ impl Plan {
     pub fn summary(&self) -> String {
         let counts = format!(
             "{} to create, {} to change, {} to delete, {} unchanged",
-            self.count(Action::Create),
-            self.count(Action::Update),
+            self.count(DiffAction::Create),
+            self.count(DiffAction::Update),
             self.deletes(),
             self.unchanged,
         );
@@ -101,9 +101,9 @@ pub fn render(plan: &Plan, paint: Paint) -> String {
     for change in &plan.changes {
         let title = format!("{} {}", change.kind.replace('_', " "), change.name);
         text.push_str(&match change.action {
-            Action::Create => paint.green(format_args!("+ {title}")),
-            Action::Update => paint.yellow(format_args!("~ {title}")),
-            Action::Delete => paint.red(format_args!("- {title}")),
+            DiffAction::Create => paint.green(format_args!("+ {title}")),
+            DiffAction::Update => paint.yellow(format_args!("~ {title}")),
+            DiffAction::Delete => paint.red(format_args!("- {title}")),
         });
         text.push('\n');
         if let Some(count) = change.cancels.filter(|it| *it > 0) {
@@ -119,14 +119,14 @@ pub fn render(plan: &Plan, paint: Paint) -> String {
     text
 }
 
-fn line(field: &Field, action: Action, paint: Paint) -> String {
+fn line(field: &DiffField, action: DiffAction, paint: Paint) -> String {
     let path = &field.path;
     match action {
-        Action::Create => {
+        DiffAction::Create => {
             format!("{}\n", paint.green(format_args!("    {path}: {}", shown(&field.after))))
         }
-        Action::Delete => String::new(),
-        Action::Update => match (field.before.is_null(), field.after.is_null()) {
+        DiffAction::Delete => String::new(),
+        DiffAction::Update => match (field.before.is_null(), field.after.is_null()) {
             (true, _) => {
                 format!("{}\n", paint.green(format_args!("  + {path}: {}", shown(&field.after))))
             }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::model::Name;
 
-/// Look at what enrichment knows, and import people, companies and rows of tables
+/// Show and import the data that enrichment looks up
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -30,7 +30,7 @@ Examples:
   tidegate directory remove people ann@acme.com")]
 pub enum Command {
     Import(ImportArgs),
-    /// The rows of a table, in the order of their keys
+    /// List the rows of a table, by key
     List {
         /// people, companies, or a table of the project's own
         #[arg(value_name = "TABLE")]
@@ -45,19 +45,19 @@ pub enum Command {
     Remove(One),
 }
 
-/// Import rows from CSV with a header, or from lines of JSON
+/// Import rows from CSV (with a header) or NDJSON
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
     /// A .csv, .ndjson or .jsonl file
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// people, companies, or a table of the project's own; without it, the name of the file says it
+    /// people, companies or one of your own tables (default: the file's name)
     #[arg(long, value_name = "TABLE")]
     table: Option<Name>,
-    /// The field that is the key: usually email of people, domain of companies, and id
+    /// Key field (default: email for people, domain for companies, else id)
     #[arg(long, value_name = "FIELD")]
     key: Option<String>,
-    /// Keep the fields of rows that are there, unless the file has them, too
+    /// Merge into existing rows instead of replacing them
     #[arg(long)]
     merge: bool,
 }

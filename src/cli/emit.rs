@@ -23,7 +23,7 @@ use crate::model::{RawJson, TypeName};
 const EVENTS: &str = "/api/v1/events";
 const LARGEST: u64 = 64 * 1024 * 1024;
 
-/// Send an event, and see its id
+/// Send an event and print its id
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -32,31 +32,31 @@ Examples:
   echo '{\"a\":1}' | tidegate emit test --data -
   tidegate emit load.test --count 10000                          many, one request each")]
 pub struct Args {
-    /// What happened, such as user.signed_up
+    /// Event type, such as user.signed_up
     #[arg(value_name = "TYPE")]
     event_type: TypeName,
     /// The payload: JSON, @file, or - for standard input
     #[arg(long, short, value_name = "JSON", default_value = "{}")]
     data: String,
-    /// The idempotency key, which makes two requests one event: name the event and the thing, such as signup:42
+    /// Idempotency key: two requests with the same key are one event (such as signup:42)
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Metadata to send along: a JSON object
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
-    /// The source that it comes from, where the key does not say
+    /// Source, where the API key does not imply one
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// When it happened, such as 2026-07-31T14:00:00Z; without it, now
+    /// Time of the event, such as 2026-07-31T14:00:00Z (default: now)
     #[arg(long, value_name = "TIME")]
     timestamp: Option<Timestamp>,
-    /// How many to send; with an idempotency key, each gets it with its number behind
+    /// Number of events; with --idempotency-key, `-1`, `-2`, … is appended to the key
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// Requests at once, with --count
+    /// Concurrent requests, with --count
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
-    /// Stay and show what becomes of it
+    /// Wait and show its deliveries
     #[arg(long, short, conflicts_with = "count")]
     watch: bool,
     /// The answer as JSON
@@ -66,7 +66,7 @@ pub struct Args {
 
 /// The body of a request. Payload and metadata go as they were written: 1.50 stays 1.50.
 #[derive(Serialize)]
-struct Body<'a> {
+struct EventBody<'a> {
     #[serde(rename = "type")]
     event_type: &'a str,
     payload: &'a RawValue,
@@ -99,7 +99,7 @@ impl<'a> Emission<'a> {
             1 => key.clone(),
             _ => format!("{key}-{number}"),
         };
-        let body = Body {
+        let body = EventBody {
             event_type: self.args.event_type.as_str(),
             payload: &self.payload,
             idempotency_key: self.args.key.as_ref().map(numbered),
@@ -185,7 +185,7 @@ fn conflict(answer: &Value) -> Option<&'static str> {
 
 /// What came of many.
 #[derive(Default)]
-struct Tally {
+struct EmitTally {
     accepted: u64,
     duplicates: u64,
     /// Duplicates of another type or body.
@@ -196,7 +196,7 @@ struct Tally {
     last: Option<String>,
 }
 
-impl Tally {
+impl EmitTally {
     fn add(&mut self, status: StatusCode, answer: &Json) {
         if is_suppressed(&answer.to_value()) {
             self.suppressed += 1;
@@ -219,7 +219,7 @@ async fn many(context: &Context, emission: &Emission<'_>) -> Result<()> {
     let begun = context.clock.now();
     let bar = progress_bar(args.count);
     let mut running = JoinSet::new();
-    let mut tally = Tally::default();
+    let mut tally = EmitTally::default();
     let mut number = 0;
     let result = loop {
         while number < args.count && running.len() < usize::from(args.concurrency) {
@@ -264,7 +264,7 @@ async fn post_patiently(client: &Client, body: Bytes) -> Result<(StatusCode, Jso
     client.post_bytes(EVENTS, body).await
 }
 
-fn summary(context: &Context, args: &Args, tally: &Tally, elapsed: Duration) -> Result<()> {
+fn summary(context: &Context, args: &Args, tally: &EmitTally, elapsed: Duration) -> Result<()> {
     let per_second = (tally.accepted + tally.duplicates) as f64 / elapsed.as_secs_f64().max(1e-3);
     if args.json {
         return context.out.json(&Json::of(&json!({
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn a_payload_is_sent_as_it_was_written_and_keys_are_numbered() {
         #[derive(clap::Parser)]
-        struct Line {
+        struct InputLine {
             #[command(flatten)]
             args: Args,
         }
@@ -386,7 +386,7 @@ mod tests {
             ),
         ] {
             let words = std::iter::once("emit").chain(line.split_whitespace());
-            let args = <Line as clap::Parser>::try_parse_from(words).unwrap().args;
+            let args = <InputLine as clap::Parser>::try_parse_from(words).unwrap().args;
             let body = Emission::read(&args).unwrap().body(number);
             assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
         }

@@ -18,7 +18,7 @@ pub enum CliError {
     Usage { message: String, next: Option<String> },
     /// The gateway heard the request and said no.
     #[error("{0}")]
-    Refused(Problem),
+    Refused(ProblemBody),
     #[error("no answer from {url}")]
     Unreachable { url: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// What answers is no gateway, or one of another version.
@@ -114,12 +114,12 @@ impl CliError {
 
 /// A refusal, as RFC 9457 writes it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Problem {
+pub struct ProblemBody {
     pub status: u16,
     members: Map<String, Value>,
 }
 
-impl Problem {
+impl ProblemBody {
     /// Reads the body of an answer that is no success; what is no problem+json is shown as it came.
     pub fn read(status: u16, body: &[u8]) -> Self {
         /// Enough of a proxy's error page to see whose it is.
@@ -220,7 +220,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ProblemBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = http::StatusCode::from_u16(self.status).ok();
         let reason = status.and_then(|it| it.canonical_reason()).unwrap_or_default();
@@ -275,7 +275,7 @@ mod tests {
     fn a_problem_is_shown_with_its_fields_and_what_to_do() {
         let body = br#"{"type":"https://tidegate.dev/problems/invalid","title":"The resources are not valid","status":422,
             "detail":"nothing was changed","errors":[{"field":"destinations[0].url","rule":"an endpoint is an absolute URL","found":"a number"}],"line":3}"#;
-        let problem = Problem::read(422, body);
+        let problem = ProblemBody::read(422, body);
         assert_eq!(problem.kind(), "invalid");
         let error = CliError::Refused(problem);
         let expected = "error: The resources are not valid: nothing was changed (422 Unprocessable Entity)\n  \
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_no_problem_is_shown_as_it_came() {
-        let error = CliError::Refused(Problem::read(401, b"go away"));
+        let error = CliError::Refused(ProblemBody::read(401, b"go away"));
         let text = error.render(Paint::PLAIN);
         assert!(
             text.starts_with("error: go away (401 Unauthorized)\nnext: set TIDEGATE_API_KEY"),
@@ -315,7 +315,7 @@ mod tests {
             (CliError::failed("x").then("y"), 1),
             (CliError::KeyTaken { message: "x", id: String::new() }, 3),
             (CliError::OutputClosed, 0),
-            (CliError::Refused(Problem::read(500, b"")), 1),
+            (CliError::Refused(ProblemBody::read(500, b"")), 1),
         ] {
             assert_eq!(error.exit_code(), code, "{error:?}");
         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::model::{TypeName, Validate};
 
-/// Look at the types of events, and adopt those that nobody has described
+/// List event types and register the unknown ones
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -23,16 +23,16 @@ Examples:
   tidegate event-types adopt user.signed_up                  register it, with a schema of what came
   tidegate event-types adopt user.signed_up --validate flag  and mark events that are otherwise")]
 pub enum Command {
-    /// Every type of the project
+    /// List the project's event types
     List {
         /// Only those that are not registered
         #[arg(long)]
         unregistered: bool,
-        /// One JSON object for each line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// The fields of a type
+    /// Show the fields of a type
     Show {
         /// Its name
         #[arg(value_name = "TYPE")]
@@ -44,22 +44,22 @@ pub enum Command {
     Adopt(AdoptArgs),
 }
 
-/// Register a type, with a schema that what came agrees with
+/// Register a type, with a schema inferred from its events
 #[derive(Debug, clap::Args)]
 pub struct AdoptArgs {
     /// Its name
     #[arg(value_name = "TYPE")]
     name: TypeName,
-    /// What becomes of events that are otherwise: off, flag or reject
+    /// What to do with events that do not match the schema: off, flag or reject
     #[arg(long, value_name = "MODE", value_parser = validate)]
     validate: Option<Validate>,
     /// What it means
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Under which heading people find it
+    /// Heading under which it is listed
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
-    /// Replace the schema that is there
+    /// Replace an existing schema
     #[arg(long)]
     replace: bool,
     /// As JSON
@@ -73,7 +73,7 @@ fn validate(text: &str) -> std::result::Result<Validate, String> {
 }
 
 #[derive(Deserialize)]
-struct EventType {
+struct EventTypeView {
     name: String,
     registered: bool,
     #[serde(default)]
@@ -96,24 +96,24 @@ struct Traffic {
 }
 
 #[derive(Deserialize)]
-struct Fields {
+struct FieldsView {
     looked_into: u64,
-    fields: Vec<Field>,
+    fields: Vec<FieldView>,
 }
 
 #[derive(Deserialize)]
-struct Field {
+struct FieldView {
     path: String,
     kinds: Vec<String>,
     in_schema: bool,
     required: bool,
     #[serde(default)]
     values: Vec<Value>,
-    seen: Option<Seen>,
+    seen: Option<SeenType>,
 }
 
 #[derive(Deserialize)]
-struct Seen {
+struct SeenType {
     share: f64,
     kinds: BTreeMap<String, u64>,
 }
@@ -139,7 +139,7 @@ async fn list(context: &Context, only_others: bool, is_json: bool) -> Result<()>
         if is_json {
             return context.out.json_line(&row);
         }
-        let it: EventType = row.read()?;
+        let it: EventTypeView = row.read()?;
         let came = match &it.traffic {
             None => vec![String::new(), paint.dim("never came")],
             Some(traffic) => {
@@ -160,7 +160,7 @@ async fn list(context: &Context, only_others: bool, is_json: bool) -> Result<()>
 }
 
 /// `flag, 3 flagged`
-fn state(it: &EventType, paint: Paint) -> String {
+fn state(it: &EventTypeView, paint: Paint) -> String {
     let mut parts = Vec::new();
     match (it.registered, &it.schema, it.validate) {
         (false, _, _) => parts.push(paint.yellow("not registered")),
@@ -192,7 +192,7 @@ async fn show(context: &Context, name: &TypeName, is_json: bool) -> Result<()> {
         return context.out.line(Value::Object(whole));
     }
     let paint = context.out.paint;
-    let (it, fields): (EventType, Fields) = (answer.read()?, fields.read()?);
+    let (it, fields): (EventTypeView, FieldsView) = (answer.read()?, fields.read()?);
     let events = it.traffic.as_ref().map_or(0, |it| it.events);
     let came = plural(events, "event");
     context.out.line(format_args!("{}  {came}  {}", paint.bold(&it.name), state(&it, paint)))?;
@@ -212,7 +212,7 @@ async fn show(context: &Context, name: &TypeName, is_json: bool) -> Result<()> {
 }
 
 /// `payload.plan  string  required  100 %  pro, free`
-fn row(it: &Field, paint: Paint) -> Vec<String> {
+fn row(it: &FieldView, paint: Paint) -> Vec<String> {
     const VALUES: usize = 60;
     let kinds = match &it.seen {
         Some(seen) if it.kinds.is_empty() => seen.kinds.keys().cloned().collect::<Vec<_>>(),
@@ -244,7 +244,7 @@ async fn adopt(context: &Context, args: AdoptArgs) -> Result<()> {
     if args.json {
         return context.out.json(&answer);
     }
-    let it: EventType = answer.read()?;
+    let it: EventTypeView = answer.read()?;
     let paint = context.out.paint;
     context.out.line(format_args!(
         "{} is registered: {}",

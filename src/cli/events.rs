@@ -22,12 +22,12 @@ use super::{
     output::{self, clip, date_time, plural, table},
     tail::pattern,
     times::{Moment, moment},
-    views::{Delivery, Event},
+    views::{Delivery, StoredEventView},
     waterfall,
 };
 use crate::model::{DeliveryState, Pattern};
 
-/// Look at events
+/// List, show and export events
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -41,23 +41,23 @@ pub enum Command {
     Export(ExportArgs),
 }
 
-/// The newest events
+/// List the newest events
 #[derive(Debug, clap::Args)]
 pub struct ListArgs {
     #[command(flatten)]
-    filter: Filter,
+    filter: EventsFilter,
     /// The event with this idempotency key
     #[arg(long, value_name = "KEY", conflicts_with_all = ["event_type", "source", "since", "until"])]
     key: Option<String>,
-    /// At most so many
+    /// Maximum number to list
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
-    /// One JSON object for each line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
-/// The story of one event: received, planned, and each attempt with its answer
+/// Show one event: when received, where it went, each attempt with its answer
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
     /// The event's id, evt_…
@@ -74,18 +74,18 @@ pub struct ShowArgs {
     json: bool,
 }
 
-/// Every event as a line of JSON (NDJSON), oldest first
+/// Export events as NDJSON, oldest first
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     #[command(flatten)]
-    filter: Filter,
+    filter: EventsFilter,
     /// The file to write; it appears when it is whole. Without it, standard output
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
-struct Filter {
+struct EventsFilter {
     /// Only this type, or group such as 'user.*'
     #[arg(long = "type", value_name = "TYPE", value_parser = pattern)]
     event_type: Option<Pattern>,
@@ -100,7 +100,7 @@ struct Filter {
     until: Option<Moment>,
 }
 
-impl Filter {
+impl EventsFilter {
     fn query(&self, now: Timestamp) -> Vec<(&'static str, String)> {
         let mut query = Vec::new();
         query.extend(self.event_type.clone().map(|it| ("type", String::from(it))));
@@ -129,7 +129,7 @@ async fn list(context: &Context, args: ListArgs) -> Result<()> {
         if args.json {
             return context.out.json_line(&row);
         }
-        let it: Event = row.read()?;
+        let it: StoredEventView = row.read()?;
         rows.push(vec![
             date_time(it.received_at, &context.zone),
             paint.cyan(&it.id),
@@ -170,7 +170,7 @@ async fn fetch(context: &Context, id: &str) -> Result<Json> {
 
 /// Prints the story of an event.
 pub async fn tell(context: &Context, answer: &Json, with_body: bool) -> Result<()> {
-    let mut event: Event = answer.read()?;
+    let mut event: StoredEventView = answer.read()?;
     event.deliveries = with_logs(context, event.deliveries).await?;
     let story = waterfall::render(&event, context.clock.now(), context.out.paint, &context.zone);
     context.out.text(&story)?;
@@ -205,7 +205,7 @@ pub async fn settled(context: &Context, id: &str) -> Result<Json> {
     let begun = context.clock.now();
     loop {
         let answer = fetch(context, id).await?;
-        let event: Event = answer.read()?;
+        let event: StoredEventView = answer.read()?;
         let now = context.clock.now();
         if is_settled(&event, now) || now.duration_since(begun).unsigned_abs() > LONGEST {
             return Ok(answer);
@@ -214,7 +214,7 @@ pub async fn settled(context: &Context, id: &str) -> Result<Json> {
     }
 }
 
-fn is_settled(event: &Event, now: Timestamp) -> bool {
+fn is_settled(event: &StoredEventView, now: Timestamp) -> bool {
     const SOON: SignedDuration = SignedDuration::from_secs(10);
     event.planned
         && event.deliveries.iter().all(|it| match it.state {
@@ -230,7 +230,7 @@ fn is_settled(event: &Event, now: Timestamp) -> bool {
 async fn export(context: &Context, args: ExportArgs) -> Result<()> {
     let query = args.filter.query(context.clock.now());
     let mut response = context.client.stream("/api/v1/events/export", &query, &[]).await?;
-    let mut target = Target::open(args.out.as_deref())?;
+    let mut target = ShowTarget::open(args.out.as_deref())?;
     match copy(&mut response, &mut target).await {
         Ok(events) => {
             target.finish()?;
@@ -245,7 +245,7 @@ async fn export(context: &Context, args: ExportArgs) -> Result<()> {
 }
 
 /// Copies to the end, and counts lines. An end in the middle of a line is an error.
-async fn copy(response: &mut Response<Incoming>, target: &mut Target) -> Result<u64> {
+async fn copy(response: &mut Response<Incoming>, target: &mut ShowTarget) -> Result<u64> {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = indicatif::ProgressStyle::with_template(
         "{spinner} {human_pos} events  {per_sec}  {elapsed}",
@@ -279,12 +279,12 @@ async fn copy(response: &mut Response<Incoming>, target: &mut Target) -> Result<
 }
 
 /// Where an export goes. A file has another name until it is whole.
-enum Target {
+enum ShowTarget {
     Stdout(super::output::Output),
     File { file: BufWriter<File>, partial: PathBuf, whole: PathBuf },
 }
 
-impl Target {
+impl ShowTarget {
     fn open(path: Option<&Path>) -> Result<Self> {
         let Some(whole) = path.filter(|it| it.as_os_str() != "-") else {
             return Ok(Self::Stdout(super::output::Output::standard()));
@@ -314,7 +314,7 @@ impl Target {
     }
 }
 
-impl Target {
+impl ShowTarget {
     /// Half an export is not kept.
     fn discard(self) {
         if let Self::File { partial, .. } = self {
@@ -337,7 +337,7 @@ mod tests {
     fn an_export_has_its_name_only_when_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();
         let whole = folder.path().join("week.ndjson");
-        let mut target = Target::open(Some(&whole)).unwrap();
+        let mut target = ShowTarget::open(Some(&whole)).unwrap();
         target.write(b"{}\n").unwrap();
         assert!(!whole.exists());
         target.finish().unwrap();
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_filter_becomes_the_apis_query() {
-        let filter = Filter {
+        let filter = EventsFilter {
             event_type: Some(pattern("user.*").unwrap()),
             source: None,
             since: Some(moment("1h").unwrap()),

@@ -15,7 +15,7 @@ use super::{
     times::duration,
 };
 
-/// Make, list and revoke API keys
+/// Create, list and revoke API keys
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +28,7 @@ pub enum Command {
     Revoke(RevokeArgs),
 }
 
-/// Make a key; it is shown this once
+/// Create a key; it is shown only once
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
     /// What it is for
@@ -37,13 +37,13 @@ pub struct CreateArgs {
     /// What it may do
     #[arg(long, value_enum, value_delimiter = ',', required = true)]
     scopes: Vec<KeyScope>,
-    /// How long it opens anything, such as 90d; for ever without it
+    /// Expire the key after this time, such as 90d (default: never)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     expires_in: Option<Duration>,
-    /// It opens every project; only such a key makes another
+    /// Allow every project; only such a key can create another one
     #[arg(long)]
     all_projects: bool,
-    /// Only the key itself, for scripts
+    /// Print only the key, for scripts
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
     /// As JSON
@@ -51,21 +51,21 @@ pub struct CreateArgs {
     json: bool,
 }
 
-/// The keys, without what they are
+/// List API keys (names and prefixes only)
 #[derive(Debug, clap::Args)]
 pub struct ListArgs {
-    /// One JSON object for each line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
-/// Make a key useless, at once and for ever
+/// Revoke an API key; cannot be undone
 #[derive(Debug, clap::Args)]
 pub struct RevokeArgs {
     /// The key's id, key_…
     #[arg(value_name = "ID")]
     id: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }

@@ -18,13 +18,13 @@ use super::{
     client::{Client, HttpClient, http_client},
     error::{CliError, Result, innermost},
     output::{self, Paint, clip, clock_time},
-    schemes::{Scheme, Signer},
+    schemes::{SignScheme, Signer},
     sse,
     tail::{ConnectionNotes, pattern},
 };
 use crate::model::{Pattern, Secret};
 
-/// Forward events to a server on this machine, signed, as a destination would get them
+/// Forward events to a local server, signed, as a destination would get them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The gateway needs no way to reach this machine: events are fetched, and nothing has to be set up
@@ -34,23 +34,23 @@ Examples:
   tidegate listen --forward-to http://localhost:3000/hooks
   tidegate listen --forward-to http://localhost:3000/hooks --events 'user.*' --events order.paid")]
 pub struct Args {
-    /// Where to post each event; `localhost:3000/hooks` or a port alone will do
+    /// URL to post events to; `localhost:3000/hooks` or just a port works
     #[arg(long, value_name = "URL", value_parser = super::server_url)]
     forward_to: Url,
-    /// Only events of these types or groups; every one without it
+    /// Only these event types or groups (default: all)
     #[arg(long, value_name = "TYPE", value_parser = pattern, value_delimiter = ',')]
     events: Vec<Pattern>,
-    /// The signing secret; without it, one that stays the same for this gateway and API key
+    /// Signing secret (default: one derived from the gateway and API key)
     #[arg(long, value_name = "SECRET")]
     secret: Option<String>,
-    /// How long your server may take
+    /// Timeout of your server
     #[arg(long, value_name = "TIME", value_parser = super::times::duration, default_value = "30s")]
     timeout: Duration,
 }
 
 /// What is posted: the body that a destination of the standard profile gets.
 #[derive(Serialize)]
-struct Body<'a> {
+struct PostedBody<'a> {
     #[serde(rename = "type")]
     event_type: &'a str,
     timestamp: Timestamp,
@@ -59,7 +59,7 @@ struct Body<'a> {
 
 /// What the stream says of an event.
 #[derive(Deserialize)]
-struct Event {
+struct PostedEvent {
     id: String,
     #[serde(rename = "type")]
     event_type: crate::model::TypeName,
@@ -80,7 +80,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
         Some(secret) => Secret::new(secret),
         None => stable_secret(&context.client)?,
     };
-    let signer = Signer::new(Scheme::Standard, std::slice::from_ref(&secret), None)?;
+    let signer = Signer::new(SignScheme::Standard, std::slice::from_ref(&secret), None)?;
     output::note(format_args!("forwarding to {}", args.forward_to));
     output::note(format_args!(
         "your signing secret is {} (it stays the same)",
@@ -90,15 +90,15 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     let forwarder =
         Forwarder { http: http_client(), to: args.forward_to, timeout: args.timeout, signer };
     let mut query = Vec::new();
-    // One pattern narrows the stream at its source; several are told apart here.
+    // One pattern narrows the stream at its source; several are distinguished here.
     if let [only] = args.events.as_slice() {
         query.push(("type", String::from(only.clone())));
     }
     let mut stream = sse::Stream::new(context.client.clone(), "/api/v1/tail", query);
-    let mut told = ConnectionNotes::default();
+    let mut reported = ConnectionNotes::default();
     loop {
         let work = async {
-            let Some(event) = told.note(stream.next().await?) else { return Ok(()) };
+            let Some(event) = reported.note(stream.next().await?) else { return Ok(()) };
             match read(&event, &args.events)? {
                 Some(event) => context.out.line(forwarder.forward(context, &event).await),
                 None => Ok(()),
@@ -112,15 +112,15 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
 }
 
 /// The event of a sight, if it is one that is wanted.
-fn read(event: &sse::Event, wanted: &[Pattern]) -> Result<Option<Event>> {
+fn read(event: &sse::StreamEvent, wanted: &[Pattern]) -> Result<Option<PostedEvent>> {
     if event.name == "missed" {
         output::note("some events were left out: they came faster than your server took them");
     }
     if event.name != "event" {
         return Ok(None);
     }
-    let event: Event = serde_json::from_str(&event.data).map_err(|error| CliError::Answer {
-        what: format!("an event is not understood: {error}"),
+    let event: PostedEvent = serde_json::from_str(&event.data).map_err(|error| {
+        CliError::Answer { what: format!("an event is not understood: {error}") }
     })?;
     let is_wanted = wanted.is_empty() || wanted.iter().any(|it| it.matches(&event.event_type));
     Ok(is_wanted.then_some(event))
@@ -140,7 +140,7 @@ fn stable_secret(client: &Client) -> Result<Secret> {
 
 impl Forwarder {
     /// Posts an event, and says in a line how that went.
-    async fn forward(&self, context: &Context, event: &Event) -> String {
+    async fn forward(&self, context: &Context, event: &PostedEvent) -> String {
         let begun = context.clock.now();
         let answered = tokio::time::timeout(self.timeout, self.post(event, begun)).await;
         let took = context.clock.now().duration_since(begun).unsigned_abs();
@@ -167,9 +167,9 @@ impl Forwarder {
     }
 
     /// The status, and what the body begins with.
-    async fn post(&self, event: &Event, now: Timestamp) -> Result<(u16, String), String> {
+    async fn post(&self, event: &PostedEvent, now: Timestamp) -> Result<(u16, String), String> {
         const READ: usize = 64 * 1024;
-        let body = Body {
+        let body = PostedBody {
             event_type: event.event_type.as_str(),
             timestamp: event.timestamp,
             data: &event.payload,
@@ -213,15 +213,17 @@ mod tests {
         assert_eq!(secret("a", None), secret("a", None));
         assert_ne!(secret("a", None), secret("b", None));
         assert_ne!(secret("a", None), secret("a", Some("acme")));
-        Signer::new(Scheme::Standard, &[Secret::new(secret("a", None))], None).unwrap();
+        Signer::new(SignScheme::Standard, &[Secret::new(secret("a", None))], None).unwrap();
     }
 
     #[test]
     fn only_wanted_events_are_forwarded_and_their_payload_is_untouched() {
         let wanted = [pattern("user.*").unwrap()];
         let data = r#"{"id":"evt_1","type":"user.signed_up","timestamp":"2026-07-31T14:00:00Z","payload":{"n":1.50}}"#;
-        let sight =
-            |name: &str, data: &str| sse::Event { name: name.to_owned(), data: data.to_owned() };
+        let sight = |name: &str, data: &str| sse::StreamEvent {
+            name: name.to_owned(),
+            data: data.to_owned(),
+        };
         let event = read(&sight("event", data), &wanted).unwrap().unwrap();
         assert_eq!(event.payload.get(), r#"{"n":1.50}"#);
         assert!(
@@ -231,13 +233,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_forwarded_verifies_and_says_how_it_went() {
+    async fn forwarded_events_verify_and_report_the_result() {
         let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let secrets = std::slice::from_ref(&secret);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let options = sink::Options {
-            verifier: Some(Verifier::new(Scheme::Standard, secrets, None).unwrap()),
+            verifier: Some(Verifier::new(SignScheme::Standard, secrets, None).unwrap()),
             ..sink::Options::default()
         };
         let (sender, received) = std::sync::mpsc::channel();
@@ -248,7 +250,7 @@ mod tests {
             http: http_client(),
             to: to.parse().unwrap(),
             timeout: Duration::from_secs(10),
-            signer: Signer::new(Scheme::Standard, secret, None).unwrap(),
+            signer: Signer::new(SignScheme::Standard, secret, None).unwrap(),
         };
         let context = Context {
             client: client("k", None),

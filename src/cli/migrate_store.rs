@@ -15,11 +15,11 @@ use crate::{
     crypto::{Random as _, SystemRandom},
     store::{
         postgres::{Address, intake::IntakeError},
-        transfer::{Progress, Report, Request, TransferError, transfer},
+        transfer::{TransferError, TransferProgress, TransferReport, TransferRequest, transfer},
     },
 };
 
-/// Move the embedded store to a PostgreSQL
+/// Move the embedded store to PostgreSQL
 ///
 /// Everything goes under the ids that it has: receivers do not see a difference, and keys count on.
 /// It can be stopped at any moment, and goes on where it was when it is run again.
@@ -30,7 +30,7 @@ Examples:
   tidegate migrate-store --from /var/lib/tidegate --to postgres://tidegate@db.acme.com/events
   TIDEGATE_STORE=postgres://tidegate@db.acme.com/events tidegate serve --data /var/lib/tidegate")]
 pub struct Args {
-    /// The data folder, which no gateway may have open
+    /// Data folder; no gateway may be running on it
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
     /// The database, which must be empty; better in TIDEGATE_STORE, which other users of the machine
@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     config: Option<PathBuf>,
     /// Rows of one transaction, at most
-    #[arg(long, value_name = "COUNT", default_value_t = Request::BATCH, hide = true)]
+    #[arg(long, value_name = "COUNT", default_value_t = TransferRequest::BATCH, hide = true)]
     #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     batch: usize,
 }
@@ -55,11 +55,11 @@ pub async fn run(args: Args) -> Result<()> {
         None => Config::default().postgres,
     };
     let bar = bar();
-    let mut told = |it: Progress| {
+    let mut reported = |it: TransferProgress| {
         bar.set_length(it.of);
         bar.set_position(it.done);
     };
-    let request = Request {
+    let request = TransferRequest {
         from: &args.from,
         to: &to,
         options: &options,
@@ -67,7 +67,7 @@ pub async fn run(args: Args) -> Result<()> {
         clock: Arc::new(SystemClock),
         random: Box::new(|| SystemRandom.u64()),
     };
-    let report = transfer(request, &mut told).await;
+    let report = transfer(request, &mut reported).await;
     bar.finish_and_clear();
     let report = report.map_err(failed)?;
     folder::mark_moved(&args.from, &to).map_err(|source| CliError::File {
@@ -89,8 +89,8 @@ fn bar() -> ProgressBar {
     bar
 }
 
-fn conclude(report: &Report, args: &Args, to: &Address) {
-    let Report { events, rows, keys, resources, was_done } = *report;
+fn conclude(report: &TransferReport, args: &Args, to: &Address) {
+    let TransferReport { events, rows, keys, resources, was_done } = *report;
     if was_done {
         output::note(format_args!("{to} has all of this store already"));
     } else {

@@ -73,7 +73,7 @@ use crate::{
 Start here:
   tidegate sink                                         an endpoint that shows what it gets
   tidegate emit user.signed_up --data '{\"plan\":\"pro\"}'  send an event
-  tidegate tail                                         watch what happens
+  tidegate tail                                         follow what happens
   tidegate status                                       how everything is")]
 pub struct Cli {
     #[command(flatten)]
@@ -85,15 +85,15 @@ pub struct Cli {
 /// Which gateway, and who asks.
 #[derive(Clone, Debug, clap::Args)]
 struct Global {
-    /// Where the gateway is
+    /// Address of the gateway
     #[arg(long, global = true, env = "TIDEGATE_URL", value_name = "URL", value_parser = gateway_url)]
     #[arg(default_value = "http://127.0.0.1:8080", help_heading = "Gateway")]
     url: Url,
-    /// The API key; without it TIDEGATE_ADMIN_KEY counts
+    /// API key (default: TIDEGATE_ADMIN_KEY)
     #[arg(long, global = true, env = "TIDEGATE_API_KEY", value_name = "KEY")]
     #[arg(hide_env_values = true, help_heading = "Gateway")]
     api_key: Option<String>,
-    /// The project, for a key that opens several
+    /// Project, for a key of several projects
     #[arg(
         long,
         global = true,

@@ -126,8 +126,10 @@ fn closed(error: io::Error) -> CliError {
 /// which option answers it instead.
 pub fn confirm(question: &str) -> Result<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(CliError::usage(format!("nobody is here to answer: {question}"))
-            .then("add --yes to answer it beforehand"));
+        return Err(CliError::usage(format!(
+            "confirmation needed ({question}), but this is not a terminal"
+        ))
+        .then("add --yes to answer it beforehand"));
     }
     let asked =
         write!(io::stderr().lock(), "{question} [y/N] ").and_then(|()| io::stderr().flush());

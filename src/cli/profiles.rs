@@ -11,7 +11,7 @@ use crate::{
     resources::profiles::{self, ProfileView},
 };
 
-/// Show what each profile of webhooks means, value by value
+/// Compare the webhook profiles, value by value
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Each value can be overridden on a destination, by the name that stands in the first column.
@@ -24,7 +24,7 @@ pub struct Args {
     /// Only these: standard, ingestlayer, admin, segment, segment-actions, customerio
     #[arg(value_name = "PROFILE", value_parser = profile)]
     profiles: Vec<Profile>,
-    /// One JSON object for each line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }

@@ -1,5 +1,5 @@
 //! `--quick-start`: a demo project, an endpoint in this process, a `curl` to paste, and the story of
-//! each event as it is told by the parts that it passes.
+//! each event as it is shown by the parts that it passes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,11 +11,11 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use super::{
     error::{CliError, Result},
     output::{self, Paint},
-    schemes::{Scheme, Verifier},
+    schemes::{SignScheme, Verifier},
     sink::{self, Judgement},
 };
 use crate::{
-    app::{App, Planned},
+    app::{App, PlannedThrough},
     catalog::{Edit, Resource},
     clock::{Clock as _, SystemClock},
     config::Config,
@@ -24,7 +24,7 @@ use crate::{
     model::{ApiKey, Ended, EntryKind, EventId, EventSeq, KeyId, Name, ProjectId, Scope, Secret},
     resources::File,
     store::{Database, EventRecord, StoreError},
-    tail::{Activity, Missed, Sight, Watcher},
+    tail::{Activity, MissedSights, Sight, Watcher},
 };
 
 const RESOURCES: &str = include_str!("quick_start.yaml");
@@ -55,7 +55,7 @@ pub async fn start(app: &App) -> Result<QuickStart> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
     let url = format!("http://{}/", listener.local_addr().map_err(failed)?);
     let secret = standard::new_secret(&SystemRandom);
-    let verifier = Verifier::new(Scheme::default(), std::slice::from_ref(&secret), None)?;
+    let verifier = Verifier::new(SignScheme::default(), std::slice::from_ref(&secret), None)?;
 
     let variable = |name: &str| match name {
         "SINK_URL" => Some(Secret::new(url.as_str())),
@@ -95,7 +95,7 @@ async fn make_key(app: &App) -> Result<(ProjectId, PlainKey), StoreError> {
     let plain = PlainKey::generate(&SystemRandom);
     let hash = KeyHasher::of(&app.vault).hash(&plain);
     let now = SystemClock.now();
-    app.registrar
+    app.catalog_writer
         .edit(|catalog| {
             let missing = StoreError::Damaged { what: "demo project" };
             let project = catalog.project_named("demo").ok_or(missing)?.id;
@@ -131,7 +131,7 @@ fn greet(app: &App, sink: &str, key: &PlainKey) {
         r#"{"type":"user.signed_up","payload":{"email":"ada@acme.com","plan":"pro"}}"#,
     );
     output::note(format_args!(
-        "\n{title} at {url}\n\n  {warning}\n\n  project  demo\n  key      made anew at each start, in \
+        "\n{title} at {url}\n\n  {warning}\n\n  project  demo\n  key      new at each start, in \
          the command below\n  sink     {sink} verifies what it gets\n\n{paste}\n\n  {curl}\n\n{then}\n",
         title = paint.bold("Tidegate is running"),
         warning = paint.yellow(warning),
@@ -141,12 +141,12 @@ fn greet(app: &App, sink: &str, key: &PlainKey) {
     ));
 }
 
-/// What the sink thought of each message, until its story is told.
+/// What the sink thought of each message, until its story is shown.
 #[derive(Default)]
 struct Verdicts(Mutex<HashMap<String, Judgement>>);
 
 impl Verdicts {
-    /// Stories that are not told yet. Past it, some are told without their verdict.
+    /// Stories that are not shown yet. Past it, some are shown without their verdict.
     const AT_MOST: usize = 4096;
 
     fn note(&self, id: Option<&str>, judgement: Judgement) {
@@ -167,15 +167,15 @@ impl Verdicts {
 struct Story {
     database: Arc<dyn Database>,
     project: ProjectId,
-    planned: Planned,
+    planned: PlannedThrough,
     verdicts: Arc<Verdicts>,
     paint: Paint,
-    /// Events whose beginning was told. An attempt may be seen before the acceptance.
+    /// Events whose beginning was shown. An attempt may be seen before the acceptance.
     introduced: HashSet<EventId>,
 }
 
 impl Story {
-    /// Events of which the beginning is remembered as told.
+    /// Events of which the beginning is remembered as shown.
     const REMEMBERED: usize = 4096;
 
     async fn tell(mut self, mut sights: Watcher) {
@@ -186,10 +186,10 @@ impl Story {
                     self.introduce(activity.event, None).await;
                     self.attempt(&activity);
                 }
-                Err(Missed::Some(count)) => {
+                Err(MissedSights::Some(count)) => {
                     output::note(self.paint.dim(format_args!("… and {count} more")));
                 }
-                Err(Missed::Closed) => return,
+                Err(MissedSights::Closed) => return,
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     crypto::{SystemRandom, Vault},
 };
 
-/// Seal all secrets under a new master key, and retire the old one
+/// Re-encrypt all secrets under a new master key
 ///
 /// The gateway must be stopped. API keys and pseudonyms stay as they are. Keep a copy of the new master.key.
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ use crate::{
 Examples:
   tidegate rekey --data /var/lib/tidegate")]
 pub struct Args {
-    /// The data folder, which no gateway may have open
+    /// Data folder; no gateway may be running on it
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! `tidegate replay`: old events, delivered anew. It says how many before it starts.
+//! `tidegate replay`: old events, delivered again. It says how many before it starts.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Context,
     client::pages_while,
-    deliveries::{Filter, id_part, state, state_word},
+    deliveries::{DeliveriesFilter, id_part, state, state_word},
     emit::progress_bar,
     error::{CliError, Result},
     json::Json,
@@ -17,14 +17,14 @@ use super::{
 };
 use crate::model::{DeliveryState, ReplayState};
 
-/// Deliver old events anew; says how many before it starts
+/// Replay old events; shows the count before it starts
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
   tidegate replay --event evt_01ka…                                 one event, to every destination that had it
   tidegate replay --delivery dlv_01ka…                              one delivery
-  tidegate replay --destination crm --state dead --since 24h        what nobody accepted since yesterday
+  tidegate replay --destination crm --state dead --since 24h        what failed for good since yesterday
   tidegate replay --destination crm --since 24h --plan              only say how many
   tidegate replay --missed --destination crm --since 30d            events that crm never had, through today's pipelines
   tidegate replay --missed --type order.paid --since 2h             events that went nowhere, after a wrong filter
@@ -32,30 +32,30 @@ Examples:
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Every delivery of this event
+    /// All deliveries of this event
     #[arg(long, value_name = "ID", conflicts_with_all = ["delivery", "destination", "state", "event_type", "since", "until"])]
     event: Option<String>,
     /// Only this delivery
     #[arg(long, value_name = "ID", conflicts_with_all = ["destination", "state", "event_type", "since", "until"])]
     delivery: Option<String>,
     #[command(flatten)]
-    filter: Filter,
-    /// Only deliveries that ended in this state: delivered, dead, expired or cancelled
+    filter: DeliveriesFilter,
+    /// Only deliveries in this final state: delivered, dead, expired or cancelled
     #[arg(long, value_name = "STATE", value_parser = ended_state)]
     state: Option<DeliveryState>,
     /// Events that the destination never had; without --destination, events that went nowhere
     #[arg(long, conflicts_with_all = ["event", "delivery", "state", "raw"])]
     missed: bool,
-    /// Only say how many it would be
+    /// Only show the count
     #[arg(long, conflicts_with_all = ["yes", "watch"])]
     plan: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Give each delivery a message id of its own, so that receivers take it for new
+    /// Give each delivery a new message id, so that receivers do not drop it as a duplicate
     #[arg(long)]
     fresh_id: bool,
-    /// Send the stored payload as it came, whatever the routes say; needs the scope admin
+    /// Send the stored payload unchanged, bypassing routes and steps (scope admin)
     #[arg(long, conflicts_with_all = ["destination", "state", "event_type", "since", "until"])]
     raw: bool,
     /// Stay until every delivery was attempted; the exit code is 1 where one was not accepted
@@ -68,25 +68,25 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Stop a replay that runs; what it has made stays
+    /// Cancel a running replay; deliveries already made stay
     Cancel {
         /// The replay's id, rpl_…
         #[arg(value_name = "ID")]
         id: String,
     },
-    /// How far a replay has come
+    /// Show the progress of a replay
     Show {
         /// The replay's id, rpl_…
         #[arg(value_name = "ID")]
         id: String,
-        /// Stay until it is done and every delivery was attempted; the exit code is 1 where one was not accepted
+        /// Wait until it is done and every delivery was attempted; the exit code is 1 where one was not accepted
         #[arg(long, short)]
         watch: bool,
     },
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Replay {
+struct ReplayView {
     id: String,
     state: ReplayState,
     #[serde(default)]
@@ -130,7 +130,7 @@ struct MadeDelivery {
 }
 
 #[derive(Debug, Deserialize)]
-struct Planned {
+struct ReplayPlan {
     total: u64,
 }
 
@@ -194,7 +194,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     }
     let mut request = args.request(context.clock.now())?;
     request.insert("dry_run".to_owned(), true.into());
-    let planned: Planned =
+    let planned: ReplayPlan =
         context.client.post("/api/v1/replays", &request.clone().into()).await?.read()?;
     if args.plan && args.json {
         return context.out.json(&Json::of(&json!({ "total": planned.total })));
@@ -225,7 +225,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
     if args.json && !args.watch {
         return context.out.json(&answer);
     }
-    let replay: Replay = answer.read()?;
+    let replay: ReplayView = answer.read()?;
     context.out.line(format_args!(
         "replay {} of {deliveries} has begun",
         context.out.paint.cyan(&replay.id)
@@ -242,7 +242,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
 
 async fn cancel(context: &Context, id: &str) -> Result<()> {
     let path = format!("/api/v1/replays/{}/cancel", id_part("rpl", id)?);
-    let replay: Replay = context.client.post(&path, &json!({})).await?.read()?;
+    let replay: ReplayView = context.client.post(&path, &json!({})).await?.read()?;
     context.out.line(sentence(&replay, context.out.paint))
 }
 
@@ -254,7 +254,7 @@ async fn show(context: &Context, id: &str, stay: bool) -> Result<()> {
     context.out.line(sentence(&replay, context.out.paint))
 }
 
-async fn fetch(context: &Context, id: &str) -> Result<Replay> {
+async fn fetch(context: &Context, id: &str) -> Result<ReplayView> {
     context.client.get(&format!("/api/v1/replays/{}", id_part("rpl", id)?), &[]).await?.read()
 }
 
@@ -273,7 +273,7 @@ async fn watch(context: &Context, id: &str) -> Result<()> {
             tokio::time::sleep(PAUSE).await;
         }
     };
-    let watched: Result<Replay> = tokio::select! {
+    let watched: Result<ReplayView> = tokio::select! {
         watched = watching => watched,
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
@@ -289,11 +289,11 @@ async fn watch(context: &Context, id: &str) -> Result<()> {
 }
 
 /// Says what became of what it made, once each was attempted; an error where not all of it was delivered.
-async fn outcome(context: &Context, replay: &Replay) -> Result<()> {
+async fn outcome(context: &Context, replay: &ReplayView) -> Result<()> {
     /// More than this is not looked at one by one.
     const MOST: u64 = 10_000;
     /// So long without a change, what has not been attempted waits for something else.
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
     const PAUSE: Duration = Duration::from_millis(250);
     if replay.done > MOST {
         output::note("it is too large to look at each delivery");
@@ -307,7 +307,7 @@ async fn outcome(context: &Context, replay: &Replay) -> Result<()> {
         if now != made {
             (made, since) = (now, Instant::now());
         }
-        if made.pending == 0 || since.elapsed() > PATIENCE {
+        if made.pending == 0 || since.elapsed() > TIMEOUT {
             break;
         }
         // Looking takes no more than half of the time.
@@ -336,7 +336,7 @@ async fn outcome(context: &Context, replay: &Replay) -> Result<()> {
 const MOST_ROWS: usize = 100_000;
 
 impl Made {
-    async fn of(context: &Context, replay: &Replay) -> Result<Self> {
+    async fn of(context: &Context, replay: &ReplayView) -> Result<Self> {
         let mut made = Self::default();
         if let Some(event) = &replay.event {
             let path = format!("/api/v1/events/{}", id_part("evt", event)?);
@@ -389,7 +389,7 @@ struct Event {
     deliveries: Vec<MadeDelivery>,
 }
 
-fn sentence(it: &Replay, paint: Paint) -> String {
+fn sentence(it: &ReplayView, paint: Paint) -> String {
     let is_missed = it.selection.as_ref().is_some_and(|it| it.missed);
     let (done, total) = (output::count(it.done), selected(it.total, is_missed));
     let state = match it.state {
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn what_to_replay_becomes_the_apis_request() {
+    fn flags_of_replay_become_the_apis_request() {
         let event = "evt_01ka0000000000000000000000";
         for (line, expected) in [
             (format!("--event {event}"), json!({ "event": event })),

@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Scheme {
+pub enum SignScheme {
     /// Standard Webhooks: webhook-id, webhook-timestamp, webhook-signature (secret: whsec_…, whsk_… or whpk_…)
     #[default]
     Standard,
@@ -28,8 +28,8 @@ pub enum Scheme {
     Admin,
 }
 
-impl Scheme {
-    /// The header that carries the signature unless it is told to be another.
+impl SignScheme {
+    /// The header that carries the signature unless another is given.
     pub fn header(self) -> &'static str {
         match self {
             Self::Standard => standard::SIGNATURE,
@@ -44,30 +44,30 @@ impl Scheme {
 
 /// Keys of one scheme, prepared.
 #[derive(Clone)]
-enum Keys {
+enum SchemeKeys {
     Standard(Vec<standard::Key>),
     Stamped(Vec<stamped::Key>),
     Prefixed(Vec<prefixed::Key>),
     Sha1(Vec<segment::Key>),
 }
 
-impl Keys {
-    fn new(scheme: Scheme, secrets: &[Secret], signs: bool) -> Result<Self, SecretError> {
+impl SchemeKeys {
+    fn new(scheme: SignScheme, secrets: &[Secret], signs: bool) -> Result<Self, SecretError> {
         let secrets = secrets.iter();
         match scheme {
-            Scheme::Standard if signs => {
+            SignScheme::Standard if signs => {
                 secrets.map(standard::Key::signing).collect::<Result<_, _>>().map(Self::Standard)
             }
-            Scheme::Standard => {
+            SignScheme::Standard => {
                 secrets.map(standard::Key::verifying).collect::<Result<_, _>>().map(Self::Standard)
             }
-            Scheme::Stripe | Scheme::Ingestlayer => {
+            SignScheme::Stripe | SignScheme::Ingestlayer => {
                 secrets.map(stamped::Key::new).collect::<Result<_, _>>().map(Self::Stamped)
             }
-            Scheme::Github | Scheme::Admin => {
+            SignScheme::Github | SignScheme::Admin => {
                 secrets.map(prefixed::Key::new).collect::<Result<_, _>>().map(Self::Prefixed)
             }
-            Scheme::Segment => {
+            SignScheme::Segment => {
                 secrets.map(segment::Key::new).collect::<Result<_, _>>().map(Self::Sha1)
             }
         }
@@ -76,20 +76,20 @@ impl Keys {
 
 /// Signs with each of its keys; schemes with room for one signature use the first.
 pub struct Signer {
-    keys: Keys,
+    keys: SchemeKeys,
     header: String,
 }
 
 impl Signer {
-    pub fn new(scheme: Scheme, secrets: &[Secret], header: Option<&str>) -> Result<Self> {
-        let keys = Keys::new(scheme, secrets, true).map_err(refused_secret)?;
+    pub fn new(scheme: SignScheme, secrets: &[Secret], header: Option<&str>) -> Result<Self> {
+        let keys = SchemeKeys::new(scheme, secrets, true).map_err(refused_secret)?;
         Ok(Self { keys, header: header.unwrap_or(scheme.header()).to_owned() })
     }
 
     /// The headers to send, by name.
     pub fn headers(&self, id: &str, seconds: i64, body: &[u8]) -> Vec<(String, String)> {
         match &self.keys {
-            Keys::Standard(keys) => {
+            SchemeKeys::Standard(keys) => {
                 let mut signature = String::new();
                 for key in keys {
                     key.sign_into(&mut signature, id, seconds, body);
@@ -100,13 +100,15 @@ impl Signer {
                     (self.header.clone(), signature),
                 ]
             }
-            Keys::Stamped(keys) => vec![(self.header.clone(), stamped::sign(keys, seconds, body))],
-            Keys::Prefixed(keys) => keys
+            SchemeKeys::Stamped(keys) => {
+                vec![(self.header.clone(), stamped::sign(keys, seconds, body))]
+            }
+            SchemeKeys::Prefixed(keys) => keys
                 .first()
                 .map(|key| (self.header.clone(), prefixed::sign(key, body)))
                 .into_iter()
                 .collect(),
-            Keys::Sha1(keys) => keys
+            SchemeKeys::Sha1(keys) => keys
                 .first()
                 .map(|key| (self.header.clone(), segment::sign(key, body)))
                 .into_iter()
@@ -118,13 +120,13 @@ impl Signer {
 /// Checks requests with any of its keys.
 #[derive(Clone)]
 pub struct Verifier {
-    keys: Keys,
+    keys: SchemeKeys,
     header: String,
 }
 
 impl Verifier {
-    pub fn new(scheme: Scheme, secrets: &[Secret], header: Option<&str>) -> Result<Self> {
-        let keys = Keys::new(scheme, secrets, false).map_err(refused_secret)?;
+    pub fn new(scheme: SignScheme, secrets: &[Secret], header: Option<&str>) -> Result<Self> {
+        let keys = SchemeKeys::new(scheme, secrets, false).map_err(refused_secret)?;
         Ok(Self { keys, header: header.unwrap_or(scheme.header()).to_owned() })
     }
 
@@ -138,7 +140,7 @@ impl Verifier {
             |name: &str| headers.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default();
         let signature = text(&self.header);
         match &self.keys {
-            Keys::Standard(keys) => {
+            SchemeKeys::Standard(keys) => {
                 let headers = standard::Headers {
                     id: text(standard::ID),
                     timestamp: text(standard::TIMESTAMP),
@@ -146,9 +148,9 @@ impl Verifier {
                 };
                 standard::verify(keys, headers, body, now)
             }
-            Keys::Stamped(keys) => stamped::verify(keys, signature, body, now),
-            Keys::Prefixed(keys) => prefixed::verify(keys, signature, body),
-            Keys::Sha1(keys) => segment::verify(keys, signature, body),
+            SchemeKeys::Stamped(keys) => stamped::verify(keys, signature, body, now),
+            SchemeKeys::Prefixed(keys) => prefixed::verify(keys, signature, body),
+            SchemeKeys::Sha1(keys) => segment::verify(keys, signature, body),
         }
     }
 }
@@ -169,11 +171,11 @@ mod tests {
     };
 
     #[test]
-    fn what_a_scheme_signs_it_verifies_and_nothing_else() {
+    fn schemes_verify_only_what_they_signed() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let right = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let wrong = Secret::new("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
-        for scheme in Scheme::value_variants() {
+        for scheme in SignScheme::value_variants() {
             let signer = Signer::new(*scheme, std::slice::from_ref(&right), None).unwrap();
             let headers: HeaderMap = signer
                 .headers("evt_1", now.as_second(), b"{}")
@@ -196,15 +198,15 @@ mod tests {
     fn every_profile_of_a_webhook_has_its_scheme_and_header_here() {
         for profile in Profile::ALL {
             let name = profile_name(profile);
-            let scheme = Scheme::from_str(&name, false).unwrap();
+            let scheme = SignScheme::from_str(&name, false).unwrap();
             let signature = profiles::values(profile).contract.signature;
             assert_eq!(scheme.header(), signature.header, "{name}");
-            let keys = Keys::new(scheme, &[], true).unwrap();
+            let keys = SchemeKeys::new(scheme, &[], true).unwrap();
             let is_same = match signature.scheme {
-                model::Scheme::Standard => matches!(keys, Keys::Standard(_)),
-                model::Scheme::Stamped => matches!(keys, Keys::Stamped(_)),
-                model::Scheme::Prefixed => matches!(keys, Keys::Prefixed(_)),
-                model::Scheme::Sha1 => matches!(keys, Keys::Sha1(_)),
+                model::Scheme::Standard => matches!(keys, SchemeKeys::Standard(_)),
+                model::Scheme::Stamped => matches!(keys, SchemeKeys::Stamped(_)),
+                model::Scheme::Prefixed => matches!(keys, SchemeKeys::Prefixed(_)),
+                model::Scheme::Sha1 => matches!(keys, SchemeKeys::Sha1(_)),
             };
             assert!(is_same, "{name}");
         }
@@ -218,7 +220,7 @@ mod tests {
     #[test]
     fn the_header_can_have_another_name() {
         let secret = Secret::new("shared");
-        let signer = Signer::new(Scheme::Github, &[secret], Some("x-admin-signature")).unwrap();
+        let signer = Signer::new(SignScheme::Github, &[secret], Some("x-admin-signature")).unwrap();
         assert_eq!(signer.headers("", 0, b"")[0].0, "x-admin-signature");
     }
 }

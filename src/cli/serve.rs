@@ -34,35 +34,35 @@ Examples:
 
 TIDEGATE_ADMIN_KEY sets the key that administers everything; TIDEGATE_MASTER_KEY the one that opens stored secrets.")]
 pub struct Args {
-    /// The configuration; without it, all options have their defaults
+    /// Configuration file (default: every option at its default)
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     config: Option<PathBuf>,
-    /// The folder of the store
+    /// Data folder
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The database to use instead of the embedded store, postgres://user:password@host/name; better
     /// in TIDEGATE_STORE, which other users of the machine cannot see
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// What this node is called among others on the same database; the host's name and the port otherwise
+    /// Name of this node among those of one database (default: host name and port)
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// What this node does, where others share the database: ingest, pipeline, dispatch, api
+    /// Roles of this node: ingest, pipeline, dispatch, api (default: all)
     #[arg(long, value_name = "ROLE", value_delimiter = ',')]
     roles: Vec<Role>,
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDR", value_parser = super::listen_address)]
     listen: Option<SocketAddr>,
-    /// Apply this file of resources before anything else
+    /// Apply this resource file at the start
     #[arg(long, value_name = "FILE")]
     apply: Option<PathBuf>,
-    /// Let endpoints be in this network although it is not public, such as 127.0.0.0/8
+    /// Allow endpoints in this private network, such as 127.0.0.0/8
     #[arg(long, value_name = "CIDR")]
     allow_net: Vec<Net>,
-    /// Make a demo project and an endpoint for it, and show how to send an event
+    /// Create a demo project and endpoint, and show how to send an event
     #[arg(long)]
     quick_start: bool,
-    /// Start on a data folder whose store was moved to a database, or that has files of something else
+    /// Start even if the store was moved to a database or the folder has foreign files
     #[arg(long)]
     force: bool,
 }
@@ -186,7 +186,7 @@ fn cannot_start(error: StartError) -> CliError {
             failed.then("give every node the same TIDEGATE_MASTER_KEY, or the same master.key")
         }
         StartError::Moved { .. } => failed.then(
-            "give the database with --store or TIDEGATE_STORE; or begin anew on the folder alone with --force",
+            "give the database with --store or TIDEGATE_STORE; or start with an empty store in this folder with --force",
         ),
         StartError::NotOurs { .. } => failed.then(
             "check --data, and whether the disk is mounted; or make a store there with --force",

@@ -9,7 +9,7 @@ use super::{
     emit::read_bounded,
     error::{CliError, Result},
     output::{self, Output},
-    schemes::{Scheme, Signer, Verifier},
+    schemes::{SignScheme, Signer, Verifier},
 };
 use crate::{
     clock::{Clock as _, SystemClock},
@@ -18,7 +18,7 @@ use crate::{
     model::Secret,
 };
 
-/// Sign a body from standard input, and print the headers
+/// Sign the body on standard input; print the headers
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,15 +28,15 @@ Examples:
 pub struct SignArgs {
     #[command(flatten)]
     how: How,
-    /// The message id that is signed, too (standard only)
+    /// Message id, which is signed as well (standard only)
     #[arg(long, value_name = "ID", default_value = "msg_test")]
     id: String,
-    /// Unix seconds; without it, now
+    /// Unix seconds (default: now)
     #[arg(long, value_name = "SECONDS")]
     timestamp: Option<i64>,
 }
 
-/// Verify a body from standard input against its headers
+/// Verify the body on standard input against its headers
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Ends with 0 if the signature holds, with 1 and the reason if it does not.
@@ -62,17 +62,17 @@ pub struct VerifyArgs {
         conflicts_with = "headers"
     )]
     signature: Option<String>,
-    /// A file with the headers as they came, one `name: value` on each line
+    /// File with the received headers, one `name: value` per line
     #[arg(long, value_name = "FILE")]
     headers: Option<std::path::PathBuf>,
-    /// The time to verify at, as Unix seconds; without it, now
+    /// The time to verify at, as Unix seconds (default: now)
     #[arg(long, value_name = "SECONDS")]
     at: Option<i64>,
 }
 
 #[derive(Debug, clap::Args)]
 struct How {
-    /// The secret; several during a rotation
+    /// Signing secret; may be repeated
     #[arg(
         long,
         value_name = "SECRET",
@@ -81,13 +81,13 @@ struct How {
         hide_env_values = true
     )]
     secret: Vec<String>,
-    /// How it is signed
+    /// Signature scheme
     #[arg(long, value_enum, default_value_t)]
-    scheme: Scheme,
-    /// The header with the signature, where a system has its own name for it
+    scheme: SignScheme,
+    /// Name of the signature header, where it differs
     #[arg(long, value_name = "NAME")]
     header: Option<String>,
-    /// Of a batch, only the first element counts, as with Segment and Customer.io
+    /// Sign only the first element of a batch, as Segment and Customer.io do
     #[arg(long)]
     first_element: bool,
 }

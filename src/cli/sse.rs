@@ -17,16 +17,16 @@ const SILENCE: Duration = Duration::from_secs(60);
 const LONGEST_LINE: usize = 32 * 1024 * 1024;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Event {
+pub struct StreamEvent {
     /// `message` unless the sender named it.
     pub name: String,
     pub data: String,
 }
 
 /// Why the gateway ended a stream, by its last event.
-pub fn end_reason(event: &Event) -> String {
-    let told: Option<serde_json::Value> = serde_json::from_str(&event.data).ok();
-    let reason = told.as_ref().and_then(|it| it["reason"].as_str());
+pub fn end_reason(event: &StreamEvent) -> String {
+    let reported: Option<serde_json::Value> = serde_json::from_str(&event.data).ok();
+    let reason = reported.as_ref().and_then(|it| it["reason"].as_str());
     reason.unwrap_or("it did not say why").to_owned()
 }
 
@@ -40,12 +40,12 @@ struct Parser {
 }
 
 impl Parser {
-    fn line(&mut self, line: &str) -> Option<Event> {
+    fn line(&mut self, line: &str) -> Option<StreamEvent> {
         if line.is_empty() {
             let name = std::mem::take(&mut self.name);
             let data = self.data.take()?;
             let name = if name.is_empty() { "message".to_owned() } else { name };
-            return Some(Event { name, data });
+            return Some(StreamEvent { name, data });
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -69,8 +69,8 @@ impl Parser {
 
 /// What the stream tells its reader.
 #[derive(Debug, PartialEq)]
-pub enum Told {
-    Event(Event),
+pub enum StreamNote {
+    Event(StreamEvent),
     /// Connected, for the first time or again.
     Connected,
     /// The connection broke, and is opened again after this wait.
@@ -110,17 +110,17 @@ impl Stream {
 
     /// What comes next. Fails only where trying again would not help: the gateway refuses, or
     /// nobody answers the first time.
-    pub async fn next(&mut self) -> Result<Told> {
+    pub async fn next(&mut self) -> Result<StreamNote> {
         loop {
             let Some((body, lines)) = &mut self.connection else {
                 match self.connect().await? {
-                    Some(told) => return Ok(told),
+                    Some(reported) => return Ok(reported),
                     None => continue,
                 }
             };
             while let Some(line) = lines.next_line() {
                 if let Some(event) = self.parser.line(&String::from_utf8_lossy(&line)) {
-                    return Ok(Told::Event(event));
+                    return Ok(StreamNote::Event(event));
                 }
             }
             // A gateway that is alive says so every few seconds.
@@ -140,7 +140,7 @@ impl Stream {
         }
     }
 
-    async fn connect(&mut self) -> Result<Option<Told>> {
+    async fn connect(&mut self) -> Result<Option<StreamNote>> {
         if !self.wait.is_zero() {
             tokio::time::sleep(self.wait).await;
         }
@@ -156,7 +156,7 @@ impl Stream {
                 (self.parser.name, self.parser.data) = (String::new(), None);
                 self.connection = Some((response.into_body(), Lines::new(LONGEST_LINE)));
                 (self.failures, self.wait) = (0, Duration::ZERO);
-                Ok(Some(Told::Connected))
+                Ok(Some(StreamNote::Connected))
             }
             Err(CliError::Refused(problem)) if problem.status < 500 && problem.status != 429 => {
                 Err(CliError::Refused(problem))
@@ -173,13 +173,13 @@ impl Stream {
         }
     }
 
-    fn broken(&mut self, reason: String) -> Told {
+    fn broken(&mut self, reason: String) -> StreamNote {
         const LONGEST: Duration = Duration::from_secs(5);
         self.failures = self.failures.saturating_add(1);
         let first =
             self.parser.retry.unwrap_or(Duration::from_millis(250)).max(Duration::from_millis(10));
         self.wait = first.saturating_mul(1 << (self.failures - 1).min(10)).min(LONGEST);
-        Told::Broken { reason, wait: self.wait }
+        StreamNote::Broken { reason, wait: self.wait }
     }
 }
 
@@ -194,14 +194,15 @@ mod tests {
     use super::*;
     use crate::model::Secret;
 
-    fn parse(text: &str) -> Vec<Event> {
+    fn parse(text: &str) -> Vec<StreamEvent> {
         let mut parser = Parser::default();
         text.lines().filter_map(|line| parser.line(line)).collect()
     }
 
     #[test]
     fn lines_become_events() {
-        let event = |name: &str, data: &str| Event { name: name.to_owned(), data: data.to_owned() };
+        let event =
+            |name: &str, data: &str| StreamEvent { name: name.to_owned(), data: data.to_owned() };
         for (text, expected) in [
             ("data: 1\n\n", vec![event("message", "1")]),
             ("event: attempt\ndata:a\ndata: b\n\n", vec![event("attempt", "a\nb")]),
@@ -257,15 +258,16 @@ mod tests {
         const SECOND: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nid: 8\ndata: two\n\n";
         let (client, mut asked) = gateway(&[FIRST, SECOND]).await;
         let mut stream = Stream::new(client, "/api/v1/tail", vec![("type", "user.*".to_owned())]);
-        let data =
-            |it: &str| Told::Event(Event { name: "message".to_owned(), data: it.to_owned() });
+        let data = |it: &str| {
+            StreamNote::Event(StreamEvent { name: "message".to_owned(), data: it.to_owned() })
+        };
 
-        assert_eq!(stream.next().await.unwrap(), Told::Connected);
+        assert_eq!(stream.next().await.unwrap(), StreamNote::Connected);
         assert_eq!(stream.next().await.unwrap(), data("one"));
         assert!(
-            matches!(stream.next().await.unwrap(), Told::Broken { wait, .. } if wait == Duration::from_millis(10))
+            matches!(stream.next().await.unwrap(), StreamNote::Broken { wait, .. } if wait == Duration::from_millis(10))
         );
-        assert_eq!(stream.next().await.unwrap(), Told::Connected);
+        assert_eq!(stream.next().await.unwrap(), StreamNote::Connected);
         assert_eq!(stream.next().await.unwrap(), data("two"));
 
         let first = asked.recv().await.unwrap();
@@ -290,9 +292,9 @@ mod tests {
             "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         let (client, _asked) = gateway(&[BUSY, HEAD, NO]).await;
         let mut stream = Stream::new(client, "/api/v1/tail", Vec::new());
-        assert!(matches!(stream.next().await.unwrap(), Told::Broken { .. }));
-        assert_eq!(stream.next().await.unwrap(), Told::Connected);
-        assert!(matches!(stream.next().await.unwrap(), Told::Broken { .. }));
+        assert!(matches!(stream.next().await.unwrap(), StreamNote::Broken { .. }));
+        assert_eq!(stream.next().await.unwrap(), StreamNote::Connected);
+        assert!(matches!(stream.next().await.unwrap(), StreamNote::Broken { .. }));
         assert!(
             matches!(stream.next().await, Err(CliError::Refused(problem)) if problem.status == 401)
         );

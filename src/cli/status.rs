@@ -9,17 +9,17 @@ use serde_json::json;
 
 use super::{
     Context,
-    client::Page,
+    client::ListPage,
     error::Result,
     json::Json,
     output::{self, Paint, clip, count, distance, plural, table},
-    views::{self, Entry},
+    views::{self, EntryView},
 };
 
 /// Dead letters are counted up to here: more is more.
 const MOST_DEAD: u64 = 200;
 
-/// How everything is: destinations, what is owed to them, and what nobody accepted
+/// Show the gateway's health: destinations, pending deliveries, dead letters
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// As JSON
@@ -28,14 +28,14 @@ pub struct Args {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Status {
+struct StatusView {
     #[serde(default)]
     version: String,
     now: Timestamp,
     #[serde(default)]
     refuses: Option<String>,
     #[serde(default)]
-    destinations: Vec<Destination>,
+    destinations: Vec<DestinationLine>,
     #[serde(default)]
     conflicts: Vec<Conflicts>,
     #[serde(default)]
@@ -63,7 +63,7 @@ struct Conflicts {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Destination {
+struct DestinationLine {
     name: String,
     state: String,
     #[serde(default)]
@@ -74,15 +74,15 @@ struct Destination {
 
 /// Everything that the screen shows.
 struct Screen {
-    status: Status,
+    status: StatusView,
     dead: u64,
     /// By destination, in the same order.
-    last_failures: Vec<Option<Entry>>,
+    last_failures: Vec<Option<EntryView>>,
 }
 
 pub async fn run(context: &Context, args: Args) -> Result<()> {
     let answer = context.client.get("/api/v1/status", &[]).await?;
-    let status: Status = answer.read()?;
+    let status: StatusView = answer.read()?;
     let dead = rows(context, "/api/v1/dead-letters", vec![("limit", MOST_DEAD.to_string())])
         .await?
         .len() as u64;
@@ -110,7 +110,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
 /// The newest failed attempt at each, a few asked for at a time.
 async fn last_failures(
     context: &Context,
-    destinations: &[Destination],
+    destinations: &[DestinationLine],
 ) -> Result<Vec<Option<Json>>> {
     const AT_ONCE: usize = 8;
     stream::iter(destinations)
@@ -128,7 +128,7 @@ async fn last_failures(
 }
 
 async fn rows(context: &Context, path: &str, query: Vec<(&str, String)>) -> Result<Vec<Json>> {
-    let page: Page = context.client.get(path, &query).await?.read()?;
+    let page: ListPage = context.client.get(path, &query).await?.read()?;
     Ok(page.data)
 }
 
@@ -217,7 +217,12 @@ pub fn age(seconds: f64) -> String {
     output::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
-fn row(it: &Destination, failure: Option<&Entry>, now: Timestamp, paint: Paint) -> Vec<String> {
+fn row(
+    it: &DestinationLine,
+    failure: Option<&EntryView>,
+    now: Timestamp,
+    paint: Paint,
+) -> Vec<String> {
     let state = match it.state.as_str() {
         "active" => paint.green(&it.state),
         "disabled" => paint.red(&it.state),

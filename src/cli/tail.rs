@@ -8,12 +8,12 @@ use super::{
     error::{CliError, Result},
     json::Json,
     output::{self, Paint, clip, clock_time},
-    sse::{self, Told},
-    views::{self, Entry, Event},
+    sse::{self, StreamNote},
+    views::{self, EntryView, StoredEventView},
 };
 use crate::model::{Class, Pattern};
 
-/// Watch events and attempts as they happen
+/// Follow events and delivery attempts live
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,13 +25,13 @@ pub struct Args {
     /// Only events of this type, or group such as 'user.*'
     #[arg(long = "type", value_name = "TYPE", value_parser = pattern)]
     event_type: Option<Pattern>,
-    /// Only attempts at this destination
+    /// Only attempts to this destination
     #[arg(long, value_name = "NAME")]
     destination: Option<String>,
-    /// Only attempts that failed
+    /// Only failed attempts
     #[arg(long)]
     failed: bool,
-    /// One JSON object for each line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -53,17 +53,17 @@ impl Args {
 
 /// What the stream says.
 pub enum Sight {
-    Event(Event),
-    Attempt(Entry),
+    Event(StoredEventView),
+    Attempt(EntryView),
     /// So many were left out, because we read too slowly.
     Missed(u64),
 }
 
 impl Sight {
     /// `None`: something that only a newer version knows.
-    pub fn read(event: &sse::Event) -> Result<Option<Self>> {
+    pub fn read(event: &sse::StreamEvent) -> Result<Option<Self>> {
         #[derive(Deserialize)]
-        struct Missed {
+        struct MissedNote {
             missed: u64,
         }
         let value = Json::parse(event.data.as_bytes())
@@ -71,7 +71,7 @@ impl Sight {
         Ok(match event.name.as_str() {
             "event" => Some(Self::Event(value.read()?)),
             "attempt" => Some(Self::Attempt(value.read()?)),
-            "missed" => Some(Self::Missed(value.read::<Missed>()?.missed)),
+            "missed" => Some(Self::Missed(value.read::<MissedNote>()?.missed)),
             _ => None,
         })
     }
@@ -80,13 +80,13 @@ impl Sight {
 /// Runs until Ctrl-C, or until nobody reads.
 pub async fn run(context: &Context, args: Args) -> Result<()> {
     let mut stream = sse::Stream::new(context.client.clone(), "/api/v1/tail", args.query());
-    let mut told = ConnectionNotes::default();
+    let mut reported = ConnectionNotes::default();
     loop {
         let next = tokio::select! {
             next = stream.next() => next?,
             _ = tokio::signal::ctrl_c() => return Ok(()),
         };
-        let Some(event) = told.note(next) else { continue };
+        let Some(event) = reported.note(next) else { continue };
         let Some(sight) = Sight::read(&event)? else { continue };
         if let Sight::Missed(count) = sight {
             output::note(format_args!(
@@ -101,7 +101,7 @@ pub async fn run(context: &Context, args: Args) -> Result<()> {
 }
 
 /// What was sent, on one line, with its kind in front. Numbers stay as they were written.
-fn to_json_line(event: &sse::Event) -> String {
+fn to_json_line(event: &sse::StreamEvent) -> String {
     // JSON has line breaks only between its tokens.
     let data = event.data.replace('\n', " ");
     let kind = serde_json::Value::from(event.name.as_str());
@@ -120,27 +120,27 @@ pub struct ConnectionNotes {
 }
 
 impl ConnectionNotes {
-    pub fn note(&mut self, told: Told) -> Option<sse::Event> {
-        match told {
-            Told::Event(event) if event.name == "end" => {
+    pub fn note(&mut self, reported: StreamNote) -> Option<sse::StreamEvent> {
+        match reported {
+            StreamNote::Event(event) if event.name == "end" => {
                 // What follows is tried again; where that is refused, the gateway says so itself.
                 let reason = sse::end_reason(&event);
                 output::note(format_args!("the gateway ended the stream: {reason}; trying again"));
                 self.is_broken = true;
                 return None;
             }
-            Told::Event(event) => return Some(event),
-            Told::Connected if self.is_broken => output::note("connected again"),
-            Told::Connected if !self.was_connected => {
+            StreamNote::Event(event) => return Some(event),
+            StreamNote::Connected if self.is_broken => output::note("connected again"),
+            StreamNote::Connected if !self.was_connected => {
                 output::note("connected · waiting for events · Ctrl-C ends")
             }
-            Told::Connected => (),
-            Told::Broken { reason, .. } if !self.is_broken => {
+            StreamNote::Connected => (),
+            StreamNote::Broken { reason, .. } if !self.is_broken => {
                 output::note(format_args!("the connection broke ({reason}); trying again"));
                 self.is_broken = true;
                 return None;
             }
-            Told::Broken { .. } => return None,
+            StreamNote::Broken { .. } => return None,
         }
         (self.is_broken, self.was_connected) = (false, true);
         None
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     fn shown(name: &str, data: &str) -> String {
-        let event = sse::Event { name: name.to_owned(), data: data.to_owned() };
+        let event = sse::StreamEvent { name: name.to_owned(), data: data.to_owned() };
         render(&Sight::read(&event).unwrap().unwrap(), Paint::PLAIN, &TimeZone::UTC)
     }
 
@@ -236,14 +236,14 @@ mod tests {
             ),
             ("{}", r#"{"kind":"event"}"#),
         ] {
-            let event = sse::Event { name: "event".to_owned(), data: data.to_owned() };
+            let event = sse::StreamEvent { name: "event".to_owned(), data: data.to_owned() };
             assert_eq!(to_json_line(&event), expected);
         }
     }
 
     #[test]
-    fn what_a_newer_gateway_says_is_passed_over() {
-        let event = sse::Event { name: "weather".to_owned(), data: "{}".to_owned() };
+    fn unknown_messages_of_a_newer_gateway_are_skipped() {
+        let event = sse::StreamEvent { name: "weather".to_owned(), data: "{}".to_owned() };
         assert!(Sight::read(&event).unwrap().is_none());
     }
 }

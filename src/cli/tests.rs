@@ -14,7 +14,7 @@ fn the_command_line_is_sound() {
 }
 
 #[test]
-fn what_the_help_promises_parses() {
+fn examples_in_the_help_parse() {
     let id = "01ka0000000000000000000000";
     for line in [
         "apply acme.yaml --prune --yes",
@@ -63,7 +63,7 @@ fn what_the_help_promises_parses() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn contradictory_flags_are_refused() {
     for line in [
         "emit",
         "emit bad/type",

@@ -10,7 +10,7 @@ use super::{json::Json, output::Paint};
 use crate::model::{Class, DeliveryState};
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Event {
+pub struct StoredEventView {
     pub id: String,
     #[serde(rename = "type")]
     pub event_type: String,
@@ -61,12 +61,12 @@ pub struct Delivery {
     #[serde(default)]
     pub due: Option<Timestamp>,
     #[serde(default)]
-    pub log: Vec<Entry>,
+    pub log: Vec<EntryView>,
 }
 
 /// A line of the activity log: an attempt, or how the delivery ended without one.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Entry {
+pub struct EntryView {
     pub at: Timestamp,
     /// Of the attempt; without it, no attempt was made.
     #[serde(default)]
@@ -91,7 +91,7 @@ pub struct Entry {
     pub ended: Option<DeliveryState>,
 }
 
-impl Entry {
+impl EntryView {
     /// How long the attempt took.
     pub fn duration(&self) -> Duration {
         let millis = self.duration_ms.unwrap_or_default();

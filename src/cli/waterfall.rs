@@ -7,14 +7,14 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::{
     json::Json,
     output::{self, Paint, clip, date_time, duration, plural},
-    views::{self, Delivery, Entry, Event, Skipped},
+    views::{self, Delivery, EntryView, Skipped, StoredEventView},
 };
 use crate::model::{Class, DeliveryState};
 
 const LONGEST_REASON: usize = 72;
 
 /// What happened to an event, as far as `now`.
-pub fn render(event: &Event, now: Timestamp, paint: Paint, zone: &TimeZone) -> String {
+pub fn render(event: &StoredEventView, now: Timestamp, paint: Paint, zone: &TimeZone) -> String {
     let mut text = format!("{}  {}\n", paint.bold(&event.event_type), paint.cyan(&event.id));
     let source = event.source.as_deref().unwrap_or("?");
     text.push_str(&format!("  received   {}  from {source}\n", date_time(event.received_at, zone)));
@@ -35,7 +35,7 @@ pub fn render(event: &Event, now: Timestamp, paint: Paint, zone: &TimeZone) -> S
     text
 }
 
-fn planned(event: &Event, paint: Paint) -> String {
+fn planned(event: &StoredEventView, paint: Paint) -> String {
     if !event.planned && event.deliveries.is_empty() {
         return paint.yellow("not yet planned: the pipeline has not come to it");
     }
@@ -70,7 +70,7 @@ pub fn delivery(it: &Delivery, since: Timestamp, now: Timestamp, paint: Paint) -
     if let Some(replay) = &it.replay {
         text.push_str(&format!("    {}\n", paint.dim(format_args!("made by replay {replay}"))));
     }
-    let longest = it.log.iter().map(Entry::duration).max().unwrap_or_default();
+    let longest = it.log.iter().map(EntryView::duration).max().unwrap_or_default();
     for entry in &it.log {
         text.push_str(&format!("    {}\n", line(entry, since, longest, paint)));
         if let Some(response) =
@@ -105,7 +105,7 @@ pub fn delivery(it: &Delivery, since: Timestamp, now: Timestamp, paint: Paint) -
 }
 
 /// `+5.1 s     ✘ attempt 1  ████  120 ms  503 Service Unavailable`
-fn line(it: &Entry, since: Timestamp, longest: Duration, paint: Paint) -> String {
+fn line(it: &EntryView, since: Timestamp, longest: Duration, paint: Paint) -> String {
     let offset = Duration::try_from(it.at.duration_since(since)).unwrap_or_default();
     let offset = format!("{:<10}", format!("+{}", duration(offset)));
     let outcome = clip(&views::outcome(it.status, &it.reason), LONGEST_REASON);
@@ -134,7 +134,7 @@ fn bar(took: Duration, longest: Duration, paint: Paint) -> String {
 }
 
 /// Payload and metadata, for `--body`.
-pub fn body(event: &Event) -> String {
+pub fn body(event: &StoredEventView) -> String {
     let indented = |name: &str, value: &Json| {
         let lines: Vec<_> = value.pretty().lines().map(|line| format!("    {line}\n")).collect();
         format!("\n  {name}\n{}", lines.concat())

@@ -56,7 +56,7 @@ impl ResourceFile {
     ) -> Result<Self> {
         // As the gateway reads it: `yes` is a text, and `true` is true.
         let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-        let tree: Spanned<Node> = match serde_saphyr::from_str_with_options(&text, options) {
+        let tree: Spanned<YamlNode> = match serde_saphyr::from_str_with_options(&text, options) {
             Ok(tree) => tree,
             Err(error) => {
                 let place = error.location().map(|it| (it.line() as usize, it.column() as usize));
@@ -69,9 +69,9 @@ impl ResourceFile {
             }
         };
         let mut reading =
-            Reading { places: BTreeMap::new(), wrong: Vec::new(), variable: &variable };
+            YamlReader { places: BTreeMap::new(), wrong: Vec::new(), variable: &variable };
         let resources = reading.value("", &tree);
-        let Reading { places, wrong, .. } = reading;
+        let YamlReader { places, wrong, .. } = reading;
         if !wrong.is_empty() {
             let lines: Vec<_> = wrong
                 .iter()
@@ -152,28 +152,28 @@ fn point_at(name: &str, text: &str, place: Option<(usize, usize)>, message: &str
     )
 }
 
-struct Reading<'a> {
+struct YamlReader<'a> {
     places: BTreeMap<String, (usize, usize)>,
     /// What is wrong, and where.
     wrong: Vec<(String, (usize, usize))>,
     variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
-impl Reading<'_> {
-    fn value(&mut self, path: &str, node: &Spanned<Node>) -> Value {
+impl YamlReader<'_> {
+    fn value(&mut self, path: &str, node: &Spanned<YamlNode>) -> Value {
         let place = (node.referenced.line() as usize, node.referenced.column() as usize);
         self.places.insert(path.to_owned(), place);
         match &node.value {
-            Node::Plain(value) => value.clone(),
-            Node::Text(text) => Value::String(self.fill(text, place)),
-            Node::List(items) => {
+            YamlNode::Plain(value) => value.clone(),
+            YamlNode::Text(text) => Value::String(self.fill(text, place)),
+            YamlNode::List(items) => {
                 let values = items
                     .iter()
                     .enumerate()
                     .map(|(index, item)| self.value(&format!("{path}[{index}]"), item));
                 Value::Array(values.collect())
             }
-            Node::Map(entries) => {
+            YamlNode::Map(entries) => {
                 let mut map = Map::new();
                 for (key, value) in entries {
                     let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -222,14 +222,14 @@ impl Reading<'_> {
 }
 
 /// YAML as JSON sees it, with the place of everything.
-enum Node {
+enum YamlNode {
     Plain(Value),
     Text(String),
-    List(Vec<Spanned<Node>>),
-    Map(Vec<(String, Spanned<Node>)>),
+    List(Vec<Spanned<YamlNode>>),
+    Map(Vec<(String, Spanned<YamlNode>)>),
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for YamlNode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(NodeVisitor)
     }
@@ -238,59 +238,59 @@ impl<'de> Deserialize<'de> for Node {
 struct NodeVisitor;
 
 impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
+    type Value = YamlNode;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a text, a number, true, false, null, a list or a mapping")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
-        Ok(Node::Plain(value.into()))
+    fn visit_bool<E>(self, value: bool) -> Result<YamlNode, E> {
+        Ok(YamlNode::Plain(value.into()))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-        Ok(Node::Plain(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<YamlNode, E> {
+        Ok(YamlNode::Plain(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        Ok(Node::Plain(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<YamlNode, E> {
+        Ok(YamlNode::Plain(value.into()))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Node, E> {
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<YamlNode, E> {
         let number = Number::from_f64(value).ok_or_else(|| E::custom("JSON has no such number"))?;
-        Ok(Node::Plain(Value::Number(number)))
+        Ok(YamlNode::Plain(Value::Number(number)))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
-        Ok(Node::Text(value.to_owned()))
+    fn visit_str<E>(self, value: &str) -> Result<YamlNode, E> {
+        Ok(YamlNode::Text(value.to_owned()))
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Plain(Value::Null))
+    fn visit_unit<E>(self) -> Result<YamlNode, E> {
+        Ok(YamlNode::Plain(Value::Null))
     }
 
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Plain(Value::Null))
+    fn visit_none<E>(self) -> Result<YamlNode, E> {
+        Ok(YamlNode::Plain(Value::Null))
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<YamlNode, D::Error> {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<YamlNode, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(Node::List(list))
+        Ok(YamlNode::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<YamlNode, A::Error> {
         let mut map = Vec::new();
         while let Some(entry) = entries.next_entry()? {
             map.push(entry);
         }
-        Ok(Node::Map(map))
+        Ok(YamlNode::Map(map))
     }
 }
 
@@ -298,7 +298,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
 mod tests {
     use serde_json::json;
 
-    use super::{super::error::Problem, *};
+    use super::{super::error::ProblemBody, *};
 
     fn parse(text: &str) -> Result<ResourceFile> {
         let variable = |name: &str| (name == "SECRET").then(|| "whsec_x: \"y\"".to_owned());
@@ -362,7 +362,7 @@ mod tests {
         let file = parse("version: 1\ndestinations:\n  - name: crm\n    url: ftp://x\n").unwrap();
         let body = br#"{"title":"The request is invalid","errors":[{"field":"destinations[0].url","rule":"an endpoint's scheme is `https` or `http`","found":"a string"},
             {"field":"destinations[0].secret.text","rule":"must be there","found":""}]}"#;
-        let text = message(file.explain(CliError::Refused(Problem::read(400, body))));
+        let text = message(file.explain(CliError::Refused(ProblemBody::read(400, body))));
         assert!(text.contains("a.yaml:4:10: destinations[0].url: an endpoint's scheme"), "{text}");
         assert!(text.contains("4 |     url: ftp://x\n   |          ^"), "{text}");
         assert!(text.contains("a.yaml:3:5: destinations[0].secret.text: must be there"), "{text}");

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use super::{Duty, Lease, MemberId, Share, View};
+use super::{ClusterSnapshot, Duty, Lease, MemberId, Share};
 
 /// What to do now. Nothing of it is sure: another node may be quicker.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,7 +15,7 @@ pub struct Decision {
 /// Decides for one node. Every share of a duty is to be held by a node that has the role for it, and each such
 /// node is to hold as many as the others, or one more. What is held well is left where it is: a
 /// node that comes takes only what makes it equal, and a node that goes moves only what it held.
-pub fn decide(me: MemberId, view: &View) -> Decision {
+pub fn decide(me: MemberId, view: &ClusterSnapshot) -> Decision {
     let mut decision = Decision::default();
     for duty in Duty::ALL {
         decide_duty(me, view, duty, &mut decision);
@@ -23,7 +23,7 @@ pub fn decide(me: MemberId, view: &View) -> Decision {
     decision
 }
 
-fn decide_duty(me: MemberId, view: &View, duty: Duty, decision: &mut Decision) {
+fn decide_duty(me: MemberId, view: &ClusterSnapshot, duty: Duty, decision: &mut Decision) {
     let role = duty.role();
     let able: Vec<MemberId> =
         view.members.iter().filter(|it| it.roles.contains(&role)).map(|it| it.id).collect();
@@ -75,15 +75,15 @@ mod tests {
     }
 
     /// All shares of both roles, none of them held.
-    fn fresh(members: Vec<Member>) -> View {
+    fn fresh(members: Vec<Member>) -> ClusterSnapshot {
         let of = |duty: Duty| (0..duty.shards(SHARDS)).map(move |shard| Share { duty, shard });
         let shares = Duty::ALL.into_iter().flat_map(of);
         let leases = shares.map(|share| Lease { share, holder: None, epoch: Epoch(0) }).collect();
-        View { members, leases, ..View::default() }
+        ClusterSnapshot { members, leases, ..ClusterSnapshot::default() }
     }
 
     /// Each node looks once, in turn, and does at once what it decided. Returns how many shares moved.
-    fn round(view: &mut View) -> usize {
+    fn round(view: &mut ClusterSnapshot) -> usize {
         let mut moved = 0;
         for me in view.members.iter().map(|it| it.id).collect::<Vec<_>>() {
             let decision = decide(me, view);
@@ -102,7 +102,7 @@ mod tests {
         moved
     }
 
-    fn settle(view: &mut View) -> usize {
+    fn settle(view: &mut ClusterSnapshot) -> usize {
         let mut moved = 0;
         for _ in 0..10 {
             match round(view) {
@@ -113,7 +113,7 @@ mod tests {
         panic!("it does not come to rest: {view:?}");
     }
 
-    fn counts(view: &View, duty: Duty) -> Vec<usize> {
+    fn counts(view: &ClusterSnapshot, duty: Duty) -> Vec<usize> {
         let held = |id| {
             let is_its = |it: &&Lease| it.share.duty == duty && it.holder == Some(id);
             view.leases.iter().filter(is_its).count()
@@ -157,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_comes_and_goes_every_share_is_held_and_nobody_has_two_more(
+        fn shares_stay_held_and_balanced_as_nodes_come_and_go(
             changes in prop::collection::vec((1_u128..8, any::<bool>()), 1..30),
         ) {
             let mut view = fresh(vec![member(100, &WORKING)]);

@@ -16,10 +16,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use decide::{Decision, decide};
-pub use run::{Handles, Node, Parts};
+pub use run::{Handles, NodeLoop, Parts};
 
 pub use crate::store::{
-    Duty, Epoch, Held, Holding, Lease, Member, MemberId, Role, Share, View, Working,
+    ClusterSnapshot, Duty, Epoch, HeldShares, Lease, LeaseSet, Member, MemberId, Role, Share,
+    WorkedShares,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,9 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::{Epoch, Held, Holding, Member, Options, Share, View, Working, decide};
+use super::{
+    ClusterSnapshot, Epoch, HeldShares, LeaseSet, Member, Options, Share, WorkedShares, decide,
+};
 use crate::store::{StoreError, postgres::PostgresStore};
 
 /// What the loop is given.
@@ -22,11 +24,11 @@ pub struct Parts {
 }
 
 /// One node of many.
-pub struct Node {
+pub struct NodeLoop {
     parts: Parts,
-    holding: watch::Sender<Holding>,
-    working: watch::Receiver<Held>,
-    view: watch::Sender<View>,
+    holding: watch::Sender<LeaseSet>,
+    working: watch::Receiver<HeldShares>,
+    view: watch::Sender<ClusterSnapshot>,
     /// Shares that are being given back, once the work on them has ended.
     leaving: BTreeMap<Share, Epoch>,
     is_silent: bool,
@@ -36,17 +38,17 @@ pub struct Node {
 #[derive(Clone)]
 pub struct Handles {
     /// What it holds: the stages are to work on just this.
-    pub holding: watch::Receiver<Holding>,
+    pub holding: watch::Receiver<LeaseSet>,
     /// Who lives, and who holds what, as the database said last.
-    pub view: watch::Receiver<View>,
-    pub working: Working,
+    pub view: watch::Receiver<ClusterSnapshot>,
+    pub working: WorkedShares,
 }
 
-impl Node {
+impl NodeLoop {
     pub fn new(parts: Parts) -> (Self, Handles) {
-        let (holding, holding_watch) = watch::channel(Holding::default());
-        let (view, view_watch) = watch::channel(View::default());
-        let working = Working::new();
+        let (holding, holding_watch) = watch::channel(LeaseSet::default());
+        let (view, view_watch) = watch::channel(ClusterSnapshot::default());
+        let working = WorkedShares::new();
         let node = Self {
             parts,
             holding,
@@ -58,7 +60,7 @@ impl Node {
         (node, Handles { holding: holding_watch, view: view_watch, working })
     }
 
-    /// Runs until it is told to stop; then it gives back what it holds, so that others need not wait.
+    /// Runs until it is stopped; then it gives back what it holds, so that others need not wait.
     pub async fn run(mut self) {
         let mut stop = self.parts.stop.clone();
         loop {
@@ -68,8 +70,8 @@ impl Node {
                 self.parts.me.roles.clear();
             }
             let begun = Instant::now();
-            let patience = self.parts.options.lease;
-            let done = tokio::time::timeout(patience, self.turn(begun)).await;
+            let timeout = self.parts.options.lease;
+            let done = tokio::time::timeout(timeout, self.turn(begun)).await;
             match done {
                 Ok(Ok(())) => self.is_silent = false,
                 Ok(Err(StoreError::Closed)) => break,
@@ -159,7 +161,7 @@ impl Node {
 
     /// A node that was silent for so long that another took its name has been replaced: it gives back whatever it
     /// holds, and works no more.
-    fn step_back(&mut self, view: &View) {
+    fn step_back(&mut self, view: &ClusterSnapshot) {
         let me = &mut self.parts.me;
         let Some(own) = view.members.iter().find(|it| it.id == me.id) else { return };
         if me.started_at == Timestamp::UNIX_EPOCH {
@@ -179,8 +181,8 @@ impl Node {
         }
     }
 
-    fn hold(&self, shares: Held, sure_until: Instant) {
-        self.holding.send_replace(Holding { shares, sure_until });
+    fn hold(&self, shares: HeldShares, sure_until: Instant) {
+        self.holding.send_replace(LeaseSet { shares, sure_until });
     }
 
     /// Gives back those on which no work is done any more.
@@ -197,7 +199,7 @@ impl Node {
         Ok(())
     }
 
-    fn tell(&self, view: &View) {
+    fn tell(&self, view: &ClusterSnapshot) {
         metrics::gauge!("tidegate_nodes").set(view.members.len() as f64);
         let holding = self.holding.borrow();
         for duty in super::Duty::ALL {

@@ -1,7 +1,7 @@
 //! API keys: what they look like, and how one is recognised without being kept.
 //!
 //! A key is `tg_`, 8 characters that may be shown, 43 that are the secret (32 random bytes), and 6
-//! that check the rest: scanners and typing errors are told from keys without asking anyone. Since
+//! that check the rest: scanners and typing errors are distinguished from keys without asking anyone. Since
 //! 32 random bytes cannot be guessed, a fast keyed hash is enough to keep.
 
 use subtle::ConstantTimeEq as _;

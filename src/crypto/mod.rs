@@ -14,4 +14,4 @@ pub use api_key::{AdminKey, KeyHasher, PlainKey};
 pub use mac::Sha256Key;
 pub use pseudonym::{Pseudonym, Pseudonyms};
 pub use random::{Random, SeededRandom, SystemRandom};
-pub use vault::{Context, Field, Vault, VaultError};
+pub use vault::{SealContext, SecretField, Vault, VaultError};

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::{
-    Destination, Outlets, Preview,
+    DestinationClient, Outlets, Preview,
     egress::Egress,
     webhook::{Webhook, refused},
 };
@@ -22,13 +22,13 @@ pub struct Directory {
     catalog: watch::Receiver<Arc<Catalog>>,
     vault: Arc<Vault>,
     egress: Egress,
-    built: Mutex<IdMap<DestinationId, Built>>,
+    built: Mutex<IdMap<DestinationId, BuiltClient>>,
 }
 
-struct Built {
+struct BuiltClient {
     /// What it was built from. A change in the catalogue makes another one.
     from: Arc<model::Destination>,
-    outlet: Arc<dyn Destination>,
+    outlet: Arc<dyn DestinationClient>,
 }
 
 impl Directory {
@@ -57,7 +57,7 @@ impl Directory {
     }
 
     /// The destination as it would be built, for a test event before it is saved.
-    pub fn build(&self, destination: &model::Destination) -> Arc<dyn Destination> {
+    pub fn build(&self, destination: &model::Destination) -> Arc<dyn DestinationClient> {
         match &destination.connection {
             Connection::Webhook(_) => match Webhook::new(destination, &self.vault, &self.egress) {
                 Ok(webhook) => Arc::new(webhook),
@@ -68,7 +68,7 @@ impl Directory {
 }
 
 impl Outlets for Directory {
-    fn get(&self, id: DestinationId) -> Option<Arc<dyn Destination>> {
+    fn get(&self, id: DestinationId) -> Option<Arc<dyn DestinationClient>> {
         let catalog = self.catalog.borrow().clone();
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(now) = catalog.destinations.get(&id) else {
@@ -81,7 +81,7 @@ impl Outlets for Directory {
         // A change is rare: a good moment to let go of what was deleted and never asked for again.
         built.retain(|id, _| catalog.destinations.contains_key(id));
         let outlet = self.build(now);
-        built.insert(id, Built { from: now.clone(), outlet: outlet.clone() });
+        built.insert(id, BuiltClient { from: now.clone(), outlet: outlet.clone() });
         Some(outlet)
     }
 }
@@ -93,7 +93,7 @@ struct Unusable {
 }
 
 #[async_trait]
-impl Destination for Unusable {
+impl DestinationClient for Unusable {
     fn kind(&self) -> &'static str {
         self.kind
     }

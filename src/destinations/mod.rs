@@ -21,7 +21,7 @@ pub use directory::Directory;
 /// how often is the dispatcher's business, so a new kind of destination is one file that knows its
 /// protocol and nothing else.
 #[async_trait]
-pub trait Destination: Send + Sync {
+pub trait DestinationClient: Send + Sync {
     /// The word that chooses this kind in the configuration, e.g. `webhook`.
     fn kind(&self) -> &'static str;
 
@@ -58,5 +58,5 @@ pub struct Preview {
 /// Where the dispatcher gets its destinations from.
 pub trait Outlets: Send + Sync {
     /// The destination as the catalogue has it now. `None` when it was deleted.
-    fn get(&self, id: DestinationId) -> Option<Arc<dyn Destination>>;
+    fn get(&self, id: DestinationId) -> Option<Arc<dyn DestinationClient>>;
 }

@@ -10,36 +10,36 @@ use tokio::sync::mpsc;
 
 use super::{
     budget::Budget,
-    calls::warn,
-    hands::{Report, failure},
+    executor::{Completion, failure},
     later,
     outgoing::Outgoing,
+    store_calls::warn,
 };
 use crate::{
     clock::Clock,
-    destinations::Destination,
+    destinations::DestinationClient,
     model::{Class, DeliverySeq, DestinationId, Lane, Message, Owed},
     store::{Store, StoreError},
 };
 
 /// What the loop says to a batch that is under way.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Order {
+pub enum BatchCommand {
     GoOn,
     Leave,
 }
 
 /// One batch. Whatever happens, a panic included, it ends with [`Report::BatchOver`].
-pub struct Job {
+pub struct BatchJob {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
-    pub reports: mpsc::UnboundedSender<Report>,
+    pub reports: mpsc::UnboundedSender<Completion>,
     pub outgoing: Arc<Outgoing>,
-    pub orders: mpsc::UnboundedReceiver<Order>,
-    pub outlet: Option<Arc<dyn Destination>>,
+    pub orders: mpsc::UnboundedReceiver<BatchCommand>,
+    pub outlet: Option<Arc<dyn DestinationClient>>,
     pub budget: Arc<Budget>,
     /// The pause after the store has failed.
-    pub patience: Duration,
+    pub timeout: Duration,
     pub destination: DestinationId,
     pub number: u32,
     /// Of payloads in one request.
@@ -57,7 +57,7 @@ pub struct Job {
 const FIRST_CALL: usize = 16;
 const LONGEST_CALL: usize = 256;
 
-impl Job {
+impl BatchJob {
     pub async fn run(mut self) {
         let mut missing = Vec::new();
         if !self.load(&mut missing).await {
@@ -78,7 +78,7 @@ impl Job {
         }
         if !left.is_empty() || !missing.is_empty() {
             let (destination, batch) = (self.destination, self.number);
-            let _ = self.reports.send(Report::Cut { destination, batch, left, missing });
+            let _ = self.reports.send(Completion::Cut { destination, batch, left, missing });
         }
         self.send_parts(&owed).await;
     }
@@ -96,7 +96,7 @@ impl Job {
                 None => failure(Class::Config, "the destination is not there any more"),
             };
             self.report_part(outcome);
-            if self.parts.is_empty() || self.orders.recv().await != Some(Order::GoOn) {
+            if self.parts.is_empty() || self.orders.recv().await != Some(BatchCommand::GoOn) {
                 return;
             }
         }
@@ -110,7 +110,7 @@ impl Job {
         let weight = withheld.iter().map(Message::weight).sum();
         self.budget.give_back(self.destination, weight);
         let owed = withheld.iter().filter_map(|it| owed.get(&it.seq)).copied().collect();
-        let _ = self.reports.send(Report::WithheldTogether { batch: self.number, owed });
+        let _ = self.reports.send(Completion::WithheldTogether { batch: self.number, owed });
     }
 
     fn report_part(&mut self, outcome: crate::model::Outcome) {
@@ -119,7 +119,7 @@ impl Job {
         let weight = messages.iter().map(Message::weight).sum();
         self.budget.give_back(self.destination, weight);
         let (destination, batch) = (self.destination, self.number);
-        let _ = self.reports.send(Report::PartEnded { destination, batch, messages, outcome });
+        let _ = self.reports.send(Completion::PartEnded { destination, batch, messages, outcome });
     }
 
     /// Brings into memory what one request may carry; the rest stays in `todo`. `false`: it is to end.
@@ -161,12 +161,12 @@ impl Job {
             match self.store.messages(&wanted).await {
                 Ok(messages) => break messages,
                 Err(StoreError::Closed) => {
-                    let _ = self.reports.send(Report::Closed);
+                    let _ = self.reports.send(Completion::Closed);
                     return false;
                 }
                 Err(error) => warn(&error, "cannot read what is to be sent"),
             }
-            let until = later(self.clock.now(), self.patience);
+            let until = later(self.clock.now(), self.timeout);
             tokio::select! {
                 () = self.clock.sleep_until(until) => (),
                 _ = self.orders.recv() => return false,
@@ -192,7 +192,7 @@ impl Job {
     }
 }
 
-impl Drop for Job {
+impl Drop for BatchJob {
     fn drop(&mut self) {
         if !self.sending.is_empty() {
             self.report_part(failure(Class::Unknown, "the attempt broke off"));
@@ -204,7 +204,7 @@ impl Drop for Job {
         self.budget.give_back(self.destination, weight);
         messages.extend(std::mem::take(&mut self.todo).into_iter().filter_map(|(_, it)| it));
         let (destination, batch) = (self.destination, self.number);
-        let _ = self.reports.send(Report::BatchOver { destination, batch, messages });
+        let _ = self.reports.send(Completion::BatchOver { destination, batch, messages });
     }
 }
 

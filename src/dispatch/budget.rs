@@ -12,11 +12,11 @@ use crate::model::DestinationId;
 pub struct Budget {
     of_one: usize,
     of_all: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<BytesTaken>,
 }
 
 #[derive(Default)]
-struct Taken {
+struct BytesTaken {
     lines: HashMap<DestinationId, usize>,
     all: usize,
 }
@@ -53,7 +53,7 @@ impl Budget {
         }
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+    fn taken(&self) -> MutexGuard<'_, BytesTaken> {
         // Nothing that holds the lock can panic half-way.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }

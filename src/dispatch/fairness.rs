@@ -19,26 +19,26 @@ const LINE_SHARE: usize = 10;
 /// The destinations that could start an attempt now, by their numbers, in the order of their turns.
 #[derive(Debug, Default)]
 pub struct Rounds {
-    projects: Vec<Project>,
+    projects: Vec<ProjectRound>,
     numbers: IdMap<ProjectId, usize>,
     ring: VecDeque<usize>,
-    lines: Vec<Place>,
+    lines: Vec<RoundPosition>,
     /// Projects that rest until so many places are free.
     resting: BTreeSet<(usize, usize)>,
 }
 
 #[derive(Debug, Default)]
-struct Project {
+struct ProjectRound {
     ring: VecDeque<usize>,
     /// Destinations that rest until there is so much headroom.
     resting: BTreeSet<(usize, usize)>,
     deficit: u32,
     in_flight: usize,
-    state: State,
+    state: RoundState,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum State {
+enum RoundState {
     /// Nothing of it can start.
     #[default]
     Out,
@@ -48,7 +48,7 @@ enum State {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Place {
+struct RoundPosition {
     project: usize,
     deficit: u32,
     in_flight: usize,
@@ -57,13 +57,13 @@ struct Place {
     resting: Option<usize>,
 }
 
-impl Project {
+impl ProjectRound {
     fn headroom(&self, free: usize) -> usize {
         (PROJECT_SHARE * free).saturating_sub(self.in_flight)
     }
 }
 
-impl Place {
+impl RoundPosition {
     /// The headroom that it needs for one more.
     fn needed(&self) -> usize {
         if self.in_flight == 0 { 1 } else { LINE_SHARE * (self.in_flight + 1) }
@@ -76,10 +76,10 @@ impl Rounds {
         let fresh = self.projects.len();
         let number = *self.numbers.entry(project).or_insert(fresh);
         if number == fresh {
-            self.projects.push(Project::default());
+            self.projects.push(ProjectRound::default());
         }
         if self.lines.len() <= line {
-            self.lines.resize(line + 1, Place::default());
+            self.lines.resize(line + 1, RoundPosition::default());
         }
         let place = &mut self.lines[line];
         // What is in flight or queued under the former project stays there to its end.
@@ -183,7 +183,7 @@ impl Rounds {
             project.resting.remove(&(needed, line));
             project.ring.push_back(line);
         }
-        if matches!(project.state, State::Resting(_)) {
+        if matches!(project.state, RoundState::Resting(_)) {
             self.rouse(number);
         }
     }
@@ -200,20 +200,20 @@ impl Rounds {
             Some(headroom) => {
                 let needed = (project.in_flight + headroom).div_ceil(PROJECT_SHARE);
                 self.resting.insert((needed, number));
-                State::Resting(needed)
+                RoundState::Resting(needed)
             }
-            None => State::Out,
+            None => RoundState::Out,
         };
     }
 
     fn rouse(&mut self, number: usize) {
         let project = &mut self.projects[number];
         match project.state {
-            State::Queued => return,
-            State::Resting(needed) => drop(self.resting.remove(&(needed, number))),
-            State::Out => (),
+            RoundState::Queued => return,
+            RoundState::Resting(needed) => drop(self.resting.remove(&(needed, number))),
+            RoundState::Out => (),
         }
-        project.state = State::Queued;
+        project.state = RoundState::Queued;
         self.ring.push_back(number);
     }
 }
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_never_takes_every_place() {
+    fn hanging_destinations_never_take_every_slot() {
         let (mut rounds, mut in_flight) = (Rounds::default(), 0);
         hang(&mut rounds, &mut in_flight, 0..20, 1);
         assert!((40..=80).contains(&in_flight), "{in_flight}");
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rests_goes_on_when_places_become_free() {
+    fn resting_destinations_resume_when_slots_free_up() {
         let (mut rounds, mut in_flight) = (Rounds::default(), 0);
         hang(&mut rounds, &mut in_flight, 0..20, 1);
         let before = in_flight;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{LineStatus, Lost, Status, outgoing::Outgoing};
+use super::{DispatcherStatus, LineStatus, Spilled, outgoing::Outgoing};
 use crate::model::{DestinationId, Owed, Person, ProjectId};
 
 /// Speaks to the dispatcher. Cheap to clone. When the dispatcher has ended, nothing happens and
@@ -13,19 +13,19 @@ use crate::model::{DestinationId, Owed, Person, ProjectId};
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     /// So nobody counts as a watcher who only looks now and then.
-    pub(super) status: Arc<watch::Sender<Status>>,
+    pub(super) status: Arc<watch::Sender<DispatcherStatus>>,
     pub(super) outgoing: Arc<Outgoing>,
 }
 
 pub(super) enum Command {
     Cancel(Vec<Owed>),
-    Spilled(Lost),
+    Spilled(Spilled),
     Poke(DestinationId),
     /// Another node has said so.
-    Heard(Lost),
+    Heard(Spilled),
     Anew,
     Line(DestinationId, oneshot::Sender<Option<LineStatus>>),
-    Idle(oneshot::Sender<Status>),
+    Idle(oneshot::Sender<DispatcherStatus>),
 }
 
 impl Handle {
@@ -41,7 +41,7 @@ impl Handle {
     }
 
     /// The store owes more than the hints said, e.g. replays: to be read from there.
-    pub async fn spilled(&self, lost: Lost) {
+    pub async fn spilled(&self, lost: Spilled) {
         let _ = self.commands.send(Command::Spilled(lost)).await;
     }
 
@@ -51,13 +51,13 @@ impl Handle {
         let _ = self.commands.send(Command::Poke(destination)).await;
     }
 
-    /// Another node has told what the store owes since lately.
-    pub async fn heard(&self, lost: Lost) {
+    /// Another node has announced what the store owes since lately.
+    pub async fn heard(&self, lost: Spilled) {
         let _ = self.commands.send(Command::Heard(lost)).await;
     }
 
     /// Anything may have happened of which nothing was heard: all is to be read from the store.
-    pub async fn anew(&self) {
+    pub async fn replanned(&self) {
         let _ = self.commands.send(Command::Anew).await;
     }
 
@@ -68,19 +68,19 @@ impl Handle {
         answered.await.ok().flatten()
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> DispatcherStatus {
         *self.status.borrow()
     }
 
     /// Sees each change of the status.
-    pub fn watch(&self) -> watch::Receiver<Status> {
+    pub fn watch(&self) -> watch::Receiver<DispatcherStatus> {
         self.status.subscribe()
     }
 
     /// Waits until nothing is under way and nothing more happens at the clock's present time: every
     /// hint that was sent is taken in, every attempt has ended, every settlement is on disk. A test
     /// then sets its clock to `next_due`, and waits again.
-    pub async fn idle(&self) -> Status {
+    pub async fn idle(&self) -> DispatcherStatus {
         let (answer, answered) = oneshot::channel();
         let _ = self.commands.send(Command::Idle(answer)).await;
         answered.await.unwrap_or_else(|_| self.status())

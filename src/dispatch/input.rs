@@ -1,10 +1,10 @@
-//! What the scheduler is told, and what it answers.
+//! What the scheduler is given, and what it answers.
 
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::lost::Lost;
+use super::spilled::Spilled;
 use crate::{
     model::{DeliverySeq, Destination, DestinationId, Outcome, Owed},
     store::{OwedQuery, Settlement},
@@ -22,7 +22,7 @@ pub enum Input {
     /// The store has just taken these on. Whole events, in accept order, each once.
     Planned(Vec<Owed>),
     /// The store has taken these on, and does not hand them over: hints that were dropped, replays.
-    Spilled(Lost),
+    Spilled(Spilled),
     Finished {
         destination: DestinationId,
         delivery: DeliverySeq,
@@ -65,7 +65,7 @@ pub enum Input {
     /// These settlements are on disk.
     Settled(Vec<(DestinationId, DeliverySeq)>),
     /// These settlements will never be on disk: another node had taken over. What the store owes is to
-    /// be read anew.
+    /// be read again.
     Refused(Vec<(DestinationId, DeliverySeq)>),
     /// Another node delivers to these from now on. What is in flight ends.
     Left(Vec<DestinationId>),

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_leaves_nothing_behind() {
+    fn taken_messages_leave_nothing_behind() {
         let mut messages = Messages::new(1 << 20);
         for number in 1..=10_000 {
             messages.keep(message(number));

@@ -9,19 +9,19 @@ mod pace;
 mod schedules;
 mod retry;
 mod fairness;
-mod lost;
-mod line;
+mod spilled;
+mod queue;
 mod input;
 mod scheduler;
 mod messages;
 mod budget;
-mod calls;
+mod store_calls;
 mod batches;
 mod meters;
 mod outgoing;
 mod attempt;
 mod handle;
-mod hands;
+mod executor;
 mod owned;
 mod run;
 
@@ -33,11 +33,11 @@ use serde::{Deserialize, Serialize};
 pub use batches::split;
 pub use handle::Handle;
 pub use input::{Action, Input};
-pub use lost::{Lost, Missed};
 pub use owned::Shares;
 pub use run::{Parts, Runner, runner};
 pub use scheduler::Scheduler;
-pub use status::{BreakerState, LineStatus, Status};
+pub use spilled::{Spilled, SpilledRange};
+pub use status::{BreakerState, DispatcherStatus, LineStatus};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

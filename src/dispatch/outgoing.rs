@@ -5,20 +5,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::{
-    catalog::{Catalog, OfCatalog},
+    catalog::{Catalog, CatalogDerived},
     model::{DeliverySeq, Event, Forgotten, IdMap, Message, Person, ProjectId, SourceId},
 };
 
 /// Every message passes here before it goes out. It is noted first and looked at then; so whoever keeps a
 /// deletion first and counts then either finds a message here or knows that it was held back.
 pub struct Outgoing {
-    forgotten: OfCatalog<Forgotten>,
+    forgotten: CatalogDerived<Forgotten>,
     under_way: Mutex<IdMap<DeliverySeq, Arc<Event>>>,
 }
 
 impl Outgoing {
     pub fn new(catalog: watch::Receiver<Arc<Catalog>>) -> Self {
-        let forgotten = OfCatalog::new(catalog, |it, _| {
+        let forgotten = CatalogDerived::new(catalog, |it, _| {
             Forgotten::of(it.deletions.values().map(AsRef::as_ref))
         });
         Self { forgotten, under_way: Mutex::default() }

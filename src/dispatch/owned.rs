@@ -17,27 +17,27 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::{Lost, Missed, Runner, hands::Report, input::Input, later};
+use super::{Runner, Spilled, SpilledRange, executor::Completion, input::Input, later};
 use crate::{
-    catalog::Registrar,
+    catalog::CatalogWriter,
     clock::Clock,
     model::{DeliverySeq, DestinationId, Owed},
     store::{
-        Duty, Epoch, Holding, Order, Share, Store as _, StoreError, Word, Working,
-        postgres::PostgresStore,
+        ClusterCommand, Duty, Epoch, LeaseSet, NodeMessage, Share, Store as _, StoreError,
+        WorkedShares, postgres::PostgresStore,
     },
 };
 
 /// How long what is in flight may hold up that a share is given back.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the loop is given where several nodes share the work.
 pub struct Shares {
     pub store: Arc<PostgresStore>,
     /// What this node holds.
-    pub holding: watch::Receiver<Holding>,
+    pub holding: watch::Receiver<LeaseSet>,
     /// Where it says what it works on.
-    pub working: Working,
+    pub working: WorkedShares,
 }
 
 /// The shares of this loop.
@@ -51,11 +51,11 @@ pub struct Owned {
 struct State {
     epoch: Epoch,
     /// What was heard of its destinations while it is not known who is owed something.
-    learning: Option<Lost>,
+    learning: Option<Spilled>,
 }
 
 /// Who is owed something in shares that came. `None`: the store is closed.
-pub struct Learned {
+pub struct OwedShares {
     shares: Vec<(u16, Epoch)>,
     owed: Option<Vec<DestinationId>>,
 }
@@ -82,14 +82,14 @@ impl Owned {
     }
 
     /// Tells other nodes of what is theirs.
-    fn tell(&self, lost: &Lost) {
+    fn tell(&self, lost: &Spilled) {
         if !lost.0.is_empty() {
-            self.parts.store.tell(Word::Owed(lost.to_tell()));
+            self.parts.store.tell(NodeMessage::Owed(lost.to_tell()));
         }
     }
 
     /// Notes what was missed of a share that is being learned. `false`: it is no such share.
-    fn note(&mut self, destination: DestinationId, missed: Missed) -> bool {
+    fn note(&mut self, destination: DestinationId, missed: SpilledRange) -> bool {
         let shard = self.shard(destination);
         let learning = self.held.get_mut(&shard).and_then(|it| it.learning.as_mut());
         learning.map(|it| it.miss(destination, missed)).is_some()
@@ -106,7 +106,7 @@ impl Runner {
     fn learn_shares(&mut self, now: Timestamp) {
         let Some(owned) = &mut self.owned else { return };
         let holding = owned.parts.holding.borrow_and_update().clone();
-        self.hands.be_sure_until(holding.sure_until);
+        self.executor.be_sure_until(holding.sure_until);
         let ours = |(share, epoch): (&Share, &Epoch)| {
             (share.duty == Duty::Dispatch).then_some((share.shard, *epoch))
         };
@@ -125,19 +125,20 @@ impl Runner {
         for (shard, epoch) in wanted {
             let is_free = !owned.held.contains_key(&shard) && !owned.leaving.contains_key(&shard);
             if is_free && !is_stopping {
-                let learning = Some(Lost::default());
+                let learning = Some(Spilled::default());
                 owned.held.insert(shard, State { epoch, learning });
                 owned.parts.working.begin(Share { duty: Duty::Dispatch, shard }, epoch);
                 gained.push((shard, epoch));
             }
         }
         if !gained.is_empty() {
-            let (store, registrar) = (owned.parts.store.clone(), self.hands.registrar());
+            let (store, catalog_writer) =
+                (owned.parts.store.clone(), self.executor.catalog_writer());
             let (clock, pause) = (self.clock.clone(), self.retry_store_after);
-            let reports = self.hands.reports();
+            let reports = self.executor.reports();
             tokio::spawn(async move {
-                let learned = learn(&store, &registrar, clock.as_ref(), pause, gained).await;
-                let _ = reports.send(Report::Learned(learned));
+                let learned = learn(&store, &catalog_writer, clock.as_ref(), pause, gained).await;
+                let _ = reports.send(Completion::Learned(learned));
             });
         }
     }
@@ -156,7 +157,7 @@ impl Runner {
 
     /// Takes over how long this node is sure of what it holds, and starts what has waited for that.
     pub(super) fn shares_changed(&mut self, now: Timestamp) {
-        let was_unsure = self.hands.is_unsure();
+        let was_unsure = self.executor.is_unsure();
         self.learn_shares(now);
         if was_unsure {
             self.step(now, Input::Tick);
@@ -187,15 +188,15 @@ impl Runner {
             }
         }
         let left: Vec<DestinationId> = all.values().flatten().copied().collect();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         for (shard, destinations) in all {
             owned.held.remove(&shard);
             owned.leaving.insert(shard, (destinations, until));
         }
         let Some(owned) = &self.owned else { return };
         self.destinations.retain(|it, _| !shards.contains(&owned.shard(*it)));
-        self.hands.leave(&left);
-        // First, so that nothing that is given back begins anew.
+        self.executor.leave(&left);
+        // First, so that nothing that is given back begins again.
         self.step(now, Input::Left(left));
         self.give_back(now);
     }
@@ -215,13 +216,13 @@ impl Runner {
     }
 
     /// Begins the shares of which it is known now who is owed something.
-    pub(super) fn learned(&mut self, learned: Learned, now: Timestamp) {
+    pub(super) fn learned(&mut self, learned: OwedShares, now: Timestamp) {
         let Some(owned) = &mut self.owned else { return };
         let Some(owed) = learned.owed else {
             self.is_over = true;
             return;
         };
-        let mut heard = Lost::default();
+        let mut heard = Spilled::default();
         let mut fresh = Vec::new();
         for (shard, epoch) in learned.shares {
             let state = owned.held.get_mut(&shard).filter(|it| it.epoch == epoch);
@@ -235,7 +236,7 @@ impl Runner {
         let owed: Vec<DestinationId> = owed.into_iter().filter(is_fresh).collect();
         let back: Vec<DestinationId> = self.scheduler.destinations().filter(is_fresh).collect();
         for destination in &back {
-            self.hands.come_back(*destination);
+            self.executor.come_back(*destination);
         }
         self.step(now, Input::Back(back));
         self.learn_catalog();
@@ -243,12 +244,12 @@ impl Runner {
         self.miss(heard, now);
     }
 
-    /// The store owes more than was said. What is not this node's is told to the others; what nobody
+    /// The store owes more than was said. What is not this node's is announced to the others; what nobody
     /// knows yet is looked up in the resources first: a destination that is not among them is deleted.
-    pub(super) fn miss(&mut self, lost: Lost, now: Timestamp) {
+    pub(super) fn miss(&mut self, lost: Spilled, now: Timestamp) {
         let Some(owned) = &mut self.owned else { return self.step(now, Input::Spilled(lost)) };
         let (mut ours, mut theirs, mut unknown) =
-            (Lost::default(), Lost::default(), Lost::default());
+            (Spilled::default(), Spilled::default(), Spilled::default());
         for (destination, missed) in lost.0 {
             if self.destinations.contains_key(&destination) {
                 ours.miss(destination, missed);
@@ -264,7 +265,7 @@ impl Runner {
     }
 
     /// What another node has said is owed. What is not this node's, others have heard, too.
-    pub(super) fn hear(&mut self, mut lost: Lost, now: Timestamp) {
+    pub(super) fn hear(&mut self, mut lost: Spilled, now: Timestamp) {
         if let Some(owned) = &self.owned {
             lost.0.retain(|it, _| owned.held.contains_key(&owned.shard(*it)));
         }
@@ -272,22 +273,22 @@ impl Runner {
     }
 
     /// Looks up destinations that are not known.
-    fn refresh(&mut self, unknown: Lost) {
+    fn refresh(&mut self, unknown: Spilled) {
         if unknown.0.is_empty() {
             return;
         }
-        let (registrar, reports) = (self.hands.registrar(), self.hands.reports());
+        let (catalog_writer, reports) = (self.executor.catalog_writer(), self.executor.reports());
         let (clock, pause) = (self.clock.clone(), self.retry_store_after);
         tokio::spawn(async move {
-            refreshed(&registrar, clock.as_ref(), pause).await;
-            let _ = reports.send(Report::Refreshed(unknown));
+            refreshed(&catalog_writer, clock.as_ref(), pause).await;
+            let _ = reports.send(Completion::Refreshed(unknown));
         });
     }
 
     /// The resources are as new as what was said: who is not among them now is deleted.
-    pub(super) fn refreshed(&mut self, unknown: Lost, now: Timestamp) {
+    pub(super) fn refreshed(&mut self, unknown: Spilled, now: Timestamp) {
         self.learn_catalog_if_changed();
-        let (mut ours, mut others) = (Lost::default(), Lost::default());
+        let (mut ours, mut others) = (Spilled::default(), Spilled::default());
         for (destination, missed) in unknown.0 {
             let lost = if self.owns(destination) { &mut ours } else { &mut others };
             lost.miss(destination, missed);
@@ -301,25 +302,25 @@ impl Runner {
         if self.owned.is_none() {
             return self.step(now, Input::Planned(planned));
         }
-        let mut lost = Lost::default();
+        let mut lost = Spilled::default();
         let mut ours = Vec::with_capacity(planned.len());
         for owed in planned {
             if self.destinations.contains_key(&owed.destination) {
                 ours.push(owed);
             } else {
                 lost.note(&owed);
-                self.hands.forget(owed.seq);
+                self.executor.forget(owed.seq);
             }
         }
         self.step(now, Input::Planned(ours));
         self.miss(lost, now);
     }
 
-    /// Reads everything anew.
-    pub(super) fn anew(&mut self, now: Timestamp) {
-        let mut lost = Lost::default();
+    /// Reads everything again.
+    pub(super) fn replanned(&mut self, now: Timestamp) {
+        let mut lost = Spilled::default();
         for destination in self.destinations.keys() {
-            lost.miss(*destination, Missed::ANYTHING);
+            lost.miss(*destination, SpilledRange::ANYTHING);
         }
         self.step(now, Input::Spilled(lost));
     }
@@ -334,7 +335,10 @@ impl Runner {
             by_destination.entry(it.destination).or_default().push(it.seq);
         }
         self.order(
-            by_destination.into_iter().map(|(id, seqs)| (id, Order::Cancel(seqs))).collect(),
+            by_destination
+                .into_iter()
+                .map(|(id, seqs)| (id, ClusterCommand::Cancel(seqs)))
+                .collect(),
         );
     }
 
@@ -342,16 +346,16 @@ impl Runner {
         if self.owns(destination) {
             self.step(now, Input::Poke(destination));
         } else {
-            self.order(vec![(destination, Order::Poke(destination))]);
+            self.order(vec![(destination, ClusterCommand::Poke(destination))]);
         }
     }
 
-    fn order(&self, orders: Vec<(DestinationId, Order)>) {
+    fn order(&self, orders: Vec<(DestinationId, ClusterCommand)>) {
         let Some(owned) = self.owned.as_ref().filter(|_| !orders.is_empty()) else { return };
         let store = owned.parts.store.clone();
         tokio::spawn(async move {
             if let Err(error) = store.order(&orders).await {
-                super::calls::warn(&error, "another node could not be told what to do");
+                super::store_calls::warn(&error, "a command could not be sent to another node");
             }
         });
     }
@@ -360,34 +364,34 @@ impl Runner {
 /// Asks the store who is owed something, and the resources who they are.
 async fn learn(
     store: &PostgresStore,
-    registrar: &Registrar,
+    catalog_writer: &CatalogWriter,
     clock: &dyn Clock,
     pause: Duration,
     shares: Vec<(u16, Epoch)>,
-) -> Learned {
+) -> OwedShares {
     loop {
         match store.backlog().await {
             Ok(backlog) => {
                 let owed: Vec<DestinationId> = backlog.iter().map(|it| it.destination).collect();
-                let catalog = registrar.current();
+                let catalog = catalog_writer.current();
                 if owed.iter().any(|it| !catalog.destinations.contains_key(it)) {
-                    refreshed(registrar, clock, pause).await;
+                    refreshed(catalog_writer, clock, pause).await;
                 }
-                return Learned { shares, owed: Some(owed) };
+                return OwedShares { shares, owed: Some(owed) };
             }
-            Err(StoreError::Closed) => return Learned { shares, owed: None },
-            Err(error) => super::calls::warn(&error, "cannot read what is owed"),
+            Err(StoreError::Closed) => return OwedShares { shares, owed: None },
+            Err(error) => super::store_calls::warn(&error, "cannot read what is owed"),
         }
         clock.sleep_until(later(clock.now(), pause)).await;
     }
 }
 
 /// Returns when the resources are as new as the database has them.
-async fn refreshed(registrar: &Registrar, clock: &dyn Clock, pause: Duration) {
+async fn refreshed(catalog_writer: &CatalogWriter, clock: &dyn Clock, pause: Duration) {
     loop {
-        match registrar.refresh().await {
+        match catalog_writer.refresh().await {
             Ok(()) | Err(StoreError::Closed) => return,
-            Err(error) => super::calls::warn(&error, "cannot read the resources"),
+            Err(error) => super::store_calls::warn(&error, "cannot read the resources"),
         }
         clock.sleep_until(later(clock.now(), pause)).await;
     }

@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn it_is_halved_once_for_what_was_under_way_and_grows_by_one_a_window() {
         let mut pace = Pace::FULL;
-        // Sixteen at once are told to slow down.
+        // Sixteen at once are asked to slow down.
         for others in (0..16).rev() {
             pace.ended(&answer(429), others, 16);
         }

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     chance, earlier, later,
-    schedules::{Asked, HOUR, MINUTE, schedule},
+    schedules::{HOUR, MINUTE, RetryAfterRule, schedule},
 };
 use crate::model::{Class, Ended, Outcome, Owed, Policy, Retry, RetryOn, Standing};
 
@@ -30,7 +30,7 @@ const TIME_IS_OVER: &str = "the time for attempts is over";
 
 /// What follows from an attempt.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+pub enum RetryVerdict {
     /// Not before this time.
     Again(Timestamp),
     /// When its destination is enabled again.
@@ -115,12 +115,12 @@ pub fn is_about_content(outcome: &Outcome) -> bool {
 }
 
 /// What follows from an attempt that ended `now`. `owed` is the delivery as it stood before.
-pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> Verdict {
+pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> RetryVerdict {
     match outcome.class {
-        Class::Accepted => return Verdict::Ended(Ended::Delivered, ""),
-        Class::Gone => return Verdict::Held,
+        Class::Accepted => return RetryVerdict::Ended(Ended::Delivered, ""),
+        Class::Gone => return RetryVerdict::Held,
         // The reason of the outcome says it already.
-        Class::Abort => return Verdict::Ended(Ended::Dead, ""),
+        Class::Abort => return RetryVerdict::Ended(Ended::Dead, ""),
         Class::Status
         | Class::Timeout
         | Class::Dns
@@ -132,13 +132,13 @@ pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> 
         | Class::Unknown => (),
     }
     if !is_retried(policy.retry_on, outcome) {
-        return Verdict::Ended(Ended::Dead, "this is not retried");
+        return RetryVerdict::Ended(Ended::Dead, "this is not retried");
     }
     if owed.standing.entries >= MOST_ENTRIES {
-        return Verdict::Ended(Ended::Dead, LOG_IS_FULL);
+        return RetryVerdict::Ended(Ended::Dead, LOG_IS_FULL);
     }
     let Some(planned) = wait(&policy.retry, owed) else {
-        return Verdict::Ended(Ended::Dead, "no attempt is left");
+        return RetryVerdict::Ended(Ended::Dead, "no attempt is left");
     };
     let mut due = later(now, stretch(planned, &policy.retry, outcome));
     if let Some(end) = retried_until(policy, owed.accepted_at)
@@ -146,7 +146,7 @@ pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> 
     {
         due = end.checked_sub(LAST_CALL).unwrap_or(end);
         if due < later(now, SHORTEST_ASKED) {
-            return Verdict::Ended(Ended::Dead, TIME_IS_OVER);
+            return RetryVerdict::Ended(Ended::Dead, TIME_IS_OVER);
         }
     }
     if let Some(end) = expires_at(policy, owed.accepted_at)
@@ -154,10 +154,10 @@ pub fn next(policy: &Policy, owed: &Owed, outcome: &Outcome, now: Timestamp) -> 
     {
         due = end.checked_sub(LAST_CALL).unwrap_or(end);
         if due < later(now, SHORTEST_ASKED) {
-            return Verdict::Ended(Ended::Expired, "it expires before another attempt");
+            return RetryVerdict::Ended(Ended::Expired, "it expires before another attempt");
         }
     }
-    Verdict::Again(due)
+    RetryVerdict::Again(due)
 }
 
 /// Nothing was sent where the certificate or the address did not hold; that is neither a time-out nor
@@ -208,7 +208,7 @@ fn wait(retry: &Retry, owed: &Owed) -> Option<Duration> {
 fn stretch(planned: Duration, retry: &Retry, outcome: &Outcome) -> Duration {
     let asked = match retry {
         Retry::Preset(preset) => schedule(*preset).asked,
-        Retry::Waits(_) | Retry::Exponential(_) => Asked::Lengthens,
+        Retry::Waits(_) | Retry::Exponential(_) => RetryAfterRule::Lengthens,
     };
     let is_for_people = matches!(outcome.class, Class::Tls | Class::Denied | Class::Config);
     let wait = match is_for_people {
@@ -216,10 +216,10 @@ fn stretch(planned: Duration, retry: &Retry, outcome: &Outcome) -> Duration {
         false => planned,
     };
     match asked {
-        Asked::Lengthens => {
+        RetryAfterRule::Lengthens => {
             outcome.retry_after.map_or(wait, |it| wait.max(it.clamp(SHORTEST_ASKED, LONGEST_ASKED)))
         }
-        Asked::AtMostDoubles => {
+        RetryAfterRule::AtMostDoubles => {
             let is_busy = outcome.status == Some(429) || outcome.class == Class::Timeout;
             let wait = if is_busy { wait.max(Duration::from_secs(MINUTE)) } else { wait };
             outcome.retry_after.map_or(wait, |it| it.clamp(wait, wait * 2))
@@ -276,7 +276,7 @@ mod tests {
     #[track_caller]
     fn check(policy: &Policy, number: u16, outcome: &Outcome, expected: &str) {
         let actual = match next(policy, &owed(number - 1), outcome, Timestamp::UNIX_EPOCH) {
-            Verdict::Again(due) => {
+            RetryVerdict::Again(due) => {
                 let seconds = due.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64();
                 let bounds = expected.strip_prefix("in ").and_then(|it| it.split_once(".."));
                 let Some((low, high)) = bounds else { panic!("in {seconds} s, not {expected}") };
@@ -285,8 +285,8 @@ mod tests {
                 assert!(is_within, "in {seconds} s, not {expected}");
                 return;
             }
-            Verdict::Held => "held".to_owned(),
-            Verdict::Ended(ended, reason) => format!("{ended:?}: {reason}"),
+            RetryVerdict::Held => "held".to_owned(),
+            RetryVerdict::Ended(ended, reason) => format!("{ended:?}: {reason}"),
         };
         assert_eq!(actual, expected);
     }
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_retried_ends_as_dead_at_once() {
+    fn failures_without_retry_are_dead_at_once() {
         let answers = [
             (Class::Status, Some(301), [true, false, false]),
             (Class::Status, Some(400), [true, false, false]),
@@ -391,10 +391,10 @@ mod tests {
                 let policy = Policy { retry_on, ..Policy::default() };
                 let verdict =
                     next(&policy, &owed(0), &outcome(class, status, None), Timestamp::UNIX_EPOCH);
-                let is_retried = matches!(verdict, Verdict::Again(_));
+                let is_retried = matches!(verdict, RetryVerdict::Again(_));
                 assert_eq!(is_retried, expected, "{class:?} {status:?} with {retry_on:?}");
                 if !is_retried {
-                    assert_eq!(verdict, Verdict::Ended(Ended::Dead, "this is not retried"));
+                    assert_eq!(verdict, RetryVerdict::Ended(Ended::Dead, "this is not retried"));
                 }
             }
         }
@@ -408,7 +408,9 @@ mod tests {
             let mut owed = Owed { seq: DeliverySeq::new(EventSeq(event), 0), ..owed(0) };
             let mut now = accepted_at;
             // Every attempt takes its five seconds.
-            while let Verdict::Again(due) = next(&policy, &owed, &failed, later(now, SECONDS_5)) {
+            while let RetryVerdict::Again(due) =
+                next(&policy, &owed, &failed, later(now, SECONDS_5))
+            {
                 now = due;
                 owed.standing.attempts += 1;
                 assert_eq!(too_late(&policy, &owed, now), None);

@@ -10,17 +10,17 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Action, Input, Lost, Options, Scheduler, Status,
-    batches::Order,
+    Action, DispatcherStatus, Input, Options, Scheduler, Spilled,
+    batches::BatchCommand,
     budget::Budget,
+    executor::{Completion, Executor},
     handle::{Command, Handle},
-    hands::{Hands, Report},
     messages::Messages,
     meters::{Meters, watch_backlog},
     owned::{Owned, Shares},
 };
 use crate::{
-    catalog::{Catalog, Registrar},
+    catalog::{Catalog, CatalogWriter},
     clock::{Clock, Watch},
     destinations::Outlets,
     hint::{self, Hint},
@@ -33,10 +33,10 @@ use crate::{
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     pub outlets: Arc<dyn Outlets>,
     /// What is owed since the start, in accept order.
-    pub hints: hint::Receiver<Vec<(Owed, Message)>, Lost>,
+    pub hints: hint::Receiver<Vec<(Owed, Message)>, Spilled>,
     pub tail: Tail,
     /// Where several nodes share the work. `None`: this one delivers to all destinations.
     pub shares: Option<Shares>,
@@ -47,25 +47,25 @@ pub struct Parts {
     pub options: Options,
 }
 
-/// Delivers until it is told to stop.
+/// Delivers until it is stopped.
 pub struct Runner {
     pub(super) clock: Arc<dyn Clock>,
     watch: Watch,
     set_back: SignedDuration,
     store: Arc<dyn Store>,
     catalog: watch::Receiver<Arc<Catalog>>,
-    hints: hint::Receiver<Vec<(Owed, Message)>, Lost>,
+    hints: hint::Receiver<Vec<(Owed, Message)>, Spilled>,
     commands: mpsc::Receiver<Command>,
     stop: watch::Receiver<bool>,
     /// Never more than what is in flight, unsettled and being read.
-    reports: mpsc::UnboundedReceiver<Report>,
+    reports: mpsc::UnboundedReceiver<Completion>,
     pub(super) scheduler: Scheduler,
-    pub(super) hands: Hands,
+    pub(super) executor: Executor,
     actions: Vec<Action>,
     pub(super) destinations: IdMap<DestinationId, Arc<Destination>>,
     alarm: Option<Alarm>,
-    status: Arc<watch::Sender<Status>>,
-    idlers: Vec<oneshot::Sender<Status>>,
+    status: Arc<watch::Sender<DispatcherStatus>>,
+    idlers: Vec<oneshot::Sender<DispatcherStatus>>,
     hints_are_open: bool,
     pub(super) is_stopping: bool,
     pub(super) is_over: bool,
@@ -81,8 +81,8 @@ const HINTS_AT_ONCE: usize = 16;
 
 /// What woke the loop.
 enum Wake {
-    Report(Option<Report>),
-    Hint(Option<Hint<Vec<(Owed, Message)>, Lost>>),
+    Report(Option<Completion>),
+    Hint(Option<Hint<Vec<(Owed, Message)>, Spilled>>),
     Command(Option<Command>),
     Catalog,
     Shares,
@@ -94,13 +94,13 @@ enum Wake {
 pub fn runner(parts: Parts) -> (Runner, Handle) {
     const COMMANDS: usize = 256;
     let (command_sender, commands) = mpsc::channel(COMMANDS);
-    let status = Arc::new(watch::Sender::new(Status::default()));
+    let status = Arc::new(watch::Sender::new(DispatcherStatus::default()));
     let (report_sender, reports) = mpsc::unbounded_channel();
-    let catalog = parts.registrar.watch();
-    let hands = Hands::new(
+    let catalog = parts.catalog_writer.watch();
+    let executor = Executor::new(
         parts.store.clone(),
         parts.clock.clone(),
-        parts.registrar,
+        parts.catalog_writer,
         parts.outlets,
         parts.tail,
         report_sender,
@@ -109,7 +109,7 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         parts.options.retry_store_after,
         Budget::new(parts.options.line_bytes, parts.options.in_flight_bytes),
     );
-    let outgoing = hands.outgoing();
+    let outgoing = executor.outgoing();
     let runner = Runner {
         watch: Watch::new(parts.clock.as_ref()),
         set_back: parts.set_back,
@@ -122,7 +122,7 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
         reports,
         retry_store_after: parts.options.retry_store_after,
         scheduler: Scheduler::new(parts.options),
-        hands,
+        executor,
         actions: Vec::new(),
         destinations: IdMap::default(),
         alarm: None,
@@ -137,7 +137,7 @@ pub fn runner(parts: Parts) -> (Runner, Handle) {
 }
 
 impl Runner {
-    /// Runs until it is told to stop and everything in flight has ended and is on disk, or until
+    /// Runs until it is stopped and everything in flight has ended and is on disk, or until
     /// the store is closed. What is not delivered by then is owed at the next start.
     pub async fn run(mut self) {
         if !self.set_back.is_zero() {
@@ -174,7 +174,7 @@ impl Runner {
                 Wake::Stop => {
                     self.is_stopping = true;
                     self.step(now, Input::Stop);
-                    self.hands.stop();
+                    self.executor.stop();
                     self.give_back(now);
                 }
                 // The wait itself has marked the change as seen.
@@ -185,7 +185,7 @@ impl Runner {
             self.take_what_is_there(now);
             self.give_back(now);
             self.end_what_is_quiet();
-            self.hands.flush();
+            self.executor.flush();
             self.tell();
         }
         self.end_shares();
@@ -231,54 +231,56 @@ impl Runner {
         }
     }
 
-    fn report(&mut self, report: Report, now: Timestamp) {
+    fn report(&mut self, report: Completion, now: Timestamp) {
         match report {
-            Report::Attempted { destination, delivery, outcome, message } => {
-                self.hands.attempted(destination, message);
+            Completion::Attempted { destination, delivery, outcome, message } => {
+                self.executor.attempted(destination, message);
                 self.step(now, Input::Finished { destination, delivery, outcome });
             }
-            Report::Withheld { owed, message } => {
+            Completion::Withheld { owed, message } => {
                 let (destination, delivery) = (owed.destination, owed.seq);
-                self.hands.attempted(destination, Some(message));
+                self.executor.attempted(destination, Some(message));
                 // What is cancelled while it is under way ends so when it comes back.
                 self.step(now, Input::Cancel(vec![owed]));
                 self.step(now, Input::Returned { destination, delivery });
             }
-            Report::WithheldTogether { batch, owed } => self.withheld_together(batch, owed, now),
-            Report::PartEnded { destination, batch, outcome, messages } => {
-                let deliveries = messages.iter().map(|it| it.seq).collect();
-                self.hands.attempted_together(messages);
-                self.step(now, Input::PartEnded { destination, batch, deliveries, outcome });
-                self.hands.attempted_together(Vec::new());
+            Completion::WithheldTogether { batch, owed } => {
+                self.withheld_together(batch, owed, now)
             }
-            Report::Cut { destination, batch, left, missing } => {
+            Completion::PartEnded { destination, batch, outcome, messages } => {
+                let deliveries = messages.iter().map(|it| it.seq).collect();
+                self.executor.attempted_together(messages);
+                self.step(now, Input::PartEnded { destination, batch, deliveries, outcome });
+                self.executor.attempted_together(Vec::new());
+            }
+            Completion::Cut { destination, batch, left, missing } => {
                 self.step(now, Input::Cut { destination, batch, left, missing });
             }
-            Report::BatchOver { destination, batch, messages } => {
-                self.hands.batch_over(destination, batch, messages);
+            Completion::BatchOver { destination, batch, messages } => {
+                self.executor.batch_over(destination, batch, messages);
                 self.step(now, Input::BrokenOff { destination, batch });
             }
-            Report::Settled(settled) => {
-                self.hands.settled();
+            Completion::Settled(settled) => {
+                self.executor.settled();
                 self.step(now, Input::Settled(settled));
             }
-            Report::Refused { settled, refused } => {
-                self.hands.settled();
+            Completion::Refused { settled, refused } => {
+                self.executor.settled();
                 self.step(now, Input::Settled(settled));
                 self.step(now, Input::Refused(refused));
             }
-            Report::Learned(learned) => self.learned(learned, now),
-            Report::Refreshed(lost) => self.refreshed(lost, now),
-            Report::Refilled { destination, rows } => {
+            Completion::Learned(learned) => self.learned(learned, now),
+            Completion::Refreshed(lost) => self.refreshed(lost, now),
+            Completion::Refilled { destination, rows } => {
                 self.step(now, Input::Refilled { destination, rows });
             }
-            Report::Loaded { wanted, messages } => {
-                self.hands.loaded(wanted, messages);
+            Completion::Loaded { wanted, messages } => {
+                self.executor.loaded(wanted, messages);
                 self.give_back(now);
             }
-            Report::Disabled => self.hands.disabled(),
-            Report::Closed => self.is_over = true,
-            Report::Nudge => (),
+            Completion::Disabled => self.executor.disabled(),
+            Completion::Closed => self.is_over = true,
+            Completion::Nudge => (),
         }
     }
 
@@ -289,13 +291,13 @@ impl Runner {
         self.step(now, Input::Cut { destination, batch, left, missing: Vec::new() });
     }
 
-    fn hint(&mut self, hint: Hint<Vec<(Owed, Message)>, Lost>, now: Timestamp) {
+    fn hint(&mut self, hint: Hint<Vec<(Owed, Message)>, Spilled>, now: Timestamp) {
         match hint {
             Hint::Some(planned) => {
                 let mut owed = Vec::with_capacity(planned.len());
                 for (it, message) in planned {
                     owed.push(it);
-                    self.hands.keep(message);
+                    self.executor.keep(message);
                 }
                 // The pipeline may have planned by a newer catalogue than we have seen.
                 self.learn_catalog_if_changed();
@@ -314,7 +316,7 @@ impl Runner {
             Command::Cancel(owed) => self.cancel(owed, now),
             Command::Spilled(lost) => self.miss(lost, now),
             Command::Heard(lost) => self.hear(lost, now),
-            Command::Anew => self.anew(now),
+            Command::Anew => self.replanned(now),
             Command::Poke(destination) => self.poke(destination, now),
             Command::Line(destination, answer) => {
                 let _ = answer.send(self.scheduler.status(destination, now));
@@ -329,7 +331,7 @@ impl Runner {
 
     pub(super) fn step(&mut self, now: Timestamp, input: Input) {
         if self.owned.is_some() {
-            self.scheduler.pause(self.hands.is_unsure());
+            self.scheduler.pause(self.executor.is_unsure());
         }
         self.scheduler.step(now, input, &mut self.actions);
         self.carry_out();
@@ -341,20 +343,20 @@ impl Runner {
             match action {
                 Action::Wake(at) => self.set_alarm(at),
                 Action::Drained => self.is_over = true,
-                Action::Attempt(owed) => self.hands.attempt(owed),
+                Action::Attempt(owed) => self.executor.attempt(owed),
                 Action::Batch { destination, number, deliveries, bytes } => {
-                    self.hands.attempt_batch(destination, number, deliveries, bytes);
+                    self.executor.attempt_batch(destination, number, deliveries, bytes);
                 }
                 Action::GoOn { destination, number } => {
-                    self.hands.order(destination, number, Order::GoOn);
+                    self.executor.order(destination, number, BatchCommand::GoOn);
                 }
                 Action::Leave { destination, number } => {
-                    self.hands.order(destination, number, Order::Leave);
+                    self.executor.order(destination, number, BatchCommand::Leave);
                 }
-                Action::Settle(settlement) => self.hands.settle(settlement),
-                Action::Refill(query) => self.hands.read(query),
+                Action::Settle(settlement) => self.executor.settle(settlement),
+                Action::Refill(query) => self.executor.read(query),
                 Action::Disable { destination, version, reason } => {
-                    self.hands.disable(destination, version, reason);
+                    self.executor.disable(destination, version, reason);
                 }
             }
         }
@@ -370,7 +372,7 @@ impl Runner {
     pub(super) fn give_back(&mut self, now: Timestamp) {
         // What takes their place may come back too.
         loop {
-            let inputs = self.hands.given_back();
+            let inputs = self.executor.given_back();
             if inputs.is_empty() {
                 return;
             }
@@ -434,17 +436,17 @@ impl Runner {
     /// Publishes the status, and answers those who wait for quiet.
     fn tell(&mut self) {
         let totals = self.scheduler.totals();
-        let status = Status {
+        let status = DispatcherStatus {
             in_flight: totals.in_flight,
             held: totals.held,
             unsettled: totals.unsettled,
-            is_idle: self.scheduler.is_idle() && self.hands.are_idle(),
+            is_idle: self.scheduler.is_idle() && self.executor.are_idle(),
             next_due: self.scheduler.next_due(),
             backlog_known: true,
             is_drained: self.is_over,
         };
-        self.hands.meters().in_flight.set(status.in_flight as f64);
-        self.hands.meters().held.set(status.held as f64);
+        self.executor.meters().in_flight.set(status.in_flight as f64);
+        self.executor.meters().held.set(status.held as f64);
         // Who begins to watch meanwhile sees what stands here afterwards.
         self.status.send_if_modified(|it| {
             let is_new = *it != status;
@@ -463,9 +465,9 @@ impl Runner {
         match self.hints.try_receive() {
             Some(hint) => {
                 self.hint(hint, self.clock.now());
-                self.hands.flush();
+                self.executor.flush();
                 // Wakes the loop, which looks again.
-                self.hands.nudge();
+                self.executor.nudge();
                 false
             }
             None => true,

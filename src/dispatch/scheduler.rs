@@ -23,7 +23,7 @@ use super::{
     Options,
     fairness::Rounds,
     input::{Action, Input},
-    line::{Gate, Line, Step, Totals},
+    queue::{DestinationQueue, Gate, StepContext, Totals},
     status::LineStatus,
 };
 use crate::model::{DestinationId, IdMap, Owed, ProjectId};
@@ -47,7 +47,7 @@ pub struct Scheduler {
 
 /// The place of one destination. It is not given to another when the destination is gone.
 struct Seat {
-    line: Option<Box<Line>>,
+    line: Option<Box<DestinationQueue>>,
     is_touched: bool,
     is_reader: bool,
     alarm: Option<Timestamp>,
@@ -150,7 +150,7 @@ impl Scheduler {
             }
             Input::Removed(destination) => {
                 if let Some(&number) = self.numbers.get(&destination) {
-                    self.with(number, now, actions, Line::remove);
+                    self.with(number, now, actions, DestinationQueue::remove);
                     self.removing.push(number);
                 }
             }
@@ -230,7 +230,7 @@ impl Scheduler {
             }
         } else if let Input::Left(destinations) = input {
             for destination in destinations {
-                self.with_known(destination, now, actions, Line::leave);
+                self.with_known(destination, now, actions, DestinationQueue::leave);
             }
         } else if let Input::Back(destinations) = input {
             for destination in destinations {
@@ -315,7 +315,7 @@ impl Scheduler {
         }
         let number = self.seats.len();
         self.numbers.insert(destination, number);
-        let line = Some(Box::new(Line::new(destination)));
+        let line = Some(Box::new(DestinationQueue::new(destination)));
         self.seats.push(Seat { line, is_touched: false, is_reader: false, alarm: None });
         self.rounds.enrol(number, ProjectId::from_bits(0));
         self.removing.push(number);
@@ -327,10 +327,11 @@ impl Scheduler {
         number: usize,
         now: Timestamp,
         actions: &mut Vec<Action>,
-        act: impl FnOnce(&mut Line, &mut Step<'_>) -> T,
+        act: impl FnOnce(&mut DestinationQueue, &mut StepContext<'_>) -> T,
     ) -> Option<T> {
         self.touch(number);
-        let mut step = Step { now, options: &self.options, totals: &mut self.totals, actions };
+        let mut step =
+            StepContext { now, options: &self.options, totals: &mut self.totals, actions };
         self.seats[number].line.as_mut().map(|line| act(line, &mut step))
     }
 
@@ -339,7 +340,7 @@ impl Scheduler {
         destination: DestinationId,
         now: Timestamp,
         actions: &mut Vec<Action>,
-        act: impl FnOnce(&mut Line, &mut Step<'_>),
+        act: impl FnOnce(&mut DestinationQueue, &mut StepContext<'_>),
     ) {
         if let Some(&number) = self.numbers.get(&destination) {
             self.with(number, now, actions, act);
@@ -351,7 +352,7 @@ impl Scheduler {
         destination: DestinationId,
         now: Timestamp,
         actions: &mut Vec<Action>,
-        act: impl FnOnce(&mut Line, &mut Step<'_>) -> bool,
+        act: impl FnOnce(&mut DestinationQueue, &mut StepContext<'_>) -> bool,
     ) {
         if let Some(&number) = self.numbers.get(&destination)
             && self.with(number, now, actions, act) == Some(true)
@@ -393,13 +394,13 @@ impl Scheduler {
         }
         if line.is_away() {
             let totals = &mut self.totals;
-            line.leave(&mut Step { now, options: &self.options, totals, actions });
+            line.leave(&mut StepContext { now, options: &self.options, totals, actions });
         }
         line.wake(now);
         if matches!(line.gate(now), Gate::Open) {
             self.rounds.queue(number);
         }
-        let step = Step { now, options: &self.options, totals: &mut self.totals, actions };
+        let step = StepContext { now, options: &self.options, totals: &mut self.totals, actions };
         if !seat.is_reader && line.wants_to_read(&step) {
             seat.is_reader = true;
             self.readers.push_back(number);
@@ -420,7 +421,8 @@ impl Scheduler {
         {
             let free = self.options.in_flight - self.totals.in_flight;
             let Some(number) = self.rounds.next(free) else { break };
-            let mut step = Step { now, options: &self.options, totals: &mut self.totals, actions };
+            let mut step =
+                StepContext { now, options: &self.options, totals: &mut self.totals, actions };
             let started =
                 self.seats[number].line.as_mut().is_some_and(|line| line.start(&mut step));
             if started {
@@ -449,7 +451,8 @@ impl Scheduler {
         {
             let seat = &mut self.seats[number];
             seat.is_reader = false;
-            let mut step = Step { now, options: &self.options, totals: &mut self.totals, actions };
+            let mut step =
+                StepContext { now, options: &self.options, totals: &mut self.totals, actions };
             if let Some(query) = seat.line.as_mut().and_then(|line| line.read(&mut step)) {
                 actions.push(Action::Refill(query));
             }

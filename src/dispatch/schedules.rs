@@ -16,19 +16,25 @@ pub struct Schedule {
     pub expires_after: Option<Duration>,
     /// After its event was accepted, it is retried for so long, however many waits are left.
     pub within: Option<Duration>,
-    pub asked: Asked,
+    pub asked: RetryAfterRule,
 }
 
 /// What a `Retry-After` may do to the planned wait.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Asked {
+pub enum RetryAfterRule {
     Lengthens,
     /// As Svix: at most to twice the wait, and at least a minute after 429 and timeouts.
     AtMostDoubles,
 }
 
 const fn listed(waits: &'static [u64]) -> Schedule {
-    Schedule { waits, repeats: false, expires_after: None, within: None, asked: Asked::Lengthens }
+    Schedule {
+        waits,
+        repeats: false,
+        expires_after: None,
+        within: None,
+        asked: RetryAfterRule::Lengthens,
+    }
 }
 
 /// Standard Webhooks' recommendation: ten attempts in about three days.
@@ -45,7 +51,7 @@ const STANDARD: Schedule = listed(&[
 ]);
 /// Svix 1.100: eight attempts in about 28 hours.
 const SVIX: Schedule = Schedule {
-    asked: Asked::AtMostDoubles,
+    asked: RetryAfterRule::AtMostDoubles,
     ..listed(&[5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR])
 };
 /// Shopify documents eight retries in four hours, without their waits: these add up to four hours.

@@ -7,7 +7,7 @@ use super::breaker;
 
 /// All of the dispatcher, at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Status {
+pub struct DispatcherStatus {
     pub in_flight: usize,
     /// Deliveries in memory, those in flight included.
     pub held: usize,

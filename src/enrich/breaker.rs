@@ -10,7 +10,7 @@ const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
 #[derive(Default)]
-pub struct Breaker(Mutex<State>);
+pub struct ServiceBreaker(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -20,7 +20,7 @@ struct State {
     open_until: Option<Timestamp>,
 }
 
-impl Breaker {
+impl ServiceBreaker {
     /// Whether the service may be asked now. After a pause one question goes first, and the others
     /// wait for what comes of it.
     pub fn allows(&self, now: Timestamp) -> bool {
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn it_opens_after_failures_in_a_row_and_lets_one_through_after_each_pause() {
-        let breaker = Breaker::default();
+        let breaker = ServiceBreaker::default();
         for _ in 0..4 {
             breaker.failed(at(0));
         }

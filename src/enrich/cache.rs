@@ -13,14 +13,14 @@ use crate::model::RawJson;
 /// Two generations: what is asked for moves to the young one; when that is full, it becomes the old
 /// one, and what nobody asked for meanwhile is forgotten.
 pub struct Cache {
-    generations: Mutex<[HashMap<String, Kept>; 2]>,
+    generations: Mutex<[HashMap<String, CachedAnswer>; 2]>,
     most: usize,
     found: SignedDuration,
     missing: SignedDuration,
 }
 
 #[derive(Clone)]
-struct Kept {
+struct CachedAnswer {
     /// `None`: there is no answer, which is known, too.
     answer: Option<RawJson>,
     until: Timestamp,
@@ -49,10 +49,15 @@ impl Cache {
         let so_long = if answer.is_some() { self.found } else { self.missing };
         let until = now.checked_add(so_long).unwrap_or(Timestamp::MAX);
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        self.keep(&mut generations, key, Kept { answer, until });
+        self.keep(&mut generations, key, CachedAnswer { answer, until });
     }
 
-    fn keep(&self, generations: &mut [HashMap<String, Kept>; 2], key: &str, kept: Kept) {
+    fn keep(
+        &self,
+        generations: &mut [HashMap<String, CachedAnswer>; 2],
+        key: &str,
+        kept: CachedAnswer,
+    ) {
         if self.most == 0 {
             return;
         }
@@ -84,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_stays_and_the_rest_goes() {
+    fn entries_in_use_stay_cached() {
         let cache = Cache::new(8, Duration::from_secs(10), Duration::from_secs(10));
         cache.put("wanted", None, at(0));
         for number in 0..100 {

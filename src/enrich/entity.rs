@@ -7,15 +7,15 @@ use serde_json::{Map, Value};
 use super::{COMPANIES, Failed, PEOPLE, Shared};
 use crate::{
     model::{Name, ProjectId, RawJson},
-    pipeline::{Answer, Entity, Status},
+    pipeline::{Entity, LookupAnswer, LookupStatus},
 };
 
 impl Shared {
-    pub(super) async fn entity(&self, project: ProjectId, entity: &Entity) -> Answer {
+    pub(super) async fn entity(&self, project: ProjectId, entity: &Entity) -> LookupAnswer {
         match self.resolve(project, entity).await {
-            Ok(Some((fields, from))) => Answer::found(RawJson::of(&fields), from),
-            Ok(None) => Answer::of(Status::NotFound),
-            Err(failed) => Answer::failed(failed.status, &failed.from, failed.reason),
+            Ok(Some((fields, from))) => LookupAnswer::found(RawJson::of(&fields), from),
+            Ok(None) => LookupAnswer::of(LookupStatus::NotFound),
+            Err(failed) => LookupAnswer::failed(failed.status, &failed.from, failed.reason),
         }
     }
 
@@ -68,25 +68,25 @@ impl Shared {
         project: ProjectId,
         table: &Name,
         key: &str,
-    ) -> Result<Option<Row>, Failed> {
+    ) -> Result<Option<DirectoryRow>, Failed> {
         let lookup = self.catalog().lookup_named(project, table.as_str()).cloned();
         if let Some(service) = lookup.and_then(|it| self.service(&it)) {
             let row = service.ask(key, "").await?;
-            return Ok(row.map(|json| Row { json, is_own: false }));
+            return Ok(row.map(|json| DirectoryRow { json, is_own: false }));
         }
         let key = super::normal_key(table, key);
         let rows = self.rows(project, vec![(table.clone(), key)]).await?;
-        Ok(rows.into_iter().next().flatten().map(|json| Row { json, is_own: true }))
+        Ok(rows.into_iter().next().flatten().map(|json| DirectoryRow { json, is_own: true }))
     }
 }
 
 /// A row, and whether it is of the project's own directory.
-struct Row {
+struct DirectoryRow {
     json: RawJson,
     is_own: bool,
 }
 
-impl Row {
+impl DirectoryRow {
     /// What an event gets of it. A key may be an e-mail address that a step takes out of the payload, so it comes
     /// only where it is asked for: then it is the row's `id`, unless it has one of its own.
     fn fields(self, table: &Name, key: &str, with_key: bool) -> Value {

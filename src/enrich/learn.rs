@@ -1,5 +1,5 @@
 //! What events tell of the rows of tables, where a table says which. It follows the plans at a
-//! distance: a crash, or more than can be written, may lose what an event told, and never an event.
+//! distance: a crash, or more than can be written, may lose what an event reported, and never an event.
 
 use std::{
     collections::HashMap,
@@ -23,29 +23,29 @@ const WAITING: usize = 4096;
 const BATCH: usize = 256;
 
 /// Reads events by the rules of the tables.
-pub(super) struct Reader {
+pub(super) struct FactReader {
     catalog: watch::Receiver<Arc<Catalog>>,
     rules: Mutex<(Option<Arc<Catalog>>, Arc<Rules>)>,
-    learned: mpsc::Sender<Learned>,
+    learned: mpsc::Sender<LearnedFacts>,
 }
 
 /// Writes what was learned.
 pub struct Learner {
     database: Arc<dyn Database>,
     clock: Arc<dyn Clock>,
-    learned: mpsc::Receiver<Learned>,
+    learned: mpsc::Receiver<LearnedFacts>,
 }
 
-type Rules = HashMap<ProjectId, Vec<Rule>>;
+type Rules = HashMap<ProjectId, Vec<LearnRule>>;
 
-struct Rule {
+struct LearnRule {
     table: Name,
     when: Condition,
     key: Expression,
     fields: Mapping,
 }
 
-struct Learned {
+struct LearnedFacts {
     project: ProjectId,
     table: Name,
     key: String,
@@ -56,13 +56,13 @@ pub(super) fn pair(
     database: Arc<dyn Database>,
     clock: Arc<dyn Clock>,
     catalog: watch::Receiver<Arc<Catalog>>,
-) -> (Reader, Learner) {
+) -> (FactReader, Learner) {
     let (sender, learned) = mpsc::channel(WAITING);
-    let reader = Reader { catalog, rules: Mutex::default(), learned: sender };
+    let reader = FactReader { catalog, rules: Mutex::default(), learned: sender };
     (reader, Learner { database, clock, learned })
 }
 
-impl Reader {
+impl FactReader {
     pub fn read(&self, event: &Arc<Event>) {
         let rules = self.rules();
         let Some(rules) = rules.get(&event.project) else { return };
@@ -86,7 +86,7 @@ impl Reader {
             for lookup in catalog.lookups.values() {
                 if let LookupSettings::Table(table) = &lookup.settings
                     && let Some(rule) =
-                        table.learn.as_ref().and_then(|it| Rule::of(&lookup.name, it))
+                        table.learn.as_ref().and_then(|it| LearnRule::of(&lookup.name, it))
                 {
                     rules.entry(lookup.project).or_default().push(rule);
                 }
@@ -97,7 +97,7 @@ impl Reader {
     }
 }
 
-impl Rule {
+impl LearnRule {
     /// `None` where it does not compile, which was refused when it was saved.
     fn of(table: &Name, learn: &Learn) -> Option<Self> {
         let template = Value::String(format!("{{{{ {} }}}}", learn.fields));
@@ -109,7 +109,7 @@ impl Rule {
         })
     }
 
-    fn read(&self, facts: &Facts) -> Option<Learned> {
+    fn read(&self, facts: &Facts) -> Option<LearnedFacts> {
         /// No sensible key is longer.
         const LONGEST: usize = 512;
         if !self.when.holds(facts).ok()? {
@@ -120,7 +120,7 @@ impl Rule {
         let is_object = fields.bytes().first() == Some(&b'{');
         let project = facts.event().project;
         let key = super::normal_key(&self.table, &key);
-        (is_object && key.len() <= LONGEST).then(|| Learned {
+        (is_object && key.len() <= LONGEST).then(|| LearnedFacts {
             project,
             table: self.table.clone(),
             key,
@@ -136,7 +136,7 @@ impl Learner {
         while self.learned.recv_many(&mut batch, BATCH).await > 0 {
             let mut tables: HashMap<(ProjectId, Name), Vec<Entity>> = HashMap::new();
             let updated_at = self.clock.now();
-            for Learned { project, table, key, fields } in batch.drain(..) {
+            for LearnedFacts { project, table, key, fields } in batch.drain(..) {
                 let entity = Entity { key, fields, updated_at };
                 tables.entry((project, table)).or_default().push(entity);
             }
@@ -148,7 +148,7 @@ impl Learner {
                     Err(error) => {
                         metrics::counter!("tidegate_learned_lost_total").increment(count);
                         let error = &error as &dyn std::error::Error;
-                        tracing::warn!(error, "what events told of rows cannot be kept");
+                        tracing::warn!(error, "facts learned from events cannot be stored");
                     }
                 }
             }

@@ -28,7 +28,7 @@ use crate::{
     crypto::Vault,
     destinations::egress::Egress,
     model::{Event, Lookup, LookupId, LookupSettings, Name, ProjectId},
-    pipeline::{Asked, Lookups, Question},
+    pipeline::{LookupFuture, Lookups, Question},
     store::{Database, EntityKey},
 };
 
@@ -64,13 +64,13 @@ pub struct Enrichment(Arc<Shared>);
 struct Shared {
     parts: Parts,
     countries: Option<Arc<Countries>>,
-    services: Mutex<HashMap<LookupId, Built>>,
+    services: Mutex<HashMap<LookupId, BuiltServices>>,
     /// Only of the world as it is saved: what is tried teaches nothing.
-    reader: Option<learn::Reader>,
+    reader: Option<learn::FactReader>,
 }
 
 #[derive(Clone)]
-struct Built {
+struct BuiltServices {
     /// What it was built from. A change in the catalogue makes another one, with an empty cache.
     from: Arc<Lookup>,
     service: Arc<Service>,
@@ -95,7 +95,7 @@ impl Enrichment {
 }
 
 impl Lookups for Enrichment {
-    fn ask(&self, project: ProjectId, question: Arc<Question>) -> Asked {
+    fn ask(&self, project: ProjectId, question: Arc<Question>) -> LookupFuture {
         let shared = self.0.clone();
         Box::pin(async move {
             match &*question {
@@ -114,7 +114,7 @@ impl Lookups for Enrichment {
     fn under(&self, catalog: &Arc<Catalog>) -> Option<Arc<dyn Lookups>> {
         let Shared { parts, countries, services, .. } = &*self.0;
         // A look-up that is the same has its cache and its breaker in common with the saved one.
-        let is_same = |id: &LookupId, it: &Built| {
+        let is_same = |id: &LookupId, it: &BuiltServices| {
             catalog.lookups.get(id).is_some_and(|of| Arc::ptr_eq(of, &it.from))
         };
         let built = services.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +161,7 @@ fn without_key(table: &Name, key: &str, fields: &mut serde_json::Map<String, ser
 
 /// Why something is not known, in words for people.
 struct Failed {
-    status: crate::pipeline::Status,
+    status: crate::pipeline::LookupStatus,
     from: String,
     reason: String,
 }
@@ -181,7 +181,11 @@ impl Shared {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "the directory cannot be read");
             let reason = "the directory cannot be read".to_owned();
-            Failed { status: crate::pipeline::Status::Failed, from: "directory".to_owned(), reason }
+            Failed {
+                status: crate::pipeline::LookupStatus::Failed,
+                from: "directory".to_owned(),
+                reason,
+            }
         })
     }
 
@@ -195,7 +199,8 @@ impl Shared {
         let catalog = self.catalog();
         services.retain(|id, _| catalog.lookups.contains_key(id));
         let service = Arc::new(Service::new(lookup, &self.parts)?);
-        services.insert(lookup.id, Built { from: lookup.clone(), service: service.clone() });
+        services
+            .insert(lookup.id, BuiltServices { from: lookup.clone(), service: service.clone() });
         Some(service)
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{COMPANIES, Failed, PEOPLE, Shared, free_mail};
 use crate::{
     model::{Name, ProjectId, RawJson},
-    pipeline::{Answer, Person, Status},
+    pipeline::{LookupAnswer, LookupStatus, Person},
 };
 
 type Fields = Map<String, Value>;
@@ -13,7 +13,7 @@ type Fields = Map<String, Value>;
 impl Shared {
     /// What is known of a person. Who is asked first is believed first: later answers only fill in
     /// what is missing.
-    pub(super) async fn person(&self, project: ProjectId, person: &Person) -> Answer {
+    pub(super) async fn person(&self, project: ProjectId, person: &Person) -> LookupAnswer {
         let domain = person.email.rsplit('@').next().unwrap_or_default();
         let is_free = free_mail::is_free(domain, &self.parts.options.free_mail);
         let mut known = Known::default();
@@ -140,16 +140,16 @@ impl Known {
         }
     }
 
-    fn answer(self, is_found: bool) -> Answer {
+    fn answer(self, is_found: bool) -> LookupAnswer {
         let Self { fields, from, failed } = self;
         let fields = (!fields.is_empty()).then(|| RawJson::of(&fields));
         match failed {
             Some(it) if from.is_none() || it.from != "directory" => {
-                Answer { fields, ..Answer::failed(it.status, &it.from, it.reason) }
+                LookupAnswer { fields, ..LookupAnswer::failed(it.status, &it.from, it.reason) }
             }
             Some(_) | None => {
-                let status = if is_found { Status::Found } else { Status::NotFound };
-                Answer { status, fields, from, reason: None }
+                let status = if is_found { LookupStatus::Found } else { LookupStatus::NotFound };
+                LookupAnswer { status, fields, from, reason: None }
             }
         }
     }

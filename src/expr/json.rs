@@ -16,29 +16,29 @@ use crate::model::json::{self, scan, text};
 /// looked for, and then kept.
 pub(super) struct Json {
     bytes: Bytes,
-    content: OnceLock<Content>,
+    content: OnceLock<ValueContent>,
 }
 
-enum Content {
-    Map(Fields),
-    List(Vec<Slot>),
+enum ValueContent {
+    Map(ObjectFields),
+    List(Vec<ValueSlot>),
 }
 
-struct Fields {
-    entries: Vec<Entry>,
+struct ObjectFields {
+    entries: Vec<ObjectEntry>,
     /// Made for large objects only: a look along a few keys is faster.
     places: Option<HashMap<Box<[u8]>, usize>>,
 }
 
-struct Entry {
+struct ObjectEntry {
     /// In bytes, since a name may be no text; see [`text::name`].
     name: Box<[u8]>,
     /// How an expression that walks over all names sees such a one.
     shown: Option<Box<str>>,
-    slot: Slot,
+    slot: ValueSlot,
 }
 
-struct Slot {
+struct ValueSlot {
     raw: Bytes,
     value: OnceLock<Value>,
 }
@@ -119,12 +119,12 @@ impl Json {
         &self.bytes
     }
 
-    fn content(&self) -> &Content {
+    fn content(&self) -> &ValueContent {
         self.content.get_or_init(|| read(&self.bytes))
     }
 
     fn field(&self, key: &str) -> Option<Value> {
-        self.slot(key).map(Slot::value)
+        self.slot(key).map(ValueSlot::value)
     }
 
     /// A field as the bytes in which it came.
@@ -132,16 +132,16 @@ impl Json {
         self.slot(key).map(|it| &it.raw)
     }
 
-    fn slot(&self, key: &str) -> Option<&Slot> {
+    fn slot(&self, key: &str) -> Option<&ValueSlot> {
         match self.content() {
-            Content::Map(fields) => fields.get(key),
-            Content::List(_) => None,
+            ValueContent::Map(fields) => fields.get(key),
+            ValueContent::List(_) => None,
         }
     }
 }
 
-impl Fields {
-    fn get(&self, key: &str) -> Option<&Slot> {
+impl ObjectFields {
+    fn get(&self, key: &str) -> Option<&ValueSlot> {
         let place = match &self.places {
             Some(places) => places.get(key.as_bytes()).copied(),
             None => self.entries.iter().position(|it| *it.name == *key.as_bytes()),
@@ -155,7 +155,7 @@ impl Fields {
     }
 }
 
-impl Slot {
+impl ValueSlot {
     fn value(&self) -> Value {
         self.value.get_or_init(|| value(&self.raw)).clone()
     }
@@ -177,8 +177,8 @@ impl Object for Json {
             return self.field(key);
         }
         match self.content() {
-            Content::List(items) => items.get(key.as_usize()?).map(Slot::value),
-            Content::Map(_) => None,
+            ValueContent::List(items) => items.get(key.as_usize()?).map(ValueSlot::value),
+            ValueContent::Map(_) => None,
         }
     }
 
@@ -188,17 +188,17 @@ impl Object for Json {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         match self.content() {
-            Content::Map(fields) => Enumerator::Values(
+            ValueContent::Map(fields) => Enumerator::Values(
                 fields.entries.iter().map(|it| Value::from(it.shown())).collect(),
             ),
-            Content::List(items) => Enumerator::Seq(items.len()),
+            ValueContent::List(items) => Enumerator::Seq(items.len()),
         }
     }
 
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
         Some(match self.content() {
-            Content::Map(fields) => fields.entries.len(),
-            Content::List(items) => items.len(),
+            ValueContent::Map(fields) => fields.entries.len(),
+            ValueContent::List(items) => items.len(),
         })
     }
 
@@ -208,26 +208,26 @@ impl Object for Json {
 }
 
 /// One pass over an object or a list, which remembers where its parts are.
-fn read(bytes: &Bytes) -> Content {
-    let slot = |raw: &[u8]| Slot { raw: bytes.slice_ref(raw), value: OnceLock::new() };
+fn read(bytes: &Bytes) -> ValueContent {
+    let slot = |raw: &[u8]| ValueSlot { raw: bytes.slice_ref(raw), value: OnceLock::new() };
     // What is stored was checked when it came in. If it is damaged all the same, it has no fields.
     if bytes.first() != Some(&b'{') {
         let items = scan::elements(bytes).unwrap_or_default();
-        return Content::List(items.into_iter().map(slot).collect());
+        return ValueContent::List(items.into_iter().map(slot).collect());
     }
     let object = json::Object::read(bytes).unwrap_or_default();
     let entry = |it: json::Field<'_>| {
         let is_text = std::str::from_utf8(&it.name).is_ok();
         let shown = (!is_text).then(|| text::shown_name(it.inner).into());
-        Entry { name: it.name.into(), shown, slot: slot(it.value) }
+        ObjectEntry { name: it.name.into(), shown, slot: slot(it.value) }
     };
-    let entries: Vec<Entry> = object.into_fields().into_iter().map(entry).collect();
+    let entries: Vec<ObjectEntry> = object.into_fields().into_iter().map(entry).collect();
     let places = (entries.len() > FEW_KEYS)
         .then(|| entries.iter().enumerate().map(|(place, it)| (it.name.clone(), place)).collect());
-    Content::Map(Fields { entries, places })
+    ValueContent::Map(ObjectFields { entries, places })
 }
 
-impl Entry {
+impl ObjectEntry {
     fn shown(&self) -> &str {
         let text = std::str::from_utf8(&self.name).unwrap_or_default();
         self.shown.as_deref().unwrap_or(text)

@@ -6,15 +6,15 @@ use crate::model::RawJson;
 /// JSON with `{{ … }}` in its strings. A string that is one `{{ … }}` and nothing else keeps the
 /// type of its value; what is missing disappears from its object; null stays null.
 pub struct Mapping {
-    shape: Shape,
+    shape: MappingShape,
 }
 
-enum Shape {
+enum MappingShape {
     /// Without any `{{ … }}`: JSON as it goes out.
     Fixed(Vec<u8>),
     Text(Template),
-    List(Vec<Shape>),
-    Map(Vec<(String, Shape)>),
+    List(Vec<MappingShape>),
+    Map(Vec<(String, MappingShape)>),
 }
 
 /// Which string of a mapping was refused, and why.
@@ -51,7 +51,7 @@ impl Mapping {
     }
 }
 
-fn compile(shape: &serde_json::Value, names: &Names<'_>) -> Result<Shape, InvalidMapping> {
+fn compile(shape: &serde_json::Value, names: &Names<'_>) -> Result<MappingShape, InvalidMapping> {
     use serde_json::Value;
     let within = |place: String| {
         move |mut error: InvalidMapping| {
@@ -65,16 +65,16 @@ fn compile(shape: &serde_json::Value, names: &Names<'_>) -> Result<Shape, Invali
             let template = Template::compile_with(text, names)
                 .map_err(|source| InvalidMapping { path: String::new(), source })?;
             match template.parts {
-                Parts::Plain(text) => Shape::Fixed(RawJson::of(&text).bytes().to_vec()),
-                Parts::Single(_) | Parts::Engine(_) => Shape::Text(template),
+                Parts::Plain(text) => MappingShape::Fixed(RawJson::of(&text).bytes().to_vec()),
+                Parts::Single(_) | Parts::Engine(_) => MappingShape::Text(template),
             }
         }
-        Value::Array(items) => Shape::List(
+        Value::Array(items) => MappingShape::List(
             (items.iter().enumerate())
                 .map(|(place, item)| compile(item, names).map_err(within(format!("[{place}]"))))
                 .collect::<Result<_, _>>()?,
         ),
-        Value::Object(fields) => Shape::Map(
+        Value::Object(fields) => MappingShape::Map(
             (fields.iter())
                 .map(|(key, field)| {
                     let shape = compile(field, names).map_err(within(key.clone()))?;
@@ -83,13 +83,13 @@ fn compile(shape: &serde_json::Value, names: &Names<'_>) -> Result<Shape, Invali
                 .collect::<Result<_, InvalidMapping>>()?,
         ),
         Value::Null | Value::Bool(_) | Value::Number(_) => {
-            Shape::Fixed(RawJson::of(shape).bytes().to_vec())
+            MappingShape::Fixed(RawJson::of(shape).bytes().to_vec())
         }
     };
     Ok(shape)
 }
 
-impl Shape {
+impl MappingShape {
     /// Writes the value, or nothing and `false` when it is missing.
     fn write(&self, facts: &Facts, out: &mut Vec<u8>) -> Result<bool, EvalError> {
         if out.len() > LARGEST {

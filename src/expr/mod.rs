@@ -27,7 +27,7 @@ pub use mapping::{InvalidMapping, Mapping};
 use crate::model::Lane;
 use engine::ENGINE;
 use rewrite::Rewriter;
-use tags::Text;
+use tags::TemplateText;
 
 /// The longest source of an expression or a template, in bytes.
 const LONGEST_SOURCE: usize = 64 * 1024;
@@ -239,9 +239,9 @@ impl Template {
     pub fn compile_with(source: &str, names: &Names<'_>) -> Result<Self, ExprError> {
         check_length(source)?;
         let parts = match tags::read(source, names)? {
-            Text::Plain => Parts::Plain(source.to_owned()),
-            Text::Single(expression) => Parts::Single(Compiled::new(&expression, names)?),
-            Text::Template(text) => {
+            TemplateText::Plain => Parts::Plain(source.to_owned()),
+            TemplateText::Single(expression) => Parts::Single(Compiled::new(&expression, names)?),
+            TemplateText::Template(text) => {
                 let mut engine = Box::new(ENGINE.clone());
                 engine.add_template_owned(ONLY, text).map_err(|error| refused(source, &error))?;
                 Parts::Engine(engine)

@@ -4,7 +4,7 @@
 use super::{ExprError, Names, rewrite::Rewriter};
 
 /// A text, taken apart.
-pub(super) enum Text {
+pub(super) enum TemplateText {
     /// No tag at all.
     Plain,
     /// One `{{ … }}` and nothing else: the expression as it was written.
@@ -15,29 +15,29 @@ pub(super) enum Text {
 
 /// What is open and waits for its end.
 #[derive(PartialEq)]
-enum Open {
+enum OpenTag {
     If,
     Else,
     For { locals: usize },
 }
 
-struct Reader<'s, 'n> {
+struct TagReader<'s, 'n> {
     source: &'s str,
     names: &'n Names<'n>,
     out: String,
-    open: Vec<Open>,
+    open: Vec<OpenTag>,
     locals: Vec<String>,
 }
 
-pub(super) fn read(source: &str, names: &Names<'_>) -> Result<Text, ExprError> {
-    let Some(first) = next_tag(source, 0) else { return Ok(Text::Plain) };
+pub(super) fn read(source: &str, names: &Names<'_>) -> Result<TemplateText, ExprError> {
+    let Some(first) = next_tag(source, 0) else { return Ok(TemplateText::Plain) };
     let mut reader =
-        Reader { source, names, out: String::new(), open: Vec::new(), locals: Vec::new() };
+        TagReader { source, names, out: String::new(), open: Vec::new(), locals: Vec::new() };
     let end = reader.all(first)?;
     if let Some(open) = reader.open.last() {
         let expected = match open {
-            Open::If | Open::Else => "`{% endif %}`",
-            Open::For { .. } => "`{% endfor %}`",
+            OpenTag::If | OpenTag::Else => "`{% endif %}`",
+            OpenTag::For { .. } => "`{% endfor %}`",
         };
         return Err(ExprError::new(source, source.len(), expected, "the end"));
     }
@@ -45,9 +45,9 @@ pub(super) fn read(source: &str, names: &Names<'_>) -> Result<Text, ExprError> {
     if is_single {
         let inner = source.trim_start_matches("{{").trim_start_matches('-');
         let inner = inner.trim_end_matches("}}").trim_end_matches('-');
-        return Ok(Text::Single(inner.to_owned()));
+        return Ok(TemplateText::Single(inner.to_owned()));
     }
-    Ok(Text::Template(reader.out))
+    Ok(TemplateText::Template(reader.out))
 }
 
 /// Where the next tag starts.
@@ -55,7 +55,7 @@ fn next_tag(source: &str, from: usize) -> Option<usize> {
     ["{{", "{%", "{#"].iter().filter_map(|it| source[from..].find(it)).min().map(|it| from + it)
 }
 
-impl Reader<'_, '_> {
+impl TagReader<'_, '_> {
     /// Reads everything. Gives the end of the first tag, if that is the only one.
     fn all(&mut self, first: usize) -> Result<Option<usize>, ExprError> {
         let mut place = 0;
@@ -116,11 +116,11 @@ impl Reader<'_, '_> {
         let word: &str =
             rest.split(|it: char| !it.is_ascii_alphabetic()).next().unwrap_or_default();
         let end = at + word.len();
-        let in_if = self.open.last() == Some(&Open::If);
+        let in_if = self.open.last() == Some(&OpenTag::If);
         match word {
             "if" => {
                 self.out.push_str("if ");
-                self.open.push(Open::If);
+                self.open.push(OpenTag::If);
                 self.expression(end)
             }
             "elif" if in_if => {
@@ -129,23 +129,23 @@ impl Reader<'_, '_> {
             }
             "else" if in_if => {
                 self.open.pop();
-                self.open.push(Open::Else);
+                self.open.push(OpenTag::Else);
                 self.closing("else", end)
             }
-            "else" if matches!(self.open.last(), Some(Open::For { .. })) => {
+            "else" if matches!(self.open.last(), Some(OpenTag::For { .. })) => {
                 self.closing("else", end)
             }
-            "endif" if in_if || self.open.last() == Some(&Open::Else) => {
+            "endif" if in_if || self.open.last() == Some(&OpenTag::Else) => {
                 self.open.pop();
                 self.closing("endif", end)
             }
             "for" => self.for_loop(end),
             "endfor" => match self.open.pop() {
-                Some(Open::For { locals }) => {
+                Some(OpenTag::For { locals }) => {
                     self.locals.truncate(locals);
                     self.closing("endfor", end)
                 }
-                Some(Open::If | Open::Else) | None => Err(self.unexpected(at, word)),
+                Some(OpenTag::If | OpenTag::Else) | None => Err(self.unexpected(at, word)),
             },
             "set" => self.set(end),
             _ => Err(self.unexpected(at, word)),
@@ -155,9 +155,9 @@ impl Reader<'_, '_> {
     fn unexpected(&self, at: usize, word: &str) -> ExprError {
         let expected = match self.open.last() {
             None => "`if`, `for` or `set`",
-            Some(Open::If) => "`if`, `for`, `set`, `elif`, `else` or `endif`",
-            Some(Open::Else) => "`if`, `for`, `set` or `endif`",
-            Some(Open::For { .. }) => "`if`, `for`, `set`, `else` or `endfor`",
+            Some(OpenTag::If) => "`if`, `for`, `set`, `elif`, `else` or `endif`",
+            Some(OpenTag::Else) => "`if`, `for`, `set` or `endif`",
+            Some(OpenTag::For { .. }) => "`if`, `for`, `set`, `else` or `endfor`",
         };
         ExprError::new(self.source, at, expected, &format!("`{word}`"))
     }
@@ -176,7 +176,7 @@ impl Reader<'_, '_> {
         self.out.push_str("for ");
         self.out.push_str(&targets.join(", "));
         self.out.push_str(" in ");
-        self.open.push(Open::For { locals: self.locals.len() });
+        self.open.push(OpenTag::For { locals: self.locals.len() });
         let end = self.expression(from)?;
         self.locals.push("loop".to_owned());
         self.locals.extend(targets);

@@ -164,7 +164,7 @@ fn a_missing_field_equals_nothing() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_says_why() {
+fn expressions_that_fail_say_why() {
     for (source, reason) in [
         ("payload.plan < 5", "a string and a number have no order"),
         ("payload.missing + 1 > 2", "`+` takes numbers, not undefined and number"),
@@ -341,7 +341,7 @@ fn json_is_read_only_when_an_expression_looks_at_it() {
 }
 
 #[test]
-fn what_a_step_found_out_has_its_own_name() {
+fn results_of_steps_have_their_own_name() {
     let results = ["person".to_owned()];
     let names = Names { results: &results, bare: false };
     let condition = Condition::compile_with("person.name == 'Ann'", &names).unwrap();

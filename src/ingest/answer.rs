@@ -1,4 +1,4 @@
-//! What a sender is told.
+//! What a sender is answered.
 
 use axum::{
     Json,
@@ -133,7 +133,7 @@ impl EventAnswer {
                 same_type: Same::NotMeant,
                 note: Some(SUPPRESSED),
             },
-            Admitted::Kept(Appended::New(event)) => Self {
+            Admitted::Accepted(Appended::New(event)) => Self {
                 id: Some(event.id),
                 accepted: true,
                 duplicate: false,
@@ -142,7 +142,7 @@ impl EventAnswer {
                 same_type: Same::NotMeant,
                 note: None,
             },
-            Admitted::Kept(Appended::Duplicate { id, same_body, same_type }) => {
+            Admitted::Accepted(Appended::Duplicate { id, same_body, same_type }) => {
                 let (same_body, same_type) = (Same::of(*same_body), Same::of(*same_type));
                 Self {
                     id: Some(*id),
@@ -165,7 +165,7 @@ impl EventAnswer {
     /// The answer with these headers, which are none yet but may have memory for some.
     pub fn into_response_with(self, mut headers: HeaderMap) -> Response<AnswerBody> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // The server would add it behind what a router adds, and a page would be told in another order.
+        // The server would add it behind what a router adds, and a page would be answered in another order.
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let mut response = Response::new(Either::Left(Full::from(self.to_json())));
         *response.status_mut() = if self.accepted { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -256,11 +256,11 @@ impl BatchAnswer {
                         answer.suppressed += 1;
                         BatchResult::Suppressed { note: SUPPRESSED }
                     }
-                    Admitted::Kept(Appended::New(event)) => {
+                    Admitted::Accepted(Appended::New(event)) => {
                         answer.accepted += 1;
                         BatchResult::Accepted { id: event.id }
                     }
-                    Admitted::Kept(Appended::Duplicate { id, same_body, same_type }) => {
+                    Admitted::Accepted(Appended::Duplicate { id, same_body, same_type }) => {
                         answer.duplicates += 1;
                         let (same_body, same_type) = (Same::of(*same_body), Same::of(*same_type));
                         let note = note(same_type, same_body);
@@ -319,8 +319,12 @@ mod tests {
         };
         let same_body = Some(true);
         for admitted in [
-            Admitted::Kept(Appended::Duplicate { id: event.id, same_body, same_type: same_body }),
-            Admitted::Kept(Appended::New(Arc::new(event))),
+            Admitted::Accepted(Appended::Duplicate {
+                id: event.id,
+                same_body,
+                same_type: same_body,
+            }),
+            Admitted::Accepted(Appended::New(Arc::new(event))),
             Admitted::Suppressed,
         ] {
             let answer = EventAnswer::of(&admitted);

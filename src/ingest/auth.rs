@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use crate::{
-    catalog::{Catalog, OfCatalog},
+    catalog::{Catalog, CatalogDerived},
     clock::Clock,
     crypto::{AdminKey, KeyHasher, PlainKey, Random, Sha256Key},
     expr::{Facts, Template},
@@ -36,7 +36,7 @@ pub struct Keyring {
     clock: Arc<dyn Clock>,
     /// Of the digests under which tokens are remembered; nobody can aim at a digest without it.
     seal: Sha256Key,
-    ring: OfCatalog<Ring>,
+    ring: CatalogDerived<Ring>,
 }
 
 /// What one catalogue says about callers. It lives until the catalogue changes.
@@ -99,7 +99,7 @@ impl Keyring {
         clock: Arc<dyn Clock>,
         random: &dyn Random,
     ) -> Self {
-        let ring = OfCatalog::new(catalog, |it, _| Ring::of(it.clone()));
+        let ring = CatalogDerived::new(catalog, |it, _| Ring::of(it.clone()));
         let mut seal = [0; 32];
         random.fill(&mut seal);
         Self { hasher, admin, clock, seal: Sha256Key::new(&seal), ring }
@@ -160,7 +160,11 @@ impl Keyring {
             .iter()
             .find(|it| self.hasher.matches(&key, &it.hash))
             .map(|it| Caller::of(it))
-            .ok_or_else(|| unauthorized("the API key opens nothing here; it may have been deleted"))
+            .ok_or_else(|| {
+                unauthorized(
+                    "unknown API key: it may have been revoked, or it belongs to another gateway",
+                )
+            })
     }
 
     fn ring(&self) -> Arc<Ring> {
@@ -363,7 +367,7 @@ impl Session {
                 Some(&only) if catalog.projects.len() == 1 => Ok(only),
                 _ => Err(Problem::invalid_field(
                     format!("header:{}", PROJECT_HEADER),
-                    "a key for all projects names one, by id or name, in this header or as `?project=`",
+                    "must name a project, by id or name, here or as `?project=`: the key is for all projects",
                     "nothing",
                 )),
             },

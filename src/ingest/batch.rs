@@ -46,7 +46,8 @@ pub fn parse(body: &[u8], format: Format, most: usize) -> Result<Vec<Item<'_>>, 
     let texts: Vec<&[u8]> = match format {
         Format::Array => {
             if kind_of_json(body) != "an array" {
-                let rule = "a batch is an array of events, or one event in each line (`application/x-ndjson`)";
+                let rule =
+                    "must be an array of events, or one event per line (`application/x-ndjson`)";
                 return Err(Problem::invalid_field("body", rule, kind_of_json(body)));
             }
             let texts: Vec<&RawValue> = serde_json::from_slice(body)
@@ -61,7 +62,7 @@ pub fn parse(body: &[u8], format: Format, most: usize) -> Result<Vec<Item<'_>>, 
     };
     if texts.is_empty() || texts.len() > AT_MOST {
         let found = if texts.is_empty() { "none" } else { "more" };
-        let error = FieldError::new("body", format!("a batch has 1 to {AT_MOST} events"), found);
+        let error = FieldError::new("body", format!("must have 1 to {AT_MOST} events"), found);
         let kind = if texts.is_empty() { Kind::InvalidRequest } else { Kind::BodyTooLarge };
         return Err(Problem::new(kind).errors(vec![error]));
     }
@@ -78,7 +79,7 @@ fn item(place: usize, text: &[u8], most: usize) -> Result<Draft<'_>, Vec<FieldEr
     event::parse(text, &path).map_err(|error| match error {
         NoEvent::Fields(errors) => errors,
         NoEvent::Json(detail) => {
-            let rule = format!("a line is valid JSON: {detail}");
+            let rule = format!("must be valid JSON: {detail}");
             vec![FieldError::new(path, rule, kind_of_json(text))]
         }
     })

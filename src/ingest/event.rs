@@ -56,10 +56,10 @@ pub fn parse<'a>(json: &'a [u8], path: &str) -> Result<Draft<'a>, NoEvent> {
     let found = kind_of_json(json);
     if found != "an object" {
         let here = if path.is_empty() { "body" } else { path };
-        let rule = "an event is an object with `type` and `payload`";
+        let rule = "must be an object with `type` and `payload`";
         return Err(NoEvent::Fields(vec![FieldError::new(here, rule, found)]));
     }
-    let mut fields = Fields { path, errors: Vec::new(), seen: [None; FIELDS.len()] };
+    let mut fields = EventFields { path, errors: Vec::new(), seen: [None; FIELDS.len()] };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let parsed = FieldsSeed(&mut fields).deserialize(&mut deserializer);
     parsed.and_then(|()| deserializer.end()).map_err(|error| NoEvent::Json(syntax(&error)))?;
@@ -87,13 +87,13 @@ const METADATA: usize = 5;
 const SOURCE: usize = 6;
 
 /// The fields of an event, each still as JSON.
-struct Fields<'a, 'p> {
+struct EventFields<'a, 'p> {
     path: &'p str,
     errors: Vec<FieldError>,
     seen: [Option<&'a RawValue>; FIELDS.len()],
 }
 
-impl<'a> Fields<'a, '_> {
+impl<'a> EventFields<'a, '_> {
     fn into_draft(mut self) -> Result<Draft<'a>, Vec<FieldError>> {
         let event_type = match self.seen[TYPE] {
             Some(_) => self.text(TYPE, |text| text.parse::<TypeName>().map_err(|it| it.rule)),
@@ -111,17 +111,21 @@ impl<'a> Fields<'a, '_> {
         if let Some(metadata) = metadata
             && !metadata.get().starts_with('{')
         {
-            self.wrong(METADATA, "metadata is an object", kind_of_json(metadata.get().as_bytes()));
+            self.wrong(METADATA, "must be an object", kind_of_json(metadata.get().as_bytes()));
         }
         if metadata.is_some_and(|it| it.get().starts_with('{') && !has_plain_names(it)) {
-            self.wrong(METADATA, "the names in metadata are text in Unicode", "half a character");
+            self.wrong(
+                METADATA,
+                "must have names that are well-formed Unicode",
+                "half a character",
+            );
         }
         let source = self.given(SOURCE).and_then(|raw| {
             let text = text_of(raw);
             if text.is_none() {
                 self.wrong(
                     SOURCE,
-                    "a source is the name of one",
+                    "must be the name of a source",
                     kind_of_json(raw.get().as_bytes()),
                 );
             }
@@ -175,7 +179,7 @@ impl<'a> Fields<'a, '_> {
 }
 
 /// Whether each name of an object is a text. JSON also knows half a pair of surrogates, which is none, and
-/// the name could not be told from ours.
+/// the name could not be distinguished from ours.
 fn has_plain_names(object: &RawValue) -> bool {
     let is_suspect = object.get().contains(r"\ud") || object.get().contains(r"\uD");
     !is_suspect || serde_json::from_str::<BTreeMap<String, IgnoredAny>>(object.get()).is_ok()
@@ -200,7 +204,7 @@ fn parse_id(text: &str) -> Result<EventId, &'static str> {
     if is_version_7 { Ok(id) } else { Err(RULE) }
 }
 
-struct FieldsSeed<'f, 'a, 'p>(&'f mut Fields<'a, 'p>);
+struct FieldsSeed<'f, 'a, 'p>(&'f mut EventFields<'a, 'p>);
 
 impl<'a> DeserializeSeed<'a> for FieldsSeed<'_, 'a, '_> {
     type Value = ();
@@ -225,7 +229,7 @@ impl<'a> Visitor<'a> for FieldsSeed<'_, 'a, '_> {
                     self.0.seen[field] = Some(value);
                 }
                 FieldName::Known(field) => {
-                    self.0.wrong(field, "a field stands in an event once", "another");
+                    self.0.wrong(field, "must be given only once", "another");
                 }
                 FieldName::Unknown(name) => {
                     const RULE: &str = "an event has the fields `type`, `payload`, `id`, `timestamp`, \

@@ -56,7 +56,7 @@ impl Circumstances {
             let hops = hops.ok_or_else(|| {
                 Problem::invalid_field(
                     format!("header:{}", HOPS_HEADER),
-                    "it is a number",
+                    "must be a number",
                     "another text",
                 )
             })?;
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_saw_wins_over_what_the_sender_says() {
+    fn observed_metadata_wins_over_the_senders() {
         let headers = headers(&[("user-agent", "a\"b"), ("tidegate-hops", "2")]);
         let seen = Circumstances::of(&headers, "::ffff:192.0.2.1".parse().unwrap()).unwrap();
         let source: Name = "app".parse().unwrap();

@@ -2,7 +2,7 @@
 
 mod auth;
 mod body;
-mod room;
+mod body_budget;
 mod shape;
 mod event;
 mod batch;
@@ -12,9 +12,9 @@ mod answer;
 pub mod cors;
 mod types;
 mod sender;
-mod judging;
+mod schema_checks;
 pub mod traffic;
-pub mod memory;
+pub mod counters_file;
 pub mod parsers;
 pub mod segment;
 pub mod webhook;
@@ -43,15 +43,15 @@ pub use self::{
 };
 use self::{
     batch::Format,
-    judging::Checks,
-    memory::Files,
+    body_budget::{BodyBudget, Pass},
+    counters_file::Files,
     metadata::Circumstances,
     rate::Buckets,
-    room::{Pass, Room},
+    schema_checks::Checks,
     sender::Sender,
     traffic::{Rejection, Traffic},
     types::Types,
-    webhook::Doors,
+    webhook::InboundEndpoints,
 };
 use crate::{
     catalog::Catalog,
@@ -105,7 +105,7 @@ pub struct IngestParts {
     pub tail: Tail,
     pub random: Arc<dyn Random>,
     /// The sources that other services post to.
-    pub doors: Doors,
+    pub doors: InboundEndpoints,
     pub catalog: watch::Receiver<Arc<Catalog>>,
     /// Where counts and what was learned are kept.
     pub folder: PathBuf,
@@ -117,10 +117,10 @@ pub struct Ingest {
     keyring: Arc<Keyring>,
     clock: Arc<dyn Clock>,
     tail: Tail,
-    room: Room,
+    room: BodyBudget,
     buckets: Buckets,
     random: Arc<dyn Random>,
-    doors: Doors,
+    doors: InboundEndpoints,
     traffic: Traffic,
     types: Arc<Types>,
     checks: Checks,
@@ -134,7 +134,7 @@ impl Ingest {
         let files = Files::below(&folder);
         let traffic = Traffic::from_kept(&files.traffic);
         let types = Arc::new(Types::new(catalog, Learned::from_kept(&files.learned)));
-        let room = Room::new(options.reading_bytes);
+        let room = BodyBudget::new(options.reading_bytes);
         let buckets = Buckets::new(options.rate_limit);
         Self {
             gate,
@@ -159,7 +159,7 @@ impl Ingest {
     }
 
     /// What a source took and refused.
-    pub fn traffic(&self, source: SourceId) -> traffic::Counts {
+    pub fn traffic(&self, source: SourceId) -> traffic::SourceCounts {
         self.traffic.of(source)
     }
 
@@ -252,7 +252,8 @@ impl Ingest {
         let limit = self.options.batch_bytes;
         let parsed = async {
             if parts.headers.contains_key(&IDEMPOTENCY_HEADER) {
-                let rule = "in a batch, each event has its own `idempotency_key`";
+                let rule =
+                    "must not be sent with a batch: each event has its own `idempotency_key`";
                 let field = "header:idempotency-key";
                 return Err(Problem::invalid_field(field, rule, "a key for all"));
             }
@@ -329,7 +330,7 @@ impl Ingest {
     }
 
     fn show(&self, admitted: &Admitted) {
-        if let Admitted::Kept(Appended::New(event)) = admitted {
+        if let Admitted::Accepted(Appended::New(event)) = admitted {
             self.tail.accepted(event);
             self.types.learned.see(event);
         }
@@ -379,7 +380,7 @@ fn one_key(
     match (body, header) {
         (Some(body), Some(header)) if body != header => Err(Problem::invalid_field(
             "idempotency_key",
-            "it is the same as in the header `Idempotency-Key`, if both are given",
+            "must equal the header `Idempotency-Key` where both are given",
             "another key",
         )),
         (body, header) => Ok(body.or(header)),
@@ -402,7 +403,7 @@ fn one_key(
     ),
     request_body(content = NewEventBody, description = "As it is, or with `Content-Encoding: gzip` or `zstd`"),
     responses(
-        (status = 202, description = "Kept", body = EventAnswer),
+        (status = 202, description = "Accepted: the event is on disk", body = EventAnswer),
         (status = 200, description = "A duplicate of an earlier event, or an event of a suppressed user", body = EventAnswer),
         (status = "4XX", response = Problem),
         (status = "5XX", response = Problem),

@@ -9,8 +9,8 @@ use super::{
     auth::{OpenSource, Session},
     batch::{self, Format},
     event::Draft,
-    judging::{Judged, Unjudged},
     metadata::Circumstances,
+    schema_checks::{Judged, UncheckedEvent},
     traffic::{Caller, Rejection},
     types::{self, Judge},
 };
@@ -31,7 +31,7 @@ pub struct Sender {
 
 /// A batch, its events apart from what was wrong with the others.
 pub struct Parsed {
-    pub events: Vec<Unjudged>,
+    pub events: Vec<UncheckedEvent>,
     /// In the order of the request; `Ok` stands for the next of `events`.
     pub items: Vec<Result<(), Unfit>>,
 }
@@ -97,7 +97,7 @@ impl Sender {
         payload: RawJson,
         draft: Draft<'_>,
         path: impl fmt::Display,
-    ) -> Result<Unjudged, Unfit> {
+    ) -> Result<UncheckedEvent, Unfit> {
         let sources = self.session.sources(self.project);
         let source = sources.and_then(|it| it.get(draft.source.as_deref()));
         let Some(source) = source else {
@@ -128,7 +128,7 @@ impl Sender {
             payload,
         };
         let is_key_derived = event.key.is_none();
-        Ok(Unjudged::of(event, source, is_key_derived))
+        Ok(UncheckedEvent::of(event, source, is_key_derived))
     }
 
     /// `most`: the bytes of one event.

@@ -36,11 +36,11 @@ const KEYS: usize = 200;
 
 /// The counts of all sources.
 #[derive(Default)]
-pub struct Traffic(Mutex<Counted>);
+pub struct Traffic(Mutex<CountedRequest>);
 
 #[derive(Default)]
-struct Counted {
-    sources: IdMap<SourceId, Counts>,
+struct CountedRequest {
+    sources: IdMap<SourceId, SourceCounts>,
     /// Whether anything was counted since it was last written.
     is_changed: bool,
 }
@@ -58,9 +58,9 @@ pub enum Caller {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 #[schema(as = SourceTraffic)]
-pub struct Counts {
+pub struct SourceCounts {
     #[serde(flatten)]
-    pub all: Tally,
+    pub all: TrafficTally,
     /// Since when it is counted. What was counted in the last seconds before a crash is not in it.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
@@ -75,7 +75,7 @@ pub struct Counts {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 #[schema(as = TrafficTally)]
-pub struct Tally {
+pub struct TrafficTally {
     /// Events that are kept.
     pub accepted: u64,
     /// Events that were seen before.
@@ -102,7 +102,7 @@ pub struct KeyCounts {
     #[serde(default)]
     pub name: Option<String>,
     #[serde(flatten)]
-    pub tally: Tally,
+    pub tally: TrafficTally,
 }
 
 /// A request, or an event of one, that was refused.
@@ -128,7 +128,7 @@ impl Rejection {
     /// Its user is to be forgotten.
     pub const SUPPRESSED: &'static str = "suppressed";
 
-    /// What is told of a request that has a problem; `None` where the fault is ours or passes by itself.
+    /// What is reported of a request that has a problem; `None` where the fault is ours or passes by itself.
     pub fn of(problem: &Problem, at: Timestamp, ip: IpAddr) -> Option<Self> {
         let (status, slug, title) = problem.kind().parts();
         let is_theirs = (400..500).contains(&status) && problem.kind() != Kind::Overloaded;
@@ -169,12 +169,12 @@ impl Rejection {
     }
 }
 
-impl Tally {
+impl TrafficTally {
     fn taken(&mut self, admitted: &[Admitted], now: Timestamp) {
         for it in admitted {
             match it {
-                Admitted::Kept(Appended::New(_)) => self.accepted += 1,
-                Admitted::Kept(Appended::Duplicate { same_body, same_type, .. }) => {
+                Admitted::Accepted(Appended::New(_)) => self.accepted += 1,
+                Admitted::Accepted(Appended::Duplicate { same_body, same_type, .. }) => {
                     self.duplicates += 1;
                     let differs = *same_body == Some(false) || *same_type == Some(false);
                     self.conflicts += u64::from(differs);
@@ -194,12 +194,12 @@ impl Tally {
     }
 }
 
-impl Counts {
-    fn key(&mut self, caller: Caller) -> Option<&mut Tally> {
+impl SourceCounts {
+    fn key(&mut self, caller: Caller) -> Option<&mut TrafficTally> {
         let Caller::Key(key) = caller else { return None };
         let place = self.keys.iter().position(|it| it.key == key).or_else(|| {
             (self.keys.len() < KEYS).then(|| {
-                self.keys.push(KeyCounts { key, name: None, tally: Tally::default() });
+                self.keys.push(KeyCounts { key, name: None, tally: TrafficTally::default() });
                 self.keys.len() - 1
             })
         });
@@ -210,9 +210,9 @@ impl Counts {
 impl Traffic {
     /// What a file holds.
     pub fn from_kept(file: &Path) -> Self {
-        let kept: Vec<(SourceId, Counts)> = derived::read(file).unwrap_or_default();
+        let kept: Vec<(SourceId, SourceCounts)> = derived::read(file).unwrap_or_default();
         let sources = kept.into_iter().collect();
-        Self(Mutex::new(Counted { sources, is_changed: false }))
+        Self(Mutex::new(CountedRequest { sources, is_changed: false }))
     }
 
     pub fn taken(&self, source: SourceId, by: Caller, admitted: &[Admitted], now: Timestamp) {
@@ -237,11 +237,11 @@ impl Traffic {
         });
     }
 
-    pub fn of(&self, source: SourceId) -> Counts {
+    pub fn of(&self, source: SourceId) -> SourceCounts {
         self.lock().sources.get(&source).cloned().unwrap_or_default()
     }
 
-    /// Forgets what a source took and refused, and counts anew.
+    /// Forgets what a source took and refused, and counts again.
     pub fn forget(&self, source: SourceId) {
         let mut counted = self.lock();
         counted.is_changed |= counted.sources.remove(&source).is_some();
@@ -253,7 +253,7 @@ impl Traffic {
         &self,
         now: Timestamp,
         is_there: &dyn Fn(SourceId) -> bool,
-    ) -> Option<Vec<(SourceId, Counts)>> {
+    ) -> Option<Vec<(SourceId, SourceCounts)>> {
         let horizon = now.checked_sub(KEPT_FOR).unwrap_or(Timestamp::MIN);
         let mut counted = self.lock();
         let mut is_changed = std::mem::take(&mut counted.is_changed);
@@ -274,7 +274,7 @@ impl Traffic {
         self.lock().is_changed = true;
     }
 
-    fn count(&self, source: SourceId, now: Timestamp, act: impl FnOnce(&mut Counts)) {
+    fn count(&self, source: SourceId, now: Timestamp, act: impl FnOnce(&mut SourceCounts)) {
         let mut counted = self.lock();
         counted.is_changed = true;
         let counts = counted.sources.entry(source).or_default();
@@ -282,7 +282,7 @@ impl Traffic {
         act(counts);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Counted> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, CountedRequest> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -337,7 +337,7 @@ mod tests {
 
         // Of a source that is gone, nothing stays.
         assert!(traffic.to_keep(now, &|_| false).is_some());
-        assert_eq!(traffic.of(source), Counts::default());
+        assert_eq!(traffic.of(source), SourceCounts::default());
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_nothing_that_its_source_must_never_store() {
-        let told = |redaction: &str| {
+        let reported = |redaction: &str| {
             let redaction = serde_json::from_str(redaction).unwrap();
             let never = Redactor::before_storing(&redaction).unwrap();
             let reason = "payload.by[\"eve@a.example\"]: a number".to_owned();
@@ -366,13 +366,13 @@ mod tests {
             (it.ip, it.reason)
         };
         let whole = "payload.by[\"eve@a.example\"]: a number";
-        let (ip, reason) = told(r#"{"fields":["payload.a"]}"#);
+        let (ip, reason) = reported(r#"{"fields":["payload.a"]}"#);
         assert_eq!((ip.as_deref(), reason.as_str()), (Some("192.0.2.77"), whole));
-        let (ip, reason) = told(r#"{"fields":["metadata.ip"]}"#);
+        let (ip, reason) = reported(r#"{"fields":["metadata.ip"]}"#);
         assert_eq!((ip, reason.as_str()), (None, whole));
-        let (ip, reason) = told(r#"{"detect":["ip","email"]}"#);
+        let (ip, reason) = reported(r#"{"detect":["ip","email"]}"#);
         assert!(ip.is_none() && !reason.contains("eve"), "{reason}");
-        let (ip, reason) = told(r#"{"detect":["ip","email"],"mode":"mask"}"#);
+        let (ip, reason) = reported(r#"{"detect":["ip","email"],"mode":"mask"}"#);
         assert_eq!(ip.as_deref(), Some("192.0.*.*"));
         assert!(reason.contains("e***@a.example"), "{reason}");
         let long = "é".repeat(1000);

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
-    catalog::{Catalog, OfCatalog},
+    catalog::{Catalog, CatalogDerived},
     model::{EventType, IdMap, ProjectId, RawJson, TypeName, Validate},
     problem::{FieldError, Kind, Problem},
-    schema::{Budget, Checked, Fault, Learned, MOST_STEPS, Schema},
+    schema::{Checked, Fault, Learned, MOST_STEPS, Schema, SchemaBudget},
 };
 
 /// Why an event is not kept, among the codes of rejections.
@@ -17,12 +17,12 @@ pub const CODE: &str = "schema";
 
 /// All event types that events are held to, and what traffic shows of every type.
 pub struct Types {
-    held: OfCatalog<Held>,
+    held: CatalogDerived<HeldTypes>,
     pub learned: Learned,
 }
 
 /// Those of one catalogue. It lives until the catalogue changes.
-struct Held {
+struct HeldTypes {
     by_project: IdMap<ProjectId, HashMap<TypeName, Arc<HeldType>>>,
 }
 
@@ -34,14 +34,14 @@ struct HeldType {
 
 /// The types as one request sees them.
 pub struct Judge {
-    held: Arc<Held>,
+    held: Arc<HeldTypes>,
     types: Arc<Types>,
     now: Timestamp,
 }
 
 /// How much the checks of one request may take.
 pub struct Judging {
-    budget: Budget,
+    budget: SchemaBudget,
     /// Bytes of payloads that may be read.
     bytes: usize,
     /// Whether what is beyond that is left for later, and has no verdict now.
@@ -50,7 +50,7 @@ pub struct Judging {
 
 /// What a schema says of a payload.
 #[derive(Debug, PartialEq)]
-pub enum Verdict {
+pub enum SchemaVerdict {
     Fine,
     /// It is kept, and shows what is wrong with it.
     Flagged(Vec<Fault>),
@@ -60,7 +60,7 @@ pub enum Verdict {
 
 impl Types {
     pub fn new(catalog: watch::Receiver<Arc<Catalog>>, learned: Learned) -> Self {
-        Self { held: OfCatalog::new(catalog, |it, before| Held::of(it, before)), learned }
+        Self { held: CatalogDerived::new(catalog, |it, before| HeldTypes::of(it, before)), learned }
     }
 
     pub fn judge(self: &Arc<Self>, now: Timestamp) -> Arc<Judge> {
@@ -68,7 +68,7 @@ impl Types {
     }
 }
 
-impl Held {
+impl HeldTypes {
     /// What `before` compiled is compiled once.
     fn of(catalog: &Catalog, before: Option<&Self>) -> Self {
         let mut by_project: IdMap<_, HashMap<_, _>> = IdMap::default();
@@ -97,12 +97,12 @@ impl HeldType {
 impl Judging {
     /// For one request, on a thread that serves connections: about a millisecond.
     pub fn quick() -> Self {
-        Self { budget: Budget(50_000), bytes: 64 * 1024, is_quick: true }
+        Self { budget: SchemaBudget(50_000), bytes: 64 * 1024, is_quick: true }
     }
 
     /// For one request, on a thread of its own.
     pub fn whole() -> Self {
-        Self { budget: Budget(MOST_STEPS), bytes: usize::MAX, is_quick: false }
+        Self { budget: SchemaBudget(MOST_STEPS), bytes: usize::MAX, is_quick: false }
     }
 
     /// The payload; `None` where it is too long to be read here.
@@ -121,9 +121,11 @@ impl Judge {
         name: &TypeName,
         payload: &RawJson,
         judging: &mut Judging,
-    ) -> Option<Verdict> {
+    ) -> Option<SchemaVerdict> {
         let types = self.held.by_project.get(&project);
-        let Some(held) = types.and_then(|it| it.get(name)) else { return Some(Verdict::Fine) };
+        let Some(held) = types.and_then(|it| it.get(name)) else {
+            return Some(SchemaVerdict::Fine);
+        };
         let faults = match judging.read(payload)? {
             Ok(value) => match held.schema.check(&value, &mut judging.budget) {
                 Checked::Faults(faults) => faults,
@@ -136,18 +138,18 @@ impl Judge {
             // JSON knows numbers that are too large, and half a pair of surrogates. No schema can say anything
             // about them, and so they are not as it says.
             Err(_) => {
-                let rule = "it has only numbers that a computer knows, and texts in Unicode";
+                let rule = "must hold only numbers in range and well-formed Unicode strings";
                 vec![Fault { path: String::new(), rule: rule.to_owned() }]
             }
         };
         if faults.is_empty() {
-            return Some(Verdict::Fine);
+            return Some(SchemaVerdict::Fine);
         }
         let is_kept = held.of.validate != Validate::Reject;
         let outcome = if is_kept { "flagged" } else { "rejected" };
         metrics::counter!("tidegate_schema_faults_total", "outcome" => outcome).increment(1);
         self.types.learned.judged(project, name, is_kept, self.now);
-        Some(if is_kept { Verdict::Flagged(faults) } else { Verdict::Rejected(faults) })
+        Some(if is_kept { SchemaVerdict::Flagged(faults) } else { SchemaVerdict::Rejected(faults) })
     }
 }
 
@@ -165,7 +167,7 @@ pub fn flagged(metadata: &RawJson, faults: &[Fault]) -> RawJson {
 pub fn field_errors(path: &str, faults: &[Fault]) -> Vec<FieldError> {
     let dot = if path.is_empty() { "" } else { "." };
     let error = |it: &Fault| {
-        let rule = format!("the schema of its type: {}", it.rule);
+        let rule = format!("must match the schema of its type: {}", it.rule);
         FieldError::new(format!("{path}{dot}payload{}", it.path), rule, "something else")
     };
     faults.iter().map(error).collect()
@@ -192,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_stands_in_the_metadata_behind_what_was_there() {
+    fn schema_faults_are_appended_to_the_metadata() {
         let metadata = RawJson::trusted(r#"{"a":{"b":{}},"source":"app"}"#);
         let faults = [Fault { path: ".plan".into(), rule: "it is \"so\"".into() }];
         let flagged = flagged(&metadata, &faults).to_value();

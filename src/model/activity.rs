@@ -25,7 +25,7 @@ pub enum EntryKind {
     Attempt { number: u16, outcome: Outcome },
     /// Ended without an attempt: expired or cancelled, and why.
     Note { reason: String },
-    /// A dead letter was delivered anew, as the delivery with this ordinal.
+    /// A dead letter was delivered again, as the delivery with this ordinal.
     Replayed { by: u16, reason: String },
 }
 

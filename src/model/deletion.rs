@@ -19,7 +19,7 @@ pub struct Deletion {
     pub person: Person,
     pub then: Then,
     pub state: DeletionState,
-    /// Destinations that were told.
+    /// Destinations that were notified.
     pub notified: u64,
     /// Events whose bodies are erased.
     pub erased: u64,
@@ -78,13 +78,13 @@ pub enum Then {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeletionState {
-    /// The destinations are being told.
+    /// The destinations are being notified.
     Notifying,
-    /// They are told. Erasing begins when no other request erases; until then it can be cancelled.
+    /// They are notified. Erasing begins when no other request erases; until then it can be cancelled.
     Waiting,
     Erasing,
     Done,
-    /// The destinations were told, and nothing was erased.
+    /// The destinations were notified, and nothing was erased.
     Cancelled,
 }
 

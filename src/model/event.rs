@@ -1,4 +1,4 @@
-//! What happened, as it was told to us.
+//! What happened, as it was reported to us.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;

@@ -12,7 +12,7 @@ pub struct EventType {
     pub name: TypeName,
     #[serde(default)]
     pub description: String,
-    /// Under which heading people find it.
+    /// Heading under which it is listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// A payload to show and to test with. It agrees with the schema.
@@ -35,7 +35,7 @@ pub enum Validate {
     Off,
     /// It is kept, with `metadata.schema_errors`.
     Flag,
-    /// It is not kept, and its sender is told why.
+    /// It is not kept, and its sender gets the reason.
     Reject,
 }
 

@@ -47,7 +47,7 @@ pub struct AbsenceMemory {
     pub since: i64,
     /// Whether there ever was an event.
     pub is_seen: bool,
-    /// It did not come by then, and that has been told.
+    /// It did not come by then, and that has been reported.
     pub missed: Option<i64>,
 }
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_read_back() {
+    fn memories_are_read_back() {
         for memory in [
             Memory::Spike(SpikeMemory::default()),
             Memory::Spike(SpikeMemory {

@@ -65,7 +65,7 @@ pub use project::{ApiKey, Project, Scope};
 pub use redaction::{Detector, Redaction, RedactionMode};
 pub use replay::{Replay, ReplayState, Selection};
 pub use secret::{Sealed, Secret};
-pub use shares::{Shares, Turn};
+pub use shares::{ShareSlot, Shares};
 pub use source::{SenderField, Source, SourceKind};
 pub use tally::{Counted, Edge, Passed, Tally};
 pub use test_case::{Expectation, TestCase, TestEvent};

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_written_and_read_again() {
+    fn moments_survive_a_round_trip() {
         for text in ["0000-01-01T00:00:00Z", "1969-07-20T20:17:40.000001Z", "9999-12-30T22:00:00Z"]
         {
             let moment = parse(text).unwrap();

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_put_is_taken() {
+    fn packed_values_are_read_back() {
         for number in [0, 1, 127, 128, 300, 1 << 40, u64::MAX] {
             let mut bytes = Vec::new();
             put(&mut bytes, number);

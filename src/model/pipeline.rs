@@ -91,7 +91,7 @@ impl TryFrom<String> for Pattern {
 
     fn try_from(text: String) -> Result<Self, TextError> {
         const RULE: TextError = TextError {
-            rule: "a trigger is an event type such as `user.signed_up`, a group such as `user.*`, or `*`",
+            rule: "must be an event type such as `user.signed_up`, a group such as `user.*`, or `*`",
         };
         match text.strip_suffix('*') {
             Some("") => Ok(Self::All),

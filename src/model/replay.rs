@@ -1,4 +1,4 @@
-//! Old events, delivered anew.
+//! Old events, delivered again.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ struct Shared {
 }
 
 /// One turn, given back when it is dropped.
-pub struct Turn {
+pub struct ShareSlot {
     shares: Shares,
     project: ProjectId,
 }
@@ -25,14 +25,14 @@ impl Shares {
     }
 
     /// A turn for this project, if there is one, and if it has not half of all already.
-    pub fn take(&self, project: ProjectId) -> Option<Turn> {
+    pub fn take(&self, project: ProjectId) -> Option<ShareSlot> {
         let mut taken = self.lock();
         let own = taken.get(&project).copied().unwrap_or(0);
         if own >= self.0.turns.div_ceil(2) || taken.values().sum::<usize>() >= self.0.turns {
             return None;
         }
         taken.insert(project, own + 1);
-        Some(Turn { shares: self.clone(), project })
+        Some(ShareSlot { shares: self.clone(), project })
     }
 
     fn lock(&self) -> MutexGuard<'_, IdMap<ProjectId, usize>> {
@@ -40,7 +40,7 @@ impl Shares {
     }
 }
 
-impl Drop for Turn {
+impl Drop for ShareSlot {
     fn drop(&mut self) {
         let mut taken = self.shares.lock();
         if let Some(own) = taken.get_mut(&self.project) {
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn one_project_takes_half_of_the_turns_at_most() {
         let shares = Shares::new(5);
-        let take = |project: u128, times: usize| -> Vec<Turn> {
+        let take = |project: u128, times: usize| -> Vec<ShareSlot> {
             (0..times).filter_map(|_| shares.take(ProjectId::from_bits(project))).collect()
         };
         let first = take(1, 9);

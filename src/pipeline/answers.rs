@@ -6,14 +6,14 @@ use std::{
 };
 
 use super::{
-    ask::{Answer, Lookups, Question, Status},
+    ask::{LookupAnswer, LookupStatus, Lookups, Question},
     enrich::Enrich,
 };
 use crate::model::{Memory, ProjectId, StepId};
 
 /// Which question of a pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Slot {
+pub(super) struct QuestionSlot {
     pub(super) version: u32,
     pub(super) route: Option<u16>,
     pub(super) step: u16,
@@ -24,7 +24,12 @@ pub(super) struct Slot {
 /// Where the planner gets answers from.
 pub(super) trait Answers {
     /// `None`: it is not known yet.
-    fn answer(&mut self, slot: Slot, step: &Enrich, question: Question) -> Option<Answer>;
+    fn answer(
+        &mut self,
+        slot: QuestionSlot,
+        step: &Enrich,
+        question: Question,
+    ) -> Option<LookupAnswer>;
 
     /// What a step remembers of the events before this one.
     fn recall(&self, step: StepId, key: &[u8]) -> Option<Memory>;
@@ -34,8 +39,8 @@ pub(super) trait Answers {
 pub(super) struct Nobody;
 
 impl Answers for Nobody {
-    fn answer(&mut self, _: Slot, _: &Enrich, _: Question) -> Option<Answer> {
-        Some(Answer::of(Status::NotFound))
+    fn answer(&mut self, _: QuestionSlot, _: &Enrich, _: Question) -> Option<LookupAnswer> {
+        Some(LookupAnswer::of(LookupStatus::NotFound))
     }
 
     fn recall(&self, _: StepId, _: &[u8]) -> Option<Memory> {
@@ -50,11 +55,11 @@ pub(super) struct AtOnce<'a> {
 }
 
 impl Answers for AtOnce<'_> {
-    fn answer(&mut self, _: Slot, _: &Enrich, question: Question) -> Option<Answer> {
+    fn answer(&mut self, _: QuestionSlot, _: &Enrich, question: Question) -> Option<LookupAnswer> {
         let mut asked = self.lookups.ask(self.project, Arc::new(question));
         match asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Some(answer),
-            Poll::Pending => Some(Answer::of(Status::Overloaded)),
+            Poll::Pending => Some(LookupAnswer::of(LookupStatus::Overloaded)),
         }
     }
 

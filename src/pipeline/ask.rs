@@ -40,8 +40,8 @@ pub struct Entity {
 
 /// What came back.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    pub status: Status,
+pub struct LookupAnswer {
+    pub status: LookupStatus,
     /// What is known, as an object.
     pub fields: Option<RawJson>,
     /// Who knew it: `directory`, or the name of a look-up.
@@ -51,7 +51,7 @@ pub struct Answer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Status {
+pub enum LookupStatus {
     Found,
     NotFound,
     /// The event does not say whom or what to look for.
@@ -63,7 +63,7 @@ pub enum Status {
     Overloaded,
 }
 
-impl Status {
+impl LookupStatus {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Found => "found",
@@ -84,29 +84,29 @@ impl Status {
     }
 }
 
-impl Answer {
+impl LookupAnswer {
     pub fn found(fields: RawJson, from: impl Into<String>) -> Self {
         let from = Some(from.into());
-        Self { status: Status::Found, fields: Some(fields), from, reason: None }
+        Self { status: LookupStatus::Found, fields: Some(fields), from, reason: None }
     }
 
     /// Without anything known.
-    pub fn of(status: Status) -> Self {
+    pub fn of(status: LookupStatus) -> Self {
         Self { status, fields: None, from: None, reason: None }
     }
 
-    pub fn failed(status: Status, from: &str, reason: impl Into<String>) -> Self {
+    pub fn failed(status: LookupStatus, from: &str, reason: impl Into<String>) -> Self {
         let (from, reason) = (Some(from.to_owned()), Some(reason.into()));
         Self { status, fields: None, from, reason }
     }
 }
 
 /// An answer that may take a while. What is known already is there when it is first polled.
-pub type Asked = Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub type LookupFuture = Pin<Box<dyn Future<Output = LookupAnswer> + Send>>;
 
 /// The world outside, as the steps may ask it: it always answers, and never panics.
 pub trait Lookups: Send + Sync {
-    fn ask(&self, project: ProjectId, question: Arc<Question>) -> Asked;
+    fn ask(&self, project: ProjectId, question: Arc<Question>) -> LookupFuture;
 
     /// The same world under resources that are not saved, for trying; `None` where they make no difference.
     fn under(&self, _catalog: &Arc<Catalog>) -> Option<Arc<dyn Lookups>> {
@@ -121,7 +121,7 @@ pub trait Lookups: Send + Sync {
 pub struct NoLookups;
 
 impl Lookups for NoLookups {
-    fn ask(&self, _: ProjectId, _: Arc<Question>) -> Asked {
-        Box::pin(std::future::ready(Answer::of(Status::NotFound)))
+    fn ask(&self, _: ProjectId, _: Arc<Question>) -> LookupFuture {
+        Box::pin(std::future::ready(LookupAnswer::of(LookupStatus::NotFound)))
     }
 }

@@ -187,7 +187,7 @@ fn compile_steps(
 /// All pipelines of a catalogue.
 #[derive(Default)]
 pub struct Compiled {
-    projects: IdMap<ProjectId, Project>,
+    projects: IdMap<ProjectId, ProjectPipelines>,
     /// What each pipeline document compiled to, to be taken over when it has not changed.
     cache: HashMap<PipelineId, (Arc<Pipeline>, Attempted)>,
 }
@@ -206,12 +206,12 @@ fn attempt(document: &Pipeline, catalog: &Catalog, tools: &Tools) -> Attempted {
 }
 
 #[derive(Default)]
-pub(super) struct Project {
+pub(super) struct ProjectPipelines {
     /// In the order in which they were made.
     pub pipelines: Vec<Active>,
     pub sources: HashMap<SourceId, Name>,
     /// Every destination, also those to which no pipeline routes.
-    pub destinations: HashMap<DestinationId, Arc<Target>>,
+    pub destinations: HashMap<DestinationId, Arc<RouteTarget>>,
 }
 
 /// A pipeline that is enabled, with what its names mean now.
@@ -225,19 +225,19 @@ pub(super) struct Active {
     /// Or why it does not compile. It then plans nothing, and says so with each event it wants.
     pub compiled: Attempted,
     /// For each route its destination, if there is one of that name.
-    pub targets: Vec<Option<Arc<Target>>>,
+    pub targets: Vec<Option<Arc<RouteTarget>>>,
 }
 
 /// A destination, as far as planning needs it.
-pub(super) struct Target {
+pub(super) struct RouteTarget {
     pub id: DestinationId,
     /// The name by which an event can exclude it.
     pub integration: Option<String>,
-    pub line: Line,
+    pub line: LaneRule,
 }
 
 /// Which deliveries of a destination wait for each other.
-pub(super) struct Line {
+pub(super) struct LaneRule {
     pub era: Era,
     pub by: By,
 }
@@ -308,7 +308,7 @@ impl Compiled {
         next
     }
 
-    pub(super) fn project(&self, id: ProjectId) -> Option<&Project> {
+    pub(super) fn project(&self, id: ProjectId) -> Option<&ProjectPipelines> {
         self.projects.get(&id)
     }
 
@@ -349,21 +349,21 @@ impl CompiledPipeline {
     }
 }
 
-fn targets(catalog: &Catalog) -> HashMap<(ProjectId, &Name), Arc<Target>> {
+fn targets(catalog: &Catalog) -> HashMap<(ProjectId, &Name), Arc<RouteTarget>> {
     let mut targets = HashMap::new();
     for destination in catalog.destinations.values() {
         let webhook = destination.connection.webhook();
-        let target = Target {
+        let target = RouteTarget {
             id: destination.id,
             integration: webhook.and_then(|it| it.contract.integration.clone()),
-            line: Line::of(destination),
+            line: LaneRule::of(destination),
         };
         targets.insert((destination.project, &destination.name), Arc::new(target));
     }
     targets
 }
 
-impl Line {
+impl LaneRule {
     pub fn of(destination: &Destination) -> Self {
         let by = match &destination.policy.ordering {
             Ordering::None => By::None,

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    compile::Project,
-    plan::{MOST_DELIVERIES, Planned},
+    compile::ProjectPipelines,
+    plan::{EventPlan, MOST_DELIVERIES},
     reasons,
 };
 use crate::{
@@ -38,7 +38,7 @@ impl Direction {
 }
 
 /// The plan of an event of the system.
-pub(super) fn plan(event: &Arc<Event>, project: Option<&Project>) -> Planned {
+pub(super) fn plan(event: &Arc<Event>, project: Option<&ProjectPipelines>) -> EventPlan {
     let mut plan = Plan::of(event);
     let mut failures = 0;
     let mut skip = |reason: String| {
@@ -80,5 +80,5 @@ pub(super) fn plan(event: &Arc<Event>, project: Option<&Project>) -> Planned {
             }
         }
     }
-    Planned { plan, failures }
+    EventPlan { plan, failures }
 }

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::{
     Invalid, Tools,
-    ask::{Answer, Entity, Person, Question, Status},
+    ask::{Entity, LookupAnswer, LookupStatus, Person, Question},
     field::with_field,
-    settings::Fields,
+    settings::StepSettings,
     steps::{Next, Step},
 };
 use crate::{
@@ -64,7 +64,8 @@ impl Enrich {
         _: ProjectId,
         _: &Tools,
     ) -> Result<Box<dyn Step>, Invalid> {
-        let fields = Fields::of(Self::PERSON, settings, &[&["email", "ip", "from"], &SHARED])?;
+        let fields =
+            StepSettings::of(Self::PERSON, settings, &[&["email", "ip", "from"], &SHARED])?;
         let asks = Asks::Person {
             email: fields.expression("email", None, names)?,
             ip: fields.expression("ip", Some("metadata.ip"), names)?,
@@ -79,7 +80,8 @@ impl Enrich {
         _: ProjectId,
         _: &Tools,
     ) -> Result<Box<dyn Step>, Invalid> {
-        let fields = Fields::of(Self::ENTITY, settings, &[&["table", "key", "follow"], &SHARED])?;
+        let fields =
+            StepSettings::of(Self::ENTITY, settings, &[&["table", "key", "follow"], &SHARED])?;
         let table = fields.text("table")?.ok_or_else(|| fields.missing("table"))?;
         let rule = "must be the name of a table";
         let table: Name = table.parse().map_err(|_| fields.wrong("table", rule))?;
@@ -90,14 +92,14 @@ impl Enrich {
 
     fn build(
         kind: &'static str,
-        fields: &Fields<'_>,
+        fields: &StepSettings<'_>,
         asks: Asks,
         into: &str,
         names: &Names<'_>,
     ) -> Result<Box<dyn Step>, Invalid> {
         let into = fields.text("into")?.unwrap_or(into).to_owned();
         if into == MARKS || !names.is_free(&into) {
-            return Err(fields.wrong("into", "must be a name that means nothing else here"));
+            return Err(fields.wrong("into", "must be a name that this pipeline does not use yet"));
         }
         let timeout = fields.duration("timeout", Duration::from_secs(5), LONGEST_TIMEOUT)?;
         let retry_for = fields.duration("retry_for", Duration::from_secs(600), LONGEST_RETRY)?;
@@ -142,7 +144,7 @@ impl Enrich {
     }
 
     /// How the event goes on with the answer.
-    pub(super) fn answered(&self, facts: &Facts, answer: &Answer) -> Next {
+    pub(super) fn answered(&self, facts: &Facts, answer: &LookupAnswer) -> Next {
         let failure = answer.status.is_failure().then(|| self.failure(answer));
         if let (OnError::Drop, Some(failure)) = (self.on_error, &failure) {
             return Next::Stop(failure.clone());
@@ -168,11 +170,14 @@ impl Enrich {
     }
 
     /// What people read.
-    fn failure(&self, answer: &Answer) -> String {
+    fn failure(&self, answer: &LookupAnswer) -> String {
         let what = match answer.status {
-            Status::Timeout => "had no answer in time",
-            Status::Overloaded => "was not asked: too much is being asked already",
-            Status::Failed | Status::Found | Status::NotFound | Status::NoKey => "failed",
+            LookupStatus::Timeout => "had no answer in time",
+            LookupStatus::Overloaded => "was not asked: too much is being asked already",
+            LookupStatus::Failed
+            | LookupStatus::Found
+            | LookupStatus::NotFound
+            | LookupStatus::NoKey => "failed",
         };
         let from = answer.from.as_ref().map_or(String::new(), |it| format!(" from `{it}`"));
         let reason = answer.reason.as_ref().map_or(String::new(), |it| format!(": {it}"));
@@ -207,7 +212,7 @@ fn is_email(text: &str) -> bool {
 /// What both steps take.
 const SHARED: [&str; 6] = ["into", "payload", "with_key", "timeout", "on_error", "retry_for"];
 
-fn names_of(fields: &Fields<'_>, name: &str) -> Result<Option<Vec<Name>>, Invalid> {
+fn names_of(fields: &StepSettings<'_>, name: &str) -> Result<Option<Vec<Name>>, Invalid> {
     const MOST: usize = 8;
     let rule = "must be a list of at most 8 names of look-ups";
     let Some(names) = fields.list(name, rule)? else { return Ok(None) };
@@ -219,7 +224,7 @@ fn names_of(fields: &Fields<'_>, name: &str) -> Result<Option<Vec<Name>>, Invali
 }
 
 /// The paths to follow, each behind its own beginning.
-fn follow_of(fields: &Fields<'_>) -> Result<Vec<Vec<String>>, Invalid> {
+fn follow_of(fields: &StepSettings<'_>) -> Result<Vec<Vec<String>>, Invalid> {
     let rule = "must be a list of at most 16 paths of up to four fields, such as `account.plan`";
     let paths = fields.list("follow", rule)?.unwrap_or_default();
     let mut parsed: Vec<Vec<String>> =

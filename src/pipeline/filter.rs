@@ -11,12 +11,12 @@ use crate::{
     model::ProjectId,
 };
 
-pub(super) struct Filter {
+pub(super) struct FilterStep {
     condition: Condition,
     reason: String,
 }
 
-impl Filter {
+impl FilterStep {
     pub const KIND: &str = "filter.match";
 
     pub fn build(
@@ -34,7 +34,7 @@ impl Filter {
     }
 }
 
-impl Step for Filter {
+impl Step for FilterStep {
     fn kind(&self) -> &'static str {
         Self::KIND
     }

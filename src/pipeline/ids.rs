@@ -10,10 +10,10 @@ use crate::model::{Altered, DestinationId, Event, Message, PlannedDelivery, RawJ
 
 /// The ids that an event's messages have so far.
 #[derive(Default)]
-pub(super) struct Ids(HashMap<Option<DestinationId>, Vec<Given>>);
+pub(super) struct Ids(HashMap<Option<DestinationId>, Vec<GivenId>>);
 
 /// What stands behind the event's id, and of which message.
-struct Given {
+struct GivenId {
     part: Option<u16>,
     said: Option<Arc<Altered>>,
 }
@@ -23,18 +23,19 @@ impl Ids {
     /// known, so nothing that differs from one of them shares its id.
     pub fn of(messages: &[Message]) -> Self {
         let given = messages.iter().filter(|it| !it.fresh_id);
-        let given: Vec<Given> =
-            given.map(|it| Given { part: part(it.copy.as_ref()), said: it.copy.clone() }).collect();
+        let given: Vec<GivenId> = given
+            .map(|it| GivenId { part: part(it.copy.as_ref()), said: it.copy.clone() })
+            .collect();
         Self(if given.is_empty() { HashMap::new() } else { HashMap::from([(None, given)]) })
     }
 
     /// The messages of the event that were sent, each with its destination.
     pub fn sent(sent: &[(DestinationId, Message)]) -> Self {
-        let mut ids: HashMap<Option<DestinationId>, Vec<Given>> = HashMap::new();
+        let mut ids: HashMap<Option<DestinationId>, Vec<GivenId>> = HashMap::new();
         for (destination, message) in sent.iter().filter(|it| !it.1.fresh_id) {
             let said = message.copy.clone();
             let given = ids.entry(Some(*destination)).or_default();
-            given.push(Given { part: part(said.as_ref()), said });
+            given.push(GivenId { part: part(said.as_ref()), said });
         }
         Self(ids)
     }
@@ -52,7 +53,7 @@ impl Ids {
             }
             let given = self.0.entry(destination).or_default();
             if !given.iter().any(|it| it.part == part) {
-                given.push(Given { part, said });
+                given.push(GivenId { part, said });
             }
         }
     }
@@ -63,9 +64,9 @@ fn part(copy: Option<&Arc<Altered>>) -> Option<u16> {
 }
 
 /// The number that a message gets beside those that have theirs.
-fn number(event: &Event, said: Option<&Arc<Altered>>, known: &[&Given]) -> Option<u16> {
+fn number(event: &Event, said: Option<&Arc<Altered>>, known: &[&GivenId]) -> Option<u16> {
     let own = part(said);
-    let is_same = |it: &&&Given| is_same(event, it.said.as_ref(), said);
+    let is_same = |it: &&&GivenId| is_same(event, it.said.as_ref(), said);
     match known.iter().find(|it| it.part == own) {
         None => own,
         Some(taken) if is_same(&taken) => own,
@@ -110,7 +111,7 @@ mod tests {
         }
     }
 
-    fn told(ids: &mut Ids, deliveries: &str) -> String {
+    fn reported(ids: &mut Ids, deliveries: &str) -> String {
         let event = Event { payload: RawJson::trusted("0"), ..Event::at(1) };
         let mut deliveries: Vec<_> = deliveries.split(' ').map(delivery).collect();
         ids.tell_apart(&event, &mut deliveries);
@@ -131,16 +132,16 @@ mod tests {
             ("1:1:5 1:2:6 1:1:7 1:2:8", "1 2 3 4"),
             ("1:-:5 1:-:6 1:1:7 1:2:8", "- 2 1 3"),
         ] {
-            assert_eq!(told(&mut Ids::default(), deliveries), parts, "{deliveries}");
+            assert_eq!(reported(&mut Ids::default(), deliveries), parts, "{deliveries}");
         }
     }
 
     #[test]
     fn a_later_part_of_a_plan_knows_the_ids_before_it() {
         let mut ids = Ids::default();
-        assert_eq!(told(&mut ids, "1:-:5"), "-");
-        assert_eq!(told(&mut ids, "1:-:6"), "2");
+        assert_eq!(reported(&mut ids, "1:-:5"), "-");
+        assert_eq!(reported(&mut ids, "1:-:6"), "2");
         // Planned again since the store failed.
-        assert_eq!(told(&mut ids, "1:-:6"), "2");
+        assert_eq!(reported(&mut ids, "1:-:6"), "2");
     }
 }

@@ -24,13 +24,13 @@ mod place;
 mod reasons;
 mod answers;
 mod plan;
-mod ahead;
+mod prefetch;
 mod trace;
 pub mod dry;
 mod tally;
-mod aside;
-mod outside;
-mod sent;
+mod parked;
+mod lookups;
+mod in_flight;
 mod run;
 
 use std::{sync::Arc, time::Instant};
@@ -40,12 +40,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     crypto::{Pseudonyms, Vault},
     model::ProjectId,
-    script::Pool,
+    script::ScriptThreads,
 };
 
 pub use crate::script::Failing as FailingScript;
 
-pub use ask::{Answer, Asked, Entity, Lookups, NoLookups, Person, Question, Status};
+pub use ask::{
+    Entity, LookupAnswer, LookupFuture, LookupStatus, Lookups, NoLookups, Person, Question,
+};
 pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
 pub use directed::Direction;
 pub use place::Placing;
@@ -62,7 +64,7 @@ pub const ENRICH_ENTITY: &str = enrich::Enrich::ENTITY;
 pub struct Tools {
     pub pseudonyms: Pseudonyms,
     /// The threads that run scripts. None is started before the first script.
-    pub scripts: Arc<Pool>,
+    pub scripts: Arc<ScriptThreads>,
 }
 
 impl Tools {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::compile::{By, Line};
+use super::compile::{By, LaneRule};
 use crate::{
     catalog::Catalog,
     expr::{Facts, Key},
@@ -14,7 +14,7 @@ const ONE_LANE: Lane = Lane(1);
 
 /// Says where deliveries stand in the line of one destination. For replays; plans know it already.
 pub struct Placing {
-    line: Line,
+    line: LaneRule,
     sources: HashMap<SourceId, Name>,
 }
 
@@ -22,7 +22,7 @@ impl Placing {
     pub fn of(destination: &Destination, catalog: &Catalog) -> Self {
         let sources = catalog.sources.values().filter(|it| it.project == destination.project);
         Self {
-            line: Line::of(destination),
+            line: LaneRule::of(destination),
             sources: sources.map(|it| (it.id, it.name.clone())).collect(),
         }
     }
@@ -33,7 +33,7 @@ impl Placing {
     }
 }
 
-impl Line {
+impl LaneRule {
     /// The place, and whether the key had no value because it could not be evaluated.
     pub(super) fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
         let (lane, failed) = match &self.by {

@@ -6,18 +6,20 @@
 use std::sync::Arc;
 
 use super::{
-    ahead,
-    answers::{Answers, AtOnce, Nobody, Slot},
-    aside::Spot,
-    ask::{Answer, Lookups, Status},
-    compile::{Active, Compiled, CompiledPipeline, CompiledRoute, Project, Target, When},
+    answers::{Answers, AtOnce, Nobody, QuestionSlot},
+    ask::{LookupAnswer, LookupStatus, Lookups},
+    compile::{
+        Active, Compiled, CompiledPipeline, CompiledRoute, ProjectPipelines, RouteTarget, When,
+    },
     detect::Origin,
     directed,
     ids::Ids,
     integrations::Integrations,
-    reasons::{self, Stopped},
+    parked::Spot,
+    prefetch,
+    reasons::{self, StopReasons},
     run::turns::Turns,
-    steps::{Heard, Next, Step},
+    steps::{Next, Step, StepLog},
     trace::Trace,
 };
 use crate::{
@@ -32,14 +34,14 @@ use crate::{
 pub const MOST_DELIVERIES: usize = 1024;
 
 /// The plan of an event, and how many expressions had no value for it.
-pub(super) struct Planned {
+pub(super) struct EventPlan {
     pub plan: Plan,
     pub failures: u32,
 }
 
 /// What one pipeline made of an event.
 #[derive(Default)]
-pub(super) struct Made {
+pub(super) struct PipelinePlan {
     pub deliveries: Vec<PlannedDelivery>,
     pub skipped: Vec<Skipped>,
     /// Expressions that had no value.
@@ -51,8 +53,8 @@ pub(super) struct Made {
 }
 
 /// What one pipeline makes of an event.
-pub(super) enum Part {
-    Made(Made),
+pub(super) enum PlanPart {
+    Made(PipelinePlan),
     /// Not yet: it asked for something, and waits.
     Waits,
 }
@@ -64,7 +66,7 @@ pub fn plan(event: &Arc<Event>, compiled: &Compiled) -> Plan {
 
 /// Plans events as the loop does, some at a time, but waits for no answer.
 pub fn plan_all(events: &[Arc<Event>], compiled: &Compiled, lookups: &dyn Lookups) -> Vec<Plan> {
-    ahead::run_scripts(events, compiled, &mut Turns::default());
+    prefetch::run_scripts(events, compiled, &mut Turns::default());
     let plan = |event: &Arc<Event>| {
         plan_by(event, compiled, &mut AtOnce { lookups, project: event.project })
     };
@@ -78,7 +80,7 @@ fn plan_by(event: &Arc<Event>, compiled: &Compiled, answers: &mut dyn Answers) -
     }
     let mut plan = Plan::of(event);
     for active in planner.wanted() {
-        if let Part::Made(made) = planner.part(active, plan.deliveries.len(), answers) {
+        if let PlanPart::Made(made) = planner.part(active, plan.deliveries.len(), answers) {
             made.add_to(&mut plan);
         }
     }
@@ -97,14 +99,14 @@ impl Active {
 /// Plans the pipelines of one event.
 pub(super) struct Planner<'a> {
     pub(super) event: &'a Arc<Event>,
-    project: Option<&'a Project>,
+    project: Option<&'a ProjectPipelines>,
     /// Made when the first expression needs them.
     facts: Option<Facts>,
     /// Read when the first destination asks.
     integrations: Option<Integrations>,
     /// Deliveries of the event that there are besides those in `made`.
     before: usize,
-    pub(super) made: Made,
+    pub(super) made: PipelinePlan,
     waits: bool,
     /// What happens on the way, for a person who tries a pipeline. `None`: nobody looks.
     pub(super) trace: Option<Box<Trace>>,
@@ -143,7 +145,7 @@ impl<'a> At<'a> {
 impl<'a> Planner<'a> {
     pub fn new(event: &'a Arc<Event>, compiled: &'a Compiled) -> Self {
         let project = compiled.project(event.project);
-        let made = Made::default();
+        let made = PipelinePlan::default();
         let scope = (PipelineId::DIRECTED, 0);
         let (facts, integrations, origin) = (None, None, Origin::of(event));
         let (before, waits, errors, trace) = (0, false, 0, None);
@@ -164,7 +166,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The whole plan of an event that Tidegate sends in its own name; `None`: it is none.
-    pub fn directed(&self) -> Option<Planned> {
+    pub fn directed(&self) -> Option<EventPlan> {
         let is_directed = self.event.source == SourceId::SYSTEM && self.origin.is_none();
         is_directed.then(|| directed::plan(self.event, self.project))
     }
@@ -195,18 +197,18 @@ impl<'a> Planner<'a> {
     }
 
     /// What one pipeline makes of the event, which has so many deliveries before.
-    pub fn part(&mut self, active: &Active, before: usize, answers: &mut dyn Answers) -> Part {
-        (self.before, self.waits, self.made) = (before, false, Made::default());
+    pub fn part(&mut self, active: &Active, before: usize, answers: &mut dyn Answers) -> PlanPart {
+        (self.before, self.waits, self.made) = (before, false, PipelinePlan::default());
         let mut budget = self.budget;
         budget.pay_for(|| self.pipeline(active, answers));
         let made = std::mem::take(&mut self.made);
         if self.waits {
             // All of it is evaluated again when the answer is there, and paid for then: what an event
             // may do does not depend on how often it had to wait.
-            return Part::Waits;
+            return PlanPart::Waits;
         }
         self.budget = budget;
-        Part::Made(made)
+        PlanPart::Made(made)
     }
 
     /// The lanes in which a pipeline's deliveries may stand, where they wait for each other.
@@ -224,7 +226,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-impl Made {
+impl PipelinePlan {
     pub fn add_to(self, plan: &mut Plan) {
         plan.deliveries.extend(self.deliveries);
         plan.skipped.extend(self.skipped);
@@ -311,7 +313,7 @@ impl Planner<'_> {
     fn route(
         &mut self,
         at: At<'_>,
-        target: &Option<Arc<Target>>,
+        target: &Option<Arc<RouteTarget>>,
         branches: Branches,
         answers: &mut dyn Answers,
     ) {
@@ -343,7 +345,7 @@ impl Planner<'_> {
     pub(super) fn deliver(
         &mut self,
         at: At<'_>,
-        target: &Target,
+        target: &RouteTarget,
         from: usize,
         branches: Branches,
         answers: &mut dyn Answers,
@@ -376,7 +378,7 @@ impl Planner<'_> {
         let arrived = branches.len() as u64;
         self.passed(at.edge(None)).arrived += arrived;
         let Some(when) = when else { return branches };
-        let (mut next, mut stopped) = (Branches::new(), Stopped::of(branches.len()));
+        let (mut next, mut stopped) = (Branches::new(), StopReasons::of(branches.len()));
         let errors = self.errors;
         for branch in branches {
             let facts = branch.unwrap_or_else(|| self.facts());
@@ -411,12 +413,12 @@ impl Planner<'_> {
                 break;
             }
             let mut next = Branches::with_capacity(branches.len());
-            let (mut has_parts, mut stopped) = (false, Stopped::of(branches.len()));
+            let (mut has_parts, mut stopped) = (false, StopReasons::of(branches.len()));
             let mut passed = Passed { arrived: branches.len() as u64, ..Passed::default() };
             for (branch, number) in branches.into_iter().zip(0..) {
                 let before = branch.unwrap_or_else(|| self.facts());
                 let version = at.pipeline.version;
-                let slot = Slot { version, route: at.route, step: place, branch: number };
+                let slot = QuestionSlot { version, route: at.route, step: place, branch: number };
                 let errors = self.errors;
                 match self.applied(step.as_ref(), slot, &before, answers) {
                     Ok(Next::Same) => next.push(Some(before)),
@@ -451,10 +453,10 @@ impl Planner<'_> {
     pub(super) fn apply(
         &mut self,
         step: &dyn Step,
-        slot: Slot,
+        slot: QuestionSlot,
         facts: &Facts,
         answers: &mut dyn Answers,
-        heard: Option<&mut Heard>,
+        heard: Option<&mut StepLog>,
     ) -> Result<Next, EvalError> {
         if let Some(detect) = step.detect() {
             return self.detect(detect, facts, answers);
@@ -463,7 +465,7 @@ impl Planner<'_> {
             return heard.map_or_else(|| step.apply(facts), |it| step.apply_heard(facts, it));
         };
         let answer = match enrich.question(facts)? {
-            None => Answer::of(Status::NoKey),
+            None => LookupAnswer::of(LookupStatus::NoKey),
             Some(question) => match answers.answer(slot, enrich, question) {
                 Some(answer) => answer,
                 None => {
@@ -477,8 +479,8 @@ impl Planner<'_> {
         Ok(enrich.answered(facts, &answer))
     }
 
-    pub(super) fn say(&mut self, stopped: Stopped, by: &str, at: At<'_>) {
-        let Stopped { count, of, first: Some(first) } = stopped else { return };
+    pub(super) fn say(&mut self, stopped: StopReasons, by: &str, at: At<'_>) {
+        let StopReasons { count, of, first: Some(first) } = stopped else { return };
         let reason = if of == 1 { first } else { format!("{count} of {of}, the first: {first}") };
         self.skip(at, by, reason);
     }

@@ -7,13 +7,13 @@ use crate::expr::Facts;
 const MOST_PLANNED: usize = MOST_DELIVERIES + MOST_DELIVERIES / 2;
 
 /// How many branches did not go on, and why the first of them did not.
-pub(super) struct Stopped {
+pub(super) struct StopReasons {
     pub count: usize,
     pub of: usize,
     pub first: Option<String>,
 }
 
-impl Stopped {
+impl StopReasons {
     pub fn of(branches: usize) -> Self {
         Self { count: 0, of: branches, first: None }
     }
@@ -53,7 +53,7 @@ pub(super) fn of_limit(planned: usize, facts: Option<&Facts>) -> Result<Option<S
 
 /// Whether a step has made more parts of an event than it may become, with those that wait unseen behind them: they
 /// are left out, which is said and counted.
-pub(super) fn cut(parts: &mut Branches, unseen: usize, stopped: &mut Stopped) -> bool {
+pub(super) fn cut(parts: &mut Branches, unseen: usize, stopped: &mut StopReasons) -> bool {
     let Some(over) = parts.len().checked_sub(MOST_PLANNED).filter(|it| *it > 0) else {
         return false;
     };

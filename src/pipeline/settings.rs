@@ -8,12 +8,12 @@ use super::{Invalid, steps::kind_of};
 use crate::expr::{Expression, Names};
 
 /// The settings of a step, by name.
-pub(super) struct Fields<'a> {
+pub(super) struct StepSettings<'a> {
     kind: &'static str,
     fields: &'a Map<String, Value>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> StepSettings<'a> {
     pub fn of(kind: &'static str, settings: &'a Value, known: &[&[&str]]) -> Result<Self, Invalid> {
         let Value::Object(fields) = settings else {
             return Err(Invalid::new(kind, "must be a map", kind_of(settings)));
@@ -21,7 +21,7 @@ impl<'a> Fields<'a> {
         let known = || known.iter().copied().flatten();
         if let Some(name) = fields.keys().find(|it| !known().any(|own| own == it)) {
             let names: Vec<String> = known().map(|it| format!("`{it}`")).collect();
-            let rule = format!("is not a field here: there are {}", names.join(", "));
+            let rule = format!("must be one of {}", names.join(", "));
             let name: String = name.chars().filter(|it| !it.is_control()).take(64).collect();
             return Err(Invalid::new(&format!("{kind}.{name}"), rule, "an unknown field"));
         }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    Invalid, Tools, detect::Detect, enrich::Enrich, filter::Filter, map::Map, redact::Redact,
+    Invalid, Tools, detect::Detect, enrich::Enrich, filter::FilterStep, map::Map, redact::Redact,
     transform::Transform,
 };
 use crate::{
@@ -22,7 +22,7 @@ pub trait Step: Send + Sync {
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError>;
 
     /// The same, for a person who tries it and wants to know what it said.
-    fn apply_heard(&self, facts: &Facts, _: &mut Heard) -> Result<Next, EvalError> {
+    fn apply_heard(&self, facts: &Facts, _: &mut StepLog) -> Result<Next, EvalError> {
         self.apply(facts)
     }
 
@@ -56,7 +56,7 @@ pub trait Step: Send + Sync {
 
 /// What a step says besides its result.
 #[derive(Clone, Debug, Default)]
-pub struct Heard {
+pub struct StepLog {
     /// What a script logged.
     pub log: Vec<String>,
     /// Where in the source it failed: line and column, from 1.
@@ -92,7 +92,7 @@ type Kind = (&'static str, Build);
 type Build = fn(&Value, &Names<'_>, ProjectId, &Tools) -> Result<Box<dyn Step>, Invalid>;
 
 const KINDS: &[Kind] = &[
-    (Filter::KIND, Filter::build),
+    (FilterStep::KIND, FilterStep::build),
     (Map::KIND, Map::build),
     (Redact::KIND, Redact::build),
     (Transform::KIND, Transform::build),

@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    answers::{Answers, Slot},
+    answers::{Answers, QuestionSlot},
     plan::Planner,
-    steps::{Heard, Next, Step},
+    steps::{Next, Step, StepLog},
 };
 use crate::expr::{EvalError, Facts};
 
@@ -24,11 +24,11 @@ pub(super) struct Trace {
 
 /// What one step did with one event.
 pub(super) struct Applied {
-    pub slot: Slot,
+    pub slot: QuestionSlot,
     pub kind: &'static str,
     pub before: Facts,
     pub went: Went,
-    pub heard: Heard,
+    pub heard: StepLog,
     pub took: Duration,
 }
 
@@ -63,14 +63,14 @@ impl Planner<'_> {
     pub(super) fn applied(
         &mut self,
         step: &dyn Step,
-        slot: Slot,
+        slot: QuestionSlot,
         before: &Facts,
         answers: &mut dyn Answers,
     ) -> Result<Next, EvalError> {
         if self.trace.is_none() {
             return self.apply(step, slot, before, answers, None);
         }
-        let mut heard = Heard::default();
+        let mut heard = StepLog::default();
         let start = Instant::now();
         let result = self.apply(step, slot, before, answers, Some(&mut heard));
         let took = start.elapsed();

@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use super::{
     Invalid, Tools,
-    steps::{Heard, Next, OnError, Step, kind_of},
+    steps::{Next, OnError, Step, StepLog, kind_of},
 };
 use crate::{
     expr::{EvalError, Facts, Names},
     model::{ProjectId, RawJson},
-    script::{Input, Limits, Place, Returned, Script},
+    script::{Place, Returned, Script, ScriptInput, ScriptLimits},
 };
 
 pub struct Transform {
@@ -53,7 +53,7 @@ impl Transform {
     }
 
     /// What the script is given for an event.
-    pub(super) fn input(&self, facts: &Facts) -> Input {
+    pub(super) fn input(&self, facts: &Facts) -> ScriptInput {
         input(facts)
     }
 
@@ -63,14 +63,14 @@ impl Transform {
     }
 
     /// Runs the script over what it will be applied to next, in this order, and for no longer than this.
-    pub(super) fn run_ahead(&self, inputs: Vec<Input>, longest: Option<Duration>) {
+    pub(super) fn run_ahead(&self, inputs: Vec<ScriptInput>, longest: Option<Duration>) {
         self.script.run_ahead(inputs, longest);
     }
 }
 
 struct Settings<'a> {
     source: &'a str,
-    limits: Limits,
+    limits: ScriptLimits,
     on_error: OnError,
     /// Where the source stands.
     path: String,
@@ -84,7 +84,7 @@ fn read(settings: &Value) -> Result<Settings<'_>, Invalid> {
         Value::String(source) => {
             return Ok(Settings {
                 source,
-                limits: Limits::default(),
+                limits: ScriptLimits::default(),
                 on_error,
                 path: KIND.to_owned(),
             });
@@ -95,7 +95,7 @@ fn read(settings: &Value) -> Result<Settings<'_>, Invalid> {
             return Err(Invalid::new(KIND, rule, kind_of(settings)));
         }
     };
-    let mut limits = Limits::default();
+    let mut limits = ScriptLimits::default();
     for (name, value) in fields {
         match name.as_str() {
             "source" => (),
@@ -167,15 +167,15 @@ impl Step for Transform {
         self.next(facts, None)
     }
 
-    fn apply_heard(&self, facts: &Facts, heard: &mut Heard) -> Result<Next, EvalError> {
+    fn apply_heard(&self, facts: &Facts, heard: &mut StepLog) -> Result<Next, EvalError> {
         self.next(facts, Some(heard))
     }
 }
 
 impl Transform {
-    fn next(&self, facts: &Facts, heard: Option<&mut Heard>) -> Result<Next, EvalError> {
+    fn next(&self, facts: &Facts, heard: Option<&mut StepLog>) -> Result<Next, EvalError> {
         let listens = heard.is_some();
-        let outcome = self.script.run(Input { listens, ..input(facts) });
+        let outcome = self.script.run(ScriptInput { listens, ..input(facts) });
         if let Some(heard) = heard {
             heard.log = outcome.logs;
             heard.place = outcome.returned.as_ref().err().and_then(|it| it.place);
@@ -198,7 +198,7 @@ impl Transform {
 }
 
 /// The event as the script sees it, and what it may know besides.
-fn input(facts: &Facts) -> Input {
+fn input(facts: &Facts) -> ScriptInput {
     let event = facts.event();
     let (payload, metadata) = (facts.payload().as_str(), facts.metadata().as_str());
     // Ids, types, names and times hold nothing that JSON escapes.
@@ -217,7 +217,7 @@ fn input(facts: &Facts) -> Input {
         facts.part().map_or_else(|| "null".to_owned(), |it| it.to_string()),
     );
     let bits = event.id.bits();
-    Input {
+    ScriptInput {
         event: json,
         context,
         payload: payload.to_owned(),

@@ -15,7 +15,7 @@ use crate::{
 };
 use detect::{Detectors, Kind};
 use path::{FieldPath, Root, Segment};
-pub use taken::Taken;
+pub use taken::TakenValues;
 
 /// A redaction, ready to be applied.
 pub struct Redactor {

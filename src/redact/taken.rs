@@ -9,7 +9,7 @@ use crate::model::RawJson;
 
 /// The values that were taken out, with what stands in their place.
 #[derive(Default)]
-pub struct Taken {
+pub struct TakenValues {
     /// Whole values, in lower case.
     whole: HashMap<String, String>,
     /// Those of a known form, by their kind and their normal form.
@@ -28,8 +28,8 @@ const FEWEST_DIGITS: usize = 4;
 
 impl Redactor {
     /// What this takes out of an event.
-    pub fn taken(&self, payload: &RawJson, metadata: &RawJson) -> Taken {
-        let mut taken = Taken::default();
+    pub fn taken(&self, payload: &RawJson, metadata: &RawJson) -> TakenValues {
+        let mut taken = TakenValues::default();
         let found = [(payload, &self.payload, "null"), (metadata, &self.metadata, "{}")];
         for (json, paths, empty) in found {
             for (value, new) in walk::found(self, json, paths, empty) {
@@ -45,7 +45,7 @@ impl Redactor {
     }
 }
 
-impl Taken {
+impl TakenValues {
     fn add(&mut self, value: &str, new: String) {
         let trimmed = value.trim();
         let is_number = trimmed.bytes().all(|it| it.is_ascii_digit() || b".-+eE".contains(&it));
@@ -153,20 +153,20 @@ mod tests {
     use super::*;
     use crate::model::{Detector, Redaction, RedactionMode};
 
-    fn taken(fields: &[&str], detect: &[Detector], payload: &Value) -> Taken {
+    fn taken(fields: &[&str], detect: &[Detector], payload: &Value) -> TakenValues {
         let fields = fields.iter().map(|it| (*it).to_owned()).collect();
         let redaction = Redaction { fields, detect: detect.to_vec(), mode: RedactionMode::Drop };
         let redactor = Redactor::new(&redaction, None).unwrap();
         redactor.taken(&RawJson::of(payload), &RawJson::of(&json!({})))
     }
 
-    fn check(taken: &Taken, added: &Value, expected: Option<Value>) {
+    fn check(taken: &TakenValues, added: &Value, expected: Option<Value>) {
         let hidden = taken.hidden_in(&RawJson::of(added)).map(|it| it.to_value());
         assert_eq!(hidden, expected, "{added}");
     }
 
     #[test]
-    fn what_was_detected_is_hidden_in_every_form() {
+    fn detected_values_are_hidden_in_every_form() {
         let payload = json!({ "a": "Jane@acme.com", "b": "call +49 30 901820", "c": "10.0.0.1" });
         let taken = taken(&[], &[Detector::All], &payload);
         check(&taken, &json!({ "role": "CTO", "n": 7 }), None);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_named_field_had_is_hidden_alone_and_within_texts() {
+    fn values_of_named_fields_are_hidden_within_texts_too() {
         let payload =
             json!({ "name": "Jane Doe", "n": 123_456, "plan": "x", "in": { "k": ["Berlin"] } });
         let taken =

@@ -256,7 +256,7 @@ proptest! {
         let json = written(&document, &mut escapes.into_iter().cycle());
         let redactor = redactor(&[], &[detector], mode);
         let left = redacted(&redactor, &json);
-        // As a receiver sees it, who parses it and writes it anew.
+        // As a receiver sees it, who parses it and writes it again.
         let parsed: Value = serde_json::from_str(&left).unwrap();
         let again: Value = serde_json::from_str(&parsed.to_string()).unwrap();
         for seen in [&parsed, &again] {
@@ -278,7 +278,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_not_personal_is_byte_identical(document in document(), escapes in prop::collection::vec(any::<bool>(), 64)) {
+    fn data_without_pii_stays_byte_identical(document in document(), escapes in prop::collection::vec(any::<bool>(), 64)) {
         let json = written(&document, &mut escapes.into_iter().cycle());
         let (mut found, mut numbers) = (Vec::new(), Vec::new());
         texts(&document, &mut found, &mut numbers);

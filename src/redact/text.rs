@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use super::{Redactor, detect::Found};
+use super::{Redactor, detect::FoundValue};
 use crate::model::RedactionMode;
 
 /// A JSON string without its quotes, as text, with the way back to its bytes.
@@ -118,7 +118,7 @@ impl Redactor {
     }
 
     /// What is found, without addresses that are truncated already.
-    fn detected(&self, text: &str) -> Vec<Found> {
+    fn detected(&self, text: &str) -> Vec<FoundValue> {
         let mut found = self.detectors.find(text);
         if self.mode == RedactionMode::Truncate {
             found.retain(|it| {
@@ -129,10 +129,10 @@ impl Redactor {
         found
     }
 
-    fn replace(&self, text: &str, found: Vec<Found>) -> (Vec<(Range<usize>, String)>, String) {
+    fn replace(&self, text: &str, found: Vec<FoundValue>) -> (Vec<(Range<usize>, String)>, String) {
         let mut left = String::with_capacity(text.len());
         let (mut parts, mut copied) = (Vec::with_capacity(found.len()), 0);
-        for Found { range, kind } in found {
+        for FoundValue { range, kind } in found {
             let new = self.replacement(kind, &text[range.clone()]);
             left.push_str(&text[copied..range.start]);
             left.push_str(&new);

@@ -55,7 +55,7 @@ struct Walk<'a> {
 
 #[derive(Clone, Copy, PartialEq)]
 enum After {
-    Kept,
+    Unchanged,
     /// It is to disappear, and whoever holds it has to see to that.
     Dropped,
 }
@@ -144,7 +144,7 @@ impl<'a> Walk<'a> {
         }
         if is_named {
             self.leaves();
-            return After::Kept;
+            return After::Unchanged;
         }
         let looks = self.redactor.detectors.any();
         match self.peek() {
@@ -154,7 +154,7 @@ impl<'a> Walk<'a> {
                 let start = self.at;
                 self.skip();
                 self.splice(start, self.at, b"null");
-                After::Kept
+                After::Unchanged
             }
             b'{' => self.object(paths, depth),
             b'[' => self.list(paths, depth),
@@ -182,7 +182,7 @@ impl<'a> Walk<'a> {
             self.at += 1;
             self.space();
             let after = match of_key {
-                After::Kept => self.value(&below, depth + 1),
+                After::Unchanged => self.value(&below, depth + 1),
                 After::Dropped => {
                     let start = self.at;
                     self.skip();
@@ -203,7 +203,7 @@ impl<'a> Walk<'a> {
                 self.space();
             }
             match (after, end_before) {
-                (After::Kept, _) => end_before = Some(end),
+                (After::Unchanged, _) => end_before = Some(end),
                 (After::Dropped, Some(before)) => {
                     self.splice(before, end, b"");
                     end_before = Some(end);
@@ -216,7 +216,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.at += 1;
-        After::Kept
+        After::Unchanged
     }
 
     fn list(&mut self, paths: &[&[Segment]], depth: usize) -> After {
@@ -243,13 +243,13 @@ impl<'a> Walk<'a> {
             place += 1;
         }
         self.at += 1;
-        After::Kept
+        After::Unchanged
     }
 
     /// A string in which nothing is looked for.
     fn text(&mut self) -> After {
         self.skip_string();
-        After::Kept
+        After::Unchanged
     }
 
     /// A string in which values are looked for.
@@ -260,7 +260,7 @@ impl<'a> Walk<'a> {
         let detectors = self.redactor.detectors;
         // An escape may stand for what a detector waits for.
         if !is_escaped && !detectors.may_match(traits) {
-            return After::Kept;
+            return After::Unchanged;
         }
         let decoded = Decoded::of(&self.json[start..end]);
         if self.taken.is_some() {
@@ -285,7 +285,7 @@ impl<'a> Walk<'a> {
             }
             Cleaned::Whole(new) => self.splice(start - 1, end + 1, &quoted(&new)),
         }
-        After::Kept
+        After::Unchanged
     }
 
     /// A number, which may be that of a card.
@@ -294,16 +294,16 @@ impl<'a> Walk<'a> {
         self.skip_word();
         let raw = &self.json[start..self.at];
         if !self.redactor.detectors.card() || raw.len() < 4 {
-            return After::Kept;
+            return After::Unchanged;
         }
-        let Some(digits) = card_digits(raw) else { return After::Kept };
+        let Some(digits) = card_digits(raw) else { return After::Unchanged };
         let new = self.redactor.replacement(super::Kind::Card, &digits);
         self.take(|_| (digits.clone(), new.clone()));
         if self.redactor.mode == RedactionMode::Drop {
             return After::Dropped;
         }
         self.splice(start, self.at, &quoted(&new));
-        After::Kept
+        After::Unchanged
     }
 
     /// Replaces every value in here: it is part of a named field.
@@ -356,7 +356,7 @@ impl<'a> Walk<'a> {
 
     fn skip_kept(&mut self) -> After {
         self.skip();
-        After::Kept
+        After::Unchanged
     }
 
     fn skip(&mut self) {

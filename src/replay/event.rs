@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Places, Replayed, has_ended};
+use super::{ReplayPlacing, Replayed, has_ended};
 use crate::{
     catalog::Catalog,
     model::{
@@ -17,12 +17,12 @@ use crate::{
     },
     pipeline::{
         Lookups, Tools,
-        dry::{Anew, Routes},
+        dry::{Replanned, Routes},
     },
     store::{Database, DeliveryRecord, EventRecord, ReplayItem, ReplayStep, StoreError},
 };
 
-/// What of an event is to be delivered anew.
+/// What of an event is to be delivered again.
 #[derive(Clone, Copy, Debug)]
 pub enum What<'a> {
     /// To every destination that it was for, once that has ended; of an event that has no delivery at all,
@@ -34,7 +34,7 @@ pub enum What<'a> {
     Delivery(DeliverySeq),
 }
 
-/// One event, delivered anew.
+/// One event, delivered again.
 pub struct EventReplay<'a> {
     pub replay: ReplayId,
     pub event: &'a EventRecord,
@@ -45,7 +45,7 @@ pub struct EventReplay<'a> {
     pub at: Timestamp,
 }
 
-/// With what old events are planned anew.
+/// With what old events are planned again.
 #[derive(Clone)]
 pub struct Means {
     pub database: Arc<dyn Database>,
@@ -92,7 +92,7 @@ impl Means {
         routes: &Arc<Routes>,
         record: &EventRecord,
         to: &BTreeSet<DestinationId>,
-    ) -> Result<Option<Anew>, StoreError> {
+    ) -> Result<Option<Replanned>, StoreError> {
         let remembered = match routes.detects() {
             true => self.database.memories().await?,
             false => Vec::new(),
@@ -129,8 +129,8 @@ impl EventReplay<'_> {
         means: &Means,
     ) -> Result<Chosen, StoreError> {
         let mut chosen = Chosen::default();
-        let mut anew: BTreeMap<DestinationId, Option<DeliverySeq>> = BTreeMap::new();
-        let mut places = Places::new(catalog);
+        let mut replanned: BTreeMap<DestinationId, Option<DeliverySeq>> = BTreeMap::new();
+        let mut places = ReplayPlacing::new(catalog);
         for (destination, record) in self.wanted() {
             let is_own = catalog
                 .destinations
@@ -147,9 +147,9 @@ impl EventReplay<'_> {
                         "`{name}`: its last delivery is still owed, and is attempted anyway"
                     ));
                 }
-                None if !self.raw => drop(anew.insert(destination, None)),
+                None if !self.raw => drop(replanned.insert(destination, None)),
                 Some(it) if !self.raw && never_got_through(it) => {
-                    anew.insert(destination, like);
+                    replanned.insert(destination, like);
                 }
                 None | Some(_) => {
                     let Some(place) = places.of(destination, Some(&self.event.event)) else {
@@ -157,25 +157,31 @@ impl EventReplay<'_> {
                     };
                     let like = like.filter(|_| !self.raw);
                     let event = self.event.event.seq;
-                    chosen.items.push(ReplayItem { event, destination, place, like, anew: None });
+                    chosen.items.push(ReplayItem {
+                        event,
+                        destination,
+                        place,
+                        like,
+                        replanned: None,
+                    });
                 }
             }
         }
         let is_all = matches!(self.what, What::All) && self.event.deliveries.is_empty();
-        if !self.raw && (is_all || !anew.is_empty()) {
+        if !self.raw && (is_all || !replanned.is_empty()) {
             if is_still_planned(self.event) {
                 chosen
                     .refused
                     .push("its pipelines have not decided about it yet, and will".to_owned());
                 return Ok(chosen);
             }
-            let to: BTreeSet<DestinationId> = anew.keys().copied().collect();
+            let to: BTreeSet<DestinationId> = replanned.keys().copied().collect();
             let only = (!is_all).then(|| to.iter().copied().collect());
             let routes = means.routes(self.event.event.project, only, catalog).await?;
             match means.plan(&routes, self.event, &to).await? {
-                Some(made) => self.take(made, &anew, catalog, &mut chosen),
+                Some(made) => self.take(made, &replanned, catalog, &mut chosen),
                 None => {
-                    chosen.refused.push("planning it ended badly; the log says more".to_owned())
+                    chosen.refused.push("planning it ended badly; see the server log".to_owned())
                 }
             }
         }
@@ -203,12 +209,12 @@ impl EventReplay<'_> {
     /// Takes over what was planned, and says for which destination there is nothing, and why.
     fn take(
         &self,
-        made: Anew,
-        anew: &BTreeMap<DestinationId, Option<DeliverySeq>>,
+        made: Replanned,
+        replanned: &BTreeMap<DestinationId, Option<DeliverySeq>>,
         catalog: &Catalog,
         chosen: &mut Chosen,
     ) {
-        let mut like = anew.clone();
+        let mut like = replanned.clone();
         let mut served = BTreeSet::new();
         for planned in made.deliveries {
             let destination = planned.destination;
@@ -224,11 +230,11 @@ impl EventReplay<'_> {
                 like.remove(&destination).flatten(),
             ));
         }
-        for id in anew.keys().filter(|it| !served.contains(it)) {
+        for id in replanned.keys().filter(|it| !served.contains(it)) {
             let name = name(catalog, *id);
             chosen.refused.push(format!("`{name}`: {}", reason(&made.skipped, &name)));
         }
-        if anew.is_empty() && chosen.items.is_empty() {
+        if replanned.is_empty() && chosen.items.is_empty() {
             chosen.refused.extend(made.skipped.iter().map(said));
         }
     }
@@ -240,7 +246,7 @@ pub(super) fn item(
     like: Option<DeliverySeq>,
 ) -> ReplayItem {
     let (destination, place) = (planned.destination, planned.place);
-    ReplayItem { event, destination, place, like, anew: Some(planned) }
+    ReplayItem { event, destination, place, like, replanned: Some(planned) }
 }
 
 fn name(catalog: &Catalog, id: DestinationId) -> String {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Parts, Walk,
+    Parts, ReplayCursor,
     event::{self, is_still_planned},
 };
 use crate::{
@@ -42,7 +42,7 @@ impl Parts {
     pub(super) async fn missed(
         &self,
         replay: &Replay,
-        walk: &mut Walk,
+        walk: &mut ReplayCursor,
         made_below: DeliverySeq,
         catalog: &Arc<Catalog>,
     ) -> Result<(), StoreError> {

@@ -1,4 +1,4 @@
-//! Replays: old events, delivered anew, from old to new and a chunk at a time.
+//! Replays: old events, delivered again, from old to new and a chunk at a time.
 //!
 //! A replay of a selection runs here in the background. It makes deliveries through the store, which
 //! keeps with them how far it has come; so it survives a restart and makes nothing twice. A replay of
@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    catalog::{Catalog, Edit, Registrar, Resource},
+    catalog::{Catalog, CatalogWriter, Edit, Resource},
     clock::{self, Clock},
     model::{
         DeliverySeq, DeliveryState, Destination, DestinationId, Event, Lane, Ordering, Owed, Place,
@@ -31,13 +31,13 @@ const CHUNK: usize = 500;
 pub use event::{Chosen, EventReplay, Means, What, replay_event};
 pub use missed::events_of as missed_events;
 
-/// Tells the dispatcher what is owed anew.
+/// Tells the dispatcher what is owed again.
 pub type Replayed = Arc<dyn Fn(&[Owed]) + Send + Sync>;
 
 /// What the background work is given.
 pub struct Parts {
     pub database: Arc<dyn Database>,
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     pub clock: Arc<dyn Clock>,
     pub replayed: Replayed,
     pub means: Means,
@@ -45,10 +45,10 @@ pub struct Parts {
     pub stop: watch::Receiver<bool>,
 }
 
-/// Carries out the catalogue's replays until it is told to stop, each a chunk in turn.
+/// Carries out the catalogue's replays until it is stopped, each a chunk in turn.
 pub async fn run(mut parts: Parts) {
-    let mut catalog = parts.registrar.watch();
-    let mut walks: HashMap<ReplayId, Walk> = HashMap::new();
+    let mut catalog = parts.catalog_writer.watch();
+    let mut walks: HashMap<ReplayId, ReplayCursor> = HashMap::new();
     while !*parts.stop.borrow() {
         let now = catalog.borrow_and_update().clone();
         let is_running = |it: &&Arc<Replay>| it.state == ReplayState::Running;
@@ -73,10 +73,10 @@ pub async fn run(mut parts: Parts) {
     }
 }
 
-/// How far a replay has come in this process. First it goes through the selection from new to old, as
+/// Show the progress of a replay in this process. First it goes through the selection from new to old, as
 /// lists run, and notes where chunks begin; then it makes the chunks from old to new.
 #[derive(Default)]
-struct Walk {
+struct ReplayCursor {
     /// Everything below is made already. Read from the store at the beginning.
     made_below: Option<DeliverySeq>,
     /// Where the next page of the list ends; `None` before the first.
@@ -92,7 +92,7 @@ impl Parts {
     async fn turn(
         &self,
         replay: &Replay,
-        walk: &mut Walk,
+        walk: &mut ReplayCursor,
         catalog: &Arc<Catalog>,
     ) -> Result<(), StoreError> {
         if walk.made_below.is_none() {
@@ -125,7 +125,7 @@ impl Parts {
     async fn list(
         &self,
         replay: &Replay,
-        walk: &mut Walk,
+        walk: &mut ReplayCursor,
         made_below: DeliverySeq,
     ) -> Result<(), StoreError> {
         let end = walk.below.unwrap_or(DeliverySeq::from_bits(u64::MAX >> 1));
@@ -163,10 +163,10 @@ impl Parts {
         catalog: &Arc<Catalog>,
     ) -> Result<(), StoreError> {
         // What never got through its steps has to, before it goes out.
-        let (anew, records): (Vec<_>, Vec<_>) =
+        let (replanned, records): (Vec<_>, Vec<_>) =
             records.into_iter().partition(event::never_got_through);
         let mut items = self.items(&records, catalog).await?;
-        items.extend(self.planned_anew(replay, &anew, catalog).await?);
+        items.extend(self.planned_anew(replay, &replanned, catalog).await?);
         items.sort_by_key(|it| it.event);
         self.keep(replay, items, end).await
     }
@@ -234,7 +234,7 @@ impl Parts {
         };
         let events: HashMap<DeliverySeq, Arc<Event>> =
             messages.into_iter().map(|it| (it.seq, it.event)).collect();
-        let mut places = Places::new(catalog);
+        let mut places = ReplayPlacing::new(catalog);
         let items = records.iter().filter_map(|record| {
             let place = places.of(record.destination, events.get(&record.seq))?;
             Some(ReplayItem {
@@ -242,7 +242,7 @@ impl Parts {
                 destination: record.destination,
                 place,
                 like: Some(record.seq),
-                anew: None,
+                replanned: None,
             })
         });
         Ok(items.collect())
@@ -294,7 +294,7 @@ impl Parts {
             });
             Ok::<_, StoreError>((edit.into_iter().collect(), ()))
         };
-        self.registrar.edit(decide).await
+        self.catalog_writer.edit(decide).await
     }
 }
 
@@ -330,12 +330,12 @@ pub fn has_ended(state: DeliveryState) -> bool {
 }
 
 /// Places in the lines of destinations, which are made ready once for each.
-struct Places<'c> {
+struct ReplayPlacing<'c> {
     catalog: &'c Catalog,
     ready: BTreeMap<DestinationId, Option<Placing>>,
 }
 
-impl<'c> Places<'c> {
+impl<'c> ReplayPlacing<'c> {
     fn new(catalog: &'c Catalog) -> Self {
         Self { catalog, ready: BTreeMap::new() }
     }

@@ -79,7 +79,7 @@ impl Spec for DestinationSpec {
 }
 
 impl DestinationSpec {
-    /// The connection, or `None` after `wrong` was told why not.
+    /// The connection, or `None` after `wrong` was given the reason.
     fn webhook(
         &self,
         safe: &Safe<'_>,
@@ -155,7 +155,7 @@ impl DestinationSpec {
         }
     }
 
-    /// The URLs, or `None` after `wrong` was told why not.
+    /// The URLs, or `None` after `wrong` was given the reason.
     fn targets(
         &self,
         contract: &Contract,

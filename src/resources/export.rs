@@ -9,9 +9,9 @@ use crate::{catalog::Catalog, model::ProjectId};
 
 /// The file, in the order of its fields. Lists that are empty are left out.
 #[derive(Serialize)]
-struct Written {
+struct ExportedFile {
     version: u32,
-    project: Project,
+    project: ExportedProject,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     sources: Vec<SourceSpec>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -26,7 +26,7 @@ struct Written {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Project {
+enum ExportedProject {
     Named(String),
     Full(ProjectSpec),
 }
@@ -35,11 +35,11 @@ enum Project {
 /// again: without its secrets in the environment it is refused, and with them nothing changes.
 pub fn export(catalog: &Catalog, project: ProjectId) -> Option<String> {
     let document = catalog.projects.get(&project)?;
-    let written = Written {
+    let written = ExportedFile {
         version: 1,
         project: match document.retention {
-            None => Project::Named(document.name.to_string()),
-            Some(_) => Project::Full(ProjectSpec::of(document)),
+            None => ExportedProject::Named(document.name.to_string()),
+            Some(_) => ExportedProject::Full(ProjectSpec::of(document)),
         },
         sources: (catalog.sources.values())
             .filter(|it| it.project == project)

@@ -12,7 +12,7 @@ use serde::{
 
 use super::{
     DestinationSpec, EventTypeSpec, Invalid, LookupSpec, PipelineSpec, ProjectSpec, SourceSpec,
-    tree::{self, Location, Node, Value},
+    tree::{self, Location, TreeNode, Value},
 };
 use crate::model::{Name, Secret};
 
@@ -20,13 +20,13 @@ use crate::model::{Name, Secret};
 /// has no `Debug`.
 pub struct File {
     name: String,
-    root: Node,
-    pub(super) content: Content,
+    root: TreeNode,
+    pub(super) content: FileContent,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Content {
+pub(super) struct FileContent {
     #[serde(rename = "version")]
     _version: Version,
     pub project: ProjectEntry,
@@ -47,9 +47,9 @@ struct Version;
 
 impl<'de> Deserialize<'de> for Version {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct One;
+        struct FileResource;
 
-        impl Visitor<'_> for One {
+        impl Visitor<'_> for FileResource {
             type Value = Version;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,7 +62,7 @@ impl<'de> Deserialize<'de> for Version {
             }
         }
 
-        deserializer.deserialize_any(One)
+        deserializer.deserialize_any(FileResource)
     }
 }
 
@@ -111,12 +111,12 @@ impl<'de> Deserialize<'de> for ProjectEntry {
 /// Everything that is wrong with a file. Nothing of it was applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct FileError {
-    pub problems: Vec<Problem>,
+    pub problems: Vec<FileProblem>,
 }
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct FileProblem {
     pub file: String,
     /// `None` when there is no line to point at, e.g. in JSON from the API.
     pub location: Option<Location>,
@@ -135,7 +135,7 @@ impl fmt::Display for FileError {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for FileProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file)?;
         if let Some(Location { line, column }) = self.location {
@@ -164,7 +164,7 @@ impl File {
         variable: &dyn Fn(&str) -> Option<Secret>,
     ) -> Result<Self, FileError> {
         let mut root = tree::from_yaml(text).map_err(|(location, invalid)| FileError {
-            problems: vec![Problem { file: name.to_owned(), location, invalid }],
+            problems: vec![FileProblem { file: name.to_owned(), location, invalid }],
         })?;
         let wrong = fill_in(&mut root, variable);
         if !wrong.is_empty() {
@@ -175,17 +175,17 @@ impl File {
 
     /// The same as JSON, as the API takes it. What looks like a variable stays as it is.
     pub fn from_json(json: serde_json::Value) -> Result<Self, FileError> {
-        Self::of("resources", Node::from(json))
+        Self::of("resources", TreeNode::from(json))
     }
 
-    fn of(name: &str, root: Node) -> Result<Self, FileError> {
+    fn of(name: &str, root: TreeNode) -> Result<Self, FileError> {
         if !matches!(root.value, Value::Map(_)) {
             let rule = "must be a map that begins with `version: 1` and `project: NAME`";
             let found =
                 if matches!(root.value, Value::Null) { "nothing" } else { root.value.kind() };
             return Err(explain(name, &root, vec![Invalid::new("", rule, found)]));
         }
-        match root.read::<Content>() {
+        match root.read::<FileContent>() {
             Ok(content) => Ok(Self { name: name.to_owned(), root, content }),
             Err(invalid) => Err(explain(name, &root, vec![invalid])),
         }
@@ -197,8 +197,8 @@ impl File {
     }
 }
 
-fn explain(name: &str, root: &Node, wrong: Vec<Invalid>) -> FileError {
-    let problem = |invalid: Invalid| Problem {
+fn explain(name: &str, root: &TreeNode, wrong: Vec<Invalid>) -> FileError {
+    let problem = |invalid: Invalid| FileProblem {
         file: name.to_owned(),
         location: root.at(&invalid.path).place,
         invalid,
@@ -207,7 +207,7 @@ fn explain(name: &str, root: &Node, wrong: Vec<Invalid>) -> FileError {
 }
 
 /// Replaces `${NAME}` by the environment's value, in every string.
-fn fill_in(root: &mut Node, variable: &dyn Fn(&str) -> Option<Secret>) -> Vec<Invalid> {
+fn fill_in(root: &mut TreeNode, variable: &dyn Fn(&str) -> Option<Secret>) -> Vec<Invalid> {
     let mut wrong = Vec::new();
     root.each_text("", &mut |path, text| {
         if !text.contains("${") {

@@ -8,7 +8,7 @@ const CONTEXT: usize = 3;
 const MOST_PAIRS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Line<'a> {
+enum DocumentLine<'a> {
     Same(&'a str),
     Gone(&'a str),
     New(&'a str),
@@ -27,16 +27,17 @@ pub(super) fn unified(before: &str, after: &str) -> String {
         (old, new) = (old + start - place, new + start - place);
         let end = end_of_hunk(&lines, first);
         let hunk = &lines[start..end];
-        let count = |wanted: fn(&Line<'_>) -> bool| hunk.iter().filter(|it| wanted(it)).count();
-        let gone = count(|it| !matches!(it, Line::New(_)));
-        let come = count(|it| !matches!(it, Line::Gone(_)));
+        let count =
+            |wanted: fn(&DocumentLine<'_>) -> bool| hunk.iter().filter(|it| wanted(it)).count();
+        let gone = count(|it| !matches!(it, DocumentLine::New(_)));
+        let come = count(|it| !matches!(it, DocumentLine::Gone(_)));
         // Writing to a text cannot fail.
         let _ = writeln!(text, "@@ -{old},{gone} +{new},{come} @@");
         for line in hunk {
             let (sign, line) = match line {
-                Line::Same(it) => (' ', it),
-                Line::Gone(it) => ('-', it),
-                Line::New(it) => ('+', it),
+                DocumentLine::Same(it) => (' ', it),
+                DocumentLine::Gone(it) => ('-', it),
+                DocumentLine::New(it) => ('+', it),
             };
             let _ = writeln!(text, "{sign}{line}");
         }
@@ -45,12 +46,12 @@ pub(super) fn unified(before: &str, after: &str) -> String {
     text
 }
 
-fn is_same(line: Line<'_>) -> bool {
-    matches!(line, Line::Same(_))
+fn is_same(line: DocumentLine<'_>) -> bool {
+    matches!(line, DocumentLine::Same(_))
 }
 
 /// Behind the lines that stand after the last change that is near enough.
-fn end_of_hunk(lines: &[Line<'_>], first: usize) -> usize {
+fn end_of_hunk(lines: &[DocumentLine<'_>], first: usize) -> usize {
     let mut last = first;
     for (place, line) in lines.iter().enumerate().skip(first) {
         if !is_same(*line) {
@@ -62,22 +63,23 @@ fn end_of_hunk(lines: &[Line<'_>], first: usize) -> usize {
     (last + 1 + CONTEXT).min(lines.len())
 }
 
-fn compared<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
+fn compared<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<DocumentLine<'a>> {
     let head = before.iter().zip(after).take_while(|(a, b)| a == b).count();
     let rest = before[head..].iter().rev().zip(after[head..].iter().rev());
     let tail = rest.take_while(|(a, b)| a == b).count();
     let middle = (&before[head..before.len() - tail], &after[head..after.len() - tail]);
-    let mut lines: Vec<Line<'a>> = before[..head].iter().map(|it| Line::Same(it)).collect();
+    let mut lines: Vec<DocumentLine<'a>> =
+        before[..head].iter().map(|it| DocumentLine::Same(it)).collect();
     lines.extend(changed(middle.0, middle.1));
-    lines.extend(before[before.len() - tail..].iter().map(|it| Line::Same(it)));
+    lines.extend(before[before.len() - tail..].iter().map(|it| DocumentLine::Same(it)));
     lines
 }
 
 /// By a longest common subsequence.
-fn changed<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
-    let gone = before.iter().map(|it| Line::Gone(it));
+fn changed<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<DocumentLine<'a>> {
+    let gone = before.iter().map(|it| DocumentLine::Gone(it));
     if before.len().saturating_mul(after.len()) > MOST_PAIRS {
-        return gone.chain(after.iter().map(|it| Line::New(it))).collect();
+        return gone.chain(after.iter().map(|it| DocumentLine::New(it))).collect();
     }
     // How many lines are common behind (a, b).
     let width = after.len() + 1;
@@ -96,13 +98,13 @@ fn changed<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
         let goes = b == after.len()
             || a < before.len() && common[(a + 1) * width + b] >= common[a * width + b + 1];
         if is_same {
-            lines.push(Line::Same(before[a]));
+            lines.push(DocumentLine::Same(before[a]));
             (a, b) = (a + 1, b + 1);
         } else if goes {
-            lines.push(Line::Gone(before[a]));
+            lines.push(DocumentLine::Gone(before[a]));
             a += 1;
         } else {
-            lines.push(Line::New(after[b]));
+            lines.push(DocumentLine::New(after[b]));
             b += 1;
         }
     }

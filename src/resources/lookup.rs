@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Invalid, Scope, SecretSpec, Spec, diff::Shown as _, secrets::GIVEN_AGAIN};
 use crate::{
-    crypto::{Context, Field, Vault},
+    crypto::{SealContext, SecretField, Vault},
     destinations::egress::Database,
     expr::{Condition, ExprError, Expression, Mapping, Names, Template},
     model::{
@@ -305,7 +305,7 @@ impl LookupSpec {
             Some(LookupSettings::Postgres(it)) => Some(&it.database),
             Some(LookupSettings::Table(_) | LookupSettings::Http(_)) | None => None,
         };
-        let context = Context::of_lookup(scope.project, id, Field::LookupSecret);
+        let context = SealContext::of_lookup(scope.project, id, SecretField::LookupSecret);
         let checked = match old {
             Some(_) if given.is_placeholder() => Ok(()),
             Some(_) | None => Database::check(given.secret()).map(drop),
@@ -364,7 +364,7 @@ impl LookupSpec {
     ) -> BTreeMap<String, Sealed> {
         let (old, is_moved) = old.map_or((None, false), |it| (Some(it.0), it.1));
         let vault = scope.means.vault;
-        let context = Context::of_lookup(scope.project, id, Field::LookupSecret);
+        let context = SealContext::of_lookup(scope.project, id, SecretField::LookupSecret);
         let mut sealed = BTreeMap::new();
         for (name, given) in &self.secrets {
             let old = old.and_then(|it| it.get(name));
@@ -404,7 +404,7 @@ impl LookupSpec {
 }
 
 /// A secret, sealed; one that is the same stays as it is.
-fn kept(vault: &Vault, context: &Context, given: &SecretSpec, old: Option<&Sealed>) -> Sealed {
+fn kept(vault: &Vault, context: &SealContext, given: &SecretSpec, old: Option<&Sealed>) -> Sealed {
     match old {
         Some(old) if given.is_placeholder() => old.clone(),
         Some(old) if vault.open(old, context).is_ok_and(|it| it == *given.secret()) => old.clone(),

@@ -45,10 +45,10 @@ pub use cases::{FailingTests, failing_tests};
 pub use check::Spec;
 pub use diff::{Action, Difference, FieldChange, ResourceChange};
 pub use export::export;
-pub use file::{File, FileError, Problem};
+pub use file::{File, FileError, FileProblem};
 pub use limits::{Full, Options, check as check_limits};
 pub use lookup::{LookupKind, LookupSpec};
-pub use plan::{ApplyError, Planned, apply, plan};
+pub use plan::{ApplyError, FilePlan, apply, plan};
 pub use setting::{Setting, Span};
 pub use source::{SourceSpec, VerifySpec};
 pub use spec::{

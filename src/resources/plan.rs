@@ -13,13 +13,13 @@ use super::{
     file::ProjectEntry,
 };
 use crate::{
-    catalog::{Catalog, Edit, Registrar, Resource},
+    catalog::{Catalog, CatalogWriter, Edit, Resource},
     model::{IdSequence, Name, Project, ProjectId, TypeName},
     store::StoreError,
 };
 
 /// What a file would change, and the edits that do it.
-pub struct Planned {
+pub struct FilePlan {
     pub difference: Difference,
     pub edits: Vec<Edit>,
     pub project: ProjectId,
@@ -49,7 +49,7 @@ pub fn plan(
     catalog: &Catalog,
     means: Means<'_>,
     prune: bool,
-) -> Result<Planned, FileError> {
+) -> Result<FilePlan, FileError> {
     let mut planner = Planner {
         // What was decided so far, so that a pipeline sees the destinations of its own file.
         catalog: catalog.clone(),
@@ -80,7 +80,7 @@ pub fn plan(
     }
     let Planner { difference, edits, wrong, project, catalog, .. } = planner;
     if wrong.is_empty() {
-        Ok(Planned { difference, edits, project, catalog })
+        Ok(FilePlan { difference, edits, project, catalog })
     } else {
         Err(file.explain(wrong))
     }
@@ -89,11 +89,11 @@ pub fn plan(
 /// Plans and keeps, in one transaction. Where a test case fails, nothing is changed.
 pub async fn apply(
     file: &File,
-    registrar: &Registrar,
+    catalog_writer: &CatalogWriter,
     means: Means<'_>,
     prune: bool,
 ) -> Result<Difference, ApplyError> {
-    registrar
+    catalog_writer
         .edit(|catalog| {
             let planned = plan(file, catalog, means, prune).map_err(ApplyError::Invalid)?;
             if !planned.difference.failing_tests.is_empty() {
@@ -182,7 +182,7 @@ impl Planner<'_> {
     /// Deletes what the file does not name.
     fn prune(&mut self, file: &File) {
         let Planner { catalog, difference, edits, project, .. } = self;
-        let kept = Kept::of(file);
+        let kept = FileNames::of(file);
         catalog.pipelines.retain(|id, it| {
             let stays = it.project != *project || kept.pipelines.contains(&it.name);
             if !stays {
@@ -244,7 +244,7 @@ impl Planner<'_> {
 
     fn count_left_alone(&mut self, file: &File) {
         let (catalog, project) = (&self.catalog, self.project);
-        let kept = Kept::of(file);
+        let kept = FileNames::of(file);
         let sources = catalog.sources.values().filter(|it| it.project == project);
         let destinations = catalog.destinations.values().filter(|it| it.project == project);
         let pipelines = catalog.pipelines.values().filter(|it| it.project == project);
@@ -259,7 +259,7 @@ impl Planner<'_> {
 }
 
 /// The names that a file has.
-struct Kept<'a> {
+struct FileNames<'a> {
     sources: HashSet<&'a Name>,
     destinations: HashSet<&'a Name>,
     pipelines: HashSet<&'a Name>,
@@ -267,7 +267,7 @@ struct Kept<'a> {
     event_types: HashSet<&'a TypeName>,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> FileNames<'a> {
     fn of(file: &'a File) -> Self {
         Self {
             sources: file.content.sources.iter().map(|it| &it.name).collect(),

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::{AuthSpec, Invalid, Means, Scope, SecretSpec, rotation};
 use crate::{
-    crypto::{Context, Field},
+    crypto::{SealContext, SecretField},
     destinations::webhook,
     model::{Auth, DestinationId, Scheme, Sealed, Secret, SigningKey},
 };
@@ -28,13 +28,13 @@ pub(super) struct Safe<'a> {
 }
 
 impl Safe<'_> {
-    fn context(&self, field: Field) -> Context {
-        Context::of_destination(self.scope.project, self.destination, field)
+    fn context(&self, field: SecretField) -> SealContext {
+        SealContext::of_destination(self.scope.project, self.destination, field)
     }
 
     fn sealed(
         &self,
-        field: Field,
+        field: SecretField,
         path: &str,
         given: &SecretSpec,
         old: Option<&Sealed>,
@@ -60,7 +60,7 @@ impl Safe<'_> {
                     Some(Auth::Bearer { token }) => Some(token),
                     Some(Auth::None | Auth::Basic { .. }) | None => None,
                 };
-                let field = Field::BearerToken;
+                let field = SecretField::BearerToken;
                 let token = self.sealed(field, "auth.bearer", token, old, wrong)?;
                 Some(Auth::Bearer { token })
             }
@@ -74,7 +74,7 @@ impl Safe<'_> {
                     let rule = "must have no `:` and no control characters";
                     wrong.push(Invalid::new("auth.basic.username", rule, "another text"));
                 }
-                let (field, path) = (Field::BasicPassword, "auth.basic.password");
+                let (field, path) = (SecretField::BasicPassword, "auth.basic.password");
                 let password = self.sealed(field, path, &basic.password, old, wrong)?;
                 Some(Auth::Basic { username: username.clone(), password })
             }
@@ -96,7 +96,7 @@ impl Safe<'_> {
                 continue;
             }
             let old = old.and_then(|it| it.get(name));
-            if let Some(value) = self.sealed(Field::Header, &path, value, old, wrong) {
+            if let Some(value) = self.sealed(SecretField::Header, &path, value, old, wrong) {
                 headers.insert(name.clone(), value);
             }
         }
@@ -114,7 +114,7 @@ impl Safe<'_> {
         wrong: &mut Vec<Invalid>,
     ) -> Option<Vec<SigningKey>> {
         let Means { vault, random, now, .. } = self.scope.means;
-        let context = self.context(Field::SigningKey);
+        let context = self.context(SecretField::SigningKey);
         let newest = old.iter().find(|it| it.expires_at.is_none());
         let secret = match (given, newest) {
             (None, Some(_)) => return self.kept(scheme, old, wrong),
@@ -129,7 +129,7 @@ impl Safe<'_> {
                     wrong.push(Invalid::new("secret", error.to_string(), "another text"));
                     return None;
                 }
-                let field = Field::SigningKey;
+                let field = SecretField::SigningKey;
                 self.sealed(field, "secret", given, newest.map(|it| &it.secret), wrong)?
             }
         };
@@ -173,7 +173,8 @@ impl Safe<'_> {
     }
 
     fn fits(&self, scheme: Scheme, key: &SigningKey) -> bool {
-        let secret = self.scope.means.vault.open(&key.secret, &self.context(Field::SigningKey));
+        let secret =
+            self.scope.means.vault.open(&key.secret, &self.context(SecretField::SigningKey));
         secret.is_ok_and(|it| rotation::check_secret(scheme, &it).is_ok())
     }
 }
@@ -181,7 +182,7 @@ impl Safe<'_> {
 /// The sealed secret: the old one where it is the same, so that nothing changes.
 pub(super) fn sealed(
     scope: &Scope<'_>,
-    context: &Context,
+    context: &SealContext,
     path: &str,
     given: &SecretSpec,
     old: Option<&Sealed>,

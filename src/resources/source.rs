@@ -11,7 +11,7 @@ use super::{
     spec::{is_yes, yes},
 };
 use crate::{
-    crypto::{Context, Field, Random, inbound},
+    crypto::{Random, SealContext, SecretField, inbound},
     expr::{Names, Template},
     model::{
         Acknowledgement, HmacScheme, InboundScheme, Intake, Name, Provider, Redaction, SenderField,
@@ -345,7 +345,7 @@ impl SourceSpec {
             wrong.push(Invalid::new("secret", rule, found));
             return Vec::new();
         }
-        let context = Context::of_source(scope.project, id, Field::VerifyingSecret);
+        let context = SealContext::of_source(scope.project, id, SecretField::VerifyingSecret);
         let mut sealed = Vec::with_capacity(given.len());
         for (place, given) in given.into_iter().enumerate() {
             let path = match self.secret {

@@ -276,7 +276,7 @@ pub struct EventTypeSpec {
     pub name: TypeName,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// Under which heading people find it, e.g. `billing`. Up to 64 characters.
+    /// Heading under which it is listed, e.g. `billing`. Up to 64 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "accounts")]
     pub group: Option<String>,

@@ -73,7 +73,7 @@ mod tests {
     }
 
     /// `active`, `unverified since 7: 503`, …
-    fn told(state: &DestinationState) -> String {
+    fn reported(state: &DestinationState) -> String {
         match state {
             DestinationState::Active => "active".to_owned(),
             DestinationState::Paused { since } => format!("paused since {}", since.as_second()),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn who_must_prove_itself_does_so_for_each_new_url() {
+    fn each_new_url_requires_verification() {
         let admin = |url| connection(Profile::Admin, url);
         let standard = || connection(Profile::Standard, "https://a.com/");
         let (a, b) = ("https://a.com/", "https://b.com/");
@@ -117,9 +117,9 @@ mod tests {
                 connection: before,
                 created_at: at(0),
             };
-            assert_eq!(told(&after(Some(&old), &now, at(9))), expected, "{old:?}");
+            assert_eq!(reported(&after(Some(&old), &now, at(9))), expected, "{old:?}");
         }
-        assert_eq!(told(&after(None, &admin(a), at(9))), "unverified since 9: ");
-        assert_eq!(told(&after(None, &standard(), at(9))), "active");
+        assert_eq!(reported(&after(None, &admin(a), at(9))), "unverified since 9: ");
+        assert_eq!(reported(&after(None, &standard(), at(9))), "active");
     }
 }

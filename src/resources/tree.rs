@@ -24,7 +24,7 @@ pub struct Location {
 }
 
 /// A value with its place. It has no `Debug`, since it may hold secrets.
-pub(super) struct Node {
+pub(super) struct TreeNode {
     /// `None` in what came as JSON.
     pub place: Option<Location>,
     pub value: Value,
@@ -35,22 +35,22 @@ pub(super) enum Value {
     Bool(bool),
     Number(serde_json::Number),
     Text(String),
-    List(Vec<Node>),
-    Map(Vec<(String, Node)>),
+    List(Vec<TreeNode>),
+    Map(Vec<(String, TreeNode)>),
 }
 
 /// Limits on what a file may ask of us.
 const LARGEST_FILE: usize = 4 * 1024 * 1024;
 
 /// Reads YAML. An error says what is wrong and where, as far as that is known.
-pub(super) fn from_yaml(text: &str) -> Result<Node, (Option<Location>, Invalid)> {
+pub(super) fn from_yaml(text: &str) -> Result<TreeNode, (Option<Location>, Invalid)> {
     if text.len() > LARGEST_FILE {
         let rule = format!("must have at most {LARGEST_FILE} bytes");
         return Err((None, Invalid::new("", rule, format!("{}", text.len()))));
     }
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    serde_saphyr::from_str_with_options::<Node>(text, options).map_err(|error| {
+    serde_saphyr::from_str_with_options::<TreeNode>(text, options).map_err(|error| {
         let place = error
             .location()
             .filter(|it| it.line() > 0)
@@ -60,15 +60,15 @@ pub(super) fn from_yaml(text: &str) -> Result<Node, (Option<Location>, Invalid)>
     })
 }
 
-pub(super) fn from_json(bytes: &[u8]) -> Result<Node, Invalid> {
+pub(super) fn from_json(bytes: &[u8]) -> Result<TreeNode, Invalid> {
     let bytes = crate::model::json::without_mark(bytes);
-    serde_json::from_slice::<serde_json::Value>(bytes).map(Node::from).map_err(|error| {
+    serde_json::from_slice::<serde_json::Value>(bytes).map(TreeNode::from).map_err(|error| {
         let rule = format!("must be valid JSON: line {}, column {}", error.line(), error.column());
         Invalid { path: String::new(), rule, found: "something else".to_owned() }
     })
 }
 
-impl Node {
+impl TreeNode {
     /// Typed data from this tree.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Invalid> {
         T::deserialize(self).map_err(|refusal| Invalid {
@@ -115,7 +115,7 @@ impl Node {
     }
 }
 
-impl From<serde_json::Value> for Node {
+impl From<serde_json::Value> for TreeNode {
     fn from(json: serde_json::Value) -> Self {
         let value = match json {
             serde_json::Value::Null => Value::Null,
@@ -133,7 +133,7 @@ impl From<serde_json::Value> for Node {
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for TreeNode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
         let at = spanned.referenced;
@@ -199,7 +199,7 @@ impl<'de> Deserialize<'de> for Value {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
                 let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry::<String, Node>()? {
+                while let Some(entry) = map.next_entry::<String, TreeNode>()? {
                     entries.push(entry);
                 }
                 Ok(Value::Map(entries))
@@ -235,7 +235,7 @@ impl Refusal {
         self
     }
 
-    fn found_at(mut self, node: &Node) -> Self {
+    fn found_at(mut self, node: &TreeNode) -> Self {
         if self.found.is_empty() {
             self.found = node.value.kind().to_owned();
         }
@@ -314,7 +314,7 @@ fn listed(names: &[&str]) -> String {
     names.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ")
 }
 
-impl<'de> Deserializer<'de> for &'de Node {
+impl<'de> Deserializer<'de> for &'de TreeNode {
     type Error = Refusal;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
@@ -378,7 +378,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 }
 
 struct Items<'de> {
-    items: &'de [Node],
+    items: &'de [TreeNode],
     place: usize,
 }
 
@@ -397,7 +397,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
 }
 
 struct Entries<'de> {
-    entries: &'de [(String, Node)],
+    entries: &'de [(String, TreeNode)],
     place: usize,
 }
 
@@ -422,7 +422,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
 
 struct Choice<'de> {
     name: &'de str,
-    value: Option<&'de Node>,
+    value: Option<&'de TreeNode>,
 }
 
 impl<'de> EnumAccess<'de> for Choice<'de> {
@@ -436,7 +436,7 @@ impl<'de> EnumAccess<'de> for Choice<'de> {
 }
 
 impl<'de> Choice<'de> {
-    fn settings(&self) -> Result<&'de Node, Refusal> {
+    fn settings(&self) -> Result<&'de TreeNode, Refusal> {
         let missing =
             || Refusal::new(format!("`{}` needs its settings", self.name), "its name alone");
         self.value.ok_or_else(missing)

@@ -3,7 +3,7 @@
 use super::{FieldChange, PipelineSpec, Spec as _, diff::compare, lines};
 use crate::model::Pipeline;
 
-/// What differs between two versions.
+/// Show the difference between two versions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VersionDifference {
     pub changes: Vec<FieldChange>,

@@ -9,9 +9,9 @@ use super::bounds::resolve;
 
 /// Steps that may still be made.
 #[derive(Clone, Copy, Debug)]
-pub struct Budget(pub u64);
+pub struct SchemaBudget(pub u64);
 
-impl Budget {
+impl SchemaBudget {
     /// Whether there was enough; what is left is then less by that.
     pub(super) fn take(&mut self, steps: usize) -> bool {
         let left = u64::try_from(steps).ok().and_then(|it| self.0.checked_sub(it));
@@ -24,7 +24,7 @@ impl Budget {
 const BYTES: usize = 32;
 
 /// Takes what the check of a value costs. `false`: there is less than that, and then nothing is left.
-pub(super) fn take(root: &Value, schema: &Value, value: &Value, budget: &mut Budget) -> bool {
+pub(super) fn take(root: &Value, schema: &Value, value: &Value, budget: &mut SchemaBudget) -> bool {
     let Some(schema) = schema.as_object() else { return budget.take(1) };
     budget.take(1 + schema.len())
         && schema.iter().all(|(keyword, asked)| {
@@ -43,12 +43,12 @@ struct Keyword<'a> {
 }
 
 impl Keyword<'_> {
-    fn below(&self, schema: &Value, value: &Value, budget: &mut Budget) -> bool {
+    fn below(&self, schema: &Value, value: &Value, budget: &mut SchemaBudget) -> bool {
         take(self.root, schema, value, budget)
     }
 
     /// Keywords that are about the value itself.
-    fn of_value(&self, keyword: &str, value: &Value, budget: &mut Budget) -> bool {
+    fn of_value(&self, keyword: &str, value: &Value, budget: &mut SchemaBudget) -> bool {
         let text = value.as_str().map_or(0, str::len);
         match keyword {
             "$ref" => {
@@ -82,7 +82,7 @@ impl Keyword<'_> {
     }
 
     /// Keywords that are about the members of an object.
-    fn of_members(&self, keyword: &str, value: &Value, budget: &mut Budget) -> bool {
+    fn of_members(&self, keyword: &str, value: &Value, budget: &mut SchemaBudget) -> bool {
         let Some(object) = value.as_object() else { return true };
         match keyword {
             "properties" => {
@@ -121,7 +121,7 @@ impl Keyword<'_> {
     }
 
     /// Keywords that are about the elements of a list.
-    fn of_elements(&self, keyword: &str, value: &Value, budget: &mut Budget) -> bool {
+    fn of_elements(&self, keyword: &str, value: &Value, budget: &mut SchemaBudget) -> bool {
         let Some(list) = value.as_array() else { return true };
         match (keyword, self.asked) {
             ("items" | "prefixItems", Value::Array(schemas)) => {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn cost(schema: &Value, value: &Value) -> u64 {
-        let mut budget = Budget(1 << 40);
+        let mut budget = SchemaBudget(1 << 40);
         assert!(take(schema, schema, value, &mut budget));
         (1 << 40) - budget.0
     }
@@ -192,7 +192,7 @@ mod tests {
         let consts: Vec<Value> = (0..1500).map(|it| json!({ "const": it })).collect();
         let schema = json!({ "items": { "anyOf": consts } });
         let value = json!(vec![-1; 250_000]);
-        let mut budget = Budget(1000);
+        let mut budget = SchemaBudget(1000);
         assert!(!take(&schema, &schema, &value, &mut budget));
         assert_eq!(budget.0, 0);
     }

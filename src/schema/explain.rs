@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Fault, MOST_FAULTS, bounds,
-    cost::{self, Budget},
+    cost::{self, SchemaBudget},
     fault, member, options,
 };
 
@@ -44,14 +44,14 @@ const OWN: [&str; 17] = [
 /// The first faults of a payload that the validator has found not to be as the schema says.
 pub(super) fn faults(schema: &Value, validator: &Validator, payload: &Value) -> Vec<Fault> {
     let mut explained =
-        Explained { root: schema, parts: None, left: Budget(STEPS), faults: Vec::new() };
-    let mut small = Budget(SMALL);
+        Explained { root: schema, parts: None, left: SchemaBudget(STEPS), faults: Vec::new() };
+    let mut small = SchemaBudget(SMALL);
     if cost::take(schema, schema, payload, &mut small) {
         explained.collect(validator, payload, "");
     } else {
         // Compiled for this one payload: such ones are rare, and the map is large where its schema is.
         explained.parts = options().build_map(schema).ok();
-        explained.apart(&Part { schema, pointer: "#".to_owned() }, payload, "", 0);
+        explained.apart(&SubSchema { schema, pointer: "#".to_owned() }, payload, "", 0);
     }
     if explained.faults.is_empty() {
         explained.add("", "it does not agree with the schema".to_owned());
@@ -63,17 +63,17 @@ struct Explained<'a> {
     root: &'a Value,
     /// Every schema within the schema.
     parts: Option<ValidatorMap>,
-    left: Budget,
+    left: SchemaBudget,
     faults: Vec<Fault>,
 }
 
 /// A schema within the schema, and where it is.
-struct Part<'a> {
+struct SubSchema<'a> {
     schema: &'a Value,
     pointer: String,
 }
 
-impl<'a> Part<'a> {
+impl<'a> SubSchema<'a> {
     fn below(&self, schema: &'a Value, keyword: &str, name: Option<&str>) -> Self {
         let name = name.map(|it| format!("/{}", bounds::escaped(it)));
         let pointer = format!("{}/{keyword}{}", self.pointer, name.unwrap_or_default());
@@ -96,19 +96,19 @@ impl<'a> Explained<'a> {
         self.faults.extend(validator.iter_errors(value).take(room).map(|it| fault(&it, path)));
     }
 
-    fn is_valid(&mut self, part: &Part<'a>, value: &Value) -> bool {
-        // Without steps left nothing more is told, and so nothing needs to be known.
+    fn is_valid(&mut self, part: &SubSchema<'a>, value: &Value) -> bool {
+        // Without steps left nothing more is reported, and so nothing needs to be known.
         let may_ask = cost::take(self.root, part.schema, value, &mut self.left);
         let validator = self.parts.as_ref().and_then(|it| it.get(&part.pointer));
         !may_ask || validator.is_none_or(|it| it.is_valid(value))
     }
 
     /// Tells what is wrong with a value, if it is.
-    fn part(&mut self, part: &Part<'a>, value: &Value, path: &str, depth: usize) {
+    fn part(&mut self, part: &SubSchema<'a>, value: &Value, path: &str, depth: usize) {
         if self.is_full() {
             return;
         }
-        let mut small = Budget(SMALL);
+        let mut small = SchemaBudget(SMALL);
         if !cost::take(self.root, part.schema, value, &mut small) {
             if !self.is_valid(part, value) {
                 self.apart(part, value, path, depth);
@@ -127,8 +127,8 @@ impl<'a> Explained<'a> {
     }
 
     /// Takes a value apart that is not as its schema says.
-    fn apart(&mut self, part: &Part<'a>, value: &Value, path: &str, depth: usize) {
-        let told = self.faults.len();
+    fn apart(&mut self, part: &SubSchema<'a>, value: &Value, path: &str, depth: usize) {
+        let reported = self.faults.len();
         if let Some(schema) = part.schema.as_object().filter(|_| depth < DEEPEST) {
             self.own(schema, value, path);
             self.same(part, schema, value, path, depth);
@@ -138,7 +138,7 @@ impl<'a> Explained<'a> {
                 _ => (),
             }
         }
-        if self.faults.len() == told && self.faults.len() < MOST_FAULTS {
+        if self.faults.len() == reported && self.faults.len() < MOST_FAULTS {
             self.add(path, "it does not agree with the schema there".to_owned());
         }
     }
@@ -167,7 +167,7 @@ impl<'a> Explained<'a> {
     /// What the schemas say that are about the same value.
     fn same(
         &mut self,
-        part: &Part<'a>,
+        part: &SubSchema<'a>,
         schema: &'a Map<String, Value>,
         value: &Value,
         path: &str,
@@ -177,7 +177,7 @@ impl<'a> Explained<'a> {
         if let Some((pointer, target)) =
             target.and_then(|it| Some((it, bounds::resolve(self.root, it)?)))
         {
-            let target = Part { schema: target, pointer: pointer.to_owned() };
+            let target = SubSchema { schema: target, pointer: pointer.to_owned() };
             self.part(&target, value, path, depth + 1);
         }
         for (keyword, rule) in [
@@ -187,7 +187,7 @@ impl<'a> Explained<'a> {
         ] {
             let list = schema.get(keyword).and_then(Value::as_array);
             let Some(list) = list.filter(|_| !self.is_full()) else { continue };
-            let parts: Vec<Part<'a>> = list
+            let parts: Vec<SubSchema<'a>> = list
                 .iter()
                 .enumerate()
                 .map(|(place, it)| part.below(it, keyword, Some(&place.to_string())))
@@ -205,7 +205,7 @@ impl<'a> Explained<'a> {
 
     fn members(
         &mut self,
-        part: &Part<'a>,
+        part: &SubSchema<'a>,
         schema: &'a Map<String, Value>,
         members: &Map<String, Value>,
         path: &str,
@@ -231,7 +231,7 @@ impl<'a> Explained<'a> {
 
     fn elements(
         &mut self,
-        part: &Part<'a>,
+        part: &SubSchema<'a>,
         schema: &'a Map<String, Value>,
         list: &[Value],
         path: &str,

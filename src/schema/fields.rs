@@ -28,7 +28,7 @@ pub struct SchemaField {
     pub values: Vec<Value>,
 }
 
-/// Fields of one schema that are told.
+/// Fields of one schema that are reported.
 const MOST_FIELDS: usize = 1000;
 const DEPTH: usize = 32;
 
@@ -61,7 +61,7 @@ impl Kinds {
     }
 }
 
-/// The fields of a schema that compiles, in its order. Alternatives (`anyOf` and the like) are told together.
+/// The fields of a schema that compiles, in its order. Alternatives (`anyOf` and the like) are reported together.
 pub fn fields(schema: &Value) -> Vec<SchemaField> {
     let mut found = Vec::new();
     collect(schema, schema, "payload", 0, &mut found);

@@ -53,7 +53,7 @@ pub struct Type {
 /// How often a type came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = EventTypeTraffic)]
-pub struct Counts {
+pub struct TypeCounts {
     /// Events that were kept.
     pub events: u64,
     /// Those of them that were not as the schema says.
@@ -68,10 +68,10 @@ pub struct Counts {
 
 /// One type, as it is kept in a file.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct LearnedType {
     project: ProjectId,
     name: TypeName,
-    counts: Counts,
+    counts: TypeCounts,
     shape: Shape,
 }
 
@@ -161,7 +161,7 @@ impl Learned {
     pub fn to_kept(&self) -> impl Serialize {
         let projects = self.projects.read().unwrap_or_else(PoisonError::into_inner).clone();
         let types = projects.into_iter().flat_map(|(project, types)| {
-            types.into_iter().map(move |(name, it)| Kept {
+            types.into_iter().map(move |(name, it)| LearnedType {
                 project,
                 name,
                 counts: it.counts(),
@@ -173,10 +173,10 @@ impl Learned {
 
     /// What a file holds.
     pub fn from_kept(file: &std::path::Path) -> Self {
-        let kept: Vec<Kept> = crate::derived::read(file).unwrap_or_default();
+        let kept: Vec<LearnedType> = crate::derived::read(file).unwrap_or_default();
         let learned = Self::default();
         let mut projects = learned.projects.write().unwrap_or_else(PoisonError::into_inner);
-        for Kept { project, name, counts, shape } in kept {
+        for LearnedType { project, name, counts, shape } in kept {
             learned.fields.fetch_add(shape.fields(), Relaxed);
             let known = Type {
                 events: counts.events.into(),
@@ -205,9 +205,9 @@ impl Type {
         }
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> TypeCounts {
         let time = |it| Timestamp::from_microsecond(it).unwrap_or(Timestamp::UNIX_EPOCH);
-        Counts {
+        TypeCounts {
             events: self.events.load(Relaxed),
             flagged: self.flagged.load(Relaxed),
             rejected: self.rejected.load(Relaxed),

@@ -17,7 +17,7 @@ use jsonschema::{
 use serde_json::Value;
 
 pub use self::{
-    cost::Budget,
+    cost::SchemaBudget,
     fields::{Field, Kinds, SchemaField, fields},
     learned::Learned,
     shape::{SeenField, Shape},
@@ -56,7 +56,7 @@ pub struct Fault {
     pub rule: String,
 }
 
-/// Faults that are told of one payload.
+/// Faults that are reported of one payload.
 pub const MOST_FAULTS: usize = 10;
 /// Steps that the checks of one request may take together: some tenths of a second. A step is a keyword
 /// that is asked of a value.
@@ -74,7 +74,7 @@ impl Schema {
     }
 
     /// Checks a payload, if that takes no more steps than there are, and takes those.
-    pub fn check(&self, payload: &Value, budget: &mut Budget) -> Checked {
+    pub fn check(&self, payload: &Value, budget: &mut SchemaBudget) -> Checked {
         let before = budget.0;
         if !cost::take(&self.source, &self.source, payload, budget) {
             // It has cost its count. So that one does not take everything from those behind it, and many
@@ -90,7 +90,7 @@ impl Schema {
 
     /// What is wrong with a payload: the first [`MOST_FAULTS`] of it, or that it cannot be checked.
     pub fn faults(&self, payload: &Value) -> Vec<Fault> {
-        match self.check(payload, &mut Budget(MOST_STEPS)) {
+        match self.check(payload, &mut SchemaBudget(MOST_STEPS)) {
             Checked::Faults(faults) => faults,
             Checked::TooLarge => vec![Fault::too_large()],
         }
@@ -98,10 +98,10 @@ impl Schema {
 }
 
 impl Fault {
-    /// What is told of a payload that takes too many steps to check.
+    /// What is reported of a payload that takes too many steps to check.
     pub fn too_large() -> Self {
         let rule = format!(
-            "it is too large to be validated: its values times the keywords of the schema make more than \
+            "must be smaller to be validated: its values times the keywords of the schema make more than \
              {MOST_STEPS} steps, all events of the request together; send less at once"
         );
         Self { path: String::new(), rule }
@@ -292,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_schema_cannot_check_is_named() {
+    fn schemas_name_what_they_cannot_check() {
         let consts: Vec<Value> = (0..1500).map(|it| json!({ "const": it })).collect();
         let schema = Schema::compile(&json!({ "items": { "anyOf": consts } })).unwrap();
         let payload = json!(vec![-1; 250_000]);
-        assert_eq!(schema.check(&payload, &mut Budget(MOST_STEPS)), Checked::TooLarge);
-        assert!(schema.faults(&payload)[0].rule.contains("too large to be validated"));
+        assert_eq!(schema.check(&payload, &mut SchemaBudget(MOST_STEPS)), Checked::TooLarge);
+        assert!(schema.faults(&payload)[0].rule.contains("smaller to be validated"));
         // A request's events share the steps.
-        let (mut budget, payload) = (Budget(10_000), json!([-1]));
+        let (mut budget, payload) = (SchemaBudget(10_000), json!([-1]));
         let checked = [0; 3].map(|_| schema.check(&payload, &mut budget) == Checked::TooLarge);
         assert_eq!((checked, budget.0 > 0), ([false, false, true], true));
     }

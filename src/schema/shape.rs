@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_bounds_is_not_learned() {
+    fn shapes_beyond_the_bounds_are_not_learned() {
         let mut shape = Shape::default();
         let wide: Map<String, Value> =
             ('a'..='z').map(|it| (it.to_string(), json!({ "inner": 1 }))).collect();

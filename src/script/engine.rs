@@ -7,7 +7,10 @@ use rquickjs::{
     context::{EvalOptions, intrinsic},
 };
 
-use super::{Input, Limits, Outcome, Returned, ScriptError, Task, same, source, worker::Leash};
+use super::{
+    Returned, ScriptError, ScriptInput, ScriptLimits, ScriptOutcome, Task, same, source,
+    worker::Leash,
+};
 
 /// The file that errors name.
 const FILE: &str = "transform.js";
@@ -36,32 +39,34 @@ pub struct Engine {
     rewrite: Persistent<Function<'static>>,
     context: Context,
     runtime: Runtime,
-    work: Rc<Work>,
-    limits: Limits,
+    work: Rc<WorkLimit>,
+    limits: ScriptLimits,
 }
 
 /// What is left of the work that one run may do.
-struct Work {
+struct WorkLimit {
     ticks: Cell<u32>,
     leash: Arc<Leash>,
 }
 
 impl Engine {
-    pub fn new(module: &str, limits: Limits, leash: Arc<Leash>) -> Result<Self, ScriptError> {
+    pub fn new(module: &str, limits: ScriptLimits, leash: Arc<Leash>) -> Result<Self, ScriptError> {
         let wrapped = checked(module, limits, leash.clone())?;
         let (runtime, work) = runtime(limits, leash)?;
         let context = Context::custom::<Intrinsics>(&runtime).map_err(|_| no_memory())?;
         let [run, logs, rewrite] = context.with(|ctx| -> Result<_, ScriptError> {
             let parts: Vec<Function<'_>> =
-                ctx.eval(PRELUDE).catch(&ctx).map_err(|it| told(it, 0))?;
+                ctx.eval(PRELUDE).catch(&ctx).map_err(|it| reported(it, 0))?;
             let [bind, logs, rewrite] = <[Function<'_>; 3]>::try_from(parts)
                 .map_err(|_| ScriptError::new("the engine does not start"))?;
             let mut options = EvalOptions::default();
             options.filename = Some(FILE.to_owned());
-            let factory: Function<'_> =
-                ctx.eval_with_options(wrapped, options).catch(&ctx).map_err(|it| told(it, 1))?;
+            let factory: Function<'_> = ctx
+                .eval_with_options(wrapped, options)
+                .catch(&ctx)
+                .map_err(|it| reported(it, 1))?;
             let bounds = (factory, limits.events, limits.output);
-            let run: Function<'_> = bind.call(bounds).catch(&ctx).map_err(|it| told(it, 1))?;
+            let run: Function<'_> = bind.call(bounds).catch(&ctx).map_err(|it| reported(it, 1))?;
             Ok([run, logs, rewrite].map(|it| Persistent::save(&ctx, it)))
         })?;
         Ok(Self { run, logs, rewrite, context, runtime, work, limits })
@@ -69,9 +74,9 @@ impl Engine {
 
     /// Runs the script over one event, with so much work; or, as a trial, only what stands around its
     /// function.
-    pub fn run(&self, task: &Task, ticks: u32) -> Outcome {
+    pub fn run(&self, task: &Task, ticks: u32) -> ScriptOutcome {
         self.work.ticks.set(if task.is_trial { ticks.max(SET_UP) } else { ticks });
-        let Input { event, context, now_millis, seed, listens, .. } = &task.input;
+        let ScriptInput { event, context, now_millis, seed, listens, .. } = &task.input;
         let returned = self.context.with(|ctx| {
             let run = self.run.clone().restore(&ctx).map_err(|_| no_memory())?;
             let parts = || -> rquickjs::Result<Option<Vec<String>>> {
@@ -89,16 +94,16 @@ impl Engine {
         let logs = if *listens { self.logs() } else { Vec::new() };
         if self.runtime.is_job_pending() {
             let returned = Err(ScriptError::new("it must not be asynchronous").fatal());
-            return Outcome { returned, logs };
+            return ScriptOutcome { returned, logs };
         }
-        Outcome { returned, logs }
+        ScriptOutcome { returned, logs }
     }
 
     fn returned(
         &self,
         ctx: &Ctx<'_>,
         parts: Vec<String>,
-        input: &Input,
+        input: &ScriptInput,
     ) -> Result<Vec<Returned>, ScriptError> {
         let rewritten = |old: &str| {
             let rewrite = self.rewrite.clone().restore(ctx)?;
@@ -152,16 +157,19 @@ impl Engine {
         }
         // Reading what was thrown may run code of the script.
         self.work.ticks.set(1);
-        told(error, 1)
+        reported(error, 1)
     }
 }
 
-fn runtime(limits: Limits, leash: Arc<Leash>) -> Result<(Runtime, Rc<Work>), ScriptError> {
+fn runtime(
+    limits: ScriptLimits,
+    leash: Arc<Leash>,
+) -> Result<(Runtime, Rc<WorkLimit>), ScriptError> {
     let runtime = Runtime::new().map_err(|_| no_memory())?;
     runtime.set_memory_limit(limits.memory);
     runtime.set_max_stack_size(limits.stack);
     // To set it up takes work of ours, however little the script itself may do.
-    let work = Rc::new(Work { ticks: Cell::new(limits.ticks().max(SET_UP)), leash });
+    let work = Rc::new(WorkLimit { ticks: Cell::new(limits.ticks().max(SET_UP)), leash });
     let handler = work.clone();
     // The engine calls it after each ten thousand jumps and calls, whatever the machine's speed.
     runtime.set_interrupt_handler(Some(Box::new(move || {
@@ -173,13 +181,13 @@ fn runtime(limits: Limits, leash: Arc<Leash>) -> Result<(Runtime, Rc<Work>), Scr
 }
 
 /// The module as a function, if it is a module with a default export.
-fn checked(module: &str, limits: Limits, leash: Arc<Leash>) -> Result<String, ScriptError> {
+fn checked(module: &str, limits: ScriptLimits, leash: Arc<Leash>) -> Result<String, ScriptError> {
     let (runtime, _work) = runtime(limits, leash)?;
     let context = Context::custom::<Intrinsics>(&runtime).map_err(|_| no_memory())?;
     let declare = |text: &str| {
         context.with(|ctx| {
             let declared = Module::declare(ctx.clone(), FILE, text).map(drop);
-            declared.catch(&ctx).map_err(|it| told(it, 0))
+            declared.catch(&ctx).map_err(|it| reported(it, 0))
         })
     };
     declare(module)?;
@@ -200,7 +208,7 @@ fn no_memory() -> ScriptError {
 }
 
 /// What was thrown, for people, with its place in the user's source. `lines` are ours before it.
-fn told(error: CaughtError<'_>, lines: usize) -> ScriptError {
+fn reported(error: CaughtError<'_>, lines: usize) -> ScriptError {
     const SHOWN: usize = 300;
     let (message, stack) = match error {
         CaughtError::Exception(it) => {

@@ -1,4 +1,4 @@
-//! Events that scripts lost to the machine: how many, since when, and what is told of it.
+//! Events that scripts lost to the machine: how many, since when, and what is reported of it.
 //!
 //! Such an event was not run, or its script could not be stopped. It becomes a dead letter, so that
 //! people have to hear of it, and by name.
@@ -10,8 +10,8 @@ use std::{
 
 use super::{
     ScriptError, Shared,
-    stuck::{FORGOTTEN_AFTER, Lost},
-    worker::{Pool, lock},
+    stuck::{FORGOTTEN_AFTER, LostThreads},
+    worker::{ScriptThreads, lock},
 };
 
 /// Of one script, the log tells once in this time, however many events it loses.
@@ -63,7 +63,7 @@ pub(super) struct Losses {
     events: u64,
     first: Option<Instant>,
     last: Option<Instant>,
-    told: Option<Instant>,
+    reported: Option<Instant>,
 }
 
 impl Losses {
@@ -74,9 +74,9 @@ impl Losses {
         }
         self.events += 1;
         self.last = Some(now);
-        let is_told = self.told.is_some_and(|it| now.duration_since(it) < TOLD_EVERY);
+        let is_told = self.reported.is_some_and(|it| now.duration_since(it) < TOLD_EVERY);
         (!is_told).then(|| {
-            self.told = Some(now);
+            self.reported = Some(now);
             self.events
         })
     }
@@ -88,26 +88,26 @@ impl Losses {
 
 /// The scripts that lost events, and what their threads are counted by.
 #[derive(Default)]
-pub(super) struct Register(Mutex<Vec<Entry>>);
+pub(super) struct Register(Mutex<Vec<ScriptLoss>>);
 
-type Entry = (Weak<Shared>, Arc<Mutex<Lost>>);
+type ScriptLoss = (Weak<Shared>, Arc<Mutex<LostThreads>>);
 
-impl Pool {
-    /// Another with threads of its own. What its scripts lose is told with what those of this one lose.
+impl ScriptThreads {
+    /// Another with threads of its own. What its scripts lose is reported with what those of this one lose.
     pub fn beside(&self) -> Self {
         Self::counted_in(self.register.clone())
     }
 
     /// A script lost an event.
     pub(super) fn lose(&self, script: &Arc<Shared>, error: &ScriptError, now: Instant) {
-        let told = lock(&script.losses).note(now);
+        let reported = lock(&script.losses).note(now);
         let mut register = lock(&self.register.0);
         register.retain(|it| it.0.strong_count() > 0);
         if !register.iter().any(|it| std::ptr::eq(it.0.as_ptr(), Arc::as_ptr(script))) {
             register.push((Arc::downgrade(script), self.lost.clone()));
         }
         drop(register);
-        let (Some(events), Some(place)) = (told, script.place.get()) else { return };
+        let (Some(events), Some(place)) = (reported, script.place.get()) else { return };
         let Place { project, pipeline, step } = place;
         let threads = script.threads.load(Ordering::Relaxed);
         tracing::warn!(
@@ -134,7 +134,7 @@ impl Pool {
     }
 }
 
-fn failing(script: &Shared, lost: &Mutex<Lost>, now: Instant) -> Option<Failing> {
+fn failing(script: &Shared, lost: &Mutex<LostThreads>, now: Instant) -> Option<Failing> {
     let place = script.place.get()?;
     let threads = script.threads.load(Ordering::Relaxed);
     let (events, first, last) = {
@@ -169,7 +169,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut losses = Losses::default();
-        for (seconds, told) in [
+        for (seconds, reported) in [
             (0, Some(1)),
             (1, None),
             (59, None),
@@ -180,7 +180,7 @@ mod tests {
             (729, Some(7)),
             (1_329, Some(1)),
         ] {
-            assert_eq!(losses.note(at(seconds)), told, "after {seconds} s");
+            assert_eq!(losses.note(at(seconds)), reported, "after {seconds} s");
         }
         assert!(losses.is_fresh(at(1_330)) && !losses.is_fresh(at(1_929)));
     }

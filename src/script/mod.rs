@@ -22,11 +22,11 @@ use std::{
 use losses::Losses;
 pub use losses::{Failing, Place};
 use stuck::Stuck;
-pub use worker::Pool;
+pub use worker::ScriptThreads;
 
 /// What one run of a script may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
+pub struct ScriptLimits {
     /// About so long, on the machine that this was measured on. What is counted is work, so that the
     /// same event has the same end everywhere.
     pub time: Duration,
@@ -40,7 +40,7 @@ pub struct Limits {
     pub events: usize,
 }
 
-impl Default for Limits {
+impl Default for ScriptLimits {
     fn default() -> Self {
         Self {
             time: Duration::from_millis(50),
@@ -52,7 +52,7 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl ScriptLimits {
     /// Ten thousand jumps and calls each: see the measurement in bench/RESULTS.md.
     const TICKS_PER_MILLI: u128 = 4;
 
@@ -61,8 +61,8 @@ impl Limits {
         u32::try_from(ticks).unwrap_or(u32::MAX).max(2)
     }
 
-    fn patience(&self) -> Duration {
-        worker::patience(self.time)
+    fn timeout(&self) -> Duration {
+        worker::timeout(self.time)
     }
 }
 
@@ -103,7 +103,7 @@ impl ScriptError {
 
 /// One event for a script, as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Input {
+pub struct ScriptInput {
     /// The object that it is called with.
     pub event: String,
     /// The second argument.
@@ -121,7 +121,7 @@ pub struct Input {
 
 #[derive(Clone)]
 struct Task {
-    input: Input,
+    input: ScriptInput,
     /// Only what stands around its function is run.
     is_trial: bool,
 }
@@ -136,7 +136,7 @@ pub struct Returned {
 
 /// What came of a run.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct ScriptOutcome {
     /// `None`: the script returned null.
     pub returned: Result<Option<Vec<Returned>>, ScriptError>,
     /// What it logged, at most 100 lines.
@@ -145,10 +145,10 @@ pub struct Outcome {
 
 /// A script that compiles.
 pub struct Script {
-    pool: Arc<Pool>,
+    pool: Arc<ScriptThreads>,
     shared: Arc<Shared>,
     /// What came of events over which it was run before they were planned, in their order.
-    ahead: Mutex<VecDeque<(Input, Outcome)>>,
+    ahead: Mutex<VecDeque<(ScriptInput, ScriptOutcome)>>,
 }
 
 /// What the threads know of a script.
@@ -156,7 +156,7 @@ struct Shared {
     /// Of this compilation: no other has it in this process.
     id: u64,
     source: String,
-    limits: Limits,
+    limits: ScriptLimits,
     /// Who it belongs to. Threads that scripts hold on to are shared out by owner.
     owner: u128,
     /// Where it stands, once that is known.
@@ -173,12 +173,12 @@ impl Shared {
     /// The work that it may do now.
     fn ticks(&self) -> u32 {
         /// So often in a row it may use up its work.
-        const PATIENCE: u32 = 3;
+        const TIMEOUT: u32 = 3;
         /// Then it has this part of it, until it ends again: it is most likely to fail anyway, and the
         /// events of others wait behind it.
         const PART: u32 = 50;
         let ticks = self.limits.ticks();
-        let is_slow = self.strikes.load(Ordering::Relaxed) >= PATIENCE;
+        let is_slow = self.strikes.load(Ordering::Relaxed) >= TIMEOUT;
         if is_slow { (ticks / PART).max(2) } else { ticks }
     }
 
@@ -186,7 +186,7 @@ impl Shared {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).was_ever()
     }
 
-    fn note(&self, outcome: &Outcome) {
+    fn note(&self, outcome: &ScriptOutcome) {
         match &outcome.returned {
             Err(error) if error.is_out_of_time => self.strikes.fetch_add(1, Ordering::Relaxed),
             Ok(_) | Err(_) => self.strikes.swap(0, Ordering::Relaxed),
@@ -202,8 +202,8 @@ impl Script {
     /// shared out by owner.
     pub fn compile(
         source: &str,
-        limits: Limits,
-        pool: Arc<Pool>,
+        limits: ScriptLimits,
+        pool: Arc<ScriptThreads>,
         owner: u128,
     ) -> Result<Self, ScriptError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -223,7 +223,7 @@ impl Script {
             strikes: AtomicU32::new(0),
         });
         let script = Self { pool, shared, ahead: Mutex::default() };
-        let input = Input { context: "{}".to_owned(), ..Input::default() };
+        let input = ScriptInput { context: "{}".to_owned(), ..ScriptInput::default() };
         match script.only(Task { input, is_trial: true }).returned {
             // Where none may run now, it is tried with the first event: it compiled when it was saved, and a
             // pipeline must not go because of the scripts of others.
@@ -240,7 +240,7 @@ impl Script {
     }
 
     /// Runs it over one event. Blocks for as long as that takes, which is bounded.
-    pub fn run(&self, input: Input) -> Outcome {
+    pub fn run(&self, input: ScriptInput) -> ScriptOutcome {
         // Whoever listens tries it, and loses nothing.
         let is_tried = input.listens;
         let outcome = self.outcome(input);
@@ -253,7 +253,7 @@ impl Script {
         outcome
     }
 
-    fn outcome(&self, input: Input) -> Outcome {
+    fn outcome(&self, input: ScriptInput) -> ScriptOutcome {
         let foreseen = {
             let mut ahead = self.ahead();
             let place = ahead.iter().position(|it| it.0 == input);
@@ -268,7 +268,7 @@ impl Script {
     /// Runs it over events which it will be [run](Self::run) over next, in this order. Its thread is
     /// handed all of them at once, which costs far less than one after the other. Once it has taken so
     /// long, the rest is left to be run when it is met.
-    pub fn run_ahead(&self, inputs: Vec<Input>, longest: Option<Duration>) {
+    pub fn run_ahead(&self, inputs: Vec<ScriptInput>, longest: Option<Duration>) {
         self.ahead().clear();
         let until = longest.map(|it| Instant::now() + it);
         let tasks = inputs.into_iter().map(|input| Task { input, is_trial: false }).collect();
@@ -276,17 +276,17 @@ impl Script {
         self.ahead().extend(done.into_iter().map(|(task, outcome)| (task.input, outcome)));
     }
 
-    fn ahead(&self) -> MutexGuard<'_, VecDeque<(Input, Outcome)>> {
+    fn ahead(&self) -> MutexGuard<'_, VecDeque<(ScriptInput, ScriptOutcome)>> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn only(&self, task: Task) -> Outcome {
+    fn only(&self, task: Task) -> ScriptOutcome {
         let done = self.pool.run(&self.shared, vec![task], None).pop();
-        done.map_or_else(|| Outcome::unavailable("it was not run"), |(_, outcome)| outcome)
+        done.map_or_else(|| ScriptOutcome::unavailable("it was not run"), |(_, outcome)| outcome)
     }
 }
 
-impl Outcome {
+impl ScriptOutcome {
     fn unavailable(text: &str) -> Self {
         let error = ScriptError { is_unavailable: true, ..ScriptError::new(text) };
         Self { returned: Err(error), logs: Vec::new() }

@@ -1,7 +1,7 @@
 //! Whether a part of an event came back as it was, as far as JavaScript can tell.
 //!
 //! A script gets `1.50` and gives back `1.5`: that is no change, and the event keeps its bytes. Both
-//! texts are walked side by side, since to have the engine write the old one anew costs as much as
+//! texts are walked side by side, since to have the engine write the old one again costs as much as
 //! the script.
 
 /// Whether `JSON.stringify(JSON.parse(old))` is `new`. `None`: only the engine knows.
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_javascript_would_write_the_same_way_is_the_same() {
+    fn values_are_equal_when_javascript_writes_them_alike() {
         for (old, new, expected) in [
             ("{}", "{}", Some(true)),
             (r#"{ "a" : [1.50, -0, 1e3] }"#, r#"{"a":[1.5,0,1000]}"#, Some(true)),

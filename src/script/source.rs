@@ -1,7 +1,7 @@
-//! From a module with one default export to a function that makes everything of it anew.
+//! From a module with one default export to a function that makes everything of it again.
 //!
 //! A module is evaluated once, and what it declares lives on. A function that holds the same text makes
-//! its variables anew with each call, so that no event sees what another left behind.
+//! its variables again with each call, so that no event sees what another left behind.
 
 /// The text of the function, in which each line stands one line lower than in the module.
 pub fn wrap(module: &str, at: usize) -> Result<String, &'static str> {

@@ -56,9 +56,9 @@ impl Stuck {
 
 /// Threads that are left behind in calls that cannot be stopped, by owner.
 #[derive(Debug, Default)]
-pub(super) struct Lost(HashMap<u128, usize>);
+pub(super) struct LostThreads(HashMap<u128, usize>);
 
-impl Lost {
+impl LostThreads {
     pub fn all(&self) -> usize {
         self.0.values().sum()
     }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn threads_are_shared_out_by_owner() {
-        let mut lost = Lost::default();
+        let mut lost = LostThreads::default();
         for _ in 0..2 {
             assert_eq!(lost.refuses(1, true), None);
             lost.add(1);

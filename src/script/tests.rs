@@ -3,13 +3,13 @@
 use super::*;
 
 fn compiled(source: &str) -> Result<Script, ScriptError> {
-    Script::compile(source, Limits::default(), Arc::default(), 1)
+    Script::compile(source, ScriptLimits::default(), Arc::default(), 1)
 }
 
-fn input() -> Input {
+fn input() -> ScriptInput {
     let payload = r#"{"n":1.50,"big":12345678901234567890}"#.to_owned();
     let event = format!(r#"{{"type":"a.b","payload":{payload},"metadata":{{}}}}"#);
-    Input {
+    ScriptInput {
         event,
         payload,
         context: "{}".to_owned(),
@@ -20,7 +20,7 @@ fn input() -> Input {
     }
 }
 
-fn run(source: &str) -> Outcome {
+fn run(source: &str) -> ScriptOutcome {
     compiled(source).unwrap_or_else(|error| panic!("{error}")).run(input())
 }
 
@@ -80,7 +80,7 @@ fn errors_say_where_in_the_users_source_they_are() {
 }
 
 #[test]
-fn what_it_returns_must_be_events() {
+fn scripts_must_return_events() {
     for (source, expected) in [
         ("export default () => {}", "must return an event"),
         ("export default () => 'x'", "must return an event"),
@@ -100,8 +100,8 @@ fn what_it_returns_must_be_events() {
             "x",
         ),
     ] {
-        let told = payload(source);
-        assert!(told.contains(expected), "{source}: {told}");
+        let reported = payload(source);
+        assert!(reported.contains(expected), "{source}: {reported}");
     }
 }
 
@@ -131,9 +131,9 @@ fn hostile_scripts_are_stopped_within_their_limits() {
     ] {
         let source = format!("export default function () {{ {source} }}");
         let begun = std::time::Instant::now();
-        let told = payload(&source);
-        assert!(told.contains(expected), "{source}: {told}");
-        assert_ne!(told, "same", "{source}");
+        let reported = payload(&source);
+        assert!(reported.contains(expected), "{source}: {reported}");
+        assert_ne!(reported, "same", "{source}");
         assert!(begun.elapsed() < Duration::from_secs(20), "{source}: {:?}", begun.elapsed());
     }
 }
@@ -169,7 +169,7 @@ fn nothing_of_one_event_is_there_for_the_next() {
     }
     let payload = first.unwrap()[0].payload.clone().unwrap();
     assert!(payload.contains(r#"1700000000000,"2023-11-14T22:13:20.000Z"]"#), "{payload}");
-    let other = script.run(Input { seed: 8, ..input() }).returned.unwrap().unwrap();
+    let other = script.run(ScriptInput { seed: 8, ..input() }).returned.unwrap().unwrap();
     assert_ne!(other[0].payload.as_ref(), Some(&payload));
 }
 
@@ -227,12 +227,12 @@ fn many_events_leave_nothing_in_the_engine_and_take_no_longer() {
             if (e.payload.n > 1) e.payload.seen = `${e.payload.n}`.match(/./g).length;
             return [{ payload: e.payload }, { payload: { n: 2 } }];
         }";
-    let engine = engine::Engine::new(source, Limits::default(), Arc::default()).unwrap();
-    let task = Task { input: Input { listens: false, ..input() }, is_trial: false };
+    let engine = engine::Engine::new(source, ScriptLimits::default(), Arc::default()).unwrap();
+    let task = Task { input: ScriptInput { listens: false, ..input() }, is_trial: false };
     let round = || {
         let fastest = (0..ROUND).map(|_| {
             let begun = std::time::Instant::now();
-            let outcome = engine.run(&task, Limits::default().ticks());
+            let outcome = engine.run(&task, ScriptLimits::default().ticks());
             assert_eq!(outcome.returned.unwrap().unwrap().len(), 2);
             begun.elapsed()
         });
@@ -247,19 +247,19 @@ fn many_events_leave_nothing_in_the_engine_and_take_no_longer() {
 }
 
 #[test]
-fn what_is_run_ahead_is_what_would_have_come_of_it_alone() {
+fn prefetched_results_equal_direct_ones() {
     // Given a script that fails for one event, and returns nothing for another,
     let source =
         "export default (e) => e.n === 3 ? null : { payload: [e.n, e.n.x(), Math.random()] }";
     let source = source.replace("e.n.x()", "(e.n === 5 ? e.no.where : 1)");
     let numbered = |n: u64| {
         let (event, seed) = (format!(r#"{{"n":{n},"payload":null}}"#), n);
-        Input { event, seed, listens: false, ..input() }
+        ScriptInput { event, seed, listens: false, ..input() }
     };
-    let told = |outcome: Outcome| format!("{:?}", outcome.returned);
+    let reported = |outcome: ScriptOutcome| format!("{:?}", outcome.returned);
     let alone: Vec<String> = {
         let script = compiled(&source).unwrap();
-        (0..10).map(|n| told(script.run(numbered(n)))).collect()
+        (0..10).map(|n| reported(script.run(numbered(n)))).collect()
     };
 
     // when it is run over ten events at once,
@@ -269,7 +269,7 @@ fn what_is_run_ahead_is_what_would_have_come_of_it_alone() {
     // then each finds its own outcome, also where another was foreseen.
     for n in [0, 1, 3, 2, 4, 5, 9, 8, 20, 7] {
         let expected = alone.get(n as usize).cloned();
-        let found = told(script.run(numbered(n)));
+        let found = reported(script.run(numbered(n)));
         assert!(expected.is_none_or(|it| it == found), "{n}: {found}");
     }
     assert!(alone[5].contains("Some((1, 72))") && alone[3] == "Ok(None)", "{alone:?}");
@@ -282,27 +282,27 @@ fn of_events_that_are_run_at_once_only_the_one_that_is_stuck_is_lost() {
         return { payload: e.n }
     }";
     let script = compiled(source).unwrap();
-    let inputs = (0..4).map(|n| Input { event: format!(r#"{{"n":{n}}}"#), ..input() });
-    let inputs: Vec<Input> = inputs.collect();
+    let inputs = (0..4).map(|n| ScriptInput { event: format!(r#"{{"n":{n}}}"#), ..input() });
+    let inputs: Vec<ScriptInput> = inputs.collect();
     script.run_ahead(inputs.clone(), None);
-    let told: Vec<String> = inputs
+    let reported: Vec<String> = inputs
         .into_iter()
         .map(|it| script.run(it).returned.map_or_else(|error| error.to_string(), |_| "ok".into()))
         .collect();
-    assert_eq!(told[..2], ["ok", "ok"]);
-    assert!(told[2].contains("could not be stopped"), "{told:?}");
-    assert_eq!(told[3], "ok", "the event behind it is run");
+    assert_eq!(reported[..2], ["ok", "ok"]);
+    assert!(reported[2].contains("could not be stopped"), "{reported:?}");
+    assert_eq!(reported[3], "ok", "the event behind it is run");
 }
 
 #[test]
 fn a_call_that_no_engine_can_stop_holds_up_nobody() {
     // Given a script that compares megabytes with megabytes in one call,
-    let pool: Arc<Pool> = Arc::default();
+    let pool: Arc<ScriptThreads> = Arc::default();
     let source =
         "export default () => ({ payload: 'a'.repeat(2e5).indexOf('a'.repeat(1e5) + 'b') })";
-    let stuck = Script::compile(source, Limits::default(), pool.clone(), 1).unwrap();
+    let stuck = Script::compile(source, ScriptLimits::default(), pool.clone(), 1).unwrap();
     let other = "export default (e) => e";
-    let other = Script::compile(other, Limits::default(), pool.clone(), 2).unwrap();
+    let other = Script::compile(other, ScriptLimits::default(), pool.clone(), 2).unwrap();
 
     // when it runs,
     let begun = std::time::Instant::now();
@@ -318,7 +318,7 @@ fn a_call_that_no_engine_can_stop_holds_up_nobody() {
     assert!(waits.message.contains("tried again in") && waits.is_unavailable(), "{waits}");
 
     // and other scripts go on, those of its owner included.
-    let own = Script::compile("export default (e) => e", Limits::default(), pool, 1).unwrap();
+    let own = Script::compile("export default (e) => e", ScriptLimits::default(), pool, 1).unwrap();
     assert!(own.run(input()).returned.is_ok());
     assert!(other.run(input()).returned.is_ok());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
@@ -326,7 +326,7 @@ fn a_call_that_no_engine_can_stop_holds_up_nobody() {
 
 #[test]
 fn a_millisecond_is_enough_to_compile() {
-    let limits = Limits { time: Duration::from_millis(1), ..Limits::default() };
+    let limits = ScriptLimits { time: Duration::from_millis(1), ..ScriptLimits::default() };
     let script = Script::compile("export default (e) => e", limits, Arc::default(), 1).unwrap();
     assert!(script.run(input()).returned.is_ok());
     let endless = Script::compile("export default () => { for (;;); }", limits, Arc::default(), 1);

@@ -14,9 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Outcome, ScriptError, Shared, Task, engine::Engine, losses::Register, stuck::Lost};
+use super::{
+    ScriptError, ScriptOutcome, Shared, Task, engine::Engine, losses::Register, stuck::LostThreads,
+};
 
-/// So long after it was told to, a script may take to stop: it looks after each ten thousand calls.
+/// So long after it was asked to, a script may take to stop: it looks after each ten thousand calls.
 const GRACE: Duration = Duration::from_millis(250);
 /// Engines that a thread keeps warm.
 const MOST_ENGINES: usize = 64;
@@ -25,9 +27,9 @@ const STACK: usize = 4 * 1024 * 1024;
 
 /// Threads for scripts, made when they are needed.
 #[derive(Default)]
-pub struct Pool {
+pub struct ScriptThreads {
     idle: Mutex<Vec<Worker>>,
-    pub(super) lost: Arc<Mutex<Lost>>,
+    pub(super) lost: Arc<Mutex<LostThreads>>,
     /// Scripts that lost events, of this pool and of those beside it.
     pub(super) register: Arc<Register>,
 }
@@ -52,21 +54,21 @@ impl Leash {
 }
 
 /// Events for one script, and what came of them so far.
-struct Job {
+struct ScriptJob {
     script: Arc<Shared>,
     tasks: Vec<Task>,
     /// Then no more of them is begun.
     until: Option<Instant>,
-    done: Mutex<Vec<Outcome>>,
+    done: Mutex<Vec<ScriptOutcome>>,
 }
 
-impl Job {
-    fn done(&self) -> MutexGuard<'_, Vec<Outcome>> {
+impl ScriptJob {
+    fn done(&self) -> MutexGuard<'_, Vec<ScriptOutcome>> {
         lock(&self.done)
     }
 
     /// The events that have outcomes, with these, and the others.
-    fn split(self: Arc<Self>) -> (Vec<(Task, Outcome)>, Vec<Task>) {
+    fn split(self: Arc<Self>) -> (Vec<(Task, ScriptOutcome)>, Vec<Task>) {
         let done = std::mem::take(&mut *self.done());
         // A thread that is left behind still has the events.
         let mut tasks = Arc::try_unwrap(self).map_or_else(|job| job.tasks.clone(), |job| job.tasks);
@@ -76,13 +78,13 @@ impl Job {
 }
 
 struct Worker {
-    jobs: SyncSender<Arc<Job>>,
+    jobs: SyncSender<Arc<ScriptJob>>,
     /// Says that the job is done.
     ends: Receiver<()>,
     leash: Arc<Leash>,
 }
 
-impl Pool {
+impl ScriptThreads {
     pub(super) fn counted_in(register: Arc<Register>) -> Self {
         Self { register, ..Self::default() }
     }
@@ -92,14 +94,14 @@ impl Pool {
         lock(&self.lost).all()
     }
 
-    /// Runs a script over events, in their order, and waits for each no longer than its patience. Where
+    /// Runs a script over events, in their order, and waits for each no longer than its timeout. Where
     /// one is stuck, the others go on. After `until` none of them is begun any more.
     pub(super) fn run(
         &self,
         script: &Arc<Shared>,
         tasks: Vec<Task>,
         until: Option<Instant>,
-    ) -> Vec<(Task, Outcome)> {
+    ) -> Vec<(Task, ScriptOutcome)> {
         let (mut outcomes, mut rest) = (Vec::with_capacity(tasks.len()), tasks);
         while !rest.is_empty() && !is_over(until) {
             let ran = match self.refuses(script) {
@@ -112,7 +114,9 @@ impl Pool {
                     rest = open;
                 }
                 Err((reason, open)) => {
-                    outcomes.extend(open.into_iter().map(|it| (it, Outcome::unavailable(&reason))));
+                    outcomes.extend(
+                        open.into_iter().map(|it| (it, ScriptOutcome::unavailable(&reason))),
+                    );
                 }
             }
         }
@@ -141,14 +145,15 @@ impl Pool {
         script: &Arc<Shared>,
         tasks: Vec<Task>,
         until: Option<Instant>,
-    ) -> Result<(Vec<(Task, Outcome)>, Vec<Task>), (String, Vec<Task>)> {
+    ) -> Result<(Vec<(Task, ScriptOutcome)>, Vec<Task>), (String, Vec<Task>)> {
         let idle = lock(&self.idle).pop();
         let Some(worker) = idle.or_else(|| Worker::start(self.lost.clone())) else {
             return Err(("there is no thread for it".to_owned(), tasks));
         };
-        let job = Arc::new(Job { script: script.clone(), tasks, until, done: Mutex::default() });
+        let job =
+            Arc::new(ScriptJob { script: script.clone(), tasks, until, done: Mutex::default() });
         let is_sent = worker.jobs.send(job.clone()).is_ok();
-        match is_sent.then(|| worker.wait(&job, self.patience(script))) {
+        match is_sent.then(|| worker.wait(&job, self.timeout(script))) {
             Some(End::Done) => {
                 lock(&self.idle).push(worker);
                 return Ok(job.split());
@@ -167,21 +172,21 @@ impl Pool {
         metrics::gauge!("tidegate_scripts_stuck").increment(1);
         worker.leash.cut(script);
         if worker.ends.recv_timeout(GRACE).is_ok() {
-            job.done().push(Outcome::unavailable("it did not end in time"));
+            job.done().push(ScriptOutcome::unavailable("it did not end in time"));
             return Ok(job.split());
         }
         lock(&script.stuck).note(Instant::now());
         metrics::counter!("tidegate_scripts_stuck_total").increment(1);
         let reason = "it did not end in time, and could not be stopped";
-        job.done().push(Outcome::unavailable(reason));
+        job.done().push(ScriptOutcome::unavailable(reason));
         Ok(job.split())
     }
 
     /// How long one event may take. A script that has been waited for in vain lately is waited for less:
     /// the events of others are behind it.
-    fn patience(&self, script: &Shared) -> Duration {
+    fn timeout(&self, script: &Shared) -> Duration {
         const SHORTER: Duration = Duration::from_millis(300);
-        let longest = script.limits.patience();
+        let longest = script.limits.timeout();
         match lock(&script.stuck).is_suspect(Instant::now()) {
             false => longest,
             true => longest.min(SHORTER.max(script.limits.time * 4)),
@@ -218,8 +223,8 @@ fn soon<T>(from: &Receiver<T>) -> Option<T> {
 }
 
 impl Worker {
-    fn start(lost: Arc<Mutex<Lost>>) -> Option<Self> {
-        let (jobs, queue) = sync_channel::<Arc<Job>>(1);
+    fn start(lost: Arc<Mutex<LostThreads>>) -> Option<Self> {
+        let (jobs, queue) = sync_channel::<Arc<ScriptJob>>(1);
         let (ended, ends) = sync_channel(1);
         let leash = Arc::new(Leash::default());
         let own = leash.clone();
@@ -254,13 +259,13 @@ impl Worker {
     }
 
     /// Waits for the end of the job, for as long as it gets on.
-    fn wait(&self, job: &Job, patience: Duration) -> End {
+    fn wait(&self, job: &ScriptJob, timeout: Duration) -> End {
         if job.tasks.len() == 1 && soon(&self.ends).is_some() {
             return End::Done;
         }
         let mut before = 0;
         loop {
-            match self.ends.recv_timeout(patience) {
+            match self.ends.recv_timeout(timeout) {
                 Ok(()) => return End::Done,
                 Err(RecvTimeoutError::Disconnected) => return End::Gone,
                 Err(RecvTimeoutError::Timeout) => {
@@ -282,17 +287,20 @@ struct Engines {
 }
 
 impl Engines {
-    fn run(&mut self, script: &Shared, task: &Task, leash: &Arc<Leash>) -> Outcome {
+    fn run(&mut self, script: &Shared, task: &Task, leash: &Arc<Leash>) -> ScriptOutcome {
         self.uses += 1;
         if !self.by_script.contains_key(&script.id) {
             self.make_room();
             match Engine::new(&script.source, script.limits, leash.clone()) {
                 Ok(engine) => drop(self.by_script.insert(script.id, (engine, 0))),
-                Err(error) => return Outcome { returned: Err(error), logs: Vec::new() },
+                Err(error) => return ScriptOutcome { returned: Err(error), logs: Vec::new() },
             }
         }
         let Some((engine, used)) = self.by_script.get_mut(&script.id) else {
-            return Outcome { returned: Err(ScriptError::new("it has no engine")), logs: vec![] };
+            return ScriptOutcome {
+                returned: Err(ScriptError::new("it has no engine")),
+                logs: vec![],
+            };
         };
         *used = self.uses;
         let outcome = engine.run(task, script.ticks());
@@ -316,7 +324,7 @@ impl Engines {
 }
 
 /// How long a caller waits: far longer than a script's work takes, and no longer.
-pub(super) fn patience(time: Duration) -> Duration {
+pub(super) fn timeout(time: Duration) -> Duration {
     const SHORTEST: Duration = Duration::from_millis(1500);
     SHORTEST.max(time * 10)
 }

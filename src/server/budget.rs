@@ -4,7 +4,7 @@
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Budget {
+pub struct ConnectionBudget {
     /// Clients at once.
     pub connections: usize,
     /// Attempts at once.
@@ -15,7 +15,7 @@ pub struct Budget {
     pub readers: usize,
 }
 
-impl Budget {
+impl ConnectionBudget {
     pub fn of(files: usize) -> Self {
         // The store, logs, timers, the listener; look-ups and the resolver.
         let own = (files * 3 / 8).clamp(40, 160);
@@ -58,12 +58,12 @@ mod tests {
     #[test]
     fn files_are_shared_without_remainder() {
         for files in [48, 64, 128, 256, 1024, 4096, 16_384, 1 << 20] {
-            let it = Budget::of(files);
+            let it = ConnectionBudget::of(files);
             assert!(it.connections + it.attempts + it.kept <= files - 40, "{files}: {it:?}");
             assert!(it.connections > 0 && it.attempts > 0 && it.readers >= 4, "{files}: {it:?}");
         }
-        let expected = Budget { connections: 15, attempts: 6, kept: 3, readers: 5 };
-        assert_eq!(Budget::of(64), expected);
-        assert_eq!(Budget::of(16_384).attempts, 4056);
+        let expected = ConnectionBudget { connections: 15, attempts: 6, kept: 3, readers: 5 };
+        assert_eq!(ConnectionBudget::of(64), expected);
+        assert_eq!(ConnectionBudget::of(16_384).attempts, 4056);
     }
 }

@@ -1,4 +1,4 @@
-//! How many connections there may be, and what the ones too many are told.
+//! How many connections there may be, and what those too many are answered.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +13,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::{budget::Budget, connection::Phase};
+use super::{budget::ConnectionBudget, connection::Phase};
 use crate::problem::{Kind, Problem};
 
 /// The connections that there may be, all together and from one address.
@@ -25,7 +25,7 @@ pub struct Slots {
     /// Addresses without a limit of their own.
     exempt: Vec<IpAddr>,
     by_ip: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    /// Refused connections that are still being told so, and those that wait for a place.
+    /// Refused connections that are still being answered so, and those that wait for a place.
     lingering: Arc<Semaphore>,
     seats: Arc<Mutex<Seats>>,
 }
@@ -38,7 +38,7 @@ struct Seats {
 }
 
 /// One connection's place, given back when it is dropped.
-pub struct Slot {
+pub struct ConnectionSlot {
     pub phase: Phase,
     seat: u64,
     seats: Arc<Mutex<Seats>>,
@@ -46,7 +46,7 @@ pub struct Slot {
     _by_ip: Option<IpSlot>,
 }
 
-impl Slot {
+impl ConnectionSlot {
     fn new(seats: Arc<Mutex<Seats>>, permit: OwnedSemaphorePermit, by_ip: Option<IpSlot>) -> Self {
         metrics::counter!("tidegate_connections_total").increment(1);
         let phase = Phase::new();
@@ -61,27 +61,27 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         lock(&self.seats).taken.remove(&self.seat);
     }
 }
 
 /// A connection for which another one is let go.
-pub struct Waiting {
+pub struct WaitingConnection {
     free: Arc<Semaphore>,
     seats: Arc<Mutex<Seats>>,
     by_ip: Option<IpSlot>,
     linger: OwnedSemaphorePermit,
 }
 
-impl Waiting {
+impl WaitingConnection {
     /// Its place, or leave to say that there is none.
-    pub async fn place(self) -> Result<Slot, OwnedSemaphorePermit> {
+    pub async fn place(self) -> Result<ConnectionSlot, OwnedSemaphorePermit> {
         /// So long it may take until the other one has closed.
-        const PATIENCE: Duration = Duration::from_millis(500);
-        match tokio::time::timeout(PATIENCE, self.free.acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Slot::new(self.seats, permit, self.by_ip)),
+        const TIMEOUT: Duration = Duration::from_millis(500);
+        match tokio::time::timeout(TIMEOUT, self.free.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(ConnectionSlot::new(self.seats, permit, self.by_ip)),
             Ok(Err(_)) | Err(_) => Err(self.linger),
         }
     }
@@ -93,10 +93,10 @@ struct IpSlot {
 }
 
 pub enum Admission {
-    Admitted(Slot),
+    Admitted(ConnectionSlot),
     /// Once one that only waits is gone.
-    Soon(Waiting),
-    /// With leave to say so, unless too many are being told already.
+    Soon(WaitingConnection),
+    /// With leave to say so, unless too many are being answered already.
     Refused(Option<OwnedSemaphorePermit>),
 }
 
@@ -104,9 +104,10 @@ impl Slots {
     /// One address has `per_ip` at most; if that is not given, half of all. This machine's own and `exempt`
     /// stand for many.
     pub fn new(connections: Option<usize>, per_ip: Option<usize>, exempt: &[IpAddr]) -> Self {
-        /// Connections that may be told at once that they are too many.
+        /// Connections that may be answered at once that they are too many.
         const LINGERING: usize = 64;
-        let connections = connections.unwrap_or_else(|| Budget::of_this_process().connections);
+        let connections =
+            connections.unwrap_or_else(|| ConnectionBudget::of_this_process().connections);
         let lingering = LINGERING.min(connections / 4).max(1);
         // A limit that somebody wrote down holds for everybody.
         let is_default = per_ip.is_none();
@@ -131,7 +132,7 @@ impl Slots {
         };
         match (permit, by_ip) {
             (Some(permit), Ok(by_ip)) => {
-                Admission::Admitted(Slot::new(self.seats.clone(), permit, by_ip))
+                Admission::Admitted(ConnectionSlot::new(self.seats.clone(), permit, by_ip))
             }
             (None, Ok(by_ip)) => match self.let_one_go(by_ip) {
                 Some(waiting) => Admission::Soon(waiting),
@@ -147,7 +148,7 @@ impl Slots {
     }
 
     /// Has the connection closed whose client has been waited for the longest, and for a while.
-    fn let_one_go(&self, by_ip: Option<IpSlot>) -> Option<Waiting> {
+    fn let_one_go(&self, by_ip: Option<IpSlot>) -> Option<WaitingConnection> {
         /// A client that is at work has a pause between two requests.
         const A_WHILE: Duration = Duration::from_secs(1);
         let linger = self.lingering.clone().try_acquire_owned().ok()?;
@@ -160,7 +161,12 @@ impl Slots {
         };
         longest?.let_go();
         metrics::counter!("tidegate_connections_let_go_total").increment(1);
-        Some(Waiting { free: self.free.clone(), seats: self.seats.clone(), by_ip, linger })
+        Some(WaitingConnection {
+            free: self.free.clone(),
+            seats: self.seats.clone(),
+            by_ip,
+            linger,
+        })
     }
 
     fn admit_ip(&self, ip: IpAddr, limit: usize) -> Option<IpSlot> {
@@ -198,7 +204,7 @@ pub fn refuse(mut stream: TcpStream, linger: Option<OwnedSemaphorePermit>) {
         let answer = Problem::new(Kind::TooManyConnections)
             .retry_after(Duration::from_secs(1))
             .to_closing_response();
-        let told = async {
+        let reported = async {
             stream.write_all(&answer).await?;
             stream.shutdown().await?;
             // A socket that is closed with unread bytes resets the connection, and the client may
@@ -207,7 +213,7 @@ pub fn refuse(mut stream: TcpStream, linger: Option<OwnedSemaphorePermit>) {
             while stream.read(&mut unread).await? > 0 {}
             std::io::Result::Ok(())
         };
-        let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), reported).await;
     });
 }
 
@@ -215,7 +221,7 @@ pub fn refuse(mut stream: TcpStream, linger: Option<OwnedSemaphorePermit>) {
 mod tests {
     use super::*;
 
-    fn admitted(slots: &Slots, ip: &str, times: usize) -> Vec<Slot> {
+    fn admitted(slots: &Slots, ip: &str, times: usize) -> Vec<ConnectionSlot> {
         let admit = |_| match slots.admit(ip.parse().unwrap()) {
             Admission::Admitted(slot) => Some(slot),
             Admission::Soon(_) | Admission::Refused(_) => None,

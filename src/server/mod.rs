@@ -38,7 +38,7 @@ pub use self::body::{AnswerBody, PacedBody};
 use self::{
     body::ReportingBody,
     connection::{Phase, WatchedStream},
-    limits::{Admission, Slot, Slots},
+    limits::{Admission, ConnectionSlot, Slots},
 };
 use crate::problem::{Kind, Problem};
 
@@ -213,7 +213,7 @@ impl<A: Answers> Server<A> {
         stream: TcpStream,
         peer: SocketAddr,
         mut stop: watch::Receiver<Stop>,
-        slot: Slot,
+        slot: ConnectionSlot,
     ) {
         // Without it, a small response may wait 40 ms for an acknowledgement of the one before.
         let _ = stream.set_nodelay(true);

@@ -49,19 +49,19 @@ pub struct Share {
 pub struct Epoch(pub i64);
 
 /// Shares with the epochs in which they are held.
-pub type Held = BTreeMap<Share, Epoch>;
+pub type HeldShares = BTreeMap<Share, Epoch>;
 
 /// What a node holds, and for how long nobody else can.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Holding {
-    pub shares: Held,
+pub struct LeaseSet {
+    pub shares: HeldShares,
     /// Behind this moment another node may hold the same, and nothing may be begun.
     pub sure_until: Instant,
 }
 
 /// What the stages of a node work on, as they say. A share is given back when it is not among them.
 #[derive(Clone, Debug)]
-pub struct Working(Arc<watch::Sender<Held>>);
+pub struct WorkedShares(Arc<watch::Sender<HeldShares>>);
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Member {
@@ -85,28 +85,28 @@ pub struct Lease {
 
 /// How far the plans of a shard have come.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Progress {
+pub struct PlanProgress {
     pub last: EventSeq,
     pub planned: EventSeq,
 }
 
 /// What the database knows at one moment, by its own clock.
 #[derive(Clone, Debug, PartialEq)]
-pub struct View {
+pub struct ClusterSnapshot {
     pub at: Timestamp,
     /// Those that have lately said that they live, in the order of their ids.
     pub members: Vec<Member>,
     /// Of every share, in their order.
     pub leases: Vec<Lease>,
     /// Of every pipeline shard, from the first on.
-    pub logs: Vec<Progress>,
+    pub logs: Vec<PlanProgress>,
     /// How often the resources have changed.
     pub resources: u64,
 }
 
 /// What one node has to tell the others. It may be lost; what is lost is found in the database later.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Word {
+pub enum NodeMessage {
     /// A shard has events without a plan.
     Events(u16),
     /// Destinations are owed something.
@@ -129,15 +129,15 @@ pub struct OwedFrom {
 
 /// What was heard of the others.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Heard {
-    Word(Word),
+pub enum ReceivedMessage {
+    Word(NodeMessage),
     /// Nobody knows what was missed.
     Anything,
 }
 
 /// What somebody wants of whoever works for a destination.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Order {
+pub enum ClusterCommand {
     /// These deliveries are not to be attempted any more.
     Cancel(Vec<DeliverySeq>),
     /// An endpoint that is left alone is to be tried now.
@@ -209,9 +209,9 @@ impl fmt::Display for Share {
     }
 }
 
-impl Working {
+impl WorkedShares {
     pub fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(Held::new())))
+        Self(Arc::new(watch::Sender::new(HeldShares::new())))
     }
 
     /// The work on it begins.
@@ -228,24 +228,24 @@ impl Working {
         });
     }
 
-    pub fn watch(&self) -> watch::Receiver<Held> {
+    pub fn watch(&self) -> watch::Receiver<HeldShares> {
         self.0.subscribe()
     }
 }
 
-impl Default for Working {
+impl Default for WorkedShares {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Default for Holding {
+impl Default for LeaseSet {
     fn default() -> Self {
-        Self { shares: Held::new(), sure_until: Instant::now() }
+        Self { shares: HeldShares::new(), sure_until: Instant::now() }
     }
 }
 
-impl Default for View {
+impl Default for ClusterSnapshot {
     fn default() -> Self {
         Self {
             at: Timestamp::UNIX_EPOCH,

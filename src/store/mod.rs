@@ -22,7 +22,7 @@ use jiff::Timestamp;
 
 pub use self::{
     error::{Loss, Result, StoreError},
-    registry::{Change, Document, Registry, Revised, Turn},
+    registry::{Change, Document, Registry, RegistryLock, Revised},
 };
 
 use crate::model::{
@@ -33,8 +33,8 @@ use crate::model::{
 };
 
 pub use self::cluster::{
-    Duty, Epoch, Heard, Held, Holding, Lease, Member, MemberId, Order, OwedFrom, Progress, Role,
-    Share, UnknownRole, View, Word, Working,
+    ClusterCommand, ClusterSnapshot, Duty, Epoch, HeldShares, Lease, LeaseSet, Member, MemberId,
+    NodeMessage, OwedFrom, PlanProgress, ReceivedMessage, Role, Share, UnknownRole, WorkedShares,
 };
 
 /// What the stages ask of a database.
@@ -70,7 +70,7 @@ pub trait Store: Send + Sync {
 
     /// The oldest events behind `after` whose plan waits, in accept order. Large ones may come fewer
     /// at a time than `limit`; nothing comes only when there are none.
-    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>>;
+    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<WaitingEvent>>;
 
     // What steps remember. It also changes with the plans that say so, in their transaction: a plan that is
     // ignored changes nothing.
@@ -250,19 +250,19 @@ pub trait Eraser: Send + Sync {
         person: &Person,
         after: EventSeq,
         until: EventSeq,
-    ) -> Result<Option<Stretch>>;
+    ) -> Result<Option<ScannedRange>>;
 
     /// Erases the bodies of the events that were found, in one step that happens whole or not at all:
     /// payload, metadata and key, the copies of their deliveries, and what endpoints answered; and of
     /// the last two also what stands in this stretch about events that were erased before. Keys go on
     /// counting. It waits until the events have a plan. From then on they are neither sent nor
     /// replayed. It survives a power cut. Returns how many events were erased.
-    async fn erase(&self, stretch: &Stretch) -> Result<u64>;
+    async fn erase(&self, stretch: &ScannedRange) -> Result<u64>;
 }
 
 /// Events that were looked at, and those of them that name somebody.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Stretch {
+pub struct ScannedRange {
     /// The last event that was looked at.
     pub through: EventSeq,
     /// In order. Events that are erased already are not among them.
@@ -277,7 +277,7 @@ impl<T: Store + Records + Registry + Directory + Eraser> Database for T {}
 
 /// An event of which some pipelines have not decided yet.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct WaitingEvent {
     pub event: Arc<Event>,
     /// As its last plan said it. Those that wait name their pipelines.
     pub skipped: Vec<Skipped>,
@@ -370,7 +370,7 @@ pub struct ReplayItem {
     /// left out.
     pub like: Option<DeliverySeq>,
     /// What it carries instead: what today's pipelines made of the event.
-    pub anew: Option<PlannedDelivery>,
+    pub replanned: Option<PlannedDelivery>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -414,7 +414,7 @@ pub struct DeliveryRecord {
     pub pipeline_version: u32,
     pub replay: Option<ReplayId>,
     pub state: DeliveryState,
-    /// Dead or expired, and delivered anew since: the ordinal of the delivery that took its place. It is no
+    /// Dead or expired, and delivered again since: the ordinal of the delivery that took its place. It is no
     /// dead letter any more.
     pub replayed_as: Option<u16>,
     pub attempts: u16,

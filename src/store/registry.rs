@@ -21,7 +21,7 @@ pub trait Registry: Send + Sync {
     }
 
     /// Keeps the other nodes from changing anything until it ends. `None`: there are no others.
-    async fn turn(&self, _known: u64) -> Result<Option<Box<dyn Turn>>> {
+    async fn turn(&self, _known: u64) -> Result<Option<Box<dyn RegistryLock>>> {
         Ok(None)
     }
 }
@@ -35,7 +35,7 @@ pub struct Revised {
 
 /// A time in which no other node changes resources. Dropped, it changes nothing.
 #[async_trait]
-pub trait Turn: Send {
+pub trait RegistryLock: Send {
     /// What others have changed since the revision that was known.
     fn newer(&mut self) -> Option<Revised>;
 

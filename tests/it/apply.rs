@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tidegate::{
-    catalog::{Catalog, Registrar},
-    crypto::{Context, Field, SeededRandom, Vault},
+    catalog::{Catalog, CatalogWriter},
+    crypto::{SealContext, SecretField, SeededRandom, Vault},
     model::{Auth, Author, Connection, Ordering, RawJson, Secret},
     resources::{self, Difference, File, FileError, Means, Spec},
     store::{Change, Document, Registry, Result, StoreError},
@@ -89,7 +89,7 @@ impl Registry for Shelf {
 /// A gateway without its doors: catalogue, vault and clock.
 pub struct Bench {
     shelf: Arc<Shelf>,
-    pub registrar: Registrar,
+    pub catalog_writer: CatalogWriter,
     pub vault: Vault,
     random: SeededRandom,
     pub now: Timestamp,
@@ -99,7 +99,7 @@ impl Bench {
     pub async fn new() -> Self {
         let shelf = Arc::new(Shelf::default());
         Self {
-            registrar: Registrar::open(shelf.clone()).await.unwrap(),
+            catalog_writer: CatalogWriter::open(shelf.clone()).await.unwrap(),
             shelf,
             vault: Vault::ephemeral(Arc::new(SeededRandom::new(1))),
             random: SeededRandom::new(2),
@@ -119,7 +119,7 @@ impl Bench {
 
     async fn apply_with(&self, text: &str, prune: bool) -> Result<Difference, FileError> {
         let file = File::read("acme.yaml", text, &variable)?;
-        match resources::apply(&file, &self.registrar, self.means(), prune).await {
+        match resources::apply(&file, &self.catalog_writer, self.means(), prune).await {
             Ok(difference) => Ok(difference),
             Err(resources::ApplyError::Invalid(error)) => Err(error),
             Err(resources::ApplyError::Tests(error)) => panic!("{error}"),
@@ -139,7 +139,7 @@ impl Bench {
     }
 
     pub fn catalog(&self) -> Arc<Catalog> {
-        self.registrar.current()
+        self.catalog_writer.current()
     }
 
     pub fn webhook(&self, name: &str) -> tidegate::model::Destination {
@@ -170,7 +170,7 @@ async fn a_file_makes_what_it_says() {
     let crm = bench.webhook("crm-webhook");
     assert_eq!(crm.policy.ordering, Ordering::Key("payload.user_id".to_owned()));
     let Connection::Webhook(webhook) = &crm.connection;
-    let context = Context::of_destination(crm.project, crm.id, Field::SigningKey);
+    let context = SealContext::of_destination(crm.project, crm.id, SecretField::SigningKey);
     let secret = bench.vault.open(&webhook.signing_keys[0].secret, &context).unwrap();
     assert_eq!(secret.expose(), SECRET);
 
@@ -178,7 +178,7 @@ async fn a_file_makes_what_it_says() {
     let Connection::Webhook(webhook) = &audit.connection;
     assert!(webhook.signing_keys.is_empty());
     let Auth::Bearer { token } = &webhook.auth else { panic!("no bearer token") };
-    let context = Context::of_destination(audit.project, audit.id, Field::BearerToken);
+    let context = SealContext::of_destination(audit.project, audit.id, SecretField::BearerToken);
     assert_eq!(bench.vault.open(token, &context).unwrap().expose(), "Token t0ken");
 
     let catalog = bench.catalog();
@@ -271,7 +271,7 @@ async fn a_destination_without_a_secret_gets_one_and_keeps_it() {
     bench.apply(&text).await;
     let first = bench.webhook("crm-webhook");
     let Connection::Webhook(webhook) = &first.connection;
-    let context = Context::of_destination(first.project, first.id, Field::SigningKey);
+    let context = SealContext::of_destination(first.project, first.id, SecretField::SigningKey);
     let secret = bench.vault.open(&webhook.signing_keys[0].secret, &context).unwrap();
     assert!(secret.expose().starts_with("whsec_"));
     assert!(bench.apply(&text).await.changes.is_empty());
@@ -303,14 +303,15 @@ async fn a_store_that_fails_leaves_everything_as_it_was() {
     *bench.shelf.is_full.lock().unwrap() = true;
     let changed = FILE.replace("/hooks", "/v2").replace("name: signups", "name: others");
     let file = File::read("acme.yaml", &changed, &variable).unwrap();
-    let error = resources::apply(&file, &bench.registrar, bench.means(), false).await.unwrap_err();
+    let error =
+        resources::apply(&file, &bench.catalog_writer, bench.means(), false).await.unwrap_err();
     assert!(matches!(error, resources::ApplyError::Store(StoreError::Full)));
     assert!(Arc::ptr_eq(&catalog, &bench.catalog()));
     assert_eq!(*bench.shelf.documents.lock().unwrap(), documents);
 }
 
 #[tokio::test]
-async fn what_a_file_does_not_name_stays_until_it_is_pruned() {
+async fn resources_missing_from_a_file_stay_until_pruned() {
     let bench = Bench::new().await;
     bench.apply(FILE).await;
     let small = "version: 1\nproject: acme\nsources: [ { name: app, kind: api } ]\n";
@@ -358,7 +359,7 @@ async fn an_export_can_be_applied_again_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_api_shows_can_be_sent_back_and_keeps_its_secrets() {
+async fn shown_resources_can_be_sent_back_with_their_secrets() {
     let bench = Bench::new().await;
     bench.apply(FILE).await;
     for name in ["crm-webhook", "audit"] {

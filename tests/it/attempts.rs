@@ -130,7 +130,7 @@ async fn in_a_fifo_line_a_message_that_is_gone_twice_is_dead() {
 }
 
 #[tokio::test]
-async fn what_a_url_that_is_a_template_says_is_about_one_message() {
+async fn answers_of_a_template_url_concern_one_message() {
     for (status, header) in [(410, None), (404, Some("disable"))] {
         let sink = Sink::with(move |it| {
             let answer = Answer::status(if it.path == "/1" { status } else { 200 });
@@ -202,7 +202,7 @@ async fn a_clock_that_is_set_back_holds_no_delivery_up() {
 }
 
 #[tokio::test]
-async fn what_stands_behind_a_status_does_not_take_it_back() {
+async fn a_status_counts_whatever_follows_it() {
     let many = (0..150).map(|it| format!("x-{it}: 1\r\n")).collect::<String>();
     let long = format!("x-long: {}\r\n", "a".repeat(70_000));
     for (name, lines) in [

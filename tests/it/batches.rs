@@ -68,13 +68,13 @@ fn number(message: &Message) -> i64 {
 struct Recorded(Arc<Recorder>);
 
 impl Outlets for Recorded {
-    fn get(&self, _: DestinationId) -> Option<Arc<dyn tidegate::destinations::Destination>> {
+    fn get(&self, _: DestinationId) -> Option<Arc<dyn tidegate::destinations::DestinationClient>> {
         Some(Arc::new(Recorded(self.0.clone())))
     }
 }
 
 #[async_trait]
-impl tidegate::destinations::Destination for Recorded {
+impl tidegate::destinations::DestinationClient for Recorded {
     fn kind(&self) -> &'static str {
         "recorder"
     }

@@ -124,7 +124,7 @@ async fn in_a_fifo_lane_a_delivery_waits_until_the_one_before_it_has_ended() {
 }
 
 #[tokio::test]
-async fn what_is_paused_is_held_and_goes_on_in_order_when_it_is_resumed() {
+async fn a_resumed_destination_continues_in_order() {
     // Given a paused destination,
     let sink = Sink::new().await;
     let gateway = Gateway::delivering_to(&sink.url("/"), ", ordering: fifo").await;
@@ -148,7 +148,7 @@ async fn what_is_paused_is_held_and_goes_on_in_order_when_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn what_is_owed_survives_a_restart_and_nothing_is_sent_twice() {
+async fn backlog_survives_a_restart_without_duplicates() {
     // Given events for an endpoint that is down,
     let sink = Sink::answering(&[503, 200]).await;
     let gateway = Gateway::delivering_to(&sink.url("/"), "").await;

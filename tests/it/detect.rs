@@ -212,7 +212,7 @@ async fn a_pipeline_that_changes_keeps_what_its_steps_remember_unless_it_is_anot
 }
 
 #[tokio::test]
-async fn what_a_step_does_not_take_is_refused_when_it_is_saved() {
+async fn invalid_step_settings_are_refused_when_saved() {
     let world = World::new("{ map: { a: b } }").await;
     for (step, path) in [
         (json!({"detect.spike": {"window": "5m"}}), "detect.spike.threshold"),

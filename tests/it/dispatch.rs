@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use jiff::SignedDuration;
 use tempfile::TempDir;
 use tidegate::{
-    catalog::{Edit, Registrar, Resource},
+    catalog::{CatalogWriter, Edit, Resource},
     clock::{Clock, ManualClock},
     destinations::{Directory, Outlets},
-    dispatch::{Handle, Lost, Options, Parts, Status, runner},
+    dispatch::{DispatcherStatus, Handle, Options, Parts, Spilled, runner},
     hint,
     model::{
         Destination, DestinationId, DestinationState, Lane, Message, NewEvent, Owed, Place, Policy,
@@ -28,13 +28,13 @@ use crate::{
     store::home::{self, Open},
 };
 
-type Hints = hint::Sender<Vec<(Owed, Message)>, Lost>;
+type Hints = hint::Sender<Vec<(Owed, Message)>, Spilled>;
 
 /// A running dispatcher and what it stands on.
 pub struct Bench {
     folder: TempDir,
     pub open: Open,
-    pub registrar: Arc<Registrar>,
+    pub catalog_writer: Arc<CatalogWriter>,
     hints: Hints,
     pub handle: Handle,
     stop: watch::Sender<bool>,
@@ -59,15 +59,15 @@ impl Bench {
         outlets: Option<Arc<dyn Outlets>>,
     ) -> Self {
         let open = home::open_sqlite(folder.path(), home::small()).unwrap();
-        let registrar = Arc::new(Registrar::open(open.store.clone()).await.unwrap());
+        let catalog_writer = Arc::new(CatalogWriter::open(open.store.clone()).await.unwrap());
         let lab = Lab::new();
-        let directory = Directory::new(registrar.watch(), lab.vault, lab.egress);
+        let directory = Directory::new(catalog_writer.watch(), lab.vault, lab.egress);
         let (hints, receiver) = hint::channel(4);
         let (stop, stopped) = watch::channel(false);
         let (runner, handle) = runner(Parts {
             store: open.store.clone(),
             clock: open.clock.clone(),
-            registrar: registrar.clone(),
+            catalog_writer: catalog_writer.clone(),
             outlets: outlets.unwrap_or_else(|| Arc::new(directory)),
             hints: receiver,
             tail: Tail::default(),
@@ -77,7 +77,7 @@ impl Bench {
             options,
         });
         let task = tokio::spawn(runner.run());
-        Self { folder, open, registrar, hints, handle, stop, task }
+        Self { folder, open, catalog_writer, hints, handle, stop, task }
     }
 
     pub fn clock(&self) -> &ManualClock {
@@ -86,7 +86,7 @@ impl Bench {
 
     pub async fn put(&self, destination: Destination) {
         let edit = Edit::Put(Resource::Destination(destination));
-        self.registrar.edit(|_| Ok::<_, StoreError>((vec![edit], ()))).await.unwrap();
+        self.catalog_writer.edit(|_| Ok::<_, StoreError>((vec![edit], ()))).await.unwrap();
     }
 
     /// Accepts events, plans them and hands them to the dispatcher, as the pipeline does.
@@ -124,12 +124,12 @@ impl Bench {
         store.plan(events.iter().enumerate().map(plan).collect()).await.unwrap()
     }
 
-    pub async fn idle(&self) -> Status {
+    pub async fn idle(&self) -> DispatcherStatus {
         tokio::time::timeout(PATIENCE, self.handle.idle()).await.expect("it never becomes idle")
     }
 
     /// Moves the clock to when something is due, and waits until it is done.
-    pub async fn next(&self) -> Status {
+    pub async fn next(&self) -> DispatcherStatus {
         let due = self.idle().await.next_due.expect("nothing will be due");
         self.clock().set(due.max(self.clock().now()));
         self.idle().await
@@ -169,7 +169,7 @@ fn id() -> DestinationId {
 }
 
 #[tokio::test]
-async fn what_is_hinted_is_delivered_and_is_owed_no_more() {
+async fn hinted_deliveries_are_delivered_and_settled() {
     let (bench, sink) = (Bench::new().await, Sink::new().await);
     bench.put(destination(&sink, &[])).await;
 
@@ -181,7 +181,7 @@ async fn what_is_hinted_is_delivered_and_is_owed_no_more() {
 }
 
 #[tokio::test]
-async fn what_fails_is_tried_again_when_it_is_due_with_the_same_id() {
+async fn failed_deliveries_retry_when_due_with_the_same_id() {
     let (bench, sink) = (Bench::new().await, Sink::answering(&[500, 503, 200]).await);
     bench.put(destination(&sink, &[10, 3_600])).await;
 
@@ -306,14 +306,14 @@ async fn a_destination_that_is_gone_is_disabled_and_holds_what_it_is_owed() {
     bench.owe(1, anywhere).await;
     bench.idle().await;
 
-    let state = bench.registrar.current().destinations[&id()].state.clone();
+    let state = bench.catalog_writer.current().destinations[&id()].state.clone();
     let DestinationState::Disabled { reason, .. } = state else { panic!("still {state:?}") };
     assert!(reason.contains("410"), "{reason}");
     assert_eq!((sink.received().len(), bench.owed().await), (1, 1));
 }
 
 #[tokio::test]
-async fn what_a_deleted_destination_is_owed_is_cancelled() {
+async fn deliveries_of_a_deleted_destination_are_cancelled() {
     let (bench, sink) = (Bench::new().await, Sink::answering(&[500]).await);
     bench.put(destination(&sink, &[3_600])).await;
     bench.owe(5, anywhere).await;
@@ -321,7 +321,7 @@ async fn what_a_deleted_destination_is_owed_is_cancelled() {
     bench.idle().await;
 
     let edit = Edit::DeleteDestination(id());
-    bench.registrar.edit(|_| Ok::<_, StoreError>((vec![edit], ()))).await.unwrap();
+    bench.catalog_writer.edit(|_| Ok::<_, StoreError>((vec![edit], ()))).await.unwrap();
     bench.idle().await;
 
     assert_eq!(bench.owed().await, 0);

@@ -192,7 +192,7 @@ async fn a_request_names_one_host() {
 }
 
 #[tokio::test]
-async fn what_a_source_answers_runs_nowhere() {
+async fn answers_of_sources_never_execute() {
     let resources = "version: 1\nproject: acme\nsources:\n  - { name: open, kind: webhook, verify: none, \
          answer: { content_type: text/html, body: \"<script>alert(1)</script>\" } }\n";
     let gateway = Gateway::start(resources, "http://127.0.0.1:9/").await;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rcgen::{CertificateParams, date_time_ymd};
 use tidegate::{
     destinations::{
-        Destination as _,
+        DestinationClient as _,
         egress::{Options, Resolver, SystemResolver},
     },
     model::Class,

@@ -252,7 +252,7 @@ async fn an_entity_arrives_with_what_it_refers_to() {
 }
 
 #[tokio::test]
-async fn what_events_tell_is_known_for_the_next_one() {
+async fn learned_facts_enrich_the_next_event() {
     let lookups = "  - { name: people, kind: table, learn: { when: 'type == \"identify\"', \
                    key: payload.traits.email, fields: payload.traits } }\n";
     let world = World::new(lookups, PERSON).await;
@@ -425,7 +425,7 @@ async fn redacted(before: &str, after: &str, payload: Value) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_masked_comes_back_with_no_enrichment() {
+async fn masked_values_stay_masked_after_enrichment() {
     let payload = || json!({"n": 0, "user_id": "u1", "email": "jane@acme.com", "name": "Jane Doe"});
     let fields = "{ redact.pii: { fields: [payload.email, payload.name], mode: mask } }";
     for (before, after) in [(fields, ""), ("", fields)] {

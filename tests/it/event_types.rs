@@ -157,7 +157,7 @@ async fn segments_clients_and_webhooks_are_held_to_schemas_too() {
 }
 
 #[tokio::test]
-async fn what_is_not_to_be_kept_is_there_when_the_schema_is_asked() {
+async fn schemas_see_fields_that_are_redacted_later() {
     let lab = Lab::new().await;
     let mut paid = event("order.paid", json!({ "amount": 1, "card": "4111" }));
     paid["source"] = "safe".into();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tidegate::{
-    destinations::Destination as _,
+    destinations::DestinationClient as _,
     model::{Class, Outcome},
 };
 use tokio::net::TcpListener;
@@ -130,7 +130,7 @@ async fn a_body_that_drips_or_breaks_off_ends_with_the_deadline_and_its_status()
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_broken() {
+async fn answers_that_are_not_http_are_broken() {
     for (name, script) in [
         ("closes at once", vec![]),
         ("closes after the request", vec![Step::Read]),

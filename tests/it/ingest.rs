@@ -402,7 +402,7 @@ async fn events_that_wait_for_the_disk_are_bounded() {
 }
 
 #[tokio::test]
-async fn what_a_source_must_never_store_is_gone_before_it_is_kept_and_duplicates_are_still_seen() {
+async fn never_store_applies_before_the_write() {
     // Given a source with fields and values that must not be kept,
     let resources = "version: 1\nproject: acme\nsources:\n  - name: app\n    kind: api\n    \
          never_store: { fields: [payload.password, metadata.ip], detect: [card] }\n";

@@ -188,7 +188,7 @@ fn the_documents_name_only_tests_and_files_that_exist() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 

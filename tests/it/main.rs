@@ -36,6 +36,7 @@ mod ordering;
 mod attempts;
 mod simulation;
 mod webhook;
+mod words;
 mod enrich;
 mod enrich_outside;
 mod databases;

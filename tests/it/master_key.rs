@@ -126,7 +126,7 @@ async fn a_store_of_an_earlier_version_takes_only_its_key() {
 }
 
 #[tokio::test]
-async fn what_to_do_about_a_master_key_is_said() {
+async fn errors_about_the_master_key_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     start(&data, None, true).await.unwrap().stop().await;

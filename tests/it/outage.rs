@@ -295,7 +295,7 @@ async fn a_database_that_accepts_connections_and_hangs_is_away_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_a_standby_is_promoted_the_gateway_goes_on_with_it() {
+async fn the_gateway_follows_a_promoted_standby() {
     // Given a server, and one that has whatever is committed there
     let first = Postgres::with(|_| vec!["synchronous_standby_names=*".to_owned()]);
     let second = first.standby();

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::{prelude::*, sample::subsequence};
 use serde_json::{Map, Value, json};
 use tidegate::{
-    crypto::{Context, Field},
+    crypto::{SealContext, SecretField},
     model::{
         Auth, Connection, Destination, DestinationState, Profile, RawJson, Sealed, Secret, Webhook,
     },
@@ -26,7 +26,7 @@ fn file(destination: &Value) -> File {
 }
 
 async fn apply(bench: &Bench, file: &File) -> Result<resources::Difference, FileError> {
-    match resources::apply(file, &bench.registrar, bench.means(), false).await {
+    match resources::apply(file, &bench.catalog_writer, bench.means(), false).await {
         Ok(difference) => Ok(difference),
         Err(resources::ApplyError::Invalid(error)) => Err(error),
         Err(resources::ApplyError::Tests(error)) => panic!("{error}"),
@@ -65,28 +65,33 @@ fn webhook(destination: &Destination) -> &Webhook {
     webhook
 }
 
-fn opened(bench: &Bench, of: &Destination, sealed: &Sealed, field: Field) -> Secret {
-    bench.vault.open(sealed, &Context::of_destination(of.project, of.id, field)).unwrap()
+fn opened(bench: &Bench, of: &Destination, sealed: &Sealed, field: SecretField) -> Secret {
+    bench.vault.open(sealed, &SealContext::of_destination(of.project, of.id, field)).unwrap()
 }
 
 /// The environment that an export of this destination asks for.
 fn environment(bench: &Bench, of: &Destination, name: &str) -> Option<Secret> {
     let webhook = webhook(of);
     if name == "HOOK_SECRET" {
-        return Some(opened(bench, of, &webhook.signing_keys.first()?.secret, Field::SigningKey));
+        return Some(opened(
+            bench,
+            of,
+            &webhook.signing_keys.first()?.secret,
+            SecretField::SigningKey,
+        ));
     }
     match (name, &webhook.auth) {
         ("HOOK_TOKEN", Auth::Bearer { token }) => {
-            Some(opened(bench, of, token, Field::BearerToken))
+            Some(opened(bench, of, token, SecretField::BearerToken))
         }
         ("HOOK_PASSWORD", Auth::Basic { password, .. }) => {
-            Some(opened(bench, of, password, Field::BasicPassword))
+            Some(opened(bench, of, password, SecretField::BasicPassword))
         }
         _ => {
             let header = name.strip_prefix("HOOK_HEADER_")?.replace('_', "-");
             let mut headers = webhook.headers.iter();
             let (_, value) = headers.find(|(it, _)| it.eq_ignore_ascii_case(&header))?;
-            Some(opened(bench, of, value, Field::Header))
+            Some(opened(bench, of, value, SecretField::Header))
         }
     }
 }
@@ -155,7 +160,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn what_was_exported_or_shown_changes_nothing_and_makes_the_same_elsewhere(hook in any_hook()) {
+    fn exported_destinations_apply_without_a_change(hook in any_hook()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(goes_round(&hook));
     }
@@ -219,13 +224,13 @@ async fn goes_round(hook: &Value) {
     assert_eq!(webhook(&new).urls, webhook(&old).urls);
     for (name, value) in &webhook(&new).headers {
         let before = &webhook(&old).headers[name];
-        let value = opened(&other, &new, value, Field::Header);
-        assert_eq!(value, opened(&bench, &old, before, Field::Header), "{name}");
+        let value = opened(&other, &new, value, SecretField::Header);
+        assert_eq!(value, opened(&bench, &old, before, SecretField::Header), "{name}");
     }
 }
 
 #[tokio::test]
-async fn what_is_left_out_has_the_profiles_value_and_nothing_else_moves_with_an_override() {
+async fn overrides_change_only_their_own_value() {
     for profile in Profile::ALL {
         let bench = Bench::new().await;
         let word = json!(profile).as_str().unwrap().to_owned();
@@ -252,7 +257,7 @@ async fn what_is_left_out_has_the_profiles_value_and_nothing_else_moves_with_an_
 }
 
 #[tokio::test]
-async fn what_cannot_be_meant_is_refused_by_field_and_rule() {
+async fn contradictory_contracts_are_refused_by_field() {
     let six: Vec<String> = (0..6).map(|it| format!("https://{it}.example/")).collect();
     for (profile, more, expected) in [
         ("segment", json!({"urls": six}), "urls: must hold 1 to 5 URLs in the profile `segment`"),
@@ -329,12 +334,12 @@ async fn a_generated_secret_fits_its_scheme_and_a_given_one_is_kept_as_it_is() {
         let bench = Bench::new().await;
         let plain = made(&bench, &hook(&word, json!({"signed": true}))).await;
         let key = &webhook(&plain).signing_keys[0];
-        let secret = opened(&bench, &plain, &key.secret, Field::SigningKey);
+        let secret = opened(&bench, &plain, &key.secret, SecretField::SigningKey);
         assert_eq!(secret.expose().starts_with("whsec_"), profile == Profile::Standard, "{word}");
         if profile != Profile::Standard {
             let given = made(&bench, &hook(&word, json!({"secret": "our s3cret!"}))).await;
             let key = &webhook(&given).signing_keys[0];
-            let secret = opened(&bench, &given, &key.secret, Field::SigningKey);
+            let secret = opened(&bench, &given, &key.secret, SecretField::SigningKey);
             assert_eq!(secret.expose(), "our s3cret!", "{word}");
         }
     }
@@ -355,7 +360,7 @@ async fn another_secret_overlaps_where_the_scheme_can_and_takes_over_at_once_whe
         };
         let overlaps = matches!(profile, Profile::Standard | Profile::Ingestlayer);
         assert_eq!((signs(1), signs(25)), (if overlaps { 2 } else { 1 }, 1), "{word}");
-        let newest = opened(&bench, &changed, &keys[0].secret, Field::SigningKey);
+        let newest = opened(&bench, &changed, &keys[0].secret, SecretField::SigningKey);
         assert_eq!(newest.expose(), other);
     }
 }
@@ -376,7 +381,7 @@ async fn a_secret_that_the_new_scheme_cannot_use_must_be_replaced() {
 }
 
 #[tokio::test]
-async fn who_must_be_verified_is_unverified_when_it_is_new_and_when_its_url_is() {
+async fn new_or_changed_url_requires_verification() {
     let bench = Bench::new().await;
     let unverified = |it: &Destination| matches!(it.state, DestinationState::Unverified { .. });
     assert!(unverified(&made(&bench, &hook("admin", json!({}))).await));

@@ -5,7 +5,7 @@ use std::{fs, sync::Arc};
 use tidegate::{
     app::rekey,
     clock::SystemClock,
-    crypto::{Context, SystemRandom, Vault, vault::Field},
+    crypto::{SealContext, SystemRandom, Vault, vault::SecretField},
     model::{Connection, Secret},
 };
 
@@ -41,10 +41,11 @@ async fn a_folder_opens_under_its_new_master_key_alone() {
     // then the secrets open, and the API key as well.
     let vault = &gateway.app.vault;
     assert!(!vault.has_key(&old));
-    let catalog = gateway.app.registrar.current();
+    let catalog = gateway.app.catalog_writer.current();
     let destination = catalog.destinations.values().next().unwrap();
     let Connection::Webhook(webhook) = &destination.connection;
-    let here = Context::of_destination(destination.project, destination.id, Field::SigningKey);
+    let here =
+        SealContext::of_destination(destination.project, destination.id, SecretField::SigningKey);
     assert_eq!(vault.open(&webhook.signing_keys[0].secret, &here), Ok(Secret::new(SECRET)));
     let reader = Caller::at(gateway.app.address, reader.key());
     reader.get("/api/v1/events").await.expect(200);

@@ -75,7 +75,7 @@ fn until_of(world: &World, seqs: RangeInclusive<u64>) -> Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_goes_goes_whole_and_the_rest_is_as_it_was() {
+async fn retention_removes_whole_events_only() {
     for seed in [0xfade, 31, 777] {
         let mut world = World::new(seed);
         world.live(30).await;
@@ -104,7 +104,7 @@ fn check_files(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_everything_is_old_and_ended_nothing_stays_but_the_keys() {
+async fn only_keys_outlive_the_retention() {
     let mut world = World::new(8);
     world.live(20).await;
     let unplanned = world.events.len() as u64;
@@ -190,7 +190,7 @@ async fn a_project_without_a_horizon_keeps_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_owed_is_found_again_without_its_file_after_events_went() {
+async fn backlog_is_rebuilt_after_retention() {
     let mut world = World::new(17);
     world.live(25).await;
     let horizons = PROJECTS.map(|it| (projects(it), after(300)));

@@ -76,11 +76,11 @@ async fn two_projects() -> (Gateway, Sink, BTreeMap<&'static str, String>) {
 #[tokio::test]
 async fn the_key_of_one_project_reaches_nothing_of_another() {
     let (gateway, sink, ids) = two_projects().await;
-    let before = gateway.app.registrar.current();
+    let before = gateway.app.catalog_writer.current();
     let received = sink.received().len();
     let stranger =
         Caller::with_scopes(&gateway, "b", &["ingest", "read", "operate", "admin"]).await;
-    let own_keys = gateway.app.registrar.current().keys.len();
+    let own_keys = gateway.app.catalog_writer.current().keys.len();
 
     let mut tried = 0;
     for (method, path) in guarded(&ids) {
@@ -136,7 +136,7 @@ async fn the_key_of_one_project_reaches_nothing_of_another() {
 
     // And nothing of it has changed.
     gateway.idle().await;
-    let after = gateway.app.registrar.current();
+    let after = gateway.app.catalog_writer.current();
     assert_eq!(before.destinations, after.destinations);
     assert_eq!(before.pipelines, after.pipelines);
     assert_eq!(before.event_types, after.event_types);

@@ -23,7 +23,7 @@ use tidegate::{
         Records as _, Registry as _, Store as _, StoreError, Upsert,
         postgres::{self, Address, PostgresStore, intake::IntakeError},
         sqlite::SqliteStore,
-        transfer::{Progress, Report, Request, TransferError, transfer},
+        transfer::{TransferError, TransferProgress, TransferReport, TransferRequest, transfer},
     },
 };
 
@@ -44,7 +44,7 @@ use crate::{
 
 const SHARDS: u16 = 4;
 
-async fn carry(from: &Path, to: &Address, batch: usize) -> Result<Report, TransferError> {
+async fn carry(from: &Path, to: &Address, batch: usize) -> Result<TransferReport, TransferError> {
     carry_and_stop(from, to, batch, u64::MAX).await.expect("nothing stops it")
 }
 
@@ -54,20 +54,20 @@ async fn carry_and_stop(
     to: &Address,
     batch: usize,
     after: u64,
-) -> Option<Result<Report, TransferError>> {
+) -> Option<Result<TransferReport, TransferError>> {
     // Small ones, so that a short history is about several.
-    let partition_events = if batch < Request::BATCH { 64 } else { 1_000_000 };
+    let partition_events = if batch < TransferRequest::BATCH { 64 } else { 1_000_000 };
     let options = postgres::Options { shards: SHARDS, partition_events, ..Default::default() };
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let (mut stop, mut count) = (Some(stop), 0);
-    let mut told = |it: Progress| {
+    let mut told = |it: TransferProgress| {
         assert!(it.done <= it.of, "{it:?}");
         count += 1;
         if count > after {
             stop.take().map(|it| it.send(()));
         }
     };
-    let request = Request {
+    let request = TransferRequest {
         from,
         to,
         options: &options,
@@ -86,7 +86,12 @@ async fn carry_and_stop(
 }
 
 /// The same after a crash of the process that had the folder open. It may take a moment to let go.
-async fn carry_when_free(from: &Path, to: &Address, batch: usize, after: u64) -> Option<Report> {
+async fn carry_when_free(
+    from: &Path,
+    to: &Address,
+    batch: usize,
+    after: u64,
+) -> Option<TransferReport> {
     let begun = std::time::Instant::now();
     loop {
         match carry_and_stop(from, to, batch, after).await {
@@ -258,7 +263,7 @@ async fn answers_as_before(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_in_the_way_is_said_and_nothing_is_touched() {
+async fn a_blocked_transfer_says_why_and_changes_nothing() {
     let folder = TempDir::new().unwrap();
     let options = crate::store::home::small();
     let (store, _, _) = sqlite(folder.path(), options.clone()).unwrap();
@@ -321,7 +326,7 @@ async fn what_is_in_the_way_is_said_and_nothing_is_touched() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_erased_stays_so_and_its_key_counts() {
+async fn erased_events_stay_erased_and_their_keys_count() {
     let folder = TempDir::new().unwrap();
     let (store, _, _) = sqlite(folder.path(), crate::store::home::small()).unwrap();
     let offered = ["ann", "bob"]
@@ -450,7 +455,7 @@ async fn how_fast_a_store_is_carried_over() {
     drop(store);
     let cluster = crate::harness::cluster::Cluster::durable();
     let begun = std::time::Instant::now();
-    let report = carry(folder.path(), &cluster.database(), Request::BATCH).await.unwrap();
+    let report = carry(folder.path(), &cluster.database(), TransferRequest::BATCH).await.unwrap();
     let rate = EVENTS as f64 / begun.elapsed().as_secs_f64();
     eprintln!("{report:?} in {:?}: {rate:.0} events/s", begun.elapsed());
 }

@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 use tidegate::{
     clock::{Clock as _, SystemClock},
-    destinations::Destination as _,
+    destinations::DestinationClient as _,
 };
 
 use crate::{

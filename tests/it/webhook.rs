@@ -6,10 +6,10 @@ use jiff::SignedDuration;
 use tidegate::{
     catalog::Catalog,
     crypto::{
-        Context, Field,
+        SealContext, SecretField,
         signature::standard::{self, Headers, Key},
     },
-    destinations::{Destination as _, Directory, Outlets as _},
+    destinations::{DestinationClient as _, Directory, Outlets as _},
     model::{Auth, Class, Method, Sealed, Secret},
 };
 use tokio::sync::watch;
@@ -132,15 +132,15 @@ async fn method_headers_and_authorisation_are_the_destinations() {
     let mut destination = destination(&sink.url("/"));
     let (project, id) = (destination.project, destination.id);
     let seal = |text: &str, field| {
-        lab.vault.seal(&Secret::new(text), &Context::of_destination(project, id, field))
+        lab.vault.seal(&Secret::new(text), &SealContext::of_destination(project, id, field))
     };
-    let version = seal("7", Field::Header);
+    let version = seal("7", SecretField::Header);
     webhook_of(&mut destination).headers.insert("X-Api-Version".to_owned(), version);
     let basic = Auth::Basic {
         username: "Aladdin".to_owned(),
-        password: seal("open sesame", Field::BasicPassword),
+        password: seal("open sesame", SecretField::BasicPassword),
     };
-    let bearer = Auth::Bearer { token: seal("t0ken", Field::BearerToken) };
+    let bearer = Auth::Bearer { token: seal("t0ken", SecretField::BearerToken) };
     for (method, auth, expected) in [
         (Method::Post, Auth::None, ("POST", "")),
         (Method::Put, bearer, ("PUT", "Bearer t0ken")),
@@ -173,7 +173,7 @@ async fn an_event_that_goes_in_circles_is_stopped() {
 }
 
 #[tokio::test]
-async fn what_the_endpoint_says_comes_back_in_the_outcome_and_only_its_beginning() {
+async fn outcomes_keep_the_start_of_the_answer() {
     let lab = Lab::new();
     let sink =
         Sink::with(|_| Answer::status(429).header("retry-after", "120.5").body("x".repeat(30_000)))

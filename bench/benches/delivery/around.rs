@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tidegate::{
-    destinations::{Destination, Outlets},
+    destinations::{DestinationClient, Outlets},
     model::{
         Class, DeliverySeq, DestinationId, Event, EventSeq, Lane, Message, NewEvent, Outcome, Owed,
         Place, Plan, ProjectId, Remembered, Standing,
     },
     store::{
-        Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Settlement, Store, Waiting,
+        Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Settlement, Store,
+        WaitingEvent,
     },
 };
 use tokio::sync::mpsc;
@@ -27,10 +28,10 @@ pub fn owed(event: &Event, destination: DestinationId) -> Owed {
 }
 
 /// Every delivery goes there.
-pub struct AtOnce(pub Arc<dyn Destination>);
+pub struct AtOnce(pub Arc<dyn DestinationClient>);
 
 impl Outlets for AtOnce {
-    fn get(&self, _: DestinationId) -> Option<Arc<dyn Destination>> {
+    fn get(&self, _: DestinationId) -> Option<Arc<dyn DestinationClient>> {
         Some(self.0.clone())
     }
 }
@@ -38,7 +39,7 @@ impl Outlets for AtOnce {
 pub struct Accepts;
 
 #[async_trait]
-impl Destination for Accepts {
+impl DestinationClient for Accepts {
     fn kind(&self) -> &'static str {
         "webhook"
     }
@@ -80,7 +81,7 @@ impl Store for Instantly {
         Ok(plans.iter().filter_map(owed_of).collect())
     }
 
-    async fn waiting(&self, _: EventSeq, _: usize) -> Stored<Vec<Waiting>> {
+    async fn waiting(&self, _: EventSeq, _: usize) -> Stored<Vec<WaitingEvent>> {
         Ok(Vec::new())
     }
 

@@ -28,7 +28,7 @@ use hyper_util::{
 };
 use jiff::Timestamp;
 use tidegate::{
-    catalog::{Catalog, Edit, Registrar, Resource},
+    catalog::{Catalog, CatalogWriter, Edit, Resource},
     clock::{Clock as _, SystemClock},
     crypto::{SeededRandom, Vault},
     destinations::{
@@ -176,8 +176,8 @@ struct Bench {
     case: Case,
     world: World,
     events: hint::Sender<Vec<Arc<Event>>, bool>,
-    planned: hint::Receiver<Vec<(Owed, Message)>, dispatch::Lost>,
-    deliveries: hint::Sender<Vec<(Owed, Message)>, dispatch::Lost>,
+    planned: hint::Receiver<Vec<(Owed, Message)>, dispatch::Spilled>,
+    deliveries: hint::Sender<Vec<(Owed, Message)>, dispatch::Spilled>,
     settled: mpsc::UnboundedReceiver<usize>,
     stop: watch::Sender<bool>,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -199,11 +199,11 @@ impl Bench {
         let is_whole = matches!(case, Case::WholeOne | Case::WholeMany);
         let tools = pipeline::Tools::new(&world.vault);
         let compiled =
-            pipeline::Compiled::of(&world.registrar.current(), &Default::default(), &tools);
+            pipeline::Compiled::of(&world.catalog_writer.current(), &Default::default(), &tools);
         let (planner, _) = pipeline::runner(pipeline::Parts {
             store: store.clone(),
             clock: Arc::new(SystemClock),
-            catalog: world.registrar.watch(),
+            catalog: world.catalog_writer.watch(),
             events: hints,
             lookups: Arc::new(pipeline::NoLookups),
             deliveries: if is_whole { deliveries.clone() } else { planned },
@@ -218,7 +218,7 @@ impl Bench {
         let (dispatcher, _) = dispatch::runner(dispatch::Parts {
             store,
             clock: Arc::new(SystemClock),
-            registrar: world.registrar.clone(),
+            catalog_writer: world.catalog_writer.clone(),
             outlets,
             hints: owed,
             tail: Tail::default(),
@@ -378,7 +378,7 @@ impl Drop for Bench {
 /// A project with one destination, one pipeline and a server.
 #[derive(Clone)]
 struct World {
-    registrar: Arc<Registrar>,
+    catalog_writer: Arc<CatalogWriter>,
     vault: Arc<Vault>,
     outlets: Arc<dyn Outlets>,
     destination: DestinationId,
@@ -399,17 +399,17 @@ impl World {
         let clock = Arc::new(SystemClock);
         let store =
             sqlite::SqliteStore::open(folder.path(), options, clock, Box::new(|| 7), accepted)?;
-        let registrar = Arc::new(Registrar::open(Arc::new(store)).await?);
+        let catalog_writer = Arc::new(CatalogWriter::open(Arc::new(store)).await?);
         let vault = Arc::new(Vault::ephemeral(Arc::new(SeededRandom::new(1))));
         let edits = edits(address, &vault)?;
-        registrar.edit(|_| Ok::<_, tidegate::store::StoreError>((edits, ()))).await?;
-        let catalog = registrar.current();
+        catalog_writer.edit(|_| Ok::<_, tidegate::store::StoreError>((edits, ()))).await?;
+        let catalog = catalog_writer.current();
         let egress = egress::Options {
             allow_nets: vec!["127.0.0.0/8".parse()?],
             ..egress::Options::default()
         };
         let egress = Egress::new(egress, Arc::new(SystemResolver::default()))?;
-        let outlets = Arc::new(Directory::new(registrar.watch(), vault.clone(), egress));
+        let outlets = Arc::new(Directory::new(catalog_writer.watch(), vault.clone(), egress));
         let destination = *catalog.destinations.keys().next().ok_or("no destination")?;
         let project = *catalog.projects.keys().next().ok_or("no project")?;
         let source = *catalog.sources.keys().next().ok_or("no source")?;
@@ -426,7 +426,7 @@ impl World {
             payload: RawJson::parse(PAYLOAD)?,
         };
         let url = format!("http://{address}/ok/0").parse()?;
-        Ok(Self { registrar, vault, outlets, destination, url, event, _folder: folder })
+        Ok(Self { catalog_writer, vault, outlets, destination, url, event, _folder: folder })
     }
 }
 

@@ -44,7 +44,7 @@ export interface DroppedEvent {
 }
 
 export interface Options {
-  /** Where the gateway is. Without it: `TIDEGATE_URL`. */
+  /** Address of the gateway. Without it: `TIDEGATE_URL`. */
   url?: string | undefined;
   /** A key with the scope `ingest`. Without it: `TIDEGATE_API_KEY`. */
   apiKey?: string | undefined;

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 
 use super::{
     Imported, Mode, PutQuery,
-    rows::{Format, KeyField, Reader},
+    rows::{KeyField, UploadFormat, UploadReader},
     table_named,
 };
 use crate::{
@@ -59,7 +59,7 @@ pub async fn import_entities(
         project: access.project,
         table,
         how: mode.upsert(),
-        reader: Reader::new(format(&request)?),
+        reader: UploadReader::new(format(&request)?),
         entities: Vec::with_capacity(BATCH),
         imported: Imported::default(),
     };
@@ -73,17 +73,17 @@ pub async fn import_entities(
     Ok(Json(import.imported))
 }
 
-fn format(request: &Request) -> Result<Format, Problem> {
+fn format(request: &Request) -> Result<UploadFormat, Problem> {
     if request.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(Problem::new(Kind::UnsupportedEncoding));
     }
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|it| it.to_str().ok()).unwrap_or_default();
     match content_type.split(';').next().unwrap_or_default().trim() {
-        "text/csv" => Ok(Format::Csv),
-        "application/x-ndjson" | "application/jsonl" => Ok(Format::Lines),
+        "text/csv" => Ok(UploadFormat::Csv),
+        "application/x-ndjson" | "application/jsonl" => Ok(UploadFormat::Lines),
         _ => {
-            let rule = "it is `application/x-ndjson` or `text/csv`";
+            let rule = "must be `application/x-ndjson` or `text/csv`";
             Err(Problem::invalid_field("header:content-type", rule, "another type"))
         }
     }
@@ -95,7 +95,7 @@ struct Import {
     table: Name,
     key: KeyField,
     how: Upsert,
-    reader: Reader,
+    reader: UploadReader,
     entities: Vec<Entity>,
     imported: Imported,
 }

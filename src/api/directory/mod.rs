@@ -118,7 +118,7 @@ fn table_named(api: &Api, project: ProjectId, name: &str) -> Result<Name, Proble
     if enrich::BUILT_IN.contains(&name.as_str()) {
         return Ok(name);
     }
-    match api.registrar.current().lookup_named(project, name.as_str()).map(|it| &it.settings) {
+    match api.catalog_writer.current().lookup_named(project, name.as_str()).map(|it| &it.settings) {
         Some(LookupSettings::Table(_)) => Ok(name),
         Some(LookupSettings::Http(_) | LookupSettings::Postgres(_)) => {
             Err(Problem::new(Kind::Conflict).detail("this look-up has no rows of its own"))
@@ -153,7 +153,7 @@ pub async fn list_entities(
         Some(cursor) => {
             let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
             bytes.and_then(|it| String::from_utf8(it).ok()).ok_or_else(|| {
-                let rule = "it is the `next` of the page before";
+                let rule = "must be the `next` of the previous page";
                 Problem::invalid_field("query:cursor", rule, "another text")
             })?
         }

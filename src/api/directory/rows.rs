@@ -62,14 +62,14 @@ pub fn checked_key(table: &Name, key: &str) -> Result<String, String> {
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum UploadFormat {
     Lines,
     Csv,
 }
 
 /// Takes an upload apart, as it comes.
-pub struct Reader {
-    format: Format,
+pub struct UploadReader {
+    format: UploadFormat,
     buffer: BytesMut,
     /// The names of columns.
     header: Option<Vec<String>>,
@@ -89,8 +89,8 @@ pub struct TooLong {
 /// A row, or why it is none.
 type Read = Result<Value, String>;
 
-impl Reader {
-    pub fn new(format: Format) -> Self {
+impl UploadReader {
+    pub fn new(format: UploadFormat) -> Self {
         let (buffer, header) = (BytesMut::new(), None);
         Self { format, buffer, header, line: 1, seen: 0, is_quoted: false }
     }
@@ -112,13 +112,13 @@ impl Reader {
             // It may stand before the first line.
             let record = if line == 1 { json::without_mark(record) } else { record };
             let read = match (self.format, &self.header) {
-                (Format::Lines, _) => serde_json::from_slice(record)
+                (UploadFormat::Lines, _) => serde_json::from_slice(record)
                     .map_err(|_| format!("must be a row in JSON; found {}", kind_of_json(record))),
-                (Format::Csv, None) => {
+                (UploadFormat::Csv, None) => {
                     self.header = Some(cells(record));
                     continue;
                 }
-                (Format::Csv, Some(header)) => named(header, cells(record)),
+                (UploadFormat::Csv, Some(header)) => named(header, cells(record)),
             };
             return Ok(Some((line, read)));
         }
@@ -128,7 +128,7 @@ impl Reader {
     fn record(&mut self, is_end: bool) -> Result<Option<BytesMut>, TooLong> {
         while self.seen < self.buffer.len() {
             match self.buffer[self.seen] {
-                b'"' if self.format == Format::Csv => self.is_quoted = !self.is_quoted,
+                b'"' if self.format == UploadFormat::Csv => self.is_quoted = !self.is_quoted,
                 b'\n' if !self.is_quoted => {
                     let mut record = self.buffer.split_to(self.seen + 1);
                     record.truncate(self.seen);
@@ -195,8 +195,8 @@ mod tests {
 
     use super::*;
 
-    fn read(format: Format, text: &str, chunk: usize) -> Vec<(u64, Read)> {
-        let mut reader = Reader::new(format);
+    fn read(format: UploadFormat, text: &str, chunk: usize) -> Vec<(u64, Read)> {
+        let mut reader = UploadReader::new(format);
         let mut found = Vec::new();
         for bytes in text.as_bytes().chunks(chunk) {
             reader.push(bytes);
@@ -211,7 +211,7 @@ mod tests {
         let text = "\u{feff}email,name,note\r\n\r\na@b.co,\"Ann, \"\"A\"\"\",\r\nb@b.co,\"two\nlines\",x\n\
                     c@b.co\nd@b.co,1,2,3\ne@b.co,ü";
         for chunk in [1, 2, 7, 1000] {
-            let found = read(Format::Csv, text, chunk);
+            let found = read(UploadFormat::Csv, text, chunk);
             let wrong = "a line has at most the 3 cells of the header".to_owned();
             let expected = [
                 (3, Ok(json!({"email": "a@b.co", "name": "Ann, \"A\""}))),
@@ -228,7 +228,7 @@ mod tests {
     fn lines_are_read_one_by_one_and_wrong_ones_are_told() {
         let text = "{\"id\":1}\n\n nonsense\n{\"id\":\"\\\"\"}";
         for chunk in [1, 3, 1000] {
-            let found = read(Format::Lines, text, chunk);
+            let found = read(UploadFormat::Lines, text, chunk);
             let expected = [
                 (1, Ok(json!({"id": 1}))),
                 (3, Err("must be a row in JSON; found text that is not JSON".to_owned())),
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_line_without_an_end_is_given_up() {
-        let mut reader = Reader::new(Format::Csv);
+        let mut reader = UploadReader::new(UploadFormat::Csv);
         reader.push(&vec![b'x'; 2 * LARGEST_ROW + 1]);
         assert_eq!(reader.next(false), Err(TooLong { line: 1 }));
     }

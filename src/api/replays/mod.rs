@@ -1,4 +1,4 @@
-//! Old events, delivered anew: one event, one delivery, or a selection in the background.
+//! Old events, delivered again: one event, one delivery, or a selection in the background.
 
 mod one;
 
@@ -48,7 +48,7 @@ pub struct ReplaySpec {
     /// With `event` or `delivery`: the stored payload goes out as it came, whatever the routes and their steps
     /// say. It needs the scope `admin`.
     raw: bool,
-    /// Only say how many it would be, at most.
+    /// Only show the count, at most.
     dry_run: bool,
 }
 
@@ -182,7 +182,7 @@ impl ReplayView {
                 records.replay_progress(it.id).await?.done
             }
         };
-        Ok(Self::of(it, done, &api.registrar.current()))
+        Ok(Self::of(it, done, &api.catalog_writer.current()))
     }
 }
 
@@ -231,7 +231,7 @@ pub async fn create_replay(
         }
         _ => Err(wrong_field(
             "selection",
-            "exactly one of `event`, `delivery` and `selection` is given",
+            "must have exactly one of `event`, `delivery` and `selection`",
             "more or none",
         )),
     }
@@ -263,8 +263,8 @@ async fn many(
     if spec.dry_run {
         return Ok(Json(ReplayPlan { dry_run: true, total: replay.total }).into_response());
     }
-    api.registrar.edit(|catalog| Ok::<_, Problem>((added(catalog, &replay)?, ()))).await?;
-    let view = ReplayView::of(&replay, 0, &api.registrar.current());
+    api.catalog_writer.edit(|catalog| Ok::<_, Problem>((added(catalog, &replay)?, ()))).await?;
+    let view = ReplayView::of(&replay, 0, &api.catalog_writer.current());
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
 
@@ -386,7 +386,7 @@ pub async fn list_replays(
     access: Access<Read>,
     Query(query): Query<ResourcesQuery>,
 ) -> Result<Page<ReplayView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let own = catalog.replays.iter().filter(|(_, it)| it.project == access.project);
     let own = own.map(|(id, it)| (*id, it));
     let Json(page) = page::resources(own, query.limit(), query.cursor(), |it| it.clone())?;
@@ -414,7 +414,7 @@ pub async fn get_replay(
     Path(replay): Path<String>,
 ) -> Result<Json<ReplayView>, Problem> {
     let id: ReplayId = parse_id("replay", &replay)?;
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let found = catalog.replays.get(&id).filter(|it| it.project == access.project);
     let found = found.ok_or_else(|| Problem::not_found("replay"))?;
     Ok(Json(ReplayView::now(&api, found).await?))
@@ -449,6 +449,6 @@ pub async fn cancel_replay(
         replay.state = ReplayState::Cancelled;
         Ok((vec![Edit::Put(Resource::Replay(replay.clone()))], replay))
     };
-    let replay = api.registrar.edit(decide).await?;
+    let replay = api.catalog_writer.edit(decide).await?;
     Ok(Json(ReplayView::now(&api, &replay).await?))
 }

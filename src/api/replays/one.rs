@@ -67,7 +67,7 @@ pub(super) async fn one(
 ) -> Result<Response, Problem> {
     let How { fresh_ids, raw, dry_run } = how;
     let at = api.clock.now();
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let id = ReplayId::new(at, 0, api.random.u64());
     let event_replay = EventReplay { replay: id, event: record, what, raw, fresh_ids, at };
     let chosen = {
@@ -105,7 +105,7 @@ pub(super) async fn one(
         done: made,
         created_at: at,
     };
-    api.registrar.edit(|catalog| Ok::<_, Problem>((added(catalog, &replay)?, ()))).await?;
+    api.catalog_writer.edit(|catalog| Ok::<_, Problem>((added(catalog, &replay)?, ()))).await?;
     let view = ReplayView::of(&replay, made, &catalog);
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }

@@ -9,7 +9,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{ResourcesQuery, Written, create, delete, find, list, replace, verify::settled};
+use super::{ResourcesQuery, SpecResource, create, delete, find, list, replace, verify::settled};
 use crate::{
     api::{
         Api,
@@ -17,7 +17,7 @@ use crate::{
         request::{Access, Administer, Body, Operate, Query, Read},
     },
     catalog::{Catalog, Edit, Resource},
-    crypto::{Context, Field},
+    crypto::{SealContext, SecretField},
     model::{Connection, Destination, DestinationId, DestinationState, ProjectId, SigningKey},
     problem::{self, Problem},
     resources::{DestinationSpec, Spec as _, check_limits},
@@ -131,7 +131,7 @@ pub fn signing_keys(destination: &Destination) -> &[SigningKey] {
 
 kept!(Destination, "destination", destinations);
 
-impl Written for Destination {
+impl SpecResource for Destination {
     type Spec = DestinationSpec;
 
     fn into_resource(self) -> Resource {
@@ -165,7 +165,7 @@ pub async fn list_destinations(
     access: Access<Read>,
     query: Query<ResourcesQuery>,
 ) -> Result<Page<DestinationView>, Problem> {
-    list(&api.registrar.current(), access.project, &query, DestinationView::of)
+    list(&api.catalog_writer.current(), access.project, &query, DestinationView::of)
 }
 
 /// Make a destination
@@ -191,7 +191,7 @@ pub async fn create_destination(
     let was_given = body.read::<DestinationSpec>()?.secret.is_some();
     let made: Destination = create(&api, &access, &body).await?;
     let made = settled(&api, made).await;
-    let context = Context::of_destination(made.project, made.id, Field::SigningKey);
+    let context = SealContext::of_destination(made.project, made.id, SecretField::SigningKey);
     let secret = signing_keys(&made).first().filter(|_| !was_given);
     let secret = secret.and_then(|key| api.vault.open(&key.secret, &context).ok());
     let view = NewDestinationView {
@@ -217,7 +217,7 @@ pub async fn get_destination(
     access: Access<Read>,
     Path(destination): Path<String>,
 ) -> Result<Json<DestinationView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let found = find::<Destination>(&catalog, access.project, &destination)?;
     Ok(Json(DestinationView::of(found)))
 }
@@ -293,7 +293,7 @@ pub(super) async fn change<T>(
         new.version += 1;
         Ok((vec![Edit::Put(Resource::Destination(new.clone()))], (new, answer)))
     };
-    api.registrar.edit(decide).await
+    api.catalog_writer.edit(decide).await
 }
 
 /// Pause a destination

@@ -10,7 +10,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Kept as _, Written, create, delete, find, replace};
+use super::{ProjectResource as _, SpecResource, create, delete, find, replace};
 use crate::{
     api::{
         Api,
@@ -23,7 +23,7 @@ use crate::{
     resources::{EventTypeSpec, Spec as _},
     schema::{
         Learned,
-        learned::{Counts, Type},
+        learned::{Type, TypeCounts},
     },
 };
 
@@ -41,7 +41,7 @@ pub struct EventTypeView {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub created_at: Option<Timestamp>,
     /// How often it came; null when it never did, or not for 90 days. A crash loses the last minute of it.
-    pub traffic: Option<Counts>,
+    pub traffic: Option<TypeCounts>,
 }
 
 impl EventTypeView {
@@ -98,7 +98,7 @@ pub struct EventTypesQuery {
 
 kept!(EventType, "event type", event_types);
 
-impl Written for EventType {
+impl SpecResource for EventType {
     type Spec = EventTypeSpec;
 
     fn into_resource(self) -> Resource {
@@ -133,7 +133,7 @@ pub async fn list_event_types(
     Query(query): Query<EventTypesQuery>,
 ) -> Result<Page<EventTypeView>, Problem> {
     let wanted = parse::<bool>("registered", query.registered.as_deref(), "it is true or false")?;
-    let (catalog, learned) = (api.registrar.current(), api.ingest.learned());
+    let (catalog, learned) = (api.catalog_writer.current(), api.ingest.learned());
     let registered = catalog.event_types.values().filter(|it| it.project == access.project);
     let mut all: BTreeMap<TypeName, Entry> = BTreeMap::new();
     if wanted != Some(true) {
@@ -194,7 +194,7 @@ pub async fn get_event_type(
     access: Access<Read>,
     Path(event_type): Path<String>,
 ) -> Result<Json<EventTypeView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let (name, registered) = named(&catalog, &api, access.project, &event_type)?;
     let learned = api.ingest.learned();
     match (registered, learned.get(access.project, &name)) {

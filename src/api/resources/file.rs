@@ -21,7 +21,7 @@ use crate::{
         request::{Access, Administer, Anywhere, Body, Query, Read},
     },
     catalog::{Catalog, Edit, Resource},
-    crypto::{Context, Field},
+    crypto::{SealContext, SecretField},
     problem::{Kind, Problem},
     resources::{self, Action, Difference, FailingTests, File, ResourceChange},
 };
@@ -78,7 +78,7 @@ fn new_secrets(api: &Api, file: &File, catalog: &Catalog, edits: &[Edit]) -> Vec
     });
     made.filter(|it| !file.has_secret(it.name.as_str()))
         .filter_map(|it| {
-            let context = Context::of_destination(it.project, it.id, Field::SigningKey);
+            let context = SealContext::of_destination(it.project, it.id, SecretField::SigningKey);
             let secret = api.vault.open(&signing_keys(it).first()?.secret, &context).ok()?;
             Some(NewSecret { destination: it.name.to_string(), secret: secret.expose().to_owned() })
         })
@@ -94,7 +94,7 @@ fn read(query: &FileQuery, headers: &HeaderMap, body: &Body) -> Result<(File, bo
         return Ok((File::from_json(request.resources)?, request.prune || prune));
     }
     let text = std::str::from_utf8(&body.0)
-        .map_err(|_| Problem::invalid_field("body", "a file is UTF-8", "other bytes"))?;
+        .map_err(|_| Problem::invalid_field("body", "must be UTF-8", "other bytes"))?;
     Ok((File::read("body", text, &|_| None)?, prune))
 }
 
@@ -139,7 +139,7 @@ pub async fn plan_file(
     body: Body,
 ) -> Result<Json<Difference>, Problem> {
     let (file, prune) = read(&query, &headers, &body)?;
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     check_project(&access, &file, &catalog)?;
     let means = api.means(&access.session.caller);
     let planned = resources::plan(&file, &catalog, means, prune)?;
@@ -209,9 +209,9 @@ pub async fn apply_file(
         difference.warnings.extend(warnings(&api, &planned.edits));
         Ok::<_, Problem>((planned.edits, Applied { difference, new_secrets }))
     };
-    // How much is owed is told as it was before.
-    let (before, owed) = (api.registrar.current(), owed(&api).await?);
-    let mut applied = api.registrar.edit(decide).await?;
+    // How much is owed is reported as it was before.
+    let (before, owed) = (api.catalog_writer.current(), owed(&api).await?);
+    let mut applied = api.catalog_writer.edit(decide).await?;
     count_cancelled(&owed, &file, &before, &mut applied.difference);
     Ok(Json(applied))
 }
@@ -232,7 +232,7 @@ pub async fn export_file(
     State(api): State<Api>,
     access: Access<Read>,
 ) -> Result<Response, Problem> {
-    let text = resources::export(&api.registrar.current(), access.project);
+    let text = resources::export(&api.catalog_writer.current(), access.project);
     let text = text.ok_or_else(|| Problem::not_found("project"))?;
     let content_type = HeaderValue::from_static("application/yaml");
     Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())

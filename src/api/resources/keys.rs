@@ -104,7 +104,7 @@ pub async fn list_keys(
     access: Access<Read>,
     Query(query): Query<ResourcesQuery>,
 ) -> Result<Page<KeyView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let seen = catalog.keys.iter().filter(|(_, it)| sees(&access, it));
     let seen = seen.map(|(id, it)| (*id, it.as_ref()));
     page::resources(seen, query.limit.as_deref(), query.cursor.as_deref(), KeyView::of)
@@ -134,12 +134,12 @@ pub async fn create_key(
             .detail("only a key for all projects makes another one"));
     }
     if spec.scopes.is_empty() {
-        let rule = "a key has one scope at least: `ingest`, `read`, `operate` or `admin`";
+        let rule = "must have at least one scope: `ingest`, `read`, `operate` or `admin`";
         return Err(wrong_field("scopes", rule, "none"));
     }
     let now = api.clock.now();
     if spec.expires_at.is_some_and(|it| it <= now) {
-        return Err(wrong_field("expires_at", "it lies in the future", "another moment"));
+        return Err(wrong_field("expires_at", "must be in the future", "another moment"));
     }
     let plain = PlainKey::generate(api.random.as_ref());
     let mut scopes = spec.scopes;
@@ -166,11 +166,15 @@ pub async fn create_key(
             return Err(Problem::new(problem::Kind::Conflict).detail("there are too many keys"));
         }
         if siblings.any(|it| it.name == key.name) {
-            return Err(wrong_field("name", "no other key has it", "the name of another key"));
+            return Err(wrong_field(
+                "name",
+                "must not be the name of another key",
+                "the name of another key",
+            ));
         }
         Ok((vec![Edit::Put(Resource::Key(key.clone()))], ()))
     };
-    api.registrar.edit(decide).await?;
+    api.catalog_writer.edit(decide).await?;
     let view = NewKeyView { view: KeyView::of(&key), key: plain.expose().to_owned() };
     Ok((StatusCode::CREATED, Json(view)))
 }
@@ -198,6 +202,6 @@ pub async fn delete_key(
         let key = catalog.keys.get(&id).filter(|it| sees(&access, it));
         key.map(|_| (vec![Edit::DeleteKey(id)], ())).ok_or_else(|| Problem::not_found("key"))
     };
-    api.registrar.edit(decide).await?;
+    api.catalog_writer.edit(decide).await?;
     Ok(StatusCode::NO_CONTENT)
 }

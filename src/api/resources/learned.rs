@@ -28,7 +28,7 @@ use crate::{
     schema::{self, SeenField, learned::Type},
 };
 
-/// The fields of a type of event.
+/// Show the fields of a type of event.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = EventTypeFields)]
 pub struct FieldsView {
@@ -167,7 +167,7 @@ pub async fn event_type_fields(
     access: Access<Read>,
     Path(event_type): Path<String>,
 ) -> Result<Json<FieldsView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let (event_type, registered) = named(&catalog, &api, access.project, &event_type)?;
     let learned = api.ingest.learned().get(access.project, &event_type);
     Ok(Json(FieldsView {
@@ -214,7 +214,7 @@ pub async fn adopt_event_type(
     body: Body,
 ) -> Result<(StatusCode, Json<EventTypeView>), Problem> {
     let Adoption { description, group, validate, replace: may_replace } = body.read_or_default()?;
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let (name, registered) = named(&catalog, &api, access.project, &event_type)?;
     let learned = api.ingest.learned().get(access.project, &name);
     let learned = learned.filter(|it| it.shape().looks() > 0).ok_or_else(|| {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Kept, ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{ProjectResource, ResourcesQuery, SpecResource, create, delete, find, list, replace};
 use crate::{
     api::{
         Api,
@@ -47,7 +47,7 @@ impl LookupView {
     }
 }
 
-impl Kept for Lookup {
+impl ProjectResource for Lookup {
     type Tag = kind::Lookup;
     const WORD: &'static str = "look-up";
 
@@ -68,7 +68,7 @@ impl Kept for Lookup {
     }
 }
 
-impl Written for Lookup {
+impl SpecResource for Lookup {
     type Spec = LookupSpec;
 
     fn into_resource(self) -> Resource {
@@ -114,7 +114,7 @@ pub async fn list_lookups(
     access: Access<Read>,
     query: Query<ResourcesQuery>,
 ) -> Result<Page<LookupView>, Problem> {
-    list(&api.registrar.current(), access.project, &query, LookupView::of)
+    list(&api.catalog_writer.current(), access.project, &query, LookupView::of)
 }
 
 /// Make a look-up
@@ -154,7 +154,7 @@ pub async fn get_lookup(
     Path(lookup): Path<String>,
 ) -> Result<Json<LookupView>, Problem> {
     let found =
-        find(&api.registrar.current(), access.project, &lookup).map(LookupView::of_shared)?;
+        find(&api.catalog_writer.current(), access.project, &lookup).map(LookupView::of_shared)?;
     Ok(Json(found))
 }
 

@@ -3,7 +3,7 @@
 /// How resources of a kind are found: all kinds alike, but for their names.
 macro_rules! kept {
     ($model:ident, $word:literal, $all:ident) => {
-        impl $crate::api::resources::Kept for $model {
+        impl $crate::api::resources::ProjectResource for $model {
             type Tag = $crate::model::kind::$model;
             const WORD: &'static str = $word;
 
@@ -89,7 +89,7 @@ use crate::{
 const MOST: usize = 10_000;
 
 /// A kind of resource that belongs to a project.
-pub trait Kept: Clone + Send + Sync + 'static {
+pub trait ProjectResource: Clone + Send + Sync + 'static {
     type Tag: Kind;
     /// The word for it in messages.
     const WORD: &'static str;
@@ -101,7 +101,7 @@ pub trait Kept: Clone + Send + Sync + 'static {
 }
 
 /// A kind that people write in a shape of `resources`.
-trait Written: Kept {
+trait SpecResource: ProjectResource {
     type Spec: Spec<Model = Self> + DeserializeOwned;
 
     fn into_resource(self) -> Resource;
@@ -111,7 +111,7 @@ trait Written: Kept {
 }
 
 /// The project's resource with this id or name.
-pub fn find<'c, T: Kept>(
+pub fn find<'c, T: ProjectResource>(
     catalog: &'c Catalog,
     project: ProjectId,
     id_or_name: &str,
@@ -146,7 +146,7 @@ impl ResourcesQuery {
     }
 }
 
-fn list<T: Kept, V>(
+fn list<T: ProjectResource, V>(
     catalog: &Catalog,
     project: ProjectId,
     Query(query): &Query<ResourcesQuery>,
@@ -157,7 +157,7 @@ fn list<T: Kept, V>(
     page::resources(own, query.limit(), query.cursor(), view)
 }
 
-async fn create<T: Written>(
+async fn create<T: SpecResource>(
     api: &Api,
     access: &Access<Administer>,
     body: &Body,
@@ -166,7 +166,7 @@ async fn create<T: Written>(
 }
 
 /// The same, where somebody has a say in it: of the resource, among those that there are.
-async fn create_judged<T: Written>(
+async fn create_judged<T: SpecResource>(
     api: &Api,
     access: &Access<Administer>,
     body: &Body,
@@ -184,11 +184,11 @@ async fn create_judged<T: Written>(
         judge(catalog, &resource)?;
         Ok((vec![Edit::Put(resource.clone().into_resource())], resource))
     };
-    api.registrar.edit(decide).await
+    api.catalog_writer.edit(decide).await
 }
 
 /// Replaces a resource by what the body says; what it does not say has its default again.
-async fn replace<T: Written + PartialEq>(
+async fn replace<T: SpecResource + PartialEq>(
     api: &Api,
     access: &Access<Administer>,
     id_or_name: &str,
@@ -198,7 +198,7 @@ async fn replace<T: Written + PartialEq>(
 }
 
 /// The same, where somebody has a say in it.
-async fn replace_judged<T: Written + PartialEq>(
+async fn replace_judged<T: SpecResource + PartialEq>(
     api: &Api,
     access: &Access<Administer>,
     id_or_name: &str,
@@ -220,10 +220,10 @@ async fn replace_judged<T: Written + PartialEq>(
         judge(catalog, &new)?;
         Ok((vec![Edit::Put(new.clone().into_resource())], new))
     };
-    api.registrar.edit(decide).await
+    api.catalog_writer.edit(decide).await
 }
 
-async fn delete<T: Written>(
+async fn delete<T: SpecResource>(
     api: &Api,
     project: ProjectId,
     id_or_name: &str,
@@ -233,10 +233,10 @@ async fn delete<T: Written>(
         refuse_if_used::<T>(old, catalog)?;
         Ok((vec![T::delete(old.id())], ()))
     };
-    api.registrar.edit(decide).await
+    api.catalog_writer.edit(decide).await
 }
 
-fn refuse_if_used<T: Written>(resource: &T, catalog: &Catalog) -> Result<(), Problem> {
+fn refuse_if_used<T: SpecResource>(resource: &T, catalog: &Catalog) -> Result<(), Problem> {
     match resource.user(catalog) {
         None => Ok(()),
         Some(user) => Err(Problem::new(problem::Kind::Conflict)

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    ResourcesQuery, Written, create_judged, delete, find, list, replace_judged,
+    ResourcesQuery, SpecResource, create_judged, delete, find, list, replace_judged,
     versions::AuthorView,
 };
 use crate::{
@@ -59,7 +59,7 @@ impl PipelineView {
 
 kept!(Pipeline, "pipeline", pipelines);
 
-impl Written for Pipeline {
+impl SpecResource for Pipeline {
     type Spec = PipelineSpec;
 
     fn into_resource(self) -> Resource {
@@ -96,7 +96,7 @@ pub fn is_confirmed(confirm: Option<&str>) -> Result<bool, Problem> {
         None | Some("") => Ok(false),
         Some("failing-tests") => Ok(true),
         Some(_) => {
-            Err(Problem::invalid_field("query:confirm", "it is `failing-tests`", "another text"))
+            Err(Problem::invalid_field("query:confirm", "must be `failing-tests`", "another text"))
         }
     }
 }
@@ -133,7 +133,7 @@ pub async fn list_pipelines(
     access: Access<Read>,
     query: Query<ResourcesQuery>,
 ) -> Result<Page<PipelineView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     list(&catalog, access.project, &query, |it| PipelineView::of(it, &catalog))
 }
 
@@ -159,7 +159,7 @@ pub async fn create_pipeline(
 ) -> Result<(StatusCode, Json<PipelineView>), Problem> {
     let judge = judge(&api, &access, query.is_confirmed()?);
     let made = create_judged(&api, &access, &body, judge).await?;
-    Ok((StatusCode::CREATED, Json(PipelineView::of(&made, &api.registrar.current()))))
+    Ok((StatusCode::CREATED, Json(PipelineView::of(&made, &api.catalog_writer.current()))))
 }
 
 /// Get a pipeline
@@ -178,7 +178,7 @@ pub async fn get_pipeline(
     access: Access<Read>,
     Path(pipeline): Path<String>,
 ) -> Result<Json<PipelineView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     Ok(Json(PipelineView::of(find(&catalog, access.project, &pipeline)?, &catalog)))
 }
 
@@ -206,7 +206,7 @@ pub async fn put_pipeline(
 ) -> Result<Json<PipelineView>, Problem> {
     let judge = judge(&api, &access, query.is_confirmed()?);
     let changed = replace_judged(&api, &access, &pipeline, &body, judge).await?;
-    Ok(Json(PipelineView::of(&changed, &api.registrar.current())))
+    Ok(Json(PipelineView::of(&changed, &api.catalog_writer.current())))
 }
 
 /// Delete a pipeline

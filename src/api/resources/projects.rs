@@ -69,7 +69,7 @@ pub async fn list_projects(
     access: Anywhere<Read>,
     Query(query): Query<ResourcesQuery>,
 ) -> Result<Page<ProjectView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let own = match access.session.caller.is_for_all_projects() {
         true => None,
         false => Some(access.session.project(None)?),
@@ -107,7 +107,7 @@ pub async fn create_project(
         let project = spec.check(&scope, None)?;
         Ok((vec![Edit::Put(Resource::Project(project.clone()))], project))
     };
-    let project = api.registrar.edit(decide).await?;
+    let project = api.catalog_writer.edit(decide).await?;
     Ok((StatusCode::CREATED, Json(ProjectView::of(&project))))
 }
 
@@ -128,7 +128,7 @@ pub async fn get_project(
     Path(project): Path<String>,
 ) -> Result<Json<ProjectView>, Problem> {
     let id = access.session.project(Some(&project))?;
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let project = catalog.projects.get(&id).ok_or_else(|| Problem::not_found("project"))?;
     Ok(Json(ProjectView::of(project)))
 }
@@ -161,7 +161,7 @@ pub async fn put_project(
         let project = spec.check(&Scope::new(catalog, id, means), Some(old))?;
         Ok::<_, Problem>((vec![Edit::Put(Resource::Project(project.clone()))], project))
     };
-    Ok(Json(ProjectView::of(&api.registrar.edit(decide).await?)))
+    Ok(Json(ProjectView::of(&api.catalog_writer.edit(decide).await?)))
 }
 
 /// Delete a project
@@ -185,11 +185,11 @@ pub async fn delete_project(
 ) -> Result<Response, Problem> {
     access.for_all_projects()?;
     let id = access.session.project(Some(&project))?;
-    let (catalog, owed) = (api.registrar.current(), super::deleted::owed(&api).await?);
+    let (catalog, owed) = (api.catalog_writer.current(), super::deleted::owed(&api).await?);
     let own = catalog.destinations.values().filter(|it| it.project == id);
     let cancelled = own.filter_map(|it| owed.get(&it.id)).sum();
     let decide = |catalog: &Catalog| Ok::<_, Problem>((everything_of(catalog, id), ()));
-    api.registrar.edit(decide).await?;
+    api.catalog_writer.edit(decide).await?;
     let name = catalog.projects.get(&id).map(|it| it.name.to_string()).unwrap_or_default();
     Ok(super::deleted::gone("project", &name, cancelled))
 }

@@ -15,7 +15,7 @@ use crate::{
         Api,
         request::{Access, Administer, Body, wrong_field},
     },
-    crypto::{Context, Field},
+    crypto::{SealContext, SecretField},
     model::{Connection, Destination, Scheme, Secret, SigningKey},
     problem::{FieldError, Kind, Problem},
     resources::{
@@ -82,7 +82,7 @@ pub async fn rotate_secret(
     let rotation: Rotation = body.read_or_default()?;
     let now = api.clock.now();
     let rule = |it: &mut Destination| {
-        let context = Context::of_destination(it.project, it.id, Field::SigningKey);
+        let context = SealContext::of_destination(it.project, it.id, SecretField::SigningKey);
         let Connection::Webhook(webhook) = &mut it.connection;
         let scheme = webhook.contract.signature.scheme;
         if webhook.signing_keys.is_empty() {
@@ -119,10 +119,10 @@ impl Rotation {
         const PAST: SignedDuration = SignedDuration::from_mins(1);
         let from = self.at.unwrap_or(now);
         if from < now.saturating_sub(PAST).unwrap_or(now) {
-            return Err(wrong_field("at", "it is now or later", "a moment in the past"));
+            return Err(wrong_field("at", "must not be in the past", "a moment in the past"));
         }
         if from > now.saturating_add(LONGEST_PLAN).unwrap_or(now) {
-            return Err(wrong_field("at", "it is at most 366 days ahead", "a later moment"));
+            return Err(wrong_field("at", "must be at most 366 days ahead", "a later moment"));
         }
         let from = from.max(now);
         if !scheme.carries_several() {
@@ -130,14 +130,14 @@ impl Rotation {
                 None | Some(Duration::ZERO) => Ok(from),
                 Some(_) => Err(wrong_field(
                     "overlap",
-                    "there is none where the signature's scheme carries one signature only: choose the moment with `at`",
+                    "must not be given where the signature scheme carries only one signature: choose the moment with `at`",
                     "a time",
                 )),
             };
         }
         let overlap = self.overlap.unwrap_or(USUAL_OVERLAP);
         if overlap > LONGEST_OVERLAP {
-            return Err(wrong_field("overlap", "it is at most 90d", "a longer time"));
+            return Err(wrong_field("overlap", "must be at most 90d", "a longer time"));
         }
         let overlap = SignedDuration::try_from(overlap).unwrap_or(SignedDuration::MAX);
         Ok(from.saturating_add(overlap).unwrap_or(from))
@@ -149,10 +149,10 @@ fn checked(given: &SecretSpec, scheme: Scheme) -> Result<Secret, Problem> {
     let secret = given.secret();
     let text = secret.expose();
     if given.is_placeholder() {
-        return Err(wrong_field("secret", "it is a new secret", "a placeholder"));
+        return Err(wrong_field("secret", "must differ from the present secret", "a placeholder"));
     }
     if text.is_empty() || text.len() > LONGEST_SECRET || text.chars().any(char::is_control) {
-        let rule = "it is 1 to 4096 bytes without control characters";
+        let rule = "must have 1 to 4096 bytes without control characters";
         return Err(wrong_field("secret", rule, "another text"));
     }
     check_secret(scheme, secret).map_err(|error| {

@@ -8,7 +8,7 @@ use axum::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{ResourcesQuery, Written, create, delete, find, list, replace};
+use super::{ResourcesQuery, SpecResource, create, delete, find, list, replace};
 use crate::{
     api::{
         Api,
@@ -16,7 +16,7 @@ use crate::{
         request::{Access, Administer, Body, Query, Read},
     },
     catalog::{Catalog, Edit, Resource},
-    ingest::traffic::Counts,
+    ingest::traffic::SourceCounts,
     model::{Source, SourceId},
     problem::Problem,
     resources::{SourceSpec, Spec as _},
@@ -42,7 +42,7 @@ impl SourceView {
 
 kept!(Source, "source", sources);
 
-impl Written for Source {
+impl SpecResource for Source {
     type Spec = SourceSpec;
 
     fn into_resource(self) -> Resource {
@@ -76,7 +76,7 @@ pub async fn list_sources(
     access: Access<Read>,
     query: Query<ResourcesQuery>,
 ) -> Result<Page<SourceView>, Problem> {
-    list(&api.registrar.current(), access.project, &query, SourceView::of)
+    list(&api.catalog_writer.current(), access.project, &query, SourceView::of)
 }
 
 /// Make a source
@@ -115,7 +115,7 @@ pub async fn get_source(
     access: Access<Read>,
     Path(source): Path<String>,
 ) -> Result<Json<SourceView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     Ok(Json(SourceView::of(find(&catalog, access.project, &source)?)))
 }
 
@@ -176,7 +176,7 @@ pub async fn delete_source(
     tag = "sources",
     params(("source" = String, Path, description = "Its name or id")),
     responses(
-        (status = 200, description = "The counts", body = Counts),
+        (status = 200, description = "The counts", body = SourceCounts),
         (status = "4XX", response = Problem),
     )
 )]
@@ -184,8 +184,8 @@ pub async fn source_traffic(
     State(api): State<Api>,
     access: Access<Read>,
     Path(source): Path<String>,
-) -> Result<Json<Counts>, Problem> {
-    let catalog = api.registrar.current();
+) -> Result<Json<SourceCounts>, Problem> {
+    let catalog = api.catalog_writer.current();
     let id = find::<Source>(&catalog, access.project, &source)?.id;
     let mut counts = api.ingest.traffic(id);
     for it in &mut counts.keys {
@@ -196,7 +196,7 @@ pub async fn source_traffic(
 
 /// Forget what a source took and refused
 ///
-/// The counts begin anew, and the list of refusals, in which the addresses of senders stand, is empty. It is
+/// The counts begin again, and the list of refusals, in which the addresses of senders stand, is empty. It is
 /// gone from the file of counts within seconds. Nothing happens to events.
 #[utoipa::path(
     delete,
@@ -210,7 +210,7 @@ pub async fn forget_source_traffic(
     access: Access<Administer>,
     Path(source): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     api.ingest.forget_traffic(find::<Source>(&catalog, access.project, &source)?.id);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -75,7 +75,7 @@ pub async fn test_destination(
     body: Body,
 ) -> Result<Json<TrialOutcome>, Problem> {
     let trial: Trial = body.read_or_default()?;
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let found = find::<Destination>(&catalog, access.project, &destination)?;
     let (usual_type, usual_payload) = greeting(found);
     let event_type = trial.event_type.unwrap_or(usual_type);

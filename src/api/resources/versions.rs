@@ -60,7 +60,7 @@ pub struct VersionDetailView {
     pub pipeline: PipelineSpec,
 }
 
-/// What differs between two versions.
+/// Show the difference between two versions.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = PipelineDifference)]
 pub struct DifferenceView {
@@ -115,7 +115,7 @@ pub async fn list_versions(
     access: Access<Read>,
     Path(pipeline): Path<String>,
 ) -> Result<Json<Listing<VersionView>>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let current = find::<Pipeline>(&catalog, access.project, &pipeline)?;
     let before = catalog.histories.get(&current.id);
     let before = before.into_iter().flat_map(|it| it.values().rev());
@@ -143,7 +143,7 @@ pub async fn get_version(
     access: Access<Read>,
     Path((pipeline, version)): Path<(String, String)>,
 ) -> Result<Json<VersionDetailView>, Problem> {
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let current = find::<Pipeline>(&catalog, access.project, &pipeline)?;
     let number = version.parse().map_err(|_| Problem::not_found("version of this pipeline"))?;
     let found = version_of(&catalog, current, number)?;
@@ -192,7 +192,7 @@ pub async fn compare_versions(
     Query(query): Query<DifferenceQuery>,
 ) -> Result<Json<DifferenceView>, Problem> {
     const RULE: &str = "it is the number of a version";
-    let catalog = api.registrar.current();
+    let catalog = api.catalog_writer.current();
     let current = find::<Pipeline>(&catalog, access.project, &pipeline)?;
     let to = parse("to", query.to.as_deref(), RULE)?.unwrap_or(current.version);
     let after = version_of(&catalog, current, to)?;
@@ -261,8 +261,8 @@ pub async fn rollback_pipeline(
         judge(catalog, &next)?;
         Ok((vec![Edit::Put(Resource::Pipeline(next.clone()))], next))
     };
-    let now: Pipeline = api.registrar.edit(decide).await?;
-    Ok(Json(PipelineView::of(&now, &api.registrar.current())))
+    let now: Pipeline = api.catalog_writer.edit(decide).await?;
+    Ok(Json(PipelineView::of(&now, &api.catalog_writer.current())))
 }
 
 /// What of an old version is not there any more, by its name.

@@ -16,7 +16,7 @@ use super::{
     output::{self, plural},
 };
 
-/// Write code from the project's event types
+/// Generate typed code from the project's event types
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -26,7 +26,7 @@ pub enum Command {
     Typescript(Args),
 }
 
-/// The types of events and their payloads, for @tidegate/sdk
+/// TypeScript types of events and payloads, for @tidegate/sdk
 ///
 /// The same event types give the same file. What a JSON Schema says and TypeScript cannot is left out,
 /// so that a type is never narrower than its schema.
@@ -43,7 +43,7 @@ pub struct Args {
 /// A registered type of event, as far as code depends on it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct EventType {
+pub struct CodegenType {
     name: String,
     description: String,
     group: Option<String>,
@@ -55,9 +55,9 @@ pub struct EventType {
 
 pub async fn run(context: &Context, command: Command) -> Result<()> {
     let Command::Typescript(args) = command;
-    let mut types: Vec<EventType> = Vec::new();
+    let mut types: Vec<CodegenType> = Vec::new();
     let take = |row: super::json::Json| {
-        let event_type: EventType = row.read()?;
+        let event_type: CodegenType = row.read()?;
         if event_type.registered != Some(false) {
             types.push(event_type);
         }
@@ -76,7 +76,7 @@ pub async fn run(context: &Context, command: Command) -> Result<()> {
         let advice = format!("tidegate codegen typescript --out {shown}");
         return Err(CliError::failed(format!("`{shown}` is out of date")).then(advice));
     }
-    // A file that is as it should be keeps its time, so that nothing is built anew for it.
+    // A file that is as it should be keeps its time, so that nothing is built again for it.
     if !is_there {
         fs::write(&path, text).map_err(|source| CliError::File {
             what: format!("`{shown}` cannot be written"),

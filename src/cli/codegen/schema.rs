@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::types::{Object, Property, Tuple, Type};
+use super::types::{ObjectType, Property, Tuple, Type};
 
 /// Reads one schema, and gives names to those parts of it that it refers to.
-pub struct Reader<'a> {
+pub struct SchemaReader<'a> {
     root: &'a Value,
     /// The name of the whole.
     name: &'a str,
@@ -23,7 +23,7 @@ pub struct Reader<'a> {
     unread: Vec<(String, &'a Value)>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> SchemaReader<'a> {
     pub fn new(
         root: &'a Value,
         name: &'a str,
@@ -138,7 +138,7 @@ impl<'a> Reader<'a> {
             Some(Value::Bool(false)) => properties.is_empty().then_some(Type::Never),
             Some(schema) => Some(self.read(schema)),
         };
-        Type::Object(Object { properties, rest: rest.map(Box::new) })
+        Type::Object(ObjectType { properties, rest: rest.map(Box::new) })
     }
 
     fn array(&mut self, fields: &'a Map<String, Value>) -> Type {

@@ -5,13 +5,13 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use super::{EventType, schema::Reader, typescript};
+use super::{CodegenType, schema::SchemaReader, typescript};
 
 fn golden(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/types").join(name)
 }
 
-fn types() -> Vec<EventType> {
+fn types() -> Vec<CodegenType> {
     serde_json::from_slice(&fs::read(golden("event-types.json")).unwrap()).unwrap()
 }
 
@@ -22,14 +22,14 @@ fn the_file_of_all_kinds_of_schemas_is_the_golden_one() {
         fs::write(golden("events.ts"), &text).unwrap();
     }
     let expected = fs::read_to_string(golden("events.ts")).unwrap();
-    assert_eq!(text, expected, "UPDATE_GOLDEN=1 writes it anew");
+    assert_eq!(text, expected, "UPDATE_GOLDEN=1 writes it again");
     assert_eq!(typescript::file(&types()), text);
 }
 
 /// The type of a schema, on one line.
 fn read(schema: Value) -> String {
     let mut free = |wanted: &str| wanted.to_owned();
-    let text = Reader::new(&schema, "It", &mut free).whole().text(0);
+    let text = SchemaReader::new(&schema, "It", &mut free).whole().text(0);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -120,7 +120,7 @@ fn references_go_where_they_point_and_nowhere_else() {
 #[test]
 fn no_text_of_a_schema_gets_out_of_its_place() {
     let end = "*/ export const evil = 1; /*\u{2028}\" \\";
-    let types = [EventType {
+    let types = [CodegenType {
         name: "a".to_owned(),
         description: end.to_owned(),
         group: Some(end.to_owned()),

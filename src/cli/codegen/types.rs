@@ -11,7 +11,7 @@ pub enum Type {
     Word(String),
     Array(Box<Type>),
     Tuple(Tuple),
-    Object(Object),
+    Object(ObjectType),
     /// Two at least, each once, neither unions nor unknown.
     Union(Vec<Type>),
     /// The same.
@@ -27,7 +27,7 @@ pub struct Tuple {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Object {
+pub struct ObjectType {
     pub properties: Vec<Property>,
     /// Of every other property.
     pub rest: Option<Box<Type>>,
@@ -64,7 +64,7 @@ impl Type {
                     optional: false,
                     comment: Vec::new(),
                 };
-                Self::Object(Object {
+                Self::Object(ObjectType {
                     properties: fields.iter().map(property).collect(),
                     rest: None,
                 })
@@ -138,7 +138,7 @@ impl Tuple {
     }
 }
 
-impl Object {
+impl ObjectType {
     /// The braces and what is between them.
     pub fn text(&self, depth: usize) -> String {
         let indent = "  ".repeat(depth + 1);

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    EventType,
-    schema::{Reader, pascal, remarks},
+    CodegenType,
+    schema::{SchemaReader, pascal, remarks},
     types::{Type, comment, quoted},
 };
 
@@ -21,7 +21,7 @@ import \"@tidegate/sdk\";
 ";
 
 /// The whole file. `types` are in order.
-pub fn file(types: &[EventType]) -> String {
+pub fn file(types: &[CodegenType]) -> String {
     // What stands in the file already.
     let mut taken = BTreeSet::from(["EventMap".to_owned()]);
     let names: Vec<String> =
@@ -39,11 +39,11 @@ pub fn file(types: &[EventType]) -> String {
 }
 
 /// The types of one event's payload.
-fn payload(event_type: &EventType, name: &str, taken: &mut BTreeSet<String>) -> String {
+fn payload(event_type: &CodegenType, name: &str, taken: &mut BTreeSet<String>) -> String {
     const ANYTHING: &Value = &Value::Bool(true);
     let schema = event_type.schema.as_ref().unwrap_or(ANYTHING);
     let mut free = |wanted: &str| free_name(taken, wanted);
-    let mut reader = Reader::new(schema, name, &mut free);
+    let mut reader = SchemaReader::new(schema, name, &mut free);
     let whole = reader.whole();
     let said = match remarks(schema) {
         said if said.is_empty() => vec![format!("The payload of `{}`.", event_type.name)],
@@ -65,7 +65,7 @@ fn declaration(name: &str, said: &[String], declared: &Type) -> String {
 }
 
 /// What people see who look at the type in `ingest(`.
-fn about(event_type: &EventType) -> Vec<String> {
+fn about(event_type: &CodegenType) -> Vec<String> {
     let mut lines = Vec::new();
     if !event_type.description.is_empty() {
         lines.push(event_type.description.clone());

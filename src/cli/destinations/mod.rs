@@ -18,7 +18,7 @@ use super::{
 };
 use crate::model::{Name, Scheme, TypeName};
 
-/// Look at destinations, test, pause and resume them, and rotate their secrets
+/// List, test, pause and resume destinations; rotate secrets
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -28,23 +28,23 @@ Examples:
   tidegate destinations pause crm                       deliveries wait, in their order
   tidegate destinations rotate-secret crm --overlap 7d  both secrets sign for a week")]
 pub enum Command {
-    /// Every destination of the project
+    /// List the project's destinations
     List {
-        /// One JSON object for each line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
     Show(ShowArgs),
     Test(TestArgs),
-    /// Ask an endpoint once more to show that it is there, before it gets anything
+    /// Ask an unverified endpoint again to prove ownership
     Verify(One),
-    /// Attempt no deliveries until it is resumed; they wait in their order
+    /// Stop deliveries until resumed; they wait in order
     Pause(One),
-    /// Go on after a pause
+    /// Resume after a pause
     Resume(One),
-    /// Go on after it was disabled
+    /// Enable a disabled destination
     Enable(One),
-    /// Attempt no deliveries, because it is wrong or gone; they wait in their order
+    /// Stop deliveries to a broken endpoint; they wait in order
     Disable(One),
     RotateSecret(RotateArgs),
 }
@@ -57,7 +57,7 @@ pub struct One {
     name: Name,
 }
 
-/// Where one goes, how it is, and what it is owed; as JSON, with every value of its contract
+/// Show one destination: URL, health, pending deliveries
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
     /// The name of the destination
@@ -68,7 +68,7 @@ pub struct ShowArgs {
     json: bool,
 }
 
-/// Send one signed test event, outside of every order, and show what came of it
+/// Send one signed test event and show the result
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// The name of the destination
@@ -85,7 +85,7 @@ pub struct TestArgs {
     json: bool,
 }
 
-/// Make a new signing secret; the old one signs next to it for a while, or until a chosen moment
+/// Create a new signing secret; the old one keeps signing for a while
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Schemes that carry one signature only (prefixed, sha1) have no overlap: choose the moment instead.
@@ -97,22 +97,22 @@ pub struct RotateArgs {
     /// The name of the destination
     #[arg(value_name = "NAME")]
     name: Name,
-    /// How long the old secret goes on signing: 24h, where the scheme can; 0s ends it at once
+    /// How long the old secret keeps signing (default: 24h where the scheme allows it; 0s: not at all)
     #[arg(long, value_name = "TIME", value_parser = times::duration)]
     overlap: Option<Duration>,
-    /// When the new secret begins to sign; without it, now
+    /// When the new secret starts to sign (default: now)
     #[arg(long, value_name = "MOMENT")]
     at: Option<Timestamp>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Only the new secret, for scripts
+    /// Print only the new secret, for scripts
     #[arg(long, short)]
     quiet: bool,
 }
 
 #[derive(Debug, Deserialize)]
-struct Destination {
+struct DestinationView {
     name: String,
     #[serde(default)]
     kind: String,
@@ -138,7 +138,7 @@ struct Signature {
 
 impl RotateArgs {
     /// For people. The gateway refuses an overlap where there can be none.
-    fn what_becomes_of_the_old(&self, scheme: Scheme) -> String {
+    fn old_secret_sentence(&self, scheme: Scheme) -> String {
         let usual = if scheme.carries_several() { 24 * 3600 } else { 0 };
         let overlap = self.overlap.unwrap_or(Duration::from_secs(usual));
         match (self.at, overlap.is_zero()) {
@@ -163,7 +163,7 @@ struct State {
 }
 
 #[derive(Debug, Deserialize)]
-struct Outcome {
+struct TestOutcome {
     message_id: String,
     accepted: bool,
     #[serde(default)]
@@ -214,7 +214,7 @@ async fn list(context: &Context, is_json: bool) -> Result<()> {
     Ok(())
 }
 
-fn row(it: &Destination, now: Timestamp, paint: Paint) -> Vec<String> {
+fn row(it: &DestinationView, now: Timestamp, paint: Paint) -> Vec<String> {
     let url = it.url.as_ref().or_else(|| it.urls.first()).map(String::as_str).unwrap_or_default();
     let mut url = clip(url, 60);
     if it.urls.len() > 1 {
@@ -241,7 +241,7 @@ fn sentence(it: &State, now: Timestamp, paint: Paint) -> String {
 
 async fn change(context: &Context, name: &Name, verb: &str) -> Result<()> {
     let path = format!("/api/v1/destinations/{name}/{verb}");
-    let changed: Destination = context.client.post(&path, &json!({})).await?.read()?;
+    let changed: DestinationView = context.client.post(&path, &json!({})).await?.read()?;
     let state = sentence(&changed.state, context.clock.now(), context.out.paint);
     context.out.line(format_args!("{} is {state}", context.out.paint.bold(name)))?;
     if changed.state.state == "unverified" {
@@ -250,12 +250,12 @@ async fn change(context: &Context, name: &Name, verb: &str) -> Result<()> {
         ))
         .then(format!("correct the endpoint, then: tidegate destinations verify {name}")));
     }
-    context.out.next(what_next(name, &changed.state));
+    context.out.next(next_command(name, &changed.state));
     Ok(())
 }
 
 /// What a person does next with a destination that stands so.
-fn what_next(name: &Name, it: &State) -> String {
+fn next_command(name: &Name, it: &State) -> String {
     match it.state.as_str() {
         "paused" => format!("tidegate destinations resume {name}"),
         "disabled" => format!(
@@ -277,7 +277,7 @@ async fn test(context: &Context, args: TestArgs) -> Result<()> {
     if args.json {
         context.out.json(&answer)?;
     }
-    let outcome: Outcome = answer.read()?;
+    let outcome: TestOutcome = answer.read()?;
     if !args.json {
         context.out.text(&story(&args.name, &outcome, context.out.paint))?;
     }
@@ -292,7 +292,7 @@ async fn test(context: &Context, args: TestArgs) -> Result<()> {
     ))
 }
 
-fn story(name: &Name, it: &Outcome, paint: Paint) -> String {
+fn story(name: &Name, it: &TestOutcome, paint: Paint) -> String {
     let took = duration(Duration::try_from_secs_f64(it.duration_ms / 1e3).unwrap_or_default());
     let outcome = clip(&views::outcome(it.status, &it.reason), 80);
     let (mark, outcome) = match it.accepted {
@@ -314,7 +314,7 @@ async fn rotate(context: &Context, args: RotateArgs) -> Result<()> {
     let name = &args.name;
     let path = format!("/api/v1/destinations/{name}");
     let destination: Signing = context.client.get(&path, &[]).await?.read()?;
-    let old = args.what_becomes_of_the_old(destination.signature.scheme);
+    let old = args.old_secret_sentence(destination.signature.scheme);
     if !args.yes && !confirm(&format!("Make a new signing secret for {name}? {old}"))? {
         output::note("the secret was not rotated");
         return Ok(());

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Context, Destination, what_next};
+use super::{Context, DestinationView, next_command};
 use crate::{
     cli::{
         error::Result,
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Deserialize)]
 struct Whole {
     #[serde(flatten)]
-    it: Destination,
+    it: DestinationView,
     version: u32,
     profile: String,
     #[serde(default)]
@@ -32,7 +32,7 @@ struct SigningKey {
 }
 
 #[derive(Debug, Deserialize)]
-struct Status {
+struct DestinationStatus {
     destinations: Vec<Owing>,
 }
 
@@ -49,11 +49,11 @@ pub async fn run(context: &Context, name: &Name, is_json: bool) -> Result<()> {
         return context.out.json(&answer);
     }
     let whole: Whole = answer.read()?;
-    let status: Status = context.client.get("/api/v1/status", &[]).await?.read()?;
+    let status: DestinationStatus = context.client.get("/api/v1/status", &[]).await?.read()?;
     let owing = status.destinations.into_iter().find(|owing| owing.name == whole.it.name);
     let (now, paint) = (context.clock.now(), context.out.paint);
     context.out.text(&screen(&whole, owing.as_ref(), now, paint))?;
-    context.out.next(what_next(name, &whole.it.state));
+    context.out.next(next_command(name, &whole.it.state));
     Ok(())
 }
 

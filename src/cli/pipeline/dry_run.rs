@@ -26,11 +26,11 @@ pub struct Case {
     pub name: String,
     pub passed: bool,
     #[serde(default)]
-    pub failures: Vec<Failure>,
+    pub failures: Vec<FailureView>,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Failure {
+pub struct FailureView {
     pub what: String,
     #[serde(default)]
     pub expected: Value,
@@ -44,18 +44,18 @@ pub struct Tried {
     pipeline_version: u32,
     saved: bool,
     enabled: bool,
-    event: Event,
+    event: DryRunEvent,
     dropped: Option<Dropped>,
     #[serde(default)]
-    steps: Vec<Step>,
+    steps: Vec<StepView>,
     #[serde(default)]
-    routes: Vec<Route>,
+    routes: Vec<RouteView>,
     #[serde(default)]
-    pub failures: Option<Vec<Failure>>,
+    pub failures: Option<Vec<FailureView>>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Event {
+struct DryRunEvent {
     id: String,
     #[serde(rename = "type")]
     event_type: String,
@@ -68,7 +68,7 @@ struct Dropped {
 }
 
 #[derive(Debug, Deserialize)]
-struct Step {
+struct StepView {
     at: String,
     kind: String,
     duration_ms: f64,
@@ -80,7 +80,7 @@ struct Step {
 struct Application {
     outcome: String,
     #[serde(default)]
-    made: Vec<Made>,
+    made: Vec<MadeView>,
     #[serde(default)]
     omitted: u64,
     #[serde(default)]
@@ -92,19 +92,19 @@ struct Application {
     #[serde(default)]
     log: Vec<String>,
     #[serde(default)]
-    asked: Option<Asked>,
+    asked: Option<LookupView>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Made {
+struct MadeView {
     #[serde(default)]
-    changes: Vec<Change>,
+    changes: Vec<ChangeView>,
     #[serde(default)]
     omitted: u64,
 }
 
 #[derive(Debug, Deserialize)]
-struct Change {
+struct ChangeView {
     path: String,
     /// Nothing stood there, or `null`, which is another thing.
     #[serde(default, deserialize_with = "there")]
@@ -114,7 +114,7 @@ struct Change {
 }
 
 #[derive(Debug, Deserialize)]
-struct Asked {
+struct LookupView {
     status: String,
     #[serde(default)]
     from: Option<String>,
@@ -124,34 +124,34 @@ struct Asked {
 }
 
 #[derive(Debug, Deserialize)]
-struct Route {
+struct RouteView {
     to: String,
     matched: bool,
     #[serde(default)]
-    stopped: Vec<Stopped>,
+    stopped: Vec<StoppedView>,
     #[serde(default)]
-    steps: Vec<Step>,
+    steps: Vec<StepView>,
     #[serde(default)]
-    messages: Vec<Message>,
+    messages: Vec<MessageView>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Stopped {
+struct StoppedView {
     by: String,
     reason: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct Message {
+struct MessageView {
     message_id: String,
     #[serde(default)]
-    requests: Vec<Request>,
+    requests: Vec<RequestView>,
     #[serde(default)]
     problem: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Request {
+struct RequestView {
     method: String,
     url: String,
     #[serde(default)]
@@ -188,7 +188,7 @@ pub fn cases(cases: &[Case], paint: Paint) -> String {
     text
 }
 
-fn failures(failures: &[Failure], paint: Paint, text: &mut String) {
+fn failures(failures: &[FailureView], paint: Paint, text: &mut String) {
     for it in failures {
         let expected = paint.green(clip(&it.expected.to_string(), LONGEST));
         let got = paint.red(clip(&it.got.to_string(), LONGEST));
@@ -233,7 +233,7 @@ pub fn render(tried: &Tried, paint: Paint) -> String {
 }
 
 /// `steps[0] filter.match  12 µs`, and below it what it did.
-fn step(it: &Step, indent: &str, paint: Paint, text: &mut String) {
+fn step(it: &StepView, indent: &str, paint: Paint, text: &mut String) {
     let took = paint.dim(duration(millis(it.duration_ms)));
     let _ = writeln!(text, "\n{indent}{} {}  {took}", paint.dim(&it.at), paint.bold(&it.kind));
     let is_many = it.events.len() > 1;
@@ -249,7 +249,7 @@ fn applied(it: &Application, indent: &str, paint: Paint, text: &mut String) {
     for line in &it.log {
         let _ = writeln!(text, "{indent}  {} {}", paint.cyan("console:"), clip(line, LONGEST));
     }
-    if let Some(Asked { status, from, reason, duration_ms }) = &it.asked {
+    if let Some(LookupView { status, from, reason, duration_ms }) = &it.asked {
         let from = from.as_ref().map_or(String::new(), |it| format!(" by {it}"));
         let reason = reason.as_ref().map_or(String::new(), |it| format!(": {it}"));
         let took = duration(millis(*duration_ms));
@@ -292,8 +292,8 @@ fn applied(it: &Application, indent: &str, paint: Paint, text: &mut String) {
     }
 }
 
-fn changed(made: &Made, indent: &str, paint: Paint, text: &mut String) {
-    for Change { path, before, after } in &made.changes {
+fn changed(made: &MadeView, indent: &str, paint: Paint, text: &mut String) {
+    for ChangeView { path, before, after } in &made.changes {
         let shown = |it: &Value| clip(&it.to_string(), LONGEST);
         let path = clip(path, LONGEST);
         let line = match (before, after) {
@@ -310,18 +310,18 @@ fn changed(made: &Made, indent: &str, paint: Paint, text: &mut String) {
         let more = plural(made.omitted, "more change");
         let _ = writeln!(text, "{indent}  {}", paint.dim(format_args!("and {more}")));
     } else if made.changes.is_empty() {
-        let _ = writeln!(text, "{indent}  {}", paint.dim("the same values, written anew"));
+        let _ = writeln!(text, "{indent}  {}", paint.dim("the same values, formatted differently"));
     }
 }
 
-fn route(it: &Route, paint: Paint, text: &mut String) {
+fn route(it: &RouteView, paint: Paint, text: &mut String) {
     let to = paint.bold(&it.to);
     let verdict = match it.matched {
         true => paint.green("gets it"),
         false => paint.yellow("gets nothing"),
     };
     let _ = writeln!(text, "\n→ {to}  {verdict}");
-    for Stopped { by, reason } in &it.stopped {
+    for StoppedView { by, reason } in &it.stopped {
         let _ = writeln!(
             text,
             "  {}",

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::model::Name;
 
-/// Try pipelines, run their test cases, compare their versions and go back to one
+/// Test pipelines, compare versions, roll back
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -30,9 +30,9 @@ Examples:
   tidegate pipeline diff signups                       what the last change changed
   tidegate pipeline rollback signups 3                 a new version that is as version 3 was")]
 pub enum Command {
-    /// Every pipeline of the project
+    /// List the project's pipelines
     List {
-        /// One JSON object for each line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
@@ -42,7 +42,7 @@ pub enum Command {
     Rollback(versions::RollbackArgs),
 }
 
-/// Show what a pipeline would do with an event, or run its test cases; nothing is sent or stored
+/// Try a pipeline on an event or run its test cases; nothing is sent or stored
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The exit code is 1 when a test case fails, or an expectation.
@@ -61,7 +61,7 @@ pub struct TestArgs {
     /// A stored event, evt_…
     #[arg(long, value_name = "ID", conflicts_with_all = ["recent", "data", "case", "event_type"])]
     event: Option<String>,
-    /// The most recent event that the trigger takes
+    /// Use the most recent event that matches the trigger
     #[arg(long, conflicts_with_all = ["data", "case"])]
     recent: bool,
     /// With --data, the event's type; with --recent, a type or group such as user.*
@@ -79,13 +79,13 @@ pub struct TestArgs {
     /// One of the test cases, step by step
     #[arg(long, value_name = "CASE")]
     case: Option<String>,
-    /// What steps that ask are answered instead: a JSON object such as {"person":{"role":"CTO"}}
+    /// Answers for look-ups: a JSON object such as {"person":{"role":"CTO"}}
     #[arg(long, value_name = "JSON", conflicts_with = "case")]
     enriched: Option<String>,
-    /// What must become of it, as in a test case: a JSON object such as {"routes":["crm"]}
+    /// Expected result, as in a test case: a JSON object such as {"routes":["crm"]}
     #[arg(long, value_name = "JSON")]
     expect: Option<String>,
-    /// Try the pipeline of this file of resources, which is not applied
+    /// Use the pipeline of this resource file, without applying it
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// As JSON
@@ -94,7 +94,7 @@ pub struct TestArgs {
 }
 
 #[derive(Debug, Deserialize)]
-struct Row {
+struct PipelineRow {
     name: String,
     version: u32,
     #[serde(default = "yes")]
@@ -130,7 +130,7 @@ async fn list(context: &Context, is_json: bool) -> Result<()> {
         if is_json {
             return context.out.json_line(&row);
         }
-        let it: Row = row.read()?;
+        let it: PipelineRow = row.read()?;
         let state = if it.enabled { paint.green("enabled") } else { paint.yellow("disabled") };
         let on = if it.on.is_empty() { "*".to_owned() } else { it.on.join(", ") };
         let version = format!("v{}", it.version);

@@ -15,7 +15,7 @@ use crate::{
     model::Name,
 };
 
-/// Every version that is kept, the newest first
+/// List stored versions, newest first
 #[derive(Debug, clap::Args)]
 pub struct VersionsArgs {
     /// The name of the pipeline
@@ -26,7 +26,7 @@ pub struct VersionsArgs {
     json: bool,
 }
 
-/// What differs between two versions
+/// Show the difference between two versions
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +48,7 @@ pub struct DiffArgs {
     json: bool,
 }
 
-/// Make a new version that is as an old one was; shows the difference and asks
+/// Restore an old version as a new one; shows the difference and asks
 #[derive(Debug, clap::Args)]
 pub struct RollbackArgs {
     /// The name of the pipeline
@@ -57,7 +57,7 @@ pub struct RollbackArgs {
     /// The version to go back to
     #[arg(value_name = "VERSION")]
     version: u32,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     /// Also when test cases of that version fail

@@ -42,7 +42,7 @@ pub fn render(it: &Received, paint: Paint, zone: &TimeZone) -> String {
 
 /// What a program reads of a webhook. The body is as it came, where it is JSON.
 #[derive(Serialize)]
-struct Line<'a> {
+struct SinkLine<'a> {
     at: Timestamp,
     method: &'a str,
     path: &'a str,
@@ -64,7 +64,7 @@ pub fn to_json(it: &Received) -> Json {
         Judgement::Verified => (Some(true), None),
         Judgement::Refused(error) => (Some(false), Some(error.to_string())),
     };
-    Json::of(&Line {
+    Json::of(&SinkLine {
         at: it.at,
         method: it.method.as_str(),
         path: &it.path,

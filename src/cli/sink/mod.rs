@@ -20,12 +20,12 @@ pub use self::{
 use super::{
     error::{CliError, Result},
     output::{self, Output},
-    schemes::{Scheme, Verifier},
+    schemes::{SignScheme, Verifier},
 };
 use crate::model::Secret;
 
 /// An endpoint to try things on: shows each webhook it gets, verifies its signature, and answers as
-/// it is told to
+/// it is configured to
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,10 +34,10 @@ Examples:
   tidegate sink --fail-rate 0.2 --latency 50ms     a flaky, slow endpoint
   tidegate sink --status 503                       an endpoint that is down")]
 pub struct Args {
-    /// Where to listen; port 0 takes a free one
+    /// Address to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9400")]
     pub listen: SocketAddr,
-    /// The signing secret to verify with; several during a rotation
+    /// Signing secret to verify with; may be repeated
     #[arg(
         long,
         value_name = "SECRET",
@@ -46,28 +46,28 @@ pub struct Args {
         value_delimiter = ' '
     )]
     pub secret: Vec<String>,
-    /// How it is signed
+    /// Signature scheme
     #[arg(long, value_enum, default_value_t)]
-    pub scheme: Scheme,
-    /// The share of requests to fail, from 0 to 1
+    pub scheme: SignScheme,
+    /// Fraction of requests to fail, from 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub fail_rate: Option<f64>,
-    /// The status of failed requests (503 by default); alone, every request fails with it
+    /// Status of failed requests (default: 503); given alone, every request fails
     #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(200..600))]
     pub status: Option<u16>,
-    /// How long each answer is held back, such as 50ms
+    /// Delay of each answer, such as 50ms
     #[arg(long, value_name = "TIME", value_parser = super::times::duration, default_value = "0s")]
     pub latency: Duration,
-    /// Show each body, too
+    /// Also print each body
     #[arg(long)]
     pub body: bool,
-    /// Show only the counters at the end
+    /// Print only the totals at the end
     #[arg(long, conflicts_with = "body")]
     pub quiet: bool,
-    /// One JSON object for each webhook
+    /// Print one JSON object per webhook
     #[arg(long, conflicts_with = "quiet")]
     pub json: bool,
-    /// End after this many webhooks
+    /// Exit after this many webhooks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 }

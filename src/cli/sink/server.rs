@@ -1,4 +1,4 @@
-//! An endpoint that takes webhooks, judges them, and answers as it was told to: well, badly, late.
+//! An endpoint that takes webhooks, judges them, and answers as configured: well, badly, late.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -189,12 +189,12 @@ fn type_of(body: &[u8]) -> Option<String> {
 /// What became of each id.
 #[derive(Default)]
 struct Ledger {
-    seen: HashMap<String, Seen>,
+    seen: HashMap<String, SeenIds>,
     order: VecDeque<String>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Seen {
+struct SeenIds {
     attempts: u32,
     is_accepted: bool,
 }
@@ -228,7 +228,7 @@ mod tests {
     use crate::{
         cli::{
             client::http_client,
-            schemes::{Scheme, Signer},
+            schemes::{SignScheme, Signer},
         },
         clock::ManualClock,
         crypto::SeededRandom,
@@ -249,7 +249,7 @@ mod tests {
     }
 
     async fn post(url: &str, secret: &str, id: &str, seconds: i64) -> StatusCode {
-        let signer = Signer::new(Scheme::Standard, &[Secret::new(secret)], None).unwrap();
+        let signer = Signer::new(SignScheme::Standard, &[Secret::new(secret)], None).unwrap();
         let mut request = Request::post(url);
         for (name, value) in signer.headers(id, seconds, BODY) {
             request = request.header(name, value);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn verifier() -> Option<Verifier> {
-        Some(Verifier::new(Scheme::Standard, &[Secret::new(SECRET)], None).unwrap())
+        Some(Verifier::new(SignScheme::Standard, &[Secret::new(SECRET)], None).unwrap())
     }
 
     #[tokio::test]

@@ -88,7 +88,7 @@ impl Scheme {
             },
             Self::Standard { .. } => {
                 let key = standard::Key::verifying(secret);
-                let rule = "a secret of Standard Webhooks is `whsec_…` or `whpk_…` with base64";
+                let rule = "must be `whsec_…` or `whpk_…` followed by base64 (Standard Webhooks)";
                 Key::Standard(Box::new(key.map_err(|_| BadSecret(rule))?))
             }
             Self::Ecdsa { .. } => Key::P256(point(secret.expose())?),

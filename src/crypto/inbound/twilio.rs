@@ -1,4 +1,4 @@
-//! Twilio's signature: over the URL that it was told to call, and over what it posts there.
+//! Twilio's signature: over the URL that it was configured to call, and over what it posts there.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};

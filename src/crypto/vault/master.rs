@@ -58,7 +58,7 @@ impl MasterKey {
 }
 
 /// What is kept of a master key that is retired: what it was for beside sealing. It opens no secret.
-pub(super) struct Kept {
+pub(super) struct RetiredKey {
     pub purpose: &'static str,
     pub bytes: Zeroizing<[u8; 32]>,
 }
@@ -67,7 +67,7 @@ pub(super) struct Kept {
 const KEPT: [(&str, &str); 2] =
     [("api-keys:", super::API_KEYS), ("pseudonyms:", super::PSEUDONYMS)];
 
-impl Kept {
+impl RetiredKey {
     pub fn text(&self) -> Zeroizing<String> {
         let name = KEPT.iter().find(|it| it.1 == self.purpose).map_or("", |it| it.0);
         Zeroizing::new(format!("{name}{}", STANDARD.encode(self.bytes.as_ref())))
@@ -75,15 +75,15 @@ impl Kept {
 }
 
 /// What a text gives.
-pub(super) struct Given {
+pub(super) struct GivenKeys {
     /// Never empty.
     pub keys: Vec<MasterKey>,
-    pub kept: Vec<Kept>,
+    pub kept: Vec<RetiredKey>,
 }
 
 /// One or more keys, separated by commas or white space. Empty text has none, which is an error.
-pub(super) fn parse(text: &str) -> Result<Given, LoadError> {
-    let mut given = Given { keys: Vec::new(), kept: Vec::new() };
+pub(super) fn parse(text: &str) -> Result<GivenKeys, LoadError> {
+    let mut given = GivenKeys { keys: Vec::new(), kept: Vec::new() };
     let bytes = |text: &str| -> Result<Zeroizing<[u8; 32]>, LoadError> {
         let bytes = Zeroizing::new(STANDARD.decode(text).map_err(|_| LoadError::Malformed)?);
         let bytes = bytes.as_slice().try_into().map_err(|_| LoadError::Malformed)?;
@@ -94,7 +94,7 @@ pub(super) fn parse(text: &str) -> Result<Given, LoadError> {
         let kept =
             KEPT.iter().find_map(|(name, purpose)| Some((purpose, word.strip_prefix(name)?)));
         match kept {
-            Some((purpose, text)) => given.kept.push(Kept { purpose, bytes: bytes(text)? }),
+            Some((purpose, text)) => given.kept.push(RetiredKey { purpose, bytes: bytes(text)? }),
             None => given.keys.push(MasterKey::new(bytes(word)?)),
         }
     }
@@ -102,7 +102,7 @@ pub(super) fn parse(text: &str) -> Result<Given, LoadError> {
 }
 
 /// The keys of the file, or `None` when there is no such file.
-pub(super) fn read(path: &Path) -> Result<Option<Given>, LoadError> {
+pub(super) fn read(path: &Path) -> Result<Option<GivenKeys>, LoadError> {
     match fs::read_to_string(path) {
         Ok(text) => {
             warn_if_readable_by_others(path);

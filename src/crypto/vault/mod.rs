@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::random::Random;
 use crate::model::{DestinationId, LookupId, ProjectId, Sealed, Secret, SourceId};
-use master::{Given, Kept, MasterKey};
+use master::{GivenKeys, MasterKey, RetiredKey};
 
 const VERSION: &str = "v1";
 const NONCE: usize = 24;
@@ -28,7 +28,7 @@ pub struct Vault {
     /// Never empty; the first one seals, all of them open.
     keys: Vec<MasterKey>,
     /// Of keys that are retired.
-    kept: Vec<Kept>,
+    kept: Vec<RetiredKey>,
     random: Arc<dyn Random>,
 }
 
@@ -56,15 +56,15 @@ pub(super) const PSEUDONYMS: &str = "pseudonyms";
 
 /// What a secret belongs to. It must be the same to open as it was to seal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Context {
+pub struct SealContext {
     project: ProjectId,
     object: String,
-    field: Field,
+    field: SecretField,
 }
 
 /// Which secret of an object it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
+pub enum SecretField {
     SigningKey,
     BearerToken,
     BasicPassword,
@@ -114,7 +114,7 @@ impl Vault {
         given: Option<&Secret>,
         random: Arc<dyn Random>,
     ) -> Result<Self, LoadError> {
-        let Given { keys, kept } = match given {
+        let GivenKeys { keys, kept } = match given {
             Some(text) => master::parse(text.expose())?,
             None => {
                 master::read(path)?.ok_or_else(|| LoadError::Missing(path.display().to_string()))?
@@ -123,7 +123,7 @@ impl Vault {
         Ok(Self { keys, kept, random })
     }
 
-    /// A new master key, for what is to be sealed anew. Of the old ones, what API keys and pseudonyms are made
+    /// A new master key, for what is to be sealed again. Of the old ones, what API keys and pseudonyms are made
     /// with goes on, which opens no secret.
     pub fn renewal(&self) -> Renewal {
         let fresh = MasterKey::generate(self.random.as_ref());
@@ -136,7 +136,7 @@ impl Vault {
         for purpose in [API_KEYS, PSEUDONYMS] {
             for bytes in self.derive(purpose) {
                 alone.push('\n');
-                alone.push_str(&Kept { purpose, bytes }.text());
+                alone.push_str(&RetiredKey { purpose, bytes }.text());
             }
         }
         for kept in &self.kept {
@@ -149,7 +149,11 @@ impl Vault {
     }
 
     /// The same secret under the newest key, whichever of the contexts it was sealed for.
-    pub fn seal_anew(&self, sealed: &Sealed, contexts: &[Context]) -> Result<Sealed, VaultError> {
+    pub fn seal_anew(
+        &self,
+        sealed: &Sealed,
+        contexts: &[SealContext],
+    ) -> Result<Sealed, VaultError> {
         let mut failed = VaultError::Damaged;
         for context in contexts {
             match self.open(sealed, context) {
@@ -201,7 +205,7 @@ impl Vault {
     }
 
     /// Seals with the newest key, under a nonce of its own.
-    pub fn seal(&self, secret: &Secret, context: &Context) -> Sealed {
+    pub fn seal(&self, secret: &Secret, context: &SealContext) -> Sealed {
         let key = &self.keys[0];
         let mut sealed = vec![0; NONCE];
         self.random.fill(&mut sealed);
@@ -215,7 +219,7 @@ impl Vault {
         Sealed::from_text(format!("{VERSION}.{}.{}", key.id(), STANDARD.encode(sealed)))
     }
 
-    pub fn open(&self, sealed: &Sealed, context: &Context) -> Result<Secret, VaultError> {
+    pub fn open(&self, sealed: &Sealed, context: &SealContext) -> Result<Secret, VaultError> {
         let mut parts = sealed.as_text().splitn(3, '.');
         let (Some(VERSION), Some(id), Some(text)) = (parts.next(), parts.next(), parts.next())
         else {
@@ -255,7 +259,7 @@ fn printable(id: &str) -> String {
     id.chars().filter(char::is_ascii_alphanumeric).take(master::ID_LENGTH).collect()
 }
 
-impl Field {
+impl SecretField {
     pub const ALL: [Self; 6] = [
         Self::SigningKey,
         Self::BearerToken,
@@ -266,30 +270,30 @@ impl Field {
     ];
 }
 
-impl Context {
-    pub fn of_destination(project: ProjectId, id: DestinationId, field: Field) -> Self {
+impl SealContext {
+    pub fn of_destination(project: ProjectId, id: DestinationId, field: SecretField) -> Self {
         Self { project, object: id.to_string(), field }
     }
 
-    pub fn of_lookup(project: ProjectId, id: LookupId, field: Field) -> Self {
+    pub fn of_lookup(project: ProjectId, id: LookupId, field: SecretField) -> Self {
         Self { project, object: id.to_string(), field }
     }
 
-    pub fn of_source(project: ProjectId, id: SourceId, field: Field) -> Self {
+    pub fn of_source(project: ProjectId, id: SourceId, field: SecretField) -> Self {
         Self { project, object: id.to_string(), field }
     }
 }
 
-impl fmt::Display for Context {
+impl fmt::Display for SealContext {
     /// The bytes that are authenticated: `project|object|field`. None of the three holds a `|`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let field = match self.field {
-            Field::SigningKey => "signing_key",
-            Field::BearerToken => "bearer_token",
-            Field::BasicPassword => "basic_password",
-            Field::Header => "header",
-            Field::LookupSecret => "lookup_secret",
-            Field::VerifyingSecret => "verifying_secret",
+            SecretField::SigningKey => "signing_key",
+            SecretField::BearerToken => "bearer_token",
+            SecretField::BasicPassword => "basic_password",
+            SecretField::Header => "header",
+            SecretField::LookupSecret => "lookup_secret",
+            SecretField::VerifyingSecret => "verifying_secret",
         };
         write!(f, "{}|{}|{field}", self.project, self.object)
     }

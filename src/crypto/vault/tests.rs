@@ -16,8 +16,8 @@ fn vault(keys: &str) -> Vault {
     Vault::load(Path::new("/nowhere"), Some(&Secret::new(keys)), random()).unwrap()
 }
 
-fn context(project: u128, destination: u128, field: Field) -> Context {
-    Context::of_destination(
+fn context(project: u128, destination: u128, field: SecretField) -> SealContext {
+    SealContext::of_destination(
         ProjectId::from_bits(project),
         DestinationId::from_bits(destination),
         field,
@@ -28,14 +28,14 @@ fn context(project: u128, destination: u128, field: Field) -> Context {
 fn a_secret_opens_where_it_was_sealed_and_nowhere_else() {
     let vault = vault(NEW);
     let secret = Secret::new("whsec_p→ssword");
-    let here = context(1, 2, Field::SigningKey);
+    let here = context(1, 2, SecretField::SigningKey);
     let sealed = vault.seal(&secret, &here);
 
     assert_eq!(vault.open(&sealed, &here), Ok(secret));
     for elsewhere in [
-        context(9, 2, Field::SigningKey),
-        context(1, 9, Field::SigningKey),
-        context(1, 2, Field::BearerToken),
+        context(9, 2, SecretField::SigningKey),
+        context(1, 9, SecretField::SigningKey),
+        context(1, 2, SecretField::BearerToken),
     ] {
         assert_eq!(vault.open(&sealed, &elsewhere), Err(VaultError::Damaged), "{elsewhere}");
     }
@@ -44,7 +44,7 @@ fn a_secret_opens_where_it_was_sealed_and_nowhere_else() {
 #[test]
 fn the_sealed_form_has_a_version_and_a_key_id_and_never_repeats() {
     let vault = vault(NEW);
-    let here = context(1, 2, Field::BasicPassword);
+    let here = context(1, 2, SecretField::BasicPassword);
     let once = vault.seal(&Secret::new("canary"), &here);
     let twice = vault.seal(&Secret::new("canary"), &here);
     assert!(once.as_text().starts_with(&format!("v1.{}.", vault.key_id())));
@@ -56,7 +56,7 @@ fn the_sealed_form_has_a_version_and_a_key_id_and_never_repeats() {
 #[test]
 fn every_changed_byte_is_noticed() {
     let vault = vault(NEW);
-    let here = context(1, 2, Field::BasicPassword);
+    let here = context(1, 2, SecretField::BasicPassword);
     let text = vault.seal(&Secret::new("canary"), &here).as_text().to_owned();
     for place in 0..text.len() {
         let mut bytes = text.clone().into_bytes();
@@ -72,7 +72,7 @@ fn every_changed_byte_is_noticed() {
 
 #[test]
 fn old_keys_open_and_the_newest_seals() {
-    let here = context(1, 2, Field::SigningKey);
+    let here = context(1, 2, SecretField::SigningKey);
     let old = vault(OLD);
     let both = vault(&format!("{NEW}, {OLD}"));
     let new = vault(NEW);
@@ -89,7 +89,7 @@ fn old_keys_open_and_the_newest_seals() {
 fn the_first_start_makes_a_key_file_that_only_its_owner_reads_and_the_next_uses_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data/master.key");
-    let here = context(1, 2, Field::SigningKey);
+    let here = context(1, 2, SecretField::SigningKey);
 
     let missing = Vault::load(&path, None, random()).unwrap_err();
     assert!(missing.to_string().contains("master.key is missing"), "{missing}");

@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Answer, Failure, Phase,
+    EgressFailure, EndpointAnswer, Phase,
     stream::{Controlled, Controls, Stream},
 };
 
@@ -62,14 +62,14 @@ type Driver = http1::Connection<TokioIo<Controlled>, Full<Bytes>>;
 /// What came of a request on a connection.
 pub(super) enum Exchanged {
     /// `bool`: the connection can be used again.
-    Answered(Answer, bool),
+    Answered(EndpointAnswer, bool),
     /// The connection was closed before a byte of the request was written: here it is.
     Unsent(Request<Full<Bytes>>),
-    Failed(Failure),
+    Failed(EgressFailure),
 }
 
 impl Connection {
-    pub async fn new(stream: Stream, idle_for: Duration) -> Result<Self, Failure> {
+    pub async fn new(stream: Stream, idle_for: Duration) -> Result<Self, EgressFailure> {
         let (stream, controls) = Controlled::new(stream);
         // At most 100 headers, which is hyper's default and the reason not to set it: set, it
         // would be on the heap.
@@ -80,7 +80,7 @@ impl Connection {
             .allow_obsolete_multiline_headers_in_responses(true)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| Failure::Broken(describe(&error)))?;
+            .map_err(|error| EgressFailure::Broken(describe(&error)))?;
         let now = Instant::now();
         Ok(Self {
             handle,
@@ -127,7 +127,7 @@ impl Connection {
                 return self.by_its_status(why);
             }
             Ok(Err(failed)) => return failed,
-            Err(_) => return Exchanged::Failed(Failure::Timeout(Phase::Answer)),
+            Err(_) => return Exchanged::Failed(EgressFailure::Timeout(Phase::Answer)),
         };
         let (head, mut body) = response.into_parts();
         let mut kept = Vec::new();
@@ -138,8 +138,12 @@ impl Connection {
             (read.is_err(), read.unwrap_or(false))
         };
         drop(body);
-        let answer =
-            Answer { status: head.status, headers: head.headers, body: kept.into(), is_late };
+        let answer = EndpointAnswer {
+            status: head.status,
+            headers: head.headers,
+            body: kept.into(),
+            is_late,
+        };
         let now = Instant::now();
         self.expires = now + promised(&answer.headers).map_or(idle_for, |it| it.min(idle_for));
         (self.used, self.exchanges) = (now, self.exchanges.saturating_add(1));
@@ -149,12 +153,12 @@ impl Connection {
 
     /// What stands behind a status cannot take it back: an answer of which only the status can be read is
     /// that status, on a connection that is not used again.
-    fn by_its_status(&self, why: Failure) -> Exchanged {
+    fn by_its_status(&self, why: EgressFailure) -> Exchanged {
         let seen = self.controls.seen();
         match status_of(&seen) {
             Some(status) => {
                 let (headers, body) = (HeaderMap::new(), Bytes::new());
-                Exchanged::Answered(Answer { status, headers, body, is_late: false }, false)
+                Exchanged::Answered(EndpointAnswer { status, headers, body, is_late: false }, false)
             }
             None => Exchanged::Failed(why),
         }
@@ -177,7 +181,7 @@ impl Connection {
                 None if self.controls.is_spent() => Err(Exchanged::Failed(TOO_MUCH)),
                 None if refused.error().is_parse_too_large() => Err(Exchanged::Failed(TOO_LARGE)),
                 None if refused.error().is_parse() => Err(Exchanged::Failed(MALFORMED)),
-                None => Err(Exchanged::Failed(Failure::Broken(describe(refused.error())))),
+                None => Err(Exchanged::Failed(EgressFailure::Broken(describe(refused.error())))),
             },
         }
     }
@@ -227,9 +231,10 @@ fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
     }
 }
 
-const MALFORMED: Failure = Failure::Broken("what came back is not HTTP/1.1");
-const TOO_LARGE: Failure = Failure::Broken("the answer's headers are too large");
-const TOO_MUCH: Failure = Failure::Broken("the endpoint sent more than an answer may have");
+const MALFORMED: EgressFailure = EgressFailure::Broken("what came back is not HTTP/1.1");
+const TOO_LARGE: EgressFailure = EgressFailure::Broken("the answer's headers are too large");
+const TOO_MUCH: EgressFailure =
+    EgressFailure::Broken("the endpoint sent more than an answer may have");
 
 /// The status of an answer that begins so, behind informational ones.
 fn status_of(mut seen: &[u8]) -> Option<StatusCode> {

@@ -11,15 +11,15 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    Egress, Failure, Phase, Shared,
-    dial::{Place, open},
+    Egress, EgressFailure, Phase, Shared,
+    dial::{HostPort, open},
 };
 use crate::model::Secret;
 
 /// One database on one server.
 pub struct Database {
     shared: Arc<Shared>,
-    place: Place,
+    place: HostPort,
     config: Config,
     /// The name that the certificate must have.
     host: String,
@@ -43,7 +43,7 @@ impl Egress {
         };
         let host = host.clone();
         let port = config.get_ports().first().copied().unwrap_or(PORT);
-        let place = Place::bare(&host, port).ok_or(BadDatabase("must name a host"))?;
+        let place = HostPort::bare(&host, port).ok_or(BadDatabase("must name a host"))?;
         let mut tls = rustls::ClientConfig::clone(&self.shared.tls);
         tls.alpn_protocols.clear();
         Ok(Database {
@@ -73,7 +73,7 @@ impl Database {
             return Err(BadDatabase("must name one host"));
         }
         let [Host::Tcp(host)] = hosts else { return Err(BadDatabase("must name one host")) };
-        if Place::bare(host, PORT).is_none() {
+        if HostPort::bare(host, PORT).is_none() {
             return Err(BadDatabase("must name a host, or an address as in `postgres://[::1]/`"));
         }
         if config.get_options().is_some() {
@@ -86,14 +86,14 @@ impl Database {
     }
 
     /// Connects to an address that the policy allows, and logs in.
-    pub async fn connect(&self, deadline: Instant) -> Result<Client, Failure> {
+    pub async fn connect(&self, deadline: Instant) -> Result<Client, EgressFailure> {
         let socket = open(&self.place, &self.shared, deadline).await?;
         let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut self.tls.clone(), &self.host);
-        let tls = tls.map_err(|_| Failure::Tls("its host cannot have a certificate"))?;
+        let tls = tls.map_err(|_| EgressFailure::Tls("its host cannot have a certificate"))?;
         let connected = tokio::time::timeout_at(deadline, self.config.connect_raw(socket, tls));
         let (client, connection) = connected
             .await
-            .map_err(|_| Failure::Timeout(Phase::Handshake))?
+            .map_err(|_| EgressFailure::Timeout(Phase::Handshake))?
             .map_err(|error| failure(&error))?;
         // It ends when the client is dropped; what goes wrong, the client hears.
         tokio::spawn(async move { drop(connection.await) });
@@ -108,19 +108,23 @@ impl fmt::Debug for Database {
 }
 
 /// Why nobody could log in.
-fn failure(error: &tokio_postgres::Error) -> Failure {
+fn failure(error: &tokio_postgres::Error) -> EgressFailure {
     match error.as_db_error().map(|it| it.code().code()) {
-        Some("28P01" | "28000") => Failure::Connect("the server refuses the user or the password"),
-        Some("3D000") => Failure::Connect("the server has no such database"),
-        Some("53300") => Failure::Connect("the server has too many connections"),
-        Some("57P03") => Failure::Connect("the server is starting or stopping"),
-        Some(_) => Failure::Connect("the server refuses the connection"),
+        Some("28P01" | "28000") => {
+            EgressFailure::Connect("the server refuses the user or the password")
+        }
+        Some("3D000") => EgressFailure::Connect("the server has no such database"),
+        Some("53300") => EgressFailure::Connect("the server has too many connections"),
+        Some("57P03") => EgressFailure::Connect("the server is starting or stopping"),
+        Some(_) => EgressFailure::Connect("the server refuses the connection"),
         None => match error.source().and_then(|it| it.downcast_ref::<std::io::Error>()) {
-            Some(error) if error.get_ref().is_some() => Failure::Tls(super::tls::describe(error)),
-            _ if error.to_string().contains("TLS") => Failure::Tls(
+            Some(error) if error.get_ref().is_some() => {
+                EgressFailure::Tls(super::tls::describe(error))
+            }
+            _ if error.to_string().contains("TLS") => EgressFailure::Tls(
                 "the server does not speak TLS, and the URL does not allow to go without",
             ),
-            _ => Failure::Connect("the connection broke while logging in"),
+            _ => EgressFailure::Connect("the connection broke while logging in"),
         },
     }
 }

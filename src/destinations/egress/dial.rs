@@ -18,14 +18,14 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use super::{
-    Failure, Phase, Shared,
-    policy::{Policy, Reason, Verdict, judge, judge_name},
+    EgressFailure, Phase, Shared,
+    policy::{AddressVerdict, Policy, Reason, judge, judge_name},
     stream::Stream,
     tls,
 };
 
 /// Where an endpoint is, as its URL says it.
-pub(super) struct Place {
+pub(super) struct HostPort {
     host: Host<String>,
     port: u16,
     /// Whom the certificate must name. `None`: no TLS.
@@ -37,7 +37,7 @@ pub(super) struct Place {
 /// Look-ups of one place at once.
 const MOST_LOOKUPS: usize = 4;
 
-impl Place {
+impl HostPort {
     /// `None` when the URL has no host that can be dialled.
     pub fn of(url: &Url) -> Option<Self> {
         let host = match url.host()? {
@@ -70,34 +70,34 @@ impl Place {
 
 /// Opens a connection, under TLS where the place wants it. Nothing of a request is sent here.
 pub(super) async fn dial(
-    place: &Place,
+    place: &HostPort,
     shared: &Shared,
     deadline: Instant,
-) -> Result<Stream, Failure> {
+) -> Result<Stream, EgressFailure> {
     let socket = open(place, shared, deadline).await?;
     let Some(server) = &place.server else { return Ok(Stream::Plain(socket)) };
     let connector = TlsConnector::from(Arc::clone(&shared.tls));
     let stream = timeout_at(deadline, connector.connect(server.clone(), socket))
         .await
-        .map_err(|_| Failure::Timeout(Phase::Handshake))?
-        .map_err(|error| Failure::Tls(tls::describe(&error)))?;
+        .map_err(|_| EgressFailure::Timeout(Phase::Handshake))?
+        .map_err(|error| EgressFailure::Tls(tls::describe(&error)))?;
     Ok(Stream::Tls(Box::new(stream)))
 }
 
 /// Opens a bare socket to an address that was judged.
 pub(super) async fn open(
-    place: &Place,
+    place: &HostPort,
     shared: &Shared,
     deadline: Instant,
-) -> Result<TcpStream, Failure> {
+) -> Result<TcpStream, EgressFailure> {
     let policy = shared.policy();
     let addresses = timeout_at(deadline, find(place, shared, &policy))
         .await
-        .map_err(|_| Failure::Timeout(Phase::Lookup))??;
+        .map_err(|_| EgressFailure::Timeout(Phase::Lookup))??;
     let socket = timeout_at(deadline, connect_first(&addresses))
         .await
-        .map_err(|_| Failure::Timeout(Phase::Connect))?
-        .map_err(|error| Failure::Connect(describe(&error)))?;
+        .map_err(|_| EgressFailure::Timeout(Phase::Connect))?
+        .map_err(|error| EgressFailure::Connect(describe(&error)))?;
     if is_own(&socket, &policy) {
         return Err(denied(place, Reason::OwnListener));
     }
@@ -108,19 +108,23 @@ pub(super) async fn open(
 }
 
 /// The addresses to dial, every one of them judged.
-async fn find(place: &Place, shared: &Shared, policy: &Policy) -> Result<Vec<SocketAddr>, Failure> {
+async fn find(
+    place: &HostPort,
+    shared: &Shared,
+    policy: &Policy,
+) -> Result<Vec<SocketAddr>, EgressFailure> {
     let (addresses, is_trusted) = match &place.host {
         Host::Ipv4(ip) => (vec![IpAddr::V4(*ip)], false),
         Host::Ipv6(ip) => (vec![IpAddr::V6(*ip)], false),
         Host::Domain(name) => {
             let is_trusted = match judge_name(name, policy) {
-                Verdict::Denied(reason) => return Err(denied(place, reason)),
-                Verdict::Granted => true,
-                Verdict::Public => false,
+                AddressVerdict::Denied(reason) => return Err(denied(place, reason)),
+                AddressVerdict::Granted => true,
+                AddressVerdict::Public => false,
             };
             let _turn = place.lookups.acquire().await;
             let found = shared.resolver.resolve(name).await;
-            let found = found.map_err(|error| Failure::Dns(described(&error)))?;
+            let found = found.map_err(|error| EgressFailure::Dns(described(&error)))?;
             (found, is_trusted)
         }
     };
@@ -129,13 +133,13 @@ async fn find(place: &Place, shared: &Shared, policy: &Policy) -> Result<Vec<Soc
     // One denied answer denies the name: public and private mixed is how a name that is rebound looks.
     for address in &addresses {
         match judge(*address, policy) {
-            Verdict::Public | Verdict::Granted => (),
-            Verdict::Denied(reason) if is_trusted && !reason.is_final() => (),
-            Verdict::Denied(reason) => return Err(denied(place, reason)),
+            AddressVerdict::Public | AddressVerdict::Granted => (),
+            AddressVerdict::Denied(reason) if is_trusted && !reason.is_final() => (),
+            AddressVerdict::Denied(reason) => return Err(denied(place, reason)),
         }
     }
     addresses.truncate(MOST_ADDRESSES);
-    if addresses.is_empty() { Err(Failure::Dns(NO_ADDRESS)) } else { Ok(addresses) }
+    if addresses.is_empty() { Err(EgressFailure::Dns(NO_ADDRESS)) } else { Ok(addresses) }
 }
 
 const NO_ADDRESS: &str = "the host name has no address";
@@ -152,11 +156,11 @@ fn described(error: &io::Error) -> &'static str {
     }
 }
 
-fn denied(place: &Place, reason: Reason) -> Failure {
+fn denied(place: &HostPort, reason: Reason) -> EgressFailure {
     let (host, port, reason_text) = (&place.host, place.port, reason.as_str());
     tracing::info!(%host, port, reason = reason_text, "an endpoint's address is not allowed");
     metrics::counter!("tidegate_egress_denied_total").increment(1);
-    Failure::Denied(reason)
+    EgressFailure::Denied(reason)
 }
 
 /// Addresses that are tried for one connection: all that a name has, and no more of one that has a network.

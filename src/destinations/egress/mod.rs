@@ -33,9 +33,9 @@ use url::{Host, Position, Url};
 
 use crate::model::{Class, EndpointUrl, Snippet};
 use connection::{Connection, Exchanged};
-use dial::{Place, dial};
-use policy::{Net, Policy, Reason, Verdict};
-use pool::{Counter, Pool};
+use dial::{HostPort, dial};
+use policy::{AddressVerdict, Net, Policy, Reason};
+use pool::{ConnectionPool, Counter};
 
 pub use database::{BadDatabase, Database};
 pub use resolver::{Resolver, SystemResolver};
@@ -126,19 +126,19 @@ impl Egress {
 
     /// Whether the address that stands in the URL is refused, or its name as such; then the network that
     /// would have to be allowed, where one would do. A name may still lead to an address that is refused.
-    pub fn refuses(&self, url: &Url) -> Option<Refused> {
+    pub fn refuses(&self, url: &Url) -> Option<RefusedUrl> {
         let policy = self.shared.policy();
         let port = url.port_or_known_default().unwrap_or_default();
         let judged = |ip: IpAddr, net: String| {
             let verdict = policy::judge(SocketAddr::new(ip, port), &policy);
-            matches!(verdict, Verdict::Denied(_)).then(|| Refused { allow: Some(net) })
+            matches!(verdict, AddressVerdict::Denied(_)).then(|| RefusedUrl { allow: Some(net) })
         };
         match url.host()? {
             Host::Domain(name) => {
                 let is_local = name == "localhost" || name.ends_with(".localhost");
                 let allow = is_local.then(|| "127.0.0.0/8".to_owned());
-                matches!(policy::judge_name(name, &policy), Verdict::Denied(_))
-                    .then_some(Refused { allow })
+                matches!(policy::judge_name(name, &policy), AddressVerdict::Denied(_))
+                    .then_some(RefusedUrl { allow })
             }
             Host::Ipv4(ip) if ip.is_loopback() => judged(ip.into(), "127.0.0.0/8".to_owned()),
             Host::Ipv4(ip) => judged(ip.into(), format!("{ip}/32")),
@@ -149,17 +149,17 @@ impl Egress {
     /// Prepares what every request to the URL has in common. Nothing is dialled yet.
     pub fn endpoint(&self, url: &EndpointUrl) -> Result<Endpoint, BadUrl> {
         let url = url.as_url();
-        let place = Place::of(url).ok_or(BadUrl)?;
+        let place = HostPort::of(url).ok_or(BadUrl)?;
         let target = target(url)?;
         let host = url[Position::BeforeHost..Position::AfterPort].parse().map_err(|_| BadUrl)?;
-        let pool = Pool::new(self.shared.idle_per_destination, self.shared.idle.clone());
+        let pool = ConnectionPool::new(self.shared.idle_per_destination, self.shared.idle.clone());
         Ok(Endpoint { shared: self.shared.clone(), place, target, host, pool })
     }
 }
 
 /// A URL that is refused before anything is looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedUrl {
     /// What `--allow-net` would have to say.
     pub allow: Option<String>,
 }
@@ -177,10 +177,10 @@ pub struct BadUrl;
 /// One URL, and the idle connections to it.
 pub struct Endpoint {
     shared: Arc<Shared>,
-    place: Place,
+    place: HostPort,
     target: Uri,
     host: HeaderValue,
-    pool: Arc<Pool>,
+    pool: Arc<ConnectionPool>,
 }
 
 impl Endpoint {
@@ -198,7 +198,7 @@ impl Endpoint {
         headers: HeaderMap,
         body: Bytes,
         deadline: Instant,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<EndpointAnswer, EgressFailure> {
         self.send_to(self.target.clone(), method, headers, body, deadline).await
     }
 
@@ -215,7 +215,7 @@ impl Endpoint {
         headers: HeaderMap,
         body: Bytes,
         deadline: Instant,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<EndpointAnswer, EgressFailure> {
         let request = self.prepare(Some(target), method, headers, body).map(Full::new);
         self.exchange(request, deadline, Snippet::LIMIT).await
     }
@@ -244,7 +244,7 @@ impl Endpoint {
         target: Uri,
         headers: HeaderMap,
         deadline: Instant,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<EndpointAnswer, EgressFailure> {
         let mut request = Request::new(Full::new(Bytes::new()));
         *request.uri_mut() = target;
         *request.headers_mut() = headers;
@@ -257,7 +257,7 @@ impl Endpoint {
         mut request: Request<Full<Bytes>>,
         deadline: Instant,
         keep: usize,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<EndpointAnswer, EgressFailure> {
         let idle_for = self.shared.idle_for;
         while let Some(mut connection) = self.pool.take() {
             match connection.exchange(request, deadline, idle_for, keep).await {
@@ -271,7 +271,7 @@ impl Endpoint {
         let stream = dial(&self.place, &self.shared, deadline).await?;
         let mut connection = Box::new(Connection::new(stream, idle_for).await?);
         match connection.exchange(request, deadline, idle_for, keep).await {
-            Exchanged::Unsent(_) => Err(Failure::Broken("the connection closed at once")),
+            Exchanged::Unsent(_) => Err(EgressFailure::Broken("the connection closed at once")),
             Exchanged::Failed(failure) => Err(failure),
             Exchanged::Answered(answer, is_reusable) => {
                 Ok(self.finish(connection, answer, is_reusable))
@@ -279,7 +279,12 @@ impl Endpoint {
         }
     }
 
-    fn finish(&self, connection: Box<Connection>, answer: Answer, is_reusable: bool) -> Answer {
+    fn finish(
+        &self,
+        connection: Box<Connection>,
+        answer: EndpointAnswer,
+        is_reusable: bool,
+    ) -> EndpointAnswer {
         if is_reusable {
             self.pool.put(connection);
         }
@@ -289,7 +294,7 @@ impl Endpoint {
 
 /// What an endpoint answered.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct EndpointAnswer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     /// Its beginning: at most [`Snippet::LIMIT`] bytes, where nothing else was asked for.
@@ -300,7 +305,7 @@ pub struct Answer {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum EgressFailure {
     Denied(Reason),
     Dns(&'static str),
     Connect(&'static str),
@@ -320,7 +325,7 @@ pub enum Phase {
     Answer,
 }
 
-impl Failure {
+impl EgressFailure {
     pub fn class(&self) -> Class {
         match self {
             Self::Denied(_) => Class::Denied,

@@ -26,7 +26,7 @@ pub struct Policy {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AddressVerdict {
     /// A public address.
     Public,
     /// The operator allows it.
@@ -90,7 +90,7 @@ impl Reason {
 }
 
 /// Judges the address that is about to be dialled.
-pub fn judge(address: SocketAddr, policy: &Policy) -> Verdict {
+pub fn judge(address: SocketAddr, policy: &Policy) -> AddressVerdict {
     // `::ffff:127.0.0.1` is dialled as 127.0.0.1, so it is judged as that.
     let ip = address.ip().to_canonical();
     let is_own = |own: &SocketAddr| {
@@ -99,27 +99,27 @@ pub fn judge(address: SocketAddr, policy: &Policy) -> Verdict {
         own.port() == address.port() && listens_there
     };
     if policy.own.iter().any(is_own) {
-        return Verdict::Denied(Reason::OwnListener);
+        return AddressVerdict::Denied(Reason::OwnListener);
     }
     if policy.deny_nets.iter().any(|it| it.contains(ip)) {
-        return Verdict::Denied(Reason::DeniedNet);
+        return AddressVerdict::Denied(Reason::DeniedNet);
     }
     if policy.allow_nets.iter().any(|it| it.contains(ip)) {
-        return Verdict::Granted;
+        return AddressVerdict::Granted;
     }
     let reason = match ip {
         IpAddr::V4(ip) => why_not_public_v4(ip),
         IpAddr::V6(ip) => why_not_public_v6(ip),
     };
-    reason.map_or(Verdict::Public, Verdict::Denied)
+    reason.map_or(AddressVerdict::Public, AddressVerdict::Denied)
 }
 
 /// Judges a name before it is looked up. `Public` means: judge its addresses; `Granted`: they are
 /// allowed, unless the reason against one is final.
-pub fn judge_name(name: &str, policy: &Policy) -> Verdict {
+pub fn judge_name(name: &str, policy: &Policy) -> AddressVerdict {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     if policy.allow_hosts.contains(&name) {
-        return Verdict::Granted;
+        return AddressVerdict::Granted;
     }
     let ends_with = |label: &str| {
         name.strip_suffix(label).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -127,13 +127,13 @@ pub fn judge_name(name: &str, policy: &Policy) -> Verdict {
     // Whoever allows the loopback network also means its name.
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     if ends_with("localhost") && !policy.allow_nets.iter().any(|it| it.contains(loopback)) {
-        return Verdict::Denied(Reason::InternalName);
+        return AddressVerdict::Denied(Reason::InternalName);
     }
     // `metadata.google.internal` is one of these.
     if ends_with("internal") {
-        return Verdict::Denied(Reason::InternalName);
+        return AddressVerdict::Denied(Reason::InternalName);
     }
-    Verdict::Public
+    AddressVerdict::Public
 }
 
 fn why_not_public_v4(ip: Ipv4Addr) -> Option<Reason> {
@@ -270,7 +270,7 @@ mod tests {
         texts.iter().map(|it| it.parse().unwrap()).collect()
     }
 
-    fn judged(ip: &str, policy: &Policy) -> Verdict {
+    fn judged(ip: &str, policy: &Policy) -> AddressVerdict {
         judge(SocketAddr::new(ip.parse().unwrap(), 443), policy)
     }
 
@@ -325,7 +325,7 @@ mod tests {
             ("fec0::1", Reserved),
             ("ff02::1", Multicast),
         ] {
-            assert_eq!(judged(ip, &Policy::default()), Verdict::Denied(reason), "{ip}");
+            assert_eq!(judged(ip, &Policy::default()), AddressVerdict::Denied(reason), "{ip}");
         }
     }
 
@@ -366,7 +366,7 @@ mod tests {
             "3ffe:ffff::1",
             "3fff:1000::1",
         ] {
-            assert_eq!(judged(ip, &Policy::default()), Verdict::Public, "{ip}");
+            assert_eq!(judged(ip, &Policy::default()), AddressVerdict::Public, "{ip}");
         }
     }
 
@@ -423,20 +423,20 @@ mod tests {
             ..Policy::default()
         };
         for (address, expected) in [
-            ("127.0.0.1:443", Verdict::Granted),
-            ("[::ffff:127.0.0.1]:443", Verdict::Granted),
-            ("[::1]:443", Verdict::Granted),
-            ("10.1.1.1:443", Verdict::Granted),
-            ("10.2.1.1:443", Verdict::Denied(Reason::Private)),
-            ("10.1.2.3:443", Verdict::Denied(Reason::DeniedNet)),
-            ("8.8.8.8:443", Verdict::Denied(Reason::DeniedNet)),
-            ("[::ffff:8.8.8.8]:443", Verdict::Denied(Reason::DeniedNet)),
-            ("8.8.4.4:443", Verdict::Public),
-            ("127.0.0.1:8080", Verdict::Denied(Reason::OwnListener)),
-            ("[::1]:8080", Verdict::Denied(Reason::OwnListener)),
-            ("0.0.0.0:8080", Verdict::Denied(Reason::OwnListener)),
-            ("10.1.9.9:9000", Verdict::Denied(Reason::OwnListener)),
-            ("10.1.9.8:9000", Verdict::Granted),
+            ("127.0.0.1:443", AddressVerdict::Granted),
+            ("[::ffff:127.0.0.1]:443", AddressVerdict::Granted),
+            ("[::1]:443", AddressVerdict::Granted),
+            ("10.1.1.1:443", AddressVerdict::Granted),
+            ("10.2.1.1:443", AddressVerdict::Denied(Reason::Private)),
+            ("10.1.2.3:443", AddressVerdict::Denied(Reason::DeniedNet)),
+            ("8.8.8.8:443", AddressVerdict::Denied(Reason::DeniedNet)),
+            ("[::ffff:8.8.8.8]:443", AddressVerdict::Denied(Reason::DeniedNet)),
+            ("8.8.4.4:443", AddressVerdict::Public),
+            ("127.0.0.1:8080", AddressVerdict::Denied(Reason::OwnListener)),
+            ("[::1]:8080", AddressVerdict::Denied(Reason::OwnListener)),
+            ("0.0.0.0:8080", AddressVerdict::Denied(Reason::OwnListener)),
+            ("10.1.9.9:9000", AddressVerdict::Denied(Reason::OwnListener)),
+            ("10.1.9.8:9000", AddressVerdict::Granted),
         ] {
             assert_eq!(judge(address.parse().unwrap(), &policy), expected, "{address}");
         }
@@ -450,16 +450,16 @@ mod tests {
             allow_hosts: vec!["crm.internal".to_owned()],
             ..Policy::default()
         };
-        let denied = Verdict::Denied(Reason::InternalName);
+        let denied = AddressVerdict::Denied(Reason::InternalName);
         for (name, in_the_open, in_a_lab) in [
-            ("localhost", denied, Verdict::Public),
-            ("LOCALHOST.", denied, Verdict::Public),
-            ("a.localhost", denied, Verdict::Public),
+            ("localhost", denied, AddressVerdict::Public),
+            ("LOCALHOST.", denied, AddressVerdict::Public),
+            ("a.localhost", denied, AddressVerdict::Public),
             ("metadata.google.internal", denied, denied),
             ("internal", denied, denied),
-            ("crm.internal.", denied, Verdict::Granted),
-            ("notlocalhost", Verdict::Public, Verdict::Public),
-            ("internal.example.com", Verdict::Public, Verdict::Public),
+            ("crm.internal.", denied, AddressVerdict::Granted),
+            ("notlocalhost", AddressVerdict::Public, AddressVerdict::Public),
+            ("internal.example.com", AddressVerdict::Public, AddressVerdict::Public),
         ] {
             assert_eq!(judge_name(name, &closed), in_the_open, "{name}");
             assert_eq!(judge_name(name, &lab), in_a_lab, "{name} in a lab");

@@ -25,9 +25,9 @@ impl Counter {
 }
 
 /// A place in the count, given back when it is dropped.
-struct Counted(Arc<Counter>);
+struct CountedConnection(Arc<Counter>);
 
-impl Counted {
+impl CountedConnection {
     fn try_new(counter: &Arc<Counter>) -> Option<Self> {
         let next = |count| (count < counter.most).then_some(count + 1);
         counter.count.fetch_update(Relaxed, Relaxed, next).ok()?;
@@ -35,26 +35,26 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Relaxed);
     }
 }
 
-pub(super) struct Pool {
-    idle: Mutex<Idle>,
+pub(super) struct ConnectionPool {
+    idle: Mutex<IdleConnection>,
     most: usize,
     counter: Arc<Counter>,
 }
 
 #[derive(Default)]
-struct Idle {
-    connections: Vec<(Box<Connection>, Counted)>,
+struct IdleConnection {
+    connections: Vec<(Box<Connection>, CountedConnection)>,
     /// A task is looking after them.
     is_swept: bool,
 }
 
-impl Pool {
+impl ConnectionPool {
     /// How often idle connections are looked after, so that neither an expired one nor one that the
     /// other side closed stays open for much longer.
     const SWEEP: Duration = Duration::from_secs(5);
@@ -63,7 +63,7 @@ impl Pool {
         Arc::new(Self { idle: Mutex::default(), most, counter })
     }
 
-    /// A connection that lives, as far as can be told.
+    /// A connection that lives, as far as can be known.
     pub fn take(&self) -> Option<Box<Connection>> {
         loop {
             // The guard goes before the look at the socket.
@@ -76,7 +76,7 @@ impl Pool {
 
     /// Keeps the connection, or closes it where there is no room.
     pub fn put(self: &Arc<Self>, connection: Box<Connection>) {
-        let Some(counted) = Counted::try_new(&self.counter) else { return };
+        let Some(counted) = CountedConnection::try_new(&self.counter) else { return };
         let mut idle = self.lock();
         if idle.connections.len() >= self.most {
             return;
@@ -97,15 +97,15 @@ impl Pool {
         idle.is_swept
     }
 
-    fn lock(&self) -> MutexGuard<'_, Idle> {
+    fn lock(&self) -> MutexGuard<'_, IdleConnection> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Ends with the pool, or when nothing in it is idle.
-async fn sweep(pool: Weak<Pool>) {
+async fn sweep(pool: Weak<ConnectionPool>) {
     loop {
-        tokio::time::sleep(Pool::SWEEP).await;
+        tokio::time::sleep(ConnectionPool::SWEEP).await;
         if !pool.upgrade().is_some_and(|it| it.clear()) {
             return;
         }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::date;
 use crate::{
-    destinations::egress::Answer,
+    destinations::egress::EndpointAnswer,
     model::{Class, OnGone, Outcome, Snippet},
 };
 
@@ -17,7 +17,7 @@ const CONTROL: &str = "webhook-delivery";
 
 /// How a contract has answers understood.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
+pub(super) struct AnswerRules {
     /// Nothing has arrived before the whole answer has.
     pub whole: bool,
     pub on_gone: OnGone,
@@ -32,7 +32,12 @@ pub(super) struct Reading {
 /// 2xx accepts, whatever else is said: the message has arrived. Only a contract for which nothing has
 /// arrived before the whole answer has (`whole`) waits for the end of its body. 410 and the control
 /// header count on every other status.
-pub(super) fn outcome(answer: Answer, by: Reading, now: Timestamp, duration: Duration) -> Outcome {
+pub(super) fn outcome(
+    answer: EndpointAnswer,
+    by: AnswerRules,
+    now: Timestamp,
+    duration: Duration,
+) -> Outcome {
     let status = answer.status;
     if by.whole && answer.is_late && status.is_success() {
         return Outcome {
@@ -63,7 +68,7 @@ pub(super) fn outcome(answer: Answer, by: Reading, now: Timestamp, duration: Dur
     }
 }
 
-fn class(status: StatusCode, control: Option<&[u8]>, by: Reading) -> Class {
+fn class(status: StatusCode, control: Option<&[u8]>, by: AnswerRules) -> Class {
     let about_the_endpoint = if by.is_template { Class::Abort } else { Class::Gone };
     let gone = (status == StatusCode::GONE).then_some(by.on_gone);
     match (control, gone) {
@@ -129,19 +134,19 @@ mod tests {
 
     use super::*;
 
-    const BY: Reading =
-        Reading { whole: true, on_gone: OnGone::Disable, is_template: false, is_signed: true };
+    const BY: AnswerRules =
+        AnswerRules { whole: true, on_gone: OnGone::Disable, is_template: false, is_signed: true };
     const NOW: &str = "2026-11-21T08:00:00Z";
 
     fn judged(status: u16, headers: &[(&'static str, &str)]) -> Outcome {
         read(BY, status, headers)
     }
 
-    fn read(by: Reading, status: u16, headers: &[(&'static str, &str)]) -> Outcome {
+    fn read(by: AnswerRules, status: u16, headers: &[(&'static str, &str)]) -> Outcome {
         let headers = headers
             .iter()
             .map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap()));
-        let answer = Answer {
+        let answer = EndpointAnswer {
             status: StatusCode::from_u16(status).unwrap(),
             headers: headers.collect(),
             body: Bytes::from_static(b"try later"),
@@ -151,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_410_means_is_the_contracts_business() {
+    fn contracts_decide_what_a_410_means() {
         use Class::{Abort, Gone, Status};
         for (on_gone, is_template, class, reason) in [
             (OnGone::Disable, false, Gone, "410 Gone"),
@@ -161,7 +166,7 @@ mod tests {
             (OnGone::Retry, false, Status, "410 Gone"),
             (OnGone::Retry, true, Status, "410 Gone"),
         ] {
-            let by = Reading { on_gone, is_template, ..BY };
+            let by = AnswerRules { on_gone, is_template, ..BY };
             let outcome = read(by, 410, &[]);
             assert_eq!((outcome.class, outcome.reason.as_str()), (class, reason));
             let asked = read(by, 500, &[(CONTROL, "disable")]);
@@ -170,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn who_refuses_with_another_clock_is_told_apart() {
+    fn refusals_by_another_clock_are_recognised() {
         let minutes_ahead = "Sat, 21 Nov 2026 09:01:30 GMT";
         for (status, date, says) in [
             (401, minutes_ahead, true),
@@ -222,7 +227,7 @@ mod tests {
             (503, false, Class::Status),
             (503, true, Class::Status),
         ] {
-            let answer = Answer {
+            let answer = EndpointAnswer {
                 status: StatusCode::from_u16(status).unwrap(),
                 headers: HeaderMap::new(),
                 body: Bytes::new(),
@@ -230,7 +235,7 @@ mod tests {
             };
             let outcome = outcome(
                 answer,
-                Reading { whole, ..BY },
+                AnswerRules { whole, ..BY },
                 NOW.parse().unwrap(),
                 Duration::from_secs(5),
             );

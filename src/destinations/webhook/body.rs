@@ -23,12 +23,12 @@ pub(super) struct Form {
     is_list: bool,
 }
 
-pub(super) struct Body {
+pub(super) struct MessageBody {
     pub bytes: Bytes,
     signed: Range<usize>,
 }
 
-impl Body {
+impl MessageBody {
     /// What the signature is made over.
     pub fn signed(&self) -> &[u8] {
         &self.bytes[self.signed.clone()]
@@ -70,7 +70,7 @@ impl Form {
     }
 
     /// The body of one request with all of these messages.
-    pub fn body(&self, messages: &[Message]) -> Result<Body, Unfit> {
+    pub fn body(&self, messages: &[Message]) -> Result<MessageBody, Unfit> {
         let room: usize = messages.iter().map(|it| it.payload().bytes().len() + 128).sum();
         let mut out = Vec::with_capacity(room);
         let mut scratch = Vec::new();
@@ -103,7 +103,7 @@ impl Form {
             Signed::Body => 0..out.len(),
             Signed::FirstElement => first,
         };
-        Ok(Body { bytes: out.into(), signed })
+        Ok(MessageBody { bytes: out.into(), signed })
     }
 
     /// An event type, an id and a timestamp hold nothing that JSON escapes.
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_check_lets_through_can_be_written() {
+    fn bodies_that_pass_the_check_can_be_written() {
         for levels in [DEEPEST - 3, DEEPEST - 2, DEEPEST - 1, DEEPEST] {
             let payload = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
             let message = message("{}", &payload, None);

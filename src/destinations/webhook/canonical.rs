@@ -30,24 +30,24 @@ impl From<Unreadable> for CanonicalError {
 
 /// Appends the canonical form of `json`. On an error, what was appended is good for nothing.
 pub fn write(json: &[u8], out: &mut Vec<u8>) -> Result<(), CanonicalError> {
-    let mut writer = Writer { json, at: 0, out, fields: Vec::new(), spare: Vec::new() };
+    let mut writer = CanonicalWriter { json, at: 0, out, fields: Vec::new(), spare: Vec::new() };
     writer.value(DEEPEST)?;
     scan::skip_space(json, &mut writer.at);
     if writer.at == json.len() { Ok(()) } else { Err(CanonicalError::NotJson) }
 }
 
-struct Writer<'a> {
+struct CanonicalWriter<'a> {
     json: &'a [u8],
     at: usize,
     out: &'a mut Vec<u8>,
     /// Of all objects that are open, the inner ones last.
-    fields: Vec<Field>,
+    fields: Vec<CanonicalField>,
     spare: Vec<u8>,
 }
 
 /// A field of an object, by its places in `out`.
 #[derive(Clone, Copy)]
-struct Field {
+struct CanonicalField {
     start: usize,
     /// Behind the key's closing quote.
     key_end: usize,
@@ -56,14 +56,14 @@ struct Field {
     index: Option<u32>,
 }
 
-impl Field {
+impl CanonicalField {
     /// Quotes included; two keys are the same exactly when their canonical forms are.
     fn key<'a>(&self, out: &'a [u8]) -> &'a [u8] {
         &out[self.start..self.key_end]
     }
 }
 
-impl Writer<'_> {
+impl CanonicalWriter<'_> {
     fn value(&mut self, levels: usize) -> Result<(), CanonicalError> {
         scan::skip_space(self.json, &mut self.at);
         match self.json.get(self.at) {
@@ -112,7 +112,7 @@ impl Writer<'_> {
             self.out.push(b':');
             self.value(levels)?;
             let index = index(&self.out[start + 1..key_end - 1]);
-            self.fields.push(Field { start, key_end, end: self.out.len(), index });
+            self.fields.push(CanonicalField { start, key_end, end: self.out.len(), index });
         }
         if !is_in_order(&self.fields[first..], self.out) {
             self.put_in_order(first, body);
@@ -122,11 +122,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes the fields from `first` on anew, in the order that ECMAScript gives them.
+    /// Writes the fields from `first` on again, in the order that ECMAScript gives them.
     fn put_in_order(&mut self, first: usize, body: usize) {
         let out = &*self.out;
-        let mut numbered: Vec<(u32, Field)> = Vec::new();
-        let mut named: Vec<Field> = Vec::new();
+        let mut numbered: Vec<(u32, CanonicalField)> = Vec::new();
+        let mut named: Vec<CanonicalField> = Vec::new();
         let mut places: HashMap<&[u8], usize> = HashMap::new();
         for field in &self.fields[first..] {
             if let Some(index) = field.index {
@@ -262,7 +262,7 @@ fn index(key: &[u8]) -> Option<u32> {
 }
 
 /// Whether the fields stand as they must, each key once.
-fn is_in_order(fields: &[Field], out: &[u8]) -> bool {
+fn is_in_order(fields: &[CanonicalField], out: &[u8]) -> bool {
     /// Up to here each key is compared with each.
     const FEW: usize = 12;
     let ascends = fields.windows(2).all(|pair| match (pair[0].index, pair[1].index) {
@@ -296,7 +296,7 @@ mod tests {
 
     // What node 20 printed for each.
     #[test]
-    fn what_node_printed_is_what_is_written() {
+    fn canonical_json_matches_node() {
         for (json, expected) in [
             (r#"{ "b" : 1.50 , "a":[ ] , "c":{ } }"#, r#"{"b":1.5,"a":[],"c":{}}"#),
             (

@@ -33,19 +33,19 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    Destination, Preview,
+    DestinationClient, Preview,
     egress::{BadUrl, Egress, Endpoint},
 };
 use crate::{
-    crypto::{Context, Field, Vault, VaultError, signature::SecretError},
+    crypto::{SealContext, SecretField, Vault, VaultError, signature::SecretError},
     expr::Facts,
     model::{
         self, Auth, Class, Connection, DestinationId, EndpointUrl, IdempotencyHeader, Message,
         Method, OnGone, Outcome, Scheme, Sealed, Target, json,
     },
 };
-use answer::Reading;
-use body::{Body, Form};
+use answer::AnswerRules;
+use body::{Form, MessageBody};
 use headers::OwnHeaders;
 use signer::Signer;
 use target::TargetTemplate;
@@ -62,7 +62,7 @@ pub const MOST_HOPS: u64 = 8;
 
 pub struct Webhook {
     id: DestinationId,
-    urls: Vec<Place>,
+    urls: Vec<UrlTarget>,
     method: http::Method,
     /// What every request has.
     headers: HeaderMap,
@@ -76,12 +76,12 @@ pub struct Webhook {
     timeout: Duration,
     /// URL or headers differ from message to message.
     varies: bool,
-    /// Keyed anew each time, so that nobody can make messages that collide.
+    /// Keyed again each time, so that nobody can make messages that collide.
     hasher: RandomState,
 }
 
 /// One of the URLs, with connections of its own.
-struct Place {
+struct UrlTarget {
     /// For people: an URL's path may hold secrets.
     origin: String,
     endpoint: Endpoint,
@@ -91,7 +91,7 @@ struct Place {
 
 /// What of a request differs from message to message.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
-struct Head {
+struct RequestHead {
     /// For each URL, if it is a template. Empty when none is.
     targets: Vec<Option<Uri>>,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -99,7 +99,7 @@ struct Head {
 
 /// All that is sent.
 #[derive(Clone)]
-struct Request {
+struct OutgoingRequest {
     targets: Vec<Option<Uri>>,
     headers: HeaderMap,
     body: Bytes,
@@ -137,10 +137,11 @@ impl Webhook {
     ) -> Result<Self, BuildError> {
         let Connection::Webhook(settings) = &destination.connection;
         let contract = &settings.contract;
-        let context = |field| Context::of_destination(destination.project, destination.id, field);
+        let context =
+            |field| SealContext::of_destination(destination.project, destination.id, field);
         let mut keys = Vec::with_capacity(settings.signing_keys.len());
         for key in &settings.signing_keys {
-            keys.push((key.clone(), vault.open(&key.secret, &context(Field::SigningKey))?));
+            keys.push((key.clone(), vault.open(&key.secret, &context(SecretField::SigningKey))?));
         }
         let signer = Signer::new(&contract.signature, keys)?;
         let signature = (!settings.signing_keys.is_empty()).then_some(&signer.header);
@@ -154,7 +155,7 @@ impl Webhook {
         let content_type = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, content_type);
         let urls = (settings.urls.iter())
-            .map(|url| Place::new(url, contract.https_only, egress))
+            .map(|url| UrlTarget::new(url, contract.https_only, egress))
             .collect::<Result<Vec<_>, BuildError>>()?;
         Ok(Self {
             id: destination.id,
@@ -180,26 +181,26 @@ impl Webhook {
     }
 
     /// What of the request is this message's own, or for people why it cannot be known.
-    fn head(&self, message: &Message) -> Result<Head, String> {
+    fn head(&self, message: &Message) -> Result<RequestHead, String> {
         if !self.varies {
-            return Ok(Head::default());
+            return Ok(RequestHead::default());
         }
         let facts = facts(message);
-        let target = |place: &Place| match &place.template {
+        let target = |place: &UrlTarget| match &place.template {
             None => Ok(None),
             Some(template) => {
                 let url = template.resolve(&facts).map_err(|it| it.to_string())?;
                 place.endpoint.target(&url).map(Some).map_err(|it| it.to_string())
             }
         };
-        Ok(Head {
+        Ok(RequestHead {
             targets: self.urls.iter().map(target).collect::<Result<_, String>>()?,
             headers: self.own.render(&facts).map_err(|it| it.to_string())?,
         })
     }
 
     /// The request for these messages, or what came of the attempt to make it.
-    fn request(&self, messages: &[Message], at: Timestamp) -> Result<Request, Outcome> {
+    fn request(&self, messages: &[Message], at: Timestamp) -> Result<OutgoingRequest, Outcome> {
         let misfit = |reason: String| refused(Class::Config, reason);
         let Some(first) = messages.first() else {
             return Err(misfit("there is nothing to send".to_owned()));
@@ -229,7 +230,7 @@ impl Webhook {
         let hops = if hops == 1 { HeaderValue::from_static("1") } else { HeaderValue::from(hops) };
         headers.insert(HOPS, hops);
         self.identify(&mut headers, message_id(messages), &body, at)?;
-        Ok(Request { targets: head.targets, headers, body: body.bytes })
+        Ok(OutgoingRequest { targets: head.targets, headers, body: body.bytes })
     }
 
     /// Adds the headers that say which message this is, and that it is ours.
@@ -237,7 +238,7 @@ impl Webhook {
         &self,
         headers: &mut HeaderMap,
         id: String,
-        body: &Body,
+        body: &MessageBody,
         at: Timestamp,
     ) -> Result<(), Outcome> {
         let signature = self.signer.sign(&id, body.signed(), at);
@@ -262,12 +263,12 @@ impl Webhook {
     }
 
     /// Sends the request to one of the URLs.
-    async fn send_to(&self, place: usize, request: Request, at: Timestamp) -> Outcome {
+    async fn send_to(&self, place: usize, request: OutgoingRequest, at: Timestamp) -> Outcome {
         let endpoint = &self.urls[place].endpoint;
         let start = Instant::now();
         let deadline = start + self.timeout;
         let method = self.method.clone();
-        let Request { targets, headers, body } = request;
+        let OutgoingRequest { targets, headers, body } = request;
         let answer = match targets.into_iter().nth(place).flatten() {
             None => endpoint.send(method, headers, body, deadline).await,
             Some(target) => endpoint.send_to(target, method, headers, body, deadline).await,
@@ -278,7 +279,8 @@ impl Webhook {
                 let now = at.checked_add(duration).unwrap_or(at);
                 let is_template = self.urls[place].template.is_some();
                 let (whole, on_gone) = (self.whole_answer, self.on_gone);
-                let by = Reading { whole, on_gone, is_template, is_signed: self.signer.signs() };
+                let by =
+                    AnswerRules { whole, on_gone, is_template, is_signed: self.signer.signs() };
                 answer::outcome(answer, by, now, duration)
             }
             Err(failure) => Outcome {
@@ -293,7 +295,7 @@ impl Webhook {
     }
 }
 
-impl Place {
+impl UrlTarget {
     fn new(url: &Target, https_only: bool, egress: &Egress) -> Result<Self, BuildError> {
         let origin = url.origin();
         if https_only && !origin.starts_with("https:") {
@@ -307,7 +309,7 @@ impl Place {
 }
 
 #[async_trait]
-impl Destination for Webhook {
+impl DestinationClient for Webhook {
     fn kind(&self) -> &'static str {
         "webhook"
     }
@@ -381,11 +383,11 @@ fn open_headers(
     sealed: &BTreeMap<String, Sealed>,
     signature: Option<&HeaderName>,
     vault: &Vault,
-    context: impl Fn(Field) -> Context,
+    context: impl Fn(SecretField) -> SealContext,
 ) -> Result<OwnHeaders, BuildError> {
     let mut headers = BTreeMap::new();
     for (name, value) in sealed {
-        let value = vault.open(value, &context(Field::Header))?;
+        let value = vault.open(value, &context(SecretField::Header))?;
         headers.insert(name.clone(), value.expose().to_owned());
     }
     Ok(OwnHeaders::new(&headers, signature)?)
@@ -412,15 +414,15 @@ fn text(text: String) -> Result<HeaderValue, Outcome> {
 fn authorization(
     auth: &Auth,
     vault: &Vault,
-    context: impl Fn(Field) -> Context,
+    context: impl Fn(SecretField) -> SealContext,
 ) -> Result<Option<HeaderValue>, BuildError> {
     let value = match auth {
         Auth::None => return Ok(None),
         Auth::Bearer { token } => {
-            format!("Bearer {}", vault.open(token, &context(Field::BearerToken))?.expose())
+            format!("Bearer {}", vault.open(token, &context(SecretField::BearerToken))?.expose())
         }
         Auth::Basic { username, password } => {
-            let password = vault.open(password, &context(Field::BasicPassword))?;
+            let password = vault.open(password, &context(SecretField::BasicPassword))?;
             // A colon in the user name would move the border (RFC 7617 §2).
             if username.contains(':') {
                 return Err(BuildError::Auth);

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue, header};
 use jiff::Timestamp;
 
-use super::{Request, Webhook};
+use super::{OutgoingRequest, Webhook};
 use crate::{
     destinations::Preview,
     model::{Message, Outcome},
@@ -24,7 +24,7 @@ impl Webhook {
         Ok((0..self.urls.len()).map(|place| self.preview_of(place, &request)).collect())
     }
 
-    fn preview_of(&self, place: usize, request: &Request) -> Preview {
+    fn preview_of(&self, place: usize, request: &OutgoingRequest) -> Preview {
         let url = &self.urls[place];
         let target = request.targets.get(place).cloned().flatten();
         let (headers, body) = (request.headers.clone(), request.body.clone());

@@ -1,4 +1,4 @@
-//! URLs whose path and query are written anew for each message.
+//! URLs whose path and query are written again for each message.
 
 use std::fmt::Write as _;
 
@@ -29,10 +29,10 @@ pub fn check_target(target: &Target) -> Result<(), TargetError> {
 /// Text and expressions by turns.
 pub(super) struct TargetTemplate {
     origin: String,
-    parts: Vec<Part>,
+    parts: Vec<TemplatePart>,
 }
 
-enum Part {
+enum TemplatePart {
     Text(String),
     /// Its value is percent-encoded whole, so that it stays within its segment or parameter.
     Value {
@@ -66,7 +66,7 @@ impl TargetTemplate {
             let end = end_of_tag(tag).ok_or(TargetError::Open)?;
             parts.push(plain(text)?);
             let template = Template::compile(&format!("{{{{{}}}}}", &tag[..end]))?;
-            parts.push(Part::Value { template, is_in_path });
+            parts.push(TemplatePart::Value { template, is_in_path });
             rest = &tag[end + 2..];
         }
         parts.push(plain(rest)?);
@@ -80,8 +80,8 @@ impl TargetTemplate {
         let mut url = String::new();
         for part in &self.parts {
             match part {
-                Part::Text(text) => url.push_str(text),
-                Part::Value { template, is_in_path } => {
+                TemplatePart::Text(text) => url.push_str(text),
+                TemplatePart::Value { template, is_in_path } => {
                     let value = template.render(facts).map_err(|_| Unresolved::Failed)?;
                     if value.is_empty() && *is_in_path {
                         return Err(Unresolved::Empty);
@@ -103,11 +103,11 @@ impl TargetTemplate {
     }
 }
 
-fn plain(text: &str) -> Result<Part, TargetError> {
+fn plain(text: &str) -> Result<TemplatePart, TargetError> {
     if text.contains("{%") || text.contains("{#") {
         return Err(TargetError::Tag);
     }
-    Ok(Part::Text(text.to_owned()))
+    Ok(TemplatePart::Text(text.to_owned()))
 }
 
 /// Where the tag's `}}` stands: not within a text in quotes.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_compile_is_said_when_it_is_saved() {
+    fn templates_are_compiled_when_they_are_saved() {
         for (text, is_right) in [
             ("https://a.com/{{ payload.id }}", true),
             ("https://a.com/{{ payload.id", false),

@@ -9,8 +9,8 @@ use url::{Url, form_urlencoded};
 
 use super::Trouble;
 use crate::{
-    crypto::{Context, Field, Vault},
-    destinations::egress::{Egress, Endpoint, Failure},
+    crypto::{SealContext, SecretField, Vault},
+    destinations::egress::{Egress, EgressFailure, Endpoint},
     expr::{Facts, Mapping, Names, Template},
     model::{EndpointUrl, HttpLookup, Lookup, RawJson},
 };
@@ -47,7 +47,7 @@ impl Http {
         let results = ["email", "domain", "response"].map(str::to_owned);
         let names = Names { results: &results, bare: true };
         let map = Mapping::compile_with(&settings.map.to_value(), &names);
-        let context = Context::of_lookup(lookup.project, lookup.id, Field::LookupSecret);
+        let context = SealContext::of_lookup(lookup.project, lookup.id, SecretField::LookupSecret);
         let mut secrets = BTreeMap::new();
         for (name, sealed) in &settings.secrets {
             let secret = vault.open(sealed, &context).map_err(|error| error.to_string())?;
@@ -130,7 +130,7 @@ impl Http {
         let headers = self.headers(email, domain)?;
         let answer = match self.endpoint.get(target, headers, deadline).await {
             Ok(answer) => answer,
-            Err(Failure::Timeout(_)) => return Err(Trouble::Timeout),
+            Err(EgressFailure::Timeout(_)) => return Err(Trouble::Timeout),
             Err(failure) => return Err(Trouble::Broken(failure.reason())),
         };
         match answer.status {

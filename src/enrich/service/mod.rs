@@ -15,11 +15,11 @@ use futures_util::future::{FutureExt as _, Shared as SharedFuture, WeakShared};
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::{http::Http, postgres::Postgres};
-use super::{Failed, Parts, breaker::Breaker, cache::Cache};
+use super::{Failed, Parts, breaker::ServiceBreaker, cache::Cache};
 use crate::{
     clock::Clock,
     model::{Lookup, LookupSettings, Name, RawJson},
-    pipeline::Status,
+    pipeline::LookupStatus,
 };
 
 /// Why there is no answer, without anything that may be secret.
@@ -34,7 +34,7 @@ enum Trouble {
 pub struct Service {
     name: Name,
     inner: Arc<Inner>,
-    asked: Mutex<HashMap<String, WeakShared<Asked>>>,
+    asked: Mutex<HashMap<String, WeakShared<ServiceAnswer>>>,
 }
 
 struct Inner {
@@ -42,7 +42,7 @@ struct Inner {
     client: Result<Client, String>,
     cache: Cache,
     turns: Semaphore,
-    breaker: Breaker,
+    breaker: ServiceBreaker,
     timeout: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -53,7 +53,8 @@ enum Client {
     Postgres(Box<Postgres>),
 }
 
-type Asked = Pin<Box<dyn Future<Output = Result<Option<RawJson>, (Status, String)>> + Send>>;
+type ServiceAnswer =
+    Pin<Box<dyn Future<Output = Result<Option<RawJson>, (LookupStatus, String)>> + Send>>;
 
 impl Service {
     /// Opens its secrets. Where that fails, each question says why. `None`: it is no service.
@@ -74,7 +75,7 @@ impl Service {
             client,
             cache: Cache::new(limits.cache.entries, limits.cache.found, limits.cache.missing),
             turns: Semaphore::new(limits.concurrency.get() as usize),
-            breaker: Breaker::default(),
+            breaker: ServiceBreaker::default(),
             timeout: limits.timeout,
             clock: parts.clock.clone(),
         };
@@ -97,7 +98,7 @@ impl Service {
         answered.map_err(|(status, reason)| Failed { status, from: self.name.to_string(), reason })
     }
 
-    fn shared(&self, key: &str, domain: &str) -> SharedFuture<Asked> {
+    fn shared(&self, key: &str, domain: &str) -> SharedFuture<ServiceAnswer> {
         /// From here on, questions that nobody waits for any more are looked for.
         const MANY: usize = 1024;
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +110,8 @@ impl Service {
         }
         let (inner, name) = (self.inner.clone(), self.name.to_string());
         let (owned, domain) = (key.to_owned(), domain.to_owned());
-        let question: Asked = Box::pin(async move { inner.ask(&name, &owned, &domain).await });
+        let question: ServiceAnswer =
+            Box::pin(async move { inner.ask(&name, &owned, &domain).await });
         let shared = question.shared();
         asked.extend(shared.downgrade().map(|it| (key.to_owned(), it)));
         shared
@@ -122,16 +124,19 @@ impl Inner {
         name: &str,
         key: &str,
         domain: &str,
-    ) -> Result<Option<RawJson>, (Status, String)> {
-        let client = self.client.as_ref().map_err(|it| (Status::Failed, it.clone()))?;
+    ) -> Result<Option<RawJson>, (LookupStatus, String)> {
+        let client = self.client.as_ref().map_err(|it| (LookupStatus::Failed, it.clone()))?;
         let deadline = Instant::now() + self.timeout;
         let waited = tokio::time::timeout_at(deadline, self.turns.acquire()).await;
         let Ok(_turn) = waited else {
-            return Err((Status::Overloaded, "too many questions wait for their turn".to_owned()));
+            return Err((
+                LookupStatus::Overloaded,
+                "too many questions wait for their turn".to_owned(),
+            ));
         };
         if !self.breaker.allows(self.clock.steady()) {
             let reason = "it failed again and again, and is left alone for a while".to_owned();
-            return Err((Status::Failed, reason));
+            return Err((LookupStatus::Failed, reason));
         }
         let begun = Instant::now();
         let answered = match client {
@@ -157,15 +162,15 @@ impl Inner {
             }
             Err(Trouble::Refused(reason)) => {
                 self.breaker.succeeded();
-                Err((Status::Failed, reason))
+                Err((LookupStatus::Failed, reason))
             }
             Err(Trouble::Timeout) => {
                 self.breaker.failed(now);
-                Err((Status::Timeout, "no answer in time".to_owned()))
+                Err((LookupStatus::Timeout, "no answer in time".to_owned()))
             }
             Err(Trouble::Broken(reason)) => {
                 self.breaker.failed(now);
-                Err((Status::Failed, reason))
+                Err((LookupStatus::Failed, reason))
             }
         }
     }

@@ -15,18 +15,18 @@ use tokio_postgres::{
 
 use super::Trouble;
 use crate::{
-    crypto::{Context, Field, Vault},
-    destinations::egress::{Database, Egress, Failure},
+    crypto::{SealContext, SecretField, Vault},
+    destinations::egress::{Database, Egress, EgressFailure},
     model::{Lookup, PostgresLookup, RawJson},
 };
 
 pub(super) struct Postgres {
     database: Database,
     query: String,
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<Vec<IdleSessions>>,
 }
 
-struct Idle {
+struct IdleSessions {
     client: Client,
     since: Instant,
 }
@@ -41,7 +41,7 @@ impl Postgres {
         vault: &Vault,
         egress: &Egress,
     ) -> Result<Self, String> {
-        let context = Context::of_lookup(lookup.project, lookup.id, Field::LookupSecret);
+        let context = SealContext::of_lookup(lookup.project, lookup.id, SecretField::LookupSecret);
         let opened = vault.open(&settings.database, &context).map_err(|error| error.to_string())?;
         let database = egress.database(&opened).map_err(|rule| format!("its URL {rule}"))?;
         Ok(Self { database, query: whole(&settings.query), idle: Mutex::default() })
@@ -62,7 +62,7 @@ impl Postgres {
             }
         }
         let client = self.database.connect(deadline).await.map_err(|error| match error {
-            Failure::Timeout(_) => Trouble::Timeout,
+            EgressFailure::Timeout(_) => Trouble::Timeout,
             failure => Trouble::Broken(failure.reason()),
         })?;
         let answered = self.read(&client, key, deadline).await;
@@ -83,7 +83,10 @@ impl Postgres {
         let row = answered.map_err(|error| trouble(&error))?;
         if !client.is_closed() {
             let since = Instant::now();
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(Idle { client, since });
+            self.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(IdleSessions { client, since });
         }
         let refused = |what: &str| Trouble::Refused(what.to_owned());
         match row {
@@ -106,7 +109,7 @@ impl Postgres {
         // The server stops by itself when nobody waits any more.
         let left = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
         let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {left}");
-        let key = Text(key);
+        let key = LiteralText(key);
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&key, Type::UNKNOWN)];
         // All three are on their way before the first is answered.
         let (begun, rows, ended) = tokio::join!(
@@ -132,9 +135,9 @@ fn whole(query: &str) -> String {
 
 /// A text for a parameter of any type, which the server reads as it reads a literal.
 #[derive(Debug)]
-struct Text<'a>(&'a str);
+struct LiteralText<'a>(&'a str);
 
-impl ToSql for Text<'_> {
+impl ToSql for LiteralText<'_> {
     fn to_sql(
         &self,
         _: &Type,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use flate2::write::GzDecoder;
 use http_body_util::BodyExt as _;
 
-use super::room::{Lease, Pass};
+use super::body_budget::{Lease, Pass};
 use crate::problem::{Kind, Problem};
 
 /// A body may inflate to this many times its size, and always to [`FREE_BYTES`].
@@ -113,7 +113,7 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> Problem {
         }
         cause = error.source();
     }
-    Problem::new(Kind::InvalidBody).detail("the body ended before its end")
+    Problem::new(Kind::InvalidBody).detail("the connection closed before the whole body arrived")
 }
 
 enum Decoder {
@@ -222,7 +222,7 @@ impl Members {
     fn next(&mut self) -> io::Result<()> {
         self.number += 1;
         if self.number > Self::AT_MOST {
-            self.current.get_mut().failure = Some(Failure::Members);
+            self.current.get_mut().failure = Some(BodyFailure::Members);
             return Err(io::ErrorKind::InvalidData.into());
         }
         self.current.try_finish()?;
@@ -239,11 +239,11 @@ struct Sink {
     /// What the bytes that came so far may inflate to.
     allowed: usize,
     lease: Lease,
-    failure: Option<Failure>,
+    failure: Option<BodyFailure>,
 }
 
 #[derive(Clone, Copy)]
-enum Failure {
+enum BodyFailure {
     TooLarge,
     Ratio,
     NoRoom,
@@ -276,16 +276,16 @@ impl Sink {
 
     fn failure(&self) -> Problem {
         match self.failure {
-            Some(Failure::TooLarge) => {
+            Some(BodyFailure::TooLarge) => {
                 let detail = format!("a body has at most {} bytes here, inflated", self.limit);
                 Problem::new(Kind::BodyTooLarge).detail(detail)
             }
-            Some(Failure::Ratio) => Problem::new(Kind::BodyTooLarge)
+            Some(BodyFailure::Ratio) => Problem::new(Kind::BodyTooLarge)
                 .detail("a body may inflate to at most 100 times its size"),
-            Some(Failure::Members) => {
+            Some(BodyFailure::Members) => {
                 Problem::new(Kind::BodyTooLarge).detail("a body in gzip has at most 256 members")
             }
-            Some(Failure::NoRoom) => Problem::new(Kind::Overloaded)
+            Some(BodyFailure::NoRoom) => Problem::new(Kind::Overloaded)
                 .retry_after(Duration::from_secs(1))
                 .detail("too many bodies are being read; nothing of the request was kept"),
             None => damaged(),
@@ -297,11 +297,11 @@ impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let length = self.bytes.len() + bytes.len();
         self.failure = if length > self.limit {
-            Some(Failure::TooLarge)
+            Some(BodyFailure::TooLarge)
         } else if length > self.allowed {
-            Some(Failure::Ratio)
+            Some(BodyFailure::Ratio)
         } else if !self.lease.grow(bytes.len()) {
-            Some(Failure::NoRoom)
+            Some(BodyFailure::NoRoom)
         } else {
             None
         };

@@ -2,7 +2,7 @@
 
 use axum::{body::Body, http::HeaderValue};
 
-use super::{super::room::Room, *};
+use super::{super::body_budget::BodyBudget, *};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -18,7 +18,7 @@ async fn read_as(
     encoding: &'static str,
     body: Vec<u8>,
     limit: usize,
-    room: &Room,
+    room: &BodyBudget,
 ) -> Result<Bytes, Kind> {
     let encoding = (header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
     let headers = [encoding].into_iter().collect();
@@ -38,7 +38,7 @@ fn dense(length: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn every_encoding_gives_what_went_in_and_the_limit_counts_what_comes_out() {
-    let room = Room::new(usize::MAX >> 1);
+    let room = BodyBudget::new(usize::MAX >> 1);
     let text = dense(100_000);
     for (encoding, body) in
         [("identity", text.clone()), ("gzip", gzip(&text)), ("ZSTD", zstd(&text))]
@@ -53,7 +53,7 @@ async fn every_encoding_gives_what_went_in_and_the_limit_counts_what_comes_out()
 
 #[tokio::test]
 async fn a_bomb_is_refused_before_it_fills_the_memory() {
-    let room = Room::new(usize::MAX >> 1);
+    let room = BodyBudget::new(usize::MAX >> 1);
     let bomb = vec![b' '; 4 * 1024 * 1024];
     for (encoding, body) in [("gzip", gzip(&bomb)), ("zstd", zstd(&bomb))] {
         assert!(body.len() < bomb.len() / 100);
@@ -64,7 +64,7 @@ async fn a_bomb_is_refused_before_it_fills_the_memory() {
 
 #[tokio::test]
 async fn damaged_and_doubly_encoded_bodies_are_refused() {
-    let room = Room::new(usize::MAX >> 1);
+    let room = BodyBudget::new(usize::MAX >> 1);
     let text = dense(10_000);
     let whole = gzip(&text);
     let cut = whole[..whole.len() - 4].to_vec();
@@ -84,7 +84,7 @@ async fn damaged_and_doubly_encoded_bodies_are_refused() {
 
 #[tokio::test]
 async fn a_lent_body_is_not_copied_and_has_the_same_limits() {
-    let (room, headers) = (Room::new(1000), HeaderMap::new());
+    let (room, headers) = (BodyBudget::new(1000), HeaderMap::new());
     let body = Bytes::from(vec![b'x'; 600]);
     let lent = lend(Body::from(body.clone()), &headers, 600, Pass::known(&room)).await.unwrap();
     assert_eq!((lent.0.as_ptr(), lent.0.len()), (body.as_ptr(), 600));
@@ -105,7 +105,7 @@ async fn a_lent_body_is_not_copied_and_has_the_same_limits() {
 
 #[tokio::test]
 async fn all_bodies_share_the_room_and_give_it_back() {
-    let room = Room::new(1000);
+    let room = BodyBudget::new(1000);
     let headers = HeaderMap::new();
     let first =
         read(Body::from(vec![b'x'; 900]), &headers, 1000, Pass::known(&room)).await.unwrap();

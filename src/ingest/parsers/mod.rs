@@ -20,9 +20,9 @@ pub use self::senders::json;
 use super::{
     batch::{self, AT_MOST, Format},
     body,
+    body_budget::{BodyBudget, Pass},
     event::{self, Draft},
     metadata::Circumstances,
-    room::{Pass, Room},
     segment::parsers as segment_parsers,
     webhook::parsers as webhook_parsers,
 };
@@ -95,7 +95,7 @@ fn inflated(choice: u8, body: &[u8]) -> Result<Option<Bytes>, Broken> {
     let mut headers = HeaderMap::new();
     let encoding = ["", "gzip", "zstd", "identity"][usize::from(choice % 4)];
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
-    let room = Room::new(LARGEST);
+    let room = BodyBudget::new(LARGEST);
     let read =
         body::read(Body::from(body.to_vec()), &headers, LARGEST, Pass::known(&room)).now_or_never();
     let Ok((body, _lease)) = read.ok_or("a body that is there is read at once")? else {

@@ -1,4 +1,4 @@
-//! What Segment's clients are told, in the form that each of them understands.
+//! What Segment's clients are answered, in the form that each of them understands.
 
 use std::borrow::Cow;
 
@@ -26,14 +26,14 @@ impl Fault {
 
 /// Why a request was not taken.
 #[derive(Debug)]
-pub enum Refused {
+pub enum RefusedRequest {
     /// As a whole.
     Whole(Problem),
     /// The one message that it was had this fault.
     Message(Fault),
 }
 
-impl From<Problem> for Refused {
+impl From<Problem> for RefusedRequest {
     fn from(problem: Problem) -> Self {
         Self::Whole(problem)
     }
@@ -41,7 +41,7 @@ impl From<Problem> for Refused {
 
 /// What became of a request: everything was taken but for these.
 #[derive(Debug, Default, Serialize)]
-pub struct Taken {
+pub struct TakenRequest {
     success: Success,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rejected: Vec<Rejected>,
@@ -65,7 +65,7 @@ impl Serialize for Success {
     }
 }
 
-impl Taken {
+impl TakenRequest {
     /// Of a large batch that is all wrong, the first faults say enough.
     const SHOWN: usize = 100;
 
@@ -84,11 +84,11 @@ impl Taken {
 }
 
 /// Exactly 200 on success: some clients take 201, 202 and 204 for a failure, and send again.
-pub fn answered(outcome: Result<Taken, Refused>) -> Response {
+pub fn answered(outcome: Result<TakenRequest, RefusedRequest>) -> Response {
     match outcome {
         Ok(taken) => (StatusCode::OK, Json(taken)).into_response(),
-        Err(Refused::Whole(problem)) => refused(&problem),
-        Err(Refused::Message(fault)) => {
+        Err(RefusedRequest::Whole(problem)) => refused(&problem),
+        Err(RefusedRequest::Message(fault)) => {
             let slug = Kind::InvalidRequest.parts().1;
             metrics::counter!("tidegate_ingest_refused_total", "reason" => slug).increment(1);
             let body = serde_json::json!({ "success": false, "code": fault.code, "message": fault.message });

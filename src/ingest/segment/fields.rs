@@ -10,13 +10,13 @@ use crate::{
 
 /// In the order in which they came. Of two with the same name, the last counts, at the place of the first.
 #[derive(Debug, Default)]
-pub struct Fields<'a> {
+pub struct MessageFields<'a> {
     object: Object<'a>,
     /// The whole of which they are the fields.
     whole: &'a [u8],
 }
 
-impl<'a> Fields<'a> {
+impl<'a> MessageFields<'a> {
     /// Of a body. Any JSON value will do; one that is no object has no fields.
     pub fn parse(body: &'a [u8]) -> Result<Self, Problem> {
         let whole = json::trimmed(json::without_mark(body));
@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn fields_keep_their_bytes_and_the_last_of_a_name_counts() {
         let fields =
-            Fields::parse(br#"{"a":1.50,"b":{"x" : 1},"\u0061":"z","\ud800":"a\udc00"}"#).unwrap();
+            MessageFields::parse(br#"{"a":1.50,"b":{"x" : 1},"\u0061":"z","\ud800":"a\udc00"}"#)
+                .unwrap();
         let all: Vec<_> = fields.iter().map(|it| (it.inner, it.value)).collect();
         let expected: [(&[u8], &[u8]); 3] =
             [(br"\u0061", b"\"z\""), (b"b", br#"{"x" : 1}"#), (br"\ud800", br#""a\udc00""#)];
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn a_batch_is_an_array_and_a_call_is_an_object() {
         let count = |json: &str, is_batch| {
-            let fields = Fields::parse(json.as_bytes()).unwrap();
+            let fields = MessageFields::parse(json.as_bytes()).unwrap();
             fields.messages(is_batch).map(|it| it.len()).map_err(|it| it.errors[0].field.clone())
         };
         assert_eq!(count(r#"{"batch":[1,{}]}"#, true), Ok(2));
@@ -113,8 +114,8 @@ mod tests {
                 (0..count).map(|it| format!("\"{it}\":1")).collect::<Vec<_>>().join(",")
             )
         };
-        assert!(Fields::parse(keys(10_000).as_bytes()).is_ok());
-        let problem = Fields::parse(keys(10_001).as_bytes()).unwrap_err();
+        assert!(MessageFields::parse(keys(10_000).as_bytes()).is_ok());
+        let problem = MessageFields::parse(keys(10_001).as_bytes()).unwrap_err();
         assert_eq!(
             (problem.kind(), problem.errors[0].field.as_str()),
             (Kind::InvalidRequest, "body")

@@ -3,11 +3,11 @@
 use axum::http::{HeaderMap, Uri, header};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::fields::Fields;
+use super::fields::MessageFields;
 
 /// The write key of a request: the user name of `Authorization: Basic`, with or without its colon; the
 /// body's `writeKey`, also beside a bearer token; the query's.
-pub fn find(headers: &HeaderMap, uri: &Uri, fields: &Fields<'_>) -> Option<String> {
+pub fn find(headers: &HeaderMap, uri: &Uri, fields: &MessageFields<'_>) -> Option<String> {
     Elsewhere::of(headers, uri).or_in(fields)
 }
 
@@ -24,7 +24,7 @@ impl Elsewhere {
         Self { header: in_header(headers), query: in_query(uri) }
     }
 
-    pub fn or_in(&self, fields: &Fields<'_>) -> Option<String> {
+    pub fn or_in(&self, fields: &MessageFields<'_>) -> Option<String> {
         let key = self.header.clone().or_else(|| fields.text("writeKey"));
         key.or_else(|| self.query.clone()).filter(|it| !it.is_empty())
     }
@@ -71,7 +71,7 @@ mod tests {
             if let Some(value) = &authorization {
                 headers.insert(header::AUTHORIZATION, value.parse().unwrap());
             }
-            let fields = Fields::parse(body.as_bytes()).unwrap();
+            let fields = MessageFields::parse(body.as_bytes()).unwrap();
             let uri = format!("/v1/batch?{query}").parse().unwrap();
             let found = find(&headers, &uri, &fields);
             assert_eq!(found.as_deref(), expected, "{authorization:?} {body} {query}");

@@ -13,7 +13,7 @@ use crate::{
 
 /// The limits of messages.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct MessageLimits {
     /// Bytes of one message, with what its batch adds to it.
     pub message: usize,
     /// Bytes that the batch may add to all of its messages together.
@@ -24,7 +24,7 @@ pub struct Limits {
 pub struct Shared<'a> {
     pub context: Layer<'a>,
     pub integrations: Layer<'a>,
-    limits: Limits,
+    limits: MessageLimits,
     left: Cell<usize>,
 }
 
@@ -37,7 +37,11 @@ pub struct Layer<'a> {
 }
 
 impl<'a> Shared<'a> {
-    pub fn of(context: Option<&'a [u8]>, integrations: Option<&'a [u8]>, limits: Limits) -> Self {
+    pub fn of(
+        context: Option<&'a [u8]>,
+        integrations: Option<&'a [u8]>,
+        limits: MessageLimits,
+    ) -> Self {
         let left = Cell::new(limits.shared);
         Self { context: Layer::of(context), integrations: Layer::of(integrations), limits, left }
     }
@@ -54,7 +58,7 @@ impl<'a> Shared<'a> {
             return Err(Fault::new("invalid_message", text));
         }
         let added = self.context.added(context) + self.integrations.added(integrations);
-        let Limits { message: most, shared } = self.limits;
+        let MessageLimits { message: most, shared } = self.limits;
         if message + added > most {
             let text = format!(
                 "with the batch's `context` and `integrations`, a message must have at most {most} bytes; \
@@ -190,7 +194,7 @@ mod tests {
     #[test]
     fn copies_count_for_each_message_and_for_all() {
         let context = format!(r#"{{"k":"{}"}}"#, "x".repeat(92));
-        let limits = Limits { message: 150, shared: 250 };
+        let limits = MessageLimits { message: 150, shared: 250 };
         let shared = Shared::of(Some(context.as_bytes()), None, limits);
         let code =
             |size, own: Option<&Object<'_>>| shared.spend(size, own, None).err().map(|it| it.code);

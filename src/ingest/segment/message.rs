@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     answer::Fault,
-    fields::Fields,
+    fields::MessageFields,
     merge::{self, Shared},
     times,
 };
@@ -69,7 +69,7 @@ pub struct Around<'a> {
 
 /// A message that is complete.
 #[derive(Debug)]
-pub struct Message {
+pub struct CompleteMessage {
     pub call: Call,
     /// The client's, or a new one.
     pub id: String,
@@ -119,14 +119,14 @@ impl OddTimes {
 const LONGEST_ID: usize = 240;
 
 /// Checks a message, and completes it.
-pub fn parse(message: &[u8], around: &Around<'_>) -> Result<Message, Fault> {
+pub fn parse(message: &[u8], around: &Around<'_>) -> Result<CompleteMessage, Fault> {
     let found = kind_of_json(message);
     if found != "an object" {
         return Err(Fault::new("invalid_message", format!("a message is an object, not {found}")));
     }
     shape::check(message)
         .map_err(|error| Fault::new("invalid_message", format!("a message {error}")))?;
-    let fields = Fields::of(message);
+    let fields = MessageFields::of(message);
     let call = call(&fields, around)?;
     check(call, &fields)?;
     let sent_at = fields.get("sentAt").or(around.sent_at);
@@ -161,10 +161,10 @@ pub fn parse(message: &[u8], around: &Around<'_>) -> Result<Message, Fault> {
         integrations: around.shared.integrations.under(integrations.json, objects.1),
         around,
     });
-    Ok(Message { call, id, is_known, timestamp, odd_times, payload })
+    Ok(CompleteMessage { call, id, is_known, timestamp, odd_times, payload })
 }
 
-fn call(fields: &Fields<'_>, around: &Around<'_>) -> Result<Call, Fault> {
+fn call(fields: &MessageFields<'_>, around: &Around<'_>) -> Result<Call, Fault> {
     let Some(named) = fields.get("type").filter(|it| **it != *b"null") else {
         return around
             .call
@@ -172,16 +172,16 @@ fn call(fields: &Fields<'_>, around: &Around<'_>) -> Result<Call, Fault> {
     };
     let call = json::exact_text(named).and_then(|it| Call::named(&it.to_lowercase()));
     call.ok_or_else(|| {
-        let rule = "`type` is identify, track, page, screen, group or alias";
+        let rule = "must be identify, track, page, screen, group or alias";
         Fault::new("unknown_type", rule)
     })
 }
 
 /// What the specification asks of each call.
-fn check(call: Call, fields: &Fields<'_>) -> Result<(), Fault> {
+fn check(call: Call, fields: &MessageFields<'_>) -> Result<(), Fault> {
     let has = |name: &str| fields.get(name).is_some_and(|it| !matches!(it, b"null" | br#""""#));
     let need = |name: &'static str, code: &'static str| {
-        let rule = format!("a message of type `{}` has `{name}`", call.name());
+        let rule = format!("must be given: a message of type `{}` has `{name}`", call.name());
         if has(name) { Ok(()) } else { Err(Fault::new(code, rule)) }
     };
     if !has("userId") && !has("anonymousId") && call != Call::Alias {
@@ -197,7 +197,7 @@ fn check(call: Call, fields: &Fields<'_>) -> Result<(), Fault> {
 
 /// The client's id of a message. A number is taken as it is written; what is neither a text nor a number
 /// would be lost, and with it the promise that the message counts once.
-fn given_id(fields: &Fields<'_>) -> Result<Option<String>, Fault> {
+fn given_id(fields: &MessageFields<'_>) -> Result<Option<String>, Fault> {
     let wrong = |rule: String| Err(Fault::new("invalid_message_id", rule));
     let Some(given) = fields.get("messageId").filter(|it| !matches!(*it, b"null" | br#""""#))
     else {
@@ -254,7 +254,7 @@ impl<'a> Own<'a> {
 
 /// What a complete message is made of.
 struct Parts<'p, 'a> {
-    fields: &'p Fields<'a>,
+    fields: &'p MessageFields<'a>,
     call: Call,
     id: &'p str,
     sent_at: Option<&'a [u8]>,
@@ -311,9 +311,9 @@ mod tests {
     use axum::http::HeaderMap;
     use serde_json::{Value, json};
 
-    use super::{super::merge::Limits, *};
+    use super::{super::merge::MessageLimits, *};
 
-    fn parsed(message: &str, call: Option<Call>) -> Result<(Message, Value), &'static str> {
+    fn parsed(message: &str, call: Option<Call>) -> Result<(CompleteMessage, Value), &'static str> {
         parsed_with(message, call, br#"{"locale":"de","app":1}"#)
     }
 
@@ -321,7 +321,7 @@ mod tests {
         message: &str,
         call: Option<Call>,
         context: &[u8],
-    ) -> Result<(Message, Value), &'static str> {
+    ) -> Result<(CompleteMessage, Value), &'static str> {
         let ip: IpAddr = "192.0.2.1".parse().unwrap();
         let random = crate::crypto::SystemRandom;
         let around = Around {
@@ -332,7 +332,11 @@ mod tests {
             random: &random,
             is_browser: true,
             sent_at: Some(br#""2024-01-02T03:04:10.678Z""#),
-            shared: Shared::of(Some(context), None, Limits { message: 32_768, shared: 262_144 }),
+            shared: Shared::of(
+                Some(context),
+                None,
+                MessageLimits { message: 32_768, shared: 262_144 },
+            ),
         };
         let message = parse(message.as_bytes(), &around).map_err(|it| it.code)?;
         let value = message.payload.to_value();

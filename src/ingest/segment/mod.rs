@@ -29,14 +29,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    answer::{Fault, Refused, Taken, answered},
+    answer::{Fault, RefusedRequest, TakenRequest, answered},
     key::Elsewhere,
     message::Call,
-    take::{Apart, Asked},
+    take::{Apart, RequestFacts},
 };
 use super::{
-    Ingest, OpenSource, body, cors,
-    room::{Pass, Sender},
+    Ingest, OpenSource, body,
+    body_budget::{Pass, SenderClass},
+    cors,
     traffic::{Caller, Rejection},
     types,
 };
@@ -75,7 +76,7 @@ pub fn router(ingest: Arc<Ingest>) -> Router {
     let mut router = Router::new()
         .route("/v1/{call}", post(call))
         // Clients report about themselves here. We do not ask how they are.
-        .route("/v1/m", post(|| async { answered(Ok(Taken::default())) }))
+        .route("/v1/m", post(|| async { answered(Ok(TakenRequest::default())) }))
         .route("/v1/pixel/{call}", get(pixel))
         .route("/v1/projects/{write_key}/settings", get(settings::settings))
         .route("/projects/{write_key}/settings", get(settings::settings))
@@ -123,8 +124,8 @@ async fn pixel(
         let taken = ingest.segment_body(Some(call), &parts, body).await;
         if let Err(refused) = taken {
             let why = match refused {
-                Refused::Whole(problem) => problem.kind().parts().1,
-                Refused::Message(fault) => fault.code,
+                RefusedRequest::Whole(problem) => problem.kind().parts().1,
+                RefusedRequest::Message(fault) => fault.code,
             };
             tracing::debug!(why, "a pixel was not taken");
         }
@@ -178,7 +179,7 @@ impl Ingest {
         self: &Arc<Self>,
         call: Option<Call>,
         request: Request,
-    ) -> Result<Taken, Refused> {
+    ) -> Result<TakenRequest, RefusedRequest> {
         let (parts, body) = request.into_parts();
         let elsewhere = Elsewhere::of(&parts.headers, &parts.uri);
         // The header's key counts before any other: where it opens nothing, nothing need be read.
@@ -189,7 +190,7 @@ impl Ingest {
         let pass = self.segment_pass(&elsewhere, self.caller_ip(&parts));
         let read = body::read(body, &parts.headers, limit, pass).await;
         let (body, _lease) = read.inspect_err(|problem| {
-            let key = elsewhere.or_in(&fields::Fields::default());
+            let key = elsewhere.or_in(&fields::MessageFields::default());
             let source = key.and_then(|it| self.keyring.by_write_key(&it));
             let rejection = Rejection::of(problem, self.clock.now(), self.caller_ip(&parts));
             if let Some((source, rejection)) = source.zip(rejection) {
@@ -206,7 +207,7 @@ impl Ingest {
             Some(key) => known(key),
             None => elsewhere.query.as_ref().is_some_and(known),
         };
-        let sender = if is_named { Sender::Named(ip) } else { Sender::Stranger(ip) };
+        let sender = if is_named { SenderClass::Named(ip) } else { SenderClass::Stranger(ip) };
         Pass { room: &self.room, sender }
     }
 
@@ -229,10 +230,10 @@ impl Ingest {
         call: Option<Call>,
         parts: &Parts,
         body: Bytes,
-    ) -> Result<Taken, Refused> {
+    ) -> Result<TakenRequest, RefusedRequest> {
         /// Beyond it, reading and completing would hold up the other connections of this thread.
         const AT_ONCE: usize = 64 * 1024;
-        let asked = Asked::of(self, call, parts);
+        let asked = RequestFacts::of(self, call, parts);
         let apart = if body.len() <= AT_ONCE {
             self.take_apart(&asked, &body)?
         } else {
@@ -244,7 +245,11 @@ impl Ingest {
     }
 
     /// Holds the events to the schemas of their types, and keeps those that are right.
-    async fn keep_apart(&self, asked: &Asked, apart: Apart) -> Result<Taken, Refused> {
+    async fn keep_apart(
+        &self,
+        asked: &RequestFacts,
+        apart: Apart,
+    ) -> Result<TakenRequest, RefusedRequest> {
         let Apart { source, places, events, mut taken } = apart;
         let judge = self.types.judge(asked.received_at);
         let judged = self.checks.judge(events, &judge).await?;
@@ -263,7 +268,7 @@ impl Ingest {
         if asked.call.is_some()
             && let Some(fault) = taken.only_fault()
         {
-            return Err(Refused::Message(fault));
+            return Err(RefusedRequest::Message(fault));
         }
         if !events.is_empty() {
             let appended = self.gate.admit(events).await.map_err(Problem::from)?;

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    fields::Fields,
+    fields::MessageFields,
     key,
-    merge::{Limits, Shared},
+    merge::{MessageLimits, Shared},
     message::{self, Around, Call},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub fn pixel(query: &str) -> Result<(), Broken> {
 /// The messages of a body, for one of the calls, or for a batch.
 pub fn messages(body: &[u8], choice: u8) -> Result<(), Broken> {
     const LONGEST: usize = 256;
-    let Ok(fields) = Fields::parse(body) else { return Ok(()) };
+    let Ok(fields) = MessageFields::parse(body) else { return Ok(()) };
     let call = ["i", "t", "p", "s", "g", "a", "batch"][usize::from(choice) % 7];
     let call = Call::named(call);
     let _ = key::find(&HeaderMap::new(), &axum::http::Uri::from_static("/v1/batch"), &fields);
@@ -58,7 +58,7 @@ pub fn messages(body: &[u8], choice: u8) -> Result<(), Broken> {
         shared: Shared::of(
             fields.get("context").filter(|_| call.is_none()),
             fields.get("integrations").filter(|_| call.is_none()),
-            Limits { message: 32 * 1024, shared: 256 * 1024 },
+            MessageLimits { message: 32 * 1024, shared: 256 * 1024 },
         ),
     };
     for message in messages {
@@ -104,7 +104,9 @@ fn as_it_came(message: &[u8], payload: &RawJson) -> Result<(), Broken> {
 
 /// A payload as the context of a message, alone and under and over another, and as a message itself.
 pub fn compared(payload: &RawJson, slow: &Slow) -> Result<(), Broken> {
-    let Ok(fields) = Fields::parse(payload.bytes()) else { return Err("what is JSON is taken") };
+    let Ok(fields) = MessageFields::parse(payload.bytes()) else {
+        return Err("what is JSON is taken");
+    };
     for name in ["a", "b", "userId", "user_id", "id"] {
         let text = match slow.get(name) {
             Some(Slow::Text(units)) => String::from_utf16(units).ok().filter(|it| !it.is_empty()),
@@ -136,7 +138,7 @@ pub fn compared(payload: &RawJson, slow: &Slow) -> Result<(), Broken> {
 /// The payload of a call of a browser.
 fn from_browser(message: &str, context: Option<&str>, ip: IpAddr) -> Option<RawJson> {
     let random = SeededRandom::new(1);
-    let limits = Limits { message: 32 * 1024, shared: 256 * 1024 };
+    let limits = MessageLimits { message: 32 * 1024, shared: 256 * 1024 };
     let around = Around {
         call: Some(Call::Page),
         received_at: Timestamp::UNIX_EPOCH,

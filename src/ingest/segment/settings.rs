@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{answer::answered, key};
 use crate::{
-    ingest::{Ingest, segment::fields::Fields},
+    ingest::{Ingest, segment::fields::MessageFields},
     problem::{Kind, Problem},
 };
 
@@ -57,7 +57,7 @@ pub async fn settings(
 
 /// What RudderStack's client for browsers loads: a source that is enabled, and no destinations of its own.
 pub async fn source_config(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
-    let key = key::find(request.headers(), request.uri(), &Fields::default());
+    let key = key::find(request.headers(), request.uri(), &MessageFields::default());
     let Some(source) = key.as_deref().and_then(|it| ingest.keyring.by_write_key(it)) else {
         return answered(Err(unknown().into()));
     };
@@ -83,7 +83,7 @@ fn unknown() -> Problem {
 }
 
 /// The host by which the caller knows us, and how it speaks to us. A lie here only misleads the liar: caches
-/// are told by `Vary` what an answer depends on.
+/// learn from `Vary` what an answer depends on.
 fn address(headers: &HeaderMap) -> (String, &'static str) {
     let text = |name: &str| headers.get(name).and_then(|it| it.to_str().ok()).map(str::trim);
     let is_host = |it: &&str| {

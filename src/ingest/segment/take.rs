@@ -7,21 +7,24 @@ use axum::http::{header, request::Parts};
 use jiff::Timestamp;
 
 use super::{
-    answer::{Fault, Refused, Taken},
-    fields::Fields,
+    answer::{Fault, RefusedRequest, TakenRequest},
+    fields::MessageFields,
     key::Elsewhere,
-    merge::{Limits, Shared},
-    message::{self, Around, Call, Message},
+    merge::{MessageLimits, Shared},
+    message::{self, Around, Call, CompleteMessage},
 };
 use crate::{
-    ingest::{Ingest, OpenSource, judging::Unjudged, metadata::Circumstances, traffic::Rejection},
+    ingest::{
+        Ingest, OpenSource, metadata::Circumstances, schema_checks::UncheckedEvent,
+        traffic::Rejection,
+    },
     model::{IdempotencyKey, NewEvent, TypeName},
     problem::Problem,
 };
 
 /// What a request says outside of its body.
 #[derive(Clone)]
-pub struct Asked {
+pub struct RequestFacts {
     /// What the path says, if it does.
     pub call: Option<Call>,
     keys: Elsewhere,
@@ -31,16 +34,16 @@ pub struct Asked {
     pub received_at: Timestamp,
 }
 
-/// What is right of a request, and what is to be told of the rest.
+/// What is right of a request, and what is to be reported of the rest.
 pub struct Apart {
     pub source: Arc<OpenSource>,
     /// Which message of the request each event is.
     pub places: Vec<usize>,
-    pub events: Vec<Unjudged>,
-    pub taken: Taken,
+    pub events: Vec<UncheckedEvent>,
+    pub taken: TakenRequest,
 }
 
-impl Asked {
+impl RequestFacts {
     pub fn of(ingest: &Ingest, call: Option<Call>, parts: &Parts) -> Self {
         let ip = ingest.caller_ip(parts);
         Self {
@@ -58,16 +61,24 @@ impl Asked {
         self.ip.to_canonical()
     }
 
-    /// What is told of a message that was not taken.
+    /// What is reported of a message that was not taken.
     pub fn rejection(&self, fault: &Fault) -> Rejection {
         Rejection::new(self.received_at, fault.code, fault.message.to_string(), self.ip())
     }
 }
 
 impl Ingest {
-    pub(super) fn take_apart(&self, asked: &Asked, body: &[u8]) -> Result<Apart, Refused> {
-        let fields = Fields::parse(body).inspect_err(|problem| {
-            self.refused_whole(asked, self.opened(asked.keys.or_in(&Fields::default())), problem);
+    pub(super) fn take_apart(
+        &self,
+        asked: &RequestFacts,
+        body: &[u8],
+    ) -> Result<Apart, RefusedRequest> {
+        let fields = MessageFields::parse(body).inspect_err(|problem| {
+            self.refused_whole(
+                asked,
+                self.opened(asked.keys.or_in(&MessageFields::default())),
+                problem,
+            );
         })?;
         let source = self.opened(asked.keys.or_in(&fields))?;
         let messages = fields
@@ -76,7 +87,7 @@ impl Ingest {
         let (messages, circumstances) =
             messages.inspect_err(|it| self.refused_whole(asked, Ok(source.clone()), it))?;
         let around = self.around(asked, circumstances, body.len(), &fields);
-        let mut taken = Taken::default();
+        let mut taken = TakenRequest::default();
         let room = messages.len().min(self.options.segment.messages);
         let (mut places, mut events) = (Vec::with_capacity(room), Vec::with_capacity(room));
         for (place, message) in messages.into_iter().enumerate() {
@@ -97,7 +108,7 @@ impl Ingest {
     /// Counts a request that is refused as a whole, if its key says at which source.
     fn refused_whole(
         &self,
-        asked: &Asked,
+        asked: &RequestFacts,
         source: Result<Arc<OpenSource>, Problem>,
         problem: &Problem,
     ) {
@@ -109,16 +120,18 @@ impl Ingest {
 
     fn around<'a>(
         &'a self,
-        asked: &Asked,
+        asked: &RequestFacts,
         circumstances: Circumstances,
         body: usize,
-        fields: &Fields<'a>,
+        fields: &MessageFields<'a>,
     ) -> Around<'a> {
         let options = &self.options.segment;
         // Of a single call, these are the message's own.
         let of_batch = |name| fields.get(name).filter(|_| asked.call.is_none());
-        let limits =
-            Limits { message: options.message_bytes, shared: options.shared_bytes.max(body) };
+        let limits = MessageLimits {
+            message: options.message_bytes,
+            shared: options.shared_bytes.max(body),
+        };
         Around {
             call: asked.call,
             received_at: asked.received_at,
@@ -136,7 +149,7 @@ impl Ingest {
         place: usize,
         message: &[u8],
         around: &Around<'_>,
-    ) -> Result<Message, Fault> {
+    ) -> Result<CompleteMessage, Fault> {
         let options = &self.options.segment;
         if place >= options.messages {
             let text = format!("a batch must have at most {} messages", options.messages);
@@ -151,8 +164,8 @@ impl Ingest {
     }
 }
 
-impl Message {
-    fn into_new(self, source: &Arc<OpenSource>, around: &Around<'_>) -> Unjudged {
+impl CompleteMessage {
+    fn into_new(self, source: &Arc<OpenSource>, around: &Around<'_>) -> UncheckedEvent {
         // A prefix, so that a message's id is never taken for an idempotency key of the REST API.
         let key = IdempotencyKey::trusted(&format!("messageId:{}", self.id));
         let key = Some(key).filter(|_| self.is_known);
@@ -168,6 +181,6 @@ impl Message {
             metadata: around.circumstances.beside(&source.name, &self.odd_times.to_field()),
             payload: self.payload,
         };
-        Unjudged::of(event, source, true)
+        UncheckedEvent::of(event, source, true)
     }
 }

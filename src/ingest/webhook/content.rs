@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A body as an event's payload.
-pub struct Content {
+pub struct InboundContent {
     pub payload: RawJson,
 }
 
@@ -28,7 +28,7 @@ pub enum Unreadable {
     NoText(&'static str),
 }
 
-impl Content {
+impl InboundContent {
     pub fn of(headers: &HeaderMap, body: &Bytes) -> Result<Self, Unreadable> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
         let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
@@ -140,7 +140,7 @@ mod tests {
     fn read(content_type: &str, body: &'static [u8]) -> Result<String, Unreadable> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
-        let content = Content::of(&headers, &Bytes::from_static(body))?;
+        let content = InboundContent::of(&headers, &Bytes::from_static(body))?;
         Ok(content.payload.as_str().to_owned())
     }
 
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_proves_who_somebody_is_is_not_shown() {
+    fn credentials_of_webhooks_are_not_shown() {
         let mut headers = HeaderMap::new();
         for name in ["authorization", "cookie", "x-gitlab-token", "x-my-secret", "x-github-event"] {
             headers.insert(name, "value".parse().unwrap());

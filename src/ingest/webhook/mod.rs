@@ -3,7 +3,7 @@
 //! A request is verified over its raw bytes before anything of it is parsed. One that is not believed
 //! gets a plain 401; why, stands in the source's list of rejected requests, for those who may see it.
 
-mod door;
+mod endpoint;
 mod content;
 pub(super) mod parsers;
 
@@ -16,16 +16,16 @@ use axum::{
 };
 use bytes::Bytes;
 
-pub use door::Doors;
+pub use endpoint::InboundEndpoints;
 
 use self::{
-    content::{Content, Unreadable},
-    door::Door,
+    content::{InboundContent, Unreadable},
+    endpoint::InboundEndpoint,
 };
 use super::{
     Ingest, body,
+    body_budget::Pass,
     metadata::Circumstances,
-    room::Pass,
     sender::Unfit,
     traffic::{Caller, Rejection},
     types,
@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// What became of a request that was believed.
-enum Outcome {
+enum InboundOutcome {
     /// What the sender asked to hear, and no event.
     Challenge(String),
     Taken,
@@ -54,7 +54,7 @@ enum Outcome {
     params(("source" = String, Path, description = "The source's id or name")),
     request_body(content = String, description = "Whatever the service sends", content_type = "*/*"),
     responses(
-        (status = 200, description = "Kept, or a duplicate; what the service wants to hear"),
+        (status = 200, description = "Accepted, or a duplicate; the answer that the service expects"),
         (status = "4XX", response = Problem),
         (status = "5XX", response = Problem),
     )
@@ -78,15 +78,15 @@ async fn answered(ingest: &Ingest, source: &str, request: Request) -> Response {
         ));
     };
     match ingest.webhook(&door, request).await {
-        Ok(Outcome::Taken) => acknowledged(&door),
-        Ok(Outcome::Challenge(text)) => {
+        Ok(InboundOutcome::Taken) => acknowledged(&door),
+        Ok(InboundOutcome::Challenge(text)) => {
             ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
         }
         Err(problem) => super::respond::<StatusCode>(Err(problem)),
     }
 }
 
-fn acknowledged(door: &Door) -> Response {
+fn acknowledged(door: &InboundEndpoint) -> Response {
     let mut response = (
         StatusCode::from_u16(door.answer.status).unwrap_or(StatusCode::OK),
         door.answer.body.clone(),
@@ -100,7 +100,11 @@ fn acknowledged(door: &Door) -> Response {
 }
 
 impl Ingest {
-    async fn webhook(&self, door: &Door, request: Request) -> Result<Outcome, Problem> {
+    async fn webhook(
+        &self,
+        door: &InboundEndpoint,
+        request: Request,
+    ) -> Result<InboundOutcome, Problem> {
         let (parts, body) = request.into_parts();
         let limit = self.options.event_bytes;
         let is_proxied = self.is_proxied_by(&parts.extensions);
@@ -119,7 +123,7 @@ impl Ingest {
 
     /// Leave to read the body, by what the header says alone: who shows the secret itself is known already,
     /// and who shows nothing, or an old time, need not be heard.
-    fn pass(&self, door: &Door, parts: &Parts, url: &str) -> Result<Pass<'_>, Problem> {
+    fn pass(&self, door: &InboundEndpoint, parts: &Parts, url: &str) -> Result<Pass<'_>, Problem> {
         let received = Received { headers: &parts.headers, url, body: b"" };
         let is_secret = door.scheme.secret_header().is_some();
         match door.scheme.verify(&door.keys, &received, self.clock.now()) {
@@ -133,18 +137,23 @@ impl Ingest {
         }
     }
 
-    fn doubted(&self, door: &Door, parts: &Parts, doubt: Doubt) -> Problem {
-        self.reject(door, parts, door::code(doubt), &doubt.to_string());
+    fn doubted(&self, door: &InboundEndpoint, parts: &Parts, doubt: Doubt) -> Problem {
+        self.reject(door, parts, endpoint::code(doubt), &doubt.to_string());
         Problem::new(Kind::NotVerified)
     }
 
-    async fn believed(&self, door: &Door, parts: &Parts, body: &Bytes) -> Result<Outcome, Problem> {
-        let content = Content::of(&parts.headers, body).map_err(|error| {
+    async fn believed(
+        &self,
+        door: &InboundEndpoint,
+        parts: &Parts,
+        body: &Bytes,
+    ) -> Result<InboundOutcome, Problem> {
+        let content = InboundContent::of(&parts.headers, body).map_err(|error| {
             self.reject(door, parts, Rejection::NOT_READ, &error.to_string());
             unreadable(&error)
         })?;
         if let Some(challenge) = door.challenge(&content) {
-            return Ok(Outcome::Challenge(challenge));
+            return Ok(InboundOutcome::Challenge(challenge));
         }
         let ip = self.caller_ip(parts);
         let circumstances = Circumstances::of(&parts.headers, ip).inspect_err(|problem| {
@@ -174,10 +183,10 @@ impl Ingest {
         let appended = self.gate.admit(kept).await?;
         appended.iter().for_each(|it| self.show(it));
         self.traffic.taken(door.source, Caller::Source, &appended, self.clock.now());
-        Ok(Outcome::Taken)
+        Ok(InboundOutcome::Taken)
     }
 
-    fn reject(&self, door: &Door, parts: &Parts, code: &'static str, reason: &str) {
+    fn reject(&self, door: &InboundEndpoint, parts: &Parts, code: &'static str, reason: &str) {
         let ip = self.caller_ip(parts);
         let rejection = Rejection::new(self.clock.now(), code, reason.to_owned(), ip);
         let rejection = rejection.without(door.never_store.as_ref());

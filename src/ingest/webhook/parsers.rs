@@ -3,7 +3,7 @@
 use axum::http::HeaderMap;
 use bytes::Bytes;
 
-use super::content::{self, Content};
+use super::content::{self, InboundContent};
 use crate::ingest::parsers::{Broken, valid};
 
 /// The body as a payload, whole and as a list.
@@ -12,7 +12,7 @@ pub fn content(headers: &HeaderMap, body: &Bytes) -> Result<(), Broken> {
     valid(usable.bytes())?;
     let kept = content::kept(headers, &[]);
     valid(content::metadata(&kept).get().as_bytes())?;
-    let Ok(content) = Content::of(headers, body) else { return Ok(()) };
+    let Ok(content) = InboundContent::of(headers, body) else { return Ok(()) };
     valid(content.payload.bytes())?;
     let elements = content::elements(&content.payload).unwrap_or_default();
     elements.iter().try_for_each(|it| valid(it.bytes()))

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_serde_refuses_is_a_value_all_the_same() {
+    fn json_that_serde_refuses_is_still_a_value() {
         for (text, expected) in [
             (r#"{"a":1,"\ud800":2}"#, json!({ "a": 1, "\\ud800": 2 })),
             (r#"{"a":"x\ud800","a":"\udc00y"}"#, json!({ "a": "\u{fffd}y" })),

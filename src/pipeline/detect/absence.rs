@@ -6,7 +6,7 @@ use crate::model::{AbsenceMemory, TypeName};
 
 /// What is too late.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
+pub struct AbsenceRule {
     /// How long after an event the next one is expected.
     pub every: Duration,
     /// How much later it may come.
@@ -21,7 +21,7 @@ pub struct Rule {
 
 /// Times are milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
+pub enum AbsenceInput {
     /// The key was declared.
     Declared(i64),
     /// There is an event.
@@ -31,18 +31,18 @@ pub enum Input {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AbsenceVerdict {
     /// Nothing is wrong.
     Expected { due: i64 },
     /// An event ends the absence of which this was remembered.
     Back { before: AbsenceMemory },
-    /// It did not come, which is told now, and once.
+    /// It did not come, which is reported now, and once.
     Absent { before: Option<i64>, due: i64 },
-    /// It came meanwhile, or its absence was told before.
+    /// It came meanwhile, or its absence was reported before.
     Outdated,
 }
 
-impl Rule {
+impl AbsenceRule {
     /// Until when an event is expected, if the interval began then.
     pub fn due(&self, since: i64) -> i64 {
         let millis = (self.every + self.grace).as_millis();
@@ -52,47 +52,47 @@ impl Rule {
 
 /// What is remembered afterwards (`None`: as before), and what is to be done.
 pub fn step(
-    rule: &Rule,
+    rule: &AbsenceRule,
     before: Option<AbsenceMemory>,
-    input: Input,
-) -> (Option<AbsenceMemory>, Verdict) {
+    input: AbsenceInput,
+) -> (Option<AbsenceMemory>, AbsenceVerdict) {
     let fresh = |since, is_seen| AbsenceMemory { since, is_seen, missed: None };
     match (input, before) {
-        (Input::Declared(at), None) => (Some(fresh(at, false)), expected(rule, at)),
-        (Input::Declared(_), Some(it)) => (None, expected(rule, it.since)),
-        (Input::Seen(at), None) => (Some(fresh(at, true)), expected(rule, at)),
-        (Input::Seen(at), Some(it)) => {
-            // One that was late on its way moves nothing back; but behind an absence that was told, a new
+        (AbsenceInput::Declared(at), None) => (Some(fresh(at, false)), expected(rule, at)),
+        (AbsenceInput::Declared(_), Some(it)) => (None, expected(rule, it.since)),
+        (AbsenceInput::Seen(at), None) => (Some(fresh(at, true)), expected(rule, at)),
+        (AbsenceInput::Seen(at), Some(it)) => {
+            // One that was late on its way moves nothing back; but behind an absence that was reported, a new
             // interval begins in any case.
             let after = fresh(at.max(it.since + i64::from(it.missed.is_some())), true);
             let verdict = match it.missed {
-                Some(_) => Verdict::Back { before: it },
+                Some(_) => AbsenceVerdict::Back { before: it },
                 None => expected(rule, after.since),
             };
             (Some(after), verdict)
         }
-        (Input::Over { since }, Some(it)) if it.since == since && it.missed.is_none() => {
+        (AbsenceInput::Over { since }, Some(it)) if it.since == since && it.missed.is_none() => {
             let due = rule.due(since);
             let last_seen = it.is_seen.then_some(since);
             (
                 Some(AbsenceMemory { missed: Some(due), ..it }),
-                Verdict::Absent { before: last_seen, due },
+                AbsenceVerdict::Absent { before: last_seen, due },
             )
         }
-        (Input::Over { .. }, Some(_) | None) => (None, Verdict::Outdated),
+        (AbsenceInput::Over { .. }, Some(_) | None) => (None, AbsenceVerdict::Outdated),
     }
 }
 
-fn expected(rule: &Rule, since: i64) -> Verdict {
-    Verdict::Expected { due: rule.due(since) }
+fn expected(rule: &AbsenceRule, since: i64) -> AbsenceVerdict {
+    AbsenceVerdict::Expected { due: rule.due(since) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rule() -> Rule {
-        Rule {
+    fn rule() -> AbsenceRule {
+        AbsenceRule {
             every: Duration::from_millis(90),
             grace: Duration::from_millis(10),
             event_type: TypeName::trusted("absence.detected"),
@@ -106,18 +106,21 @@ mod tests {
         let mut memory = None;
         let missed = AbsenceMemory { since: 50, is_seen: true, missed: Some(150) };
         for (input, expected) in [
-            (Input::Over { since: 0 }, Verdict::Outdated),
-            (Input::Declared(0), Verdict::Expected { due: 100 }),
-            (Input::Declared(5), Verdict::Expected { due: 100 }),
-            (Input::Seen(50), Verdict::Expected { due: 150 }),
+            (AbsenceInput::Over { since: 0 }, AbsenceVerdict::Outdated),
+            (AbsenceInput::Declared(0), AbsenceVerdict::Expected { due: 100 }),
+            (AbsenceInput::Declared(5), AbsenceVerdict::Expected { due: 100 }),
+            (AbsenceInput::Seen(50), AbsenceVerdict::Expected { due: 150 }),
             // It was late on its way
-            (Input::Seen(40), Verdict::Expected { due: 150 }),
+            (AbsenceInput::Seen(40), AbsenceVerdict::Expected { due: 150 }),
             // It came while the end of the interval was on its way
-            (Input::Over { since: 0 }, Verdict::Outdated),
-            (Input::Over { since: 50 }, Verdict::Absent { before: Some(50), due: 150 }),
-            (Input::Over { since: 50 }, Verdict::Outdated),
-            (Input::Seen(200), Verdict::Back { before: missed }),
-            (Input::Seen(210), Verdict::Expected { due: 310 }),
+            (AbsenceInput::Over { since: 0 }, AbsenceVerdict::Outdated),
+            (
+                AbsenceInput::Over { since: 50 },
+                AbsenceVerdict::Absent { before: Some(50), due: 150 },
+            ),
+            (AbsenceInput::Over { since: 50 }, AbsenceVerdict::Outdated),
+            (AbsenceInput::Seen(200), AbsenceVerdict::Back { before: missed }),
+            (AbsenceInput::Seen(210), AbsenceVerdict::Expected { due: 310 }),
         ] {
             let (after, verdict) = step(&rule(), memory, input);
             assert_eq!(verdict, expected, "{input:?}");
@@ -127,9 +130,9 @@ mod tests {
 
     #[test]
     fn a_key_that_was_declared_and_never_came_is_absent_too() {
-        let (memory, _) = step(&rule(), None, Input::Declared(7));
-        let (after, verdict) = step(&rule(), memory, Input::Over { since: 7 });
-        assert_eq!(verdict, Verdict::Absent { before: None, due: 107 });
+        let (memory, _) = step(&rule(), None, AbsenceInput::Declared(7));
+        let (after, verdict) = step(&rule(), memory, AbsenceInput::Over { since: 7 });
+        assert_eq!(verdict, AbsenceVerdict::Absent { before: None, due: 107 });
         assert_eq!(after.and_then(|it| it.missed), Some(107));
     }
 }

@@ -6,13 +6,13 @@ use humantime_serde::re::humantime::format_duration;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Detect, LONGEST_KEY, Rule, absence, spike};
+use super::{Detect, DetectRule, LONGEST_KEY, absence, spike};
 use crate::{
     expr::Names,
     model::{ProjectId, TypeName},
     pipeline::{
         Invalid, Tools,
-        settings::Fields,
+        settings::StepSettings,
         steps::{Step, kind_of},
     },
 };
@@ -33,7 +33,7 @@ impl Detect {
         tools: &Tools,
     ) -> Result<Box<dyn Step>, Invalid> {
         let own = ["threshold", "window", "mode", "cool_down", "payload"];
-        let fields = Fields::of(Self::SPIKE, settings, &[&own, &SHARED])?;
+        let fields = StepSettings::of(Self::SPIKE, settings, &[&own, &SHARED])?;
         let threshold = number(&fields, "threshold", 1_000_000_000_000)?;
         let threshold = threshold.ok_or_else(|| fields.missing("threshold"))?;
         let (window, shown) = window(&fields)?;
@@ -41,8 +41,10 @@ impl Detect {
             true => Some(fields.duration("cool_down", DAY, LONGEST_COOL_DOWN)?.as_millis() as i64),
             false => None,
         };
-        let rule =
-            Rule::Spike { rule: spike::Rule { threshold, window, cool_down }, window: shown };
+        let rule = DetectRule::Spike {
+            rule: spike::SpikeRule { threshold, window, cool_down },
+            window: shown,
+        };
         let mark = format!("{window:?}");
         let in_payload = fields.flag("payload", true)?;
         build(&fields, (Self::SPIKE, &mark, "spike"), rule, in_payload, (names, project, tools))
@@ -55,7 +57,7 @@ impl Detect {
         tools: &Tools,
     ) -> Result<Box<dyn Step>, Invalid> {
         let own = ["every", "grace", "keys", "type", "recovery"];
-        let fields = Fields::of(Self::ABSENCE, settings, &[&own, &SHARED])?;
+        let fields = StepSettings::of(Self::ABSENCE, settings, &[&own, &SHARED])?;
         if !fields.has("every") {
             return Err(fields.missing("every"));
         }
@@ -77,22 +79,23 @@ impl Detect {
         let event_type = type_of("type")?.unwrap_or(TypeName::trusted("absence.detected"));
         let recovery = type_of("recovery")?;
         let keys = keys(&fields)?;
-        let rule = Rule::Absence(absence::Rule { every, grace, event_type, recovery, keys });
+        let rule =
+            DetectRule::Absence(absence::AbsenceRule { every, grace, event_type, recovery, keys });
         build(&fields, (Self::ABSENCE, "", "absence"), rule, true, (names, project, tools))
     }
 }
 
 fn build(
-    fields: &Fields<'_>,
+    fields: &StepSettings<'_>,
     (kind, mark, into): (&str, &str, &str),
-    rule: Rule,
+    rule: DetectRule,
     in_payload: bool,
     (names, project, tools): (&Names<'_>, ProjectId, &Tools),
 ) -> Result<Box<dyn Step>, Invalid> {
     const MOST_KEYS: u64 = 10_000;
     let into = fields.text("into")?.unwrap_or(into).to_owned();
     if !names.is_free(&into) {
-        return Err(fields.wrong("into", "must be a name that means nothing else here"));
+        return Err(fields.wrong("into", "must be a name that this pipeline does not use yet"));
     }
     let key = match fields.has("key") {
         true => Some(fields.expression("key", None, names)?),
@@ -106,7 +109,7 @@ fn build(
 }
 
 /// The window, and how people read it.
-fn window(fields: &Fields<'_>) -> Result<(spike::Window, String), Invalid> {
+fn window(fields: &StepSettings<'_>) -> Result<(spike::Window, String), Invalid> {
     let tumbles = match fields.text("mode")? {
         None | Some("sliding") => false,
         Some("tumbling") => true,
@@ -133,13 +136,13 @@ fn window(fields: &Fields<'_>) -> Result<(spike::Window, String), Invalid> {
     ))
 }
 
-fn number(fields: &Fields<'_>, name: &str, most: u64) -> Result<Option<u64>, Invalid> {
+fn number(fields: &StepSettings<'_>, name: &str, most: u64) -> Result<Option<u64>, Invalid> {
     let Some(value) = fields.value(name) else { return Ok(None) };
     let found = value.as_u64().filter(|it| (1..=most).contains(it));
     found.map(Some).ok_or_else(|| fields.wrong(name, &format!("must be a number from 1 to {most}")))
 }
 
-fn keys(fields: &Fields<'_>) -> Result<Vec<String>, Invalid> {
+fn keys(fields: &StepSettings<'_>) -> Result<Vec<String>, Invalid> {
     const MOST: usize = 1000;
     let rule = "must be a list of at most 1000 texts that the key can have";
     let keys = fields.list("keys", rule)?.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What all steps remember, in memory: the copy of the one who plans, of what the store keeps.
 //!
 //! It runs ahead of the store by the plans that are on their way. When one of those fails, all of it is
-//! forgotten and read anew. Beside it stand the times at which an absence is to be told.
+//! forgotten and read again. Beside it stand the times at which an absence is to be reported.
 
 use std::{
     cmp::Reverse,
@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Detect, Origin, Rule, absence, time};
+use super::{Detect, DetectRule, Origin, absence, time};
 use crate::{
     crypto::Pseudonyms,
     model::{AbsenceMemory, Memory, MemoryKey, Name, NewEvent, ProjectId, Remembered, StepId},
@@ -27,7 +27,7 @@ pub(in crate::pipeline) struct Memories {
 }
 
 struct Watched {
-    keys: HashMap<MemoryKey, Kept>,
+    keys: HashMap<MemoryKey, StoredMemory>,
     most_keys: usize,
     absence: Option<Absence>,
 }
@@ -36,19 +36,19 @@ struct Watched {
 struct Absence {
     project: ProjectId,
     pipeline: Name,
-    rule: absence::Rule,
+    rule: absence::AbsenceRule,
     /// Whoever could not be heard while no process was there gets the grace to be heard now.
     not_before: i64,
 }
 
 impl Absence {
-    /// When it is told that nothing came since.
+    /// When it is reported that nothing came since.
     fn due(&self, since: i64) -> i64 {
         self.rule.due(since).max(self.not_before)
     }
 }
 
-struct Kept {
+struct StoredMemory {
     memory: Memory,
     /// It has one of the `timers`.
     is_timed: bool,
@@ -60,7 +60,7 @@ impl Memories {
         Self { began: began.as_millisecond(), ..Self::default() }
     }
 
-    /// What the store keeps, and what it is to be told: keys that were declared since, and steps that are
+    /// What the store keeps, and what it must be given: keys that were declared since, and steps that are
     /// no more.
     pub fn load(
         &mut self,
@@ -73,12 +73,12 @@ impl Memories {
         for Remembered { step, key, memory } in kept {
             let Some(memory) = memory else { continue };
             let watched = self.steps.entry(step).or_insert_with(Watched::unknown);
-            watched.keys.insert(key, Kept { memory, is_timed: false });
+            watched.keys.insert(key, StoredMemory { memory, is_timed: false });
         }
         self.follow(compiled, is_ours, now)
     }
 
-    /// Takes over how the pipelines are now. Returns what the store is to be told.
+    /// Takes over how the pipelines are now. Returns what the store must be given.
     pub fn follow(
         &mut self,
         compiled: &Compiled,
@@ -92,8 +92,8 @@ impl Memories {
             let watched = self.steps.entry(step).or_insert_with(Watched::unknown);
             watched.most_keys = detect.most_keys;
             watched.absence = match &detect.rule {
-                Rule::Spike { .. } => None,
-                Rule::Absence(rule) => {
+                DetectRule::Spike { .. } => None,
+                DetectRule::Absence(rule) => {
                     changes.extend(watched.declare(step, detect, rule, now));
                     {
                         let grace = i64::try_from(rule.grace.as_millis()).unwrap_or(i64::MAX);
@@ -144,7 +144,7 @@ impl Memories {
                 all.extend(forgotten.into_iter().map(gone));
             }
             let is_timed = watched.keys.get(&key).is_some_and(|it| it.is_timed);
-            let mut kept = Kept { memory, is_timed };
+            let mut kept = StoredMemory { memory, is_timed };
             if let Some(absence) = &watched.absence {
                 kept.set_timer(&mut self.timers, step, &key, absence);
             }
@@ -190,7 +190,7 @@ impl Memories {
         due
     }
 
-    /// They could not be told, and are told later.
+    /// They could not be reported, and are reported later.
     pub fn tell_later(&mut self, due: Vec<Due>, later: Timestamp) {
         for Due { step, key, .. } in due {
             let kept = self.steps.get_mut(&step).and_then(|it| it.keys.get_mut(&key));
@@ -210,7 +210,7 @@ pub(in crate::pipeline) struct Due {
     key: MemoryKey,
 }
 
-impl Kept {
+impl StoredMemory {
     fn set_timer(
         &mut self,
         timers: &mut BinaryHeap<Reverse<(i64, StepId, MemoryKey)>>,
@@ -236,7 +236,7 @@ impl Watched {
         &mut self,
         step: StepId,
         detect: &Detect,
-        rule: &absence::Rule,
+        rule: &absence::AbsenceRule,
         now: Timestamp,
     ) -> Vec<Remembered> {
         let mut changes = Vec::new();
@@ -245,10 +245,11 @@ impl Watched {
             if self.keys.contains_key(&key) {
                 continue;
             }
-            let input = absence::Input::Declared(now.as_millisecond());
+            let input = absence::AbsenceInput::Declared(now.as_millisecond());
             if let (Some(memory), _) = absence::step(rule, None, input) {
                 let memory = Memory::Absence(memory);
-                self.keys.insert(key.clone(), Kept { memory: memory.clone(), is_timed: false });
+                self.keys
+                    .insert(key.clone(), StoredMemory { memory: memory.clone(), is_timed: false });
                 changes.push(Remembered { step, key, memory: Some(memory) });
             }
         }

@@ -1,4 +1,4 @@
-//! `detect.spike` and `detect.absence`: what is told by many events together, or by none.
+//! `detect.spike` and `detect.absence`: what is reported by many events together, or by none.
 //!
 //! What such a step remembers of a key is a value that goes in with the event and comes out with its
 //! plan, and is kept with that. docs/detection.md says what is promised.
@@ -27,7 +27,7 @@ pub(super) use memories::Memories;
 pub(super) use origin::Origin;
 
 pub struct Detect {
-    pub(super) rule: Rule,
+    pub(super) rule: DetectRule,
     /// `None`: all events belong together.
     key: Option<Expression>,
     /// Under which name the facts are added.
@@ -42,13 +42,13 @@ pub struct Detect {
     seed: u64,
 }
 
-pub(super) enum Rule {
-    Spike { rule: spike::Rule, window: String },
-    Absence(absence::Rule),
+pub(super) enum DetectRule {
+    Spike { rule: spike::SpikeRule, window: String },
+    Absence(absence::AbsenceRule),
 }
 
 /// A key as it is written, and as it is remembered.
-pub(super) struct Found {
+pub(super) struct DetectKey {
     pub text: String,
     pub key: MemoryKey,
 }
@@ -70,21 +70,21 @@ impl Detect {
     }
 
     /// What the event is counted by. `None` where it has no such value, or a very long one.
-    pub(super) fn find(&self, facts: &Facts) -> Result<Option<Found>, EvalError> {
+    pub(super) fn find(&self, facts: &Facts) -> Result<Option<DetectKey>, EvalError> {
         let text = match &self.key {
             None => Some(String::new()),
             Some(key) => key.text(facts)?.filter(|it| it.len() <= LONGEST_KEY),
         };
-        Ok(text.map(|text| Found { key: self.remembered_as(&text), text }))
+        Ok(text.map(|text| DetectKey { key: self.remembered_as(&text), text }))
     }
 
     pub(super) fn remembered_as(&self, text: &str) -> MemoryKey {
         match &self.rule {
             // A hash of a few bytes, since keys are often personal and need not be read again.
-            Rule::Spike { .. } => {
+            DetectRule::Spike { .. } => {
                 xxh3_128_with_seed(text.as_bytes(), self.seed).to_le_bytes().into()
             }
-            Rule::Absence(_) => text.as_bytes().into(),
+            DetectRule::Absence(_) => text.as_bytes().into(),
         }
     }
 
@@ -92,12 +92,12 @@ impl Detect {
     pub(super) fn seen(
         &self,
         facts: &Facts,
-        found: &Found,
+        found: &DetectKey,
         before: Option<&Memory>,
         at: i64,
     ) -> Decided {
         match &self.rule {
-            Rule::Spike { rule, window } => {
+            DetectRule::Spike { rule, window } => {
                 let before = match before {
                     Some(Memory::Spike(it)) => Some(it),
                     Some(Memory::Absence(_)) | None => None,
@@ -106,8 +106,9 @@ impl Detect {
                 let next = self.of_spike(facts, found, verdict, (rule, window));
                 (Some(Memory::Spike(after)), next)
             }
-            Rule::Absence(rule) => {
-                let (after, verdict) = absence::step(rule, of(before), absence::Input::Seen(at));
+            DetectRule::Absence(rule) => {
+                let (after, verdict) =
+                    absence::step(rule, of(before), absence::AbsenceInput::Seen(at));
                 let next = self.of_absence(facts, &found.text, verdict, (rule, at));
                 (after.map(Memory::Absence), next)
             }
@@ -122,29 +123,30 @@ impl Detect {
         before: Option<&Memory>,
         since: i64,
     ) -> Decided {
-        let Rule::Absence(rule) = &self.rule else {
+        let DetectRule::Absence(rule) = &self.rule else {
             return (None, Next::Stop("the step has no intervals".to_owned()));
         };
-        let (after, verdict) = absence::step(rule, of(before), absence::Input::Over { since });
+        let (after, verdict) =
+            absence::step(rule, of(before), absence::AbsenceInput::Over { since });
         (after.map(Memory::Absence), self.of_absence(facts, key, verdict, (rule, since)))
     }
 
     fn of_spike(
         &self,
         facts: &Facts,
-        found: &Found,
-        verdict: spike::Verdict,
-        (rule, window): (&spike::Rule, &str),
+        found: &DetectKey,
+        verdict: spike::SpikeVerdict,
+        (rule, window): (&spike::SpikeRule, &str),
     ) -> Next {
         let so_many = |count| format!("{count} of {} in {window}", rule.threshold);
         match verdict {
-            spike::Verdict::Below { count } => Next::Stop(so_many(count)),
-            spike::Verdict::Quiet { count, until } => {
+            spike::SpikeVerdict::Below { count } => Next::Stop(so_many(count)),
+            spike::SpikeVerdict::Quiet { count, until } => {
                 let reason =
                     format!("{}; it fired, and is quiet until {}", so_many(count), time(until));
                 Next::Stop(reason)
             }
-            spike::Verdict::Reached { count, since } => self.tell(
+            spike::SpikeVerdict::Reached { count, since } => self.tell(
                 facts,
                 &json!({
                     "key": self.shown(&found.text),
@@ -161,49 +163,49 @@ impl Detect {
         &self,
         facts: &Facts,
         key: &str,
-        verdict: absence::Verdict,
-        (rule, at): (&absence::Rule, i64),
+        verdict: absence::AbsenceVerdict,
+        (rule, at): (&absence::AbsenceRule, i64),
     ) -> Next {
-        let told = |status: &str, last_seen: Option<i64>, due: i64| {
-            let mut told = Map::new();
-            told.insert("key".to_owned(), self.shown(key));
-            told.insert("status".to_owned(), json!(status));
-            told.insert("last_seen".to_owned(), json!(last_seen.map(time)));
-            told.insert("due".to_owned(), json!(time(due)));
-            told
+        let reported = |status: &str, last_seen: Option<i64>, due: i64| {
+            let mut reported = Map::new();
+            reported.insert("key".to_owned(), self.shown(key));
+            reported.insert("status".to_owned(), json!(status));
+            reported.insert("last_seen".to_owned(), json!(last_seen.map(time)));
+            reported.insert("due".to_owned(), json!(time(due)));
+            reported
         };
         match verdict {
-            absence::Verdict::Expected { due } => {
+            absence::AbsenceVerdict::Expected { due } => {
                 Next::Stop(format!("it is there; the next is due until {}", time(due)))
             }
-            absence::Verdict::Outdated => {
-                Next::Stop("it is there meanwhile, or its absence was told".to_owned())
+            absence::AbsenceVerdict::Outdated => {
+                Next::Stop("it came back, or its absence was reported".to_owned())
             }
-            absence::Verdict::Absent { before, due } => {
-                let told = told("absent", before, due);
-                Next::Changed(facts.with_result(&self.into, &RawJson::of(&told)))
+            absence::AbsenceVerdict::Absent { before, due } => {
+                let reported = reported("absent", before, due);
+                Next::Changed(facts.with_result(&self.into, &RawJson::of(&reported)))
             }
-            absence::Verdict::Back { before } => {
+            absence::AbsenceVerdict::Back { before } => {
                 let Some(recovery) = &rule.recovery else {
                     return Next::Stop("it is back".to_owned());
                 };
                 let due = before.missed.unwrap_or_else(|| rule.due(before.since));
                 let last_seen = before.is_seen.then_some(before.since);
-                let mut told = told("back", last_seen, due);
-                told.insert("back_at".to_owned(), json!(time(at)));
-                let told = RawJson::of(&told);
-                let back = facts.with_result(&self.into, &told).with_type(recovery.clone());
-                Next::Changed(back.with_payload(told))
+                let mut reported = reported("back", last_seen, due);
+                reported.insert("back_at".to_owned(), json!(time(at)));
+                let reported = RawJson::of(&reported);
+                let back = facts.with_result(&self.into, &reported).with_type(recovery.clone());
+                Next::Changed(back.with_payload(reported))
             }
         }
     }
 
     /// The event with what the step found out.
-    fn tell(&self, facts: &Facts, told: &Value) -> Next {
-        let told = RawJson::of(told);
-        let mut next = facts.with_result(&self.into, &told);
+    fn tell(&self, facts: &Facts, reported: &Value) -> Next {
+        let reported = RawJson::of(reported);
+        let mut next = facts.with_result(&self.into, &reported);
         if self.in_payload && facts.payload().bytes().first() == Some(&b'{') {
-            next = next.with_payload(with_field(Some(facts.payload()), &self.into, &told));
+            next = next.with_payload(with_field(Some(facts.payload()), &self.into, &reported));
         }
         Next::Changed(next)
     }
@@ -231,8 +233,8 @@ pub(super) fn time(millis: i64) -> Timestamp {
 impl Step for Detect {
     fn kind(&self) -> &'static str {
         match self.rule {
-            Rule::Spike { .. } => Self::SPIKE,
-            Rule::Absence(_) => Self::ABSENCE,
+            DetectRule::Spike { .. } => Self::SPIKE,
+            DetectRule::Absence(_) => Self::ABSENCE,
         }
     }
 

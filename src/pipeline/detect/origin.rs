@@ -1,4 +1,4 @@
-//! Events that an absence is told by. They are of the system's source, which no sender can name, and
+//! Events that an absence is reported by. They are of the system's source, which no sender can name, and
 //! go on behind the step that missed something.
 
 use jiff::Timestamp;
@@ -53,7 +53,7 @@ impl Origin {
         self,
         project: ProjectId,
         pipeline: &Name,
-        (rule, last_seen): (&absence::Rule, Option<i64>),
+        (rule, last_seen): (&absence::AbsenceRule, Option<i64>),
         (pseudonyms, now): (&Pseudonyms, Timestamp),
     ) -> NewEvent {
         // Nobody else can know it, and so nobody can take it first.

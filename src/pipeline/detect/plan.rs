@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where a step stands: its route, and which of the steps there it is.
-type Found<'a> = (Option<u16>, usize, &'a Detect);
+type StepPosition<'a> = (Option<u16>, usize, &'a Detect);
 
 impl Planner<'_> {
     pub(in crate::pipeline) fn detect(
@@ -98,7 +98,7 @@ impl Planner<'_> {
 }
 
 /// The step that an event comes from, as its pipeline is now.
-fn find<'a>(pipeline: &'a CompiledPipeline, origin: &Origin) -> Option<(StepId, Found<'a>)> {
+fn find<'a>(pipeline: &'a CompiledPipeline, origin: &Origin) -> Option<(StepId, StepPosition<'a>)> {
     let wanted = origin.step()?;
     let is_it = |step: &'a dyn Step, mark: u64| {
         step.detect().filter(|it| it.id(pipeline.id, mark) == wanted)

@@ -6,7 +6,7 @@ use crate::model::SpikeMemory;
 
 /// What is too often. Times are milliseconds.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
+pub struct SpikeRule {
     /// Events within the window, at least one.
     pub threshold: u64,
     pub window: Window,
@@ -26,12 +26,12 @@ pub enum Window {
 
 /// What is to be done with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SpikeVerdict {
     /// It reaches the threshold. The window so far began at `since`.
     Reached { count: u64, since: i64 },
     /// There are not enough of them.
     Below { count: u64 },
-    /// There are enough, and that was told already.
+    /// There are enough, and that was reported already.
     Quiet { count: u64, until: i64 },
 }
 
@@ -44,7 +44,11 @@ const IMPOSSIBLE: i64 = 25 * 60 * 60 * 1000;
 ///
 /// Time does not run back: an event that is behind the latest counts at the time of the latest. So none is
 /// lost, whatever order they come in.
-pub fn step(rule: &Rule, before: Option<&SpikeMemory>, at: i64) -> (SpikeMemory, Verdict) {
+pub fn step(
+    rule: &SpikeRule,
+    before: Option<&SpikeMemory>,
+    at: i64,
+) -> (SpikeMemory, SpikeVerdict) {
     let mut memory = match before {
         Some(it) if it.latest.saturating_sub(at) <= IMPOSSIBLE => it.clone(),
         Some(_) | None => SpikeMemory { latest: at, quiet_until: i64::MIN, slots: Vec::new() },
@@ -60,16 +64,16 @@ pub fn step(rule: &Rule, before: Option<&SpikeMemory>, at: i64) -> (SpikeMemory,
     }
     let count = memory.slots.iter().map(|it| it.1).sum();
     let verdict = if count < rule.threshold {
-        Verdict::Below { count }
+        SpikeVerdict::Below { count }
     } else if at < memory.quiet_until {
-        Verdict::Quiet { count, until: memory.quiet_until }
+        SpikeVerdict::Quiet { count, until: memory.quiet_until }
     } else {
         memory.quiet_until = match rule.cool_down {
             Some(cool_down) => at.saturating_add(cool_down),
             None => rule.window.end_of_silence(at),
         };
         let since = memory.slots.first().map_or(at, |it| rule.window.start(it.0));
-        Verdict::Reached { count, since }
+        SpikeVerdict::Reached { count, since }
     };
     (memory, verdict)
 }
@@ -131,12 +135,12 @@ mod tests {
 
     use super::*;
 
-    fn rule(threshold: u64, window: Window, cool_down: Option<i64>) -> Rule {
-        Rule { threshold, window, cool_down }
+    fn rule(threshold: u64, window: Window, cool_down: Option<i64>) -> SpikeRule {
+        SpikeRule { threshold, window, cool_down }
     }
 
     /// The verdicts of events at these times.
-    fn run(rule: &Rule, times: &[i64]) -> Vec<Verdict> {
+    fn run(rule: &SpikeRule, times: &[i64]) -> Vec<SpikeVerdict> {
         let mut memory = None;
         let next = |&at: &i64| {
             let (after, verdict) = step(rule, memory.as_ref(), at);
@@ -146,8 +150,8 @@ mod tests {
         times.iter().map(next).collect()
     }
 
-    fn fired(verdicts: &[Verdict]) -> Vec<usize> {
-        let is_fired = |it: &Verdict| matches!(it, Verdict::Reached { .. });
+    fn fired(verdicts: &[SpikeVerdict]) -> Vec<usize> {
+        let is_fired = |it: &SpikeVerdict| matches!(it, SpikeVerdict::Reached { .. });
         (0..verdicts.len()).filter(|&it| is_fired(&verdicts[it])).collect()
     }
 
@@ -156,14 +160,14 @@ mod tests {
         let rule = rule(3, Window::Sliding(60_000), Some(100_000));
         let found = run(&rule, &[0, 1000, 2000, 3000, 101_000, 101_500, 102_000, 103_000]);
         let expected = [
-            Verdict::Below { count: 1 },
-            Verdict::Below { count: 2 },
-            Verdict::Reached { count: 3, since: 0 },
-            Verdict::Quiet { count: 4, until: 102_000 },
-            Verdict::Below { count: 1 },
-            Verdict::Below { count: 2 },
-            Verdict::Reached { count: 3, since: 101_000 },
-            Verdict::Quiet { count: 4, until: 202_000 },
+            SpikeVerdict::Below { count: 1 },
+            SpikeVerdict::Below { count: 2 },
+            SpikeVerdict::Reached { count: 3, since: 0 },
+            SpikeVerdict::Quiet { count: 4, until: 102_000 },
+            SpikeVerdict::Below { count: 1 },
+            SpikeVerdict::Below { count: 2 },
+            SpikeVerdict::Reached { count: 3, since: 101_000 },
+            SpikeVerdict::Quiet { count: 4, until: 202_000 },
         ];
         assert_eq!(found, expected);
     }
@@ -190,12 +194,18 @@ mod tests {
         ];
         let verdicts = run(&rule(2, Window::Month, None), &times.map(at));
         assert_eq!(fired(&verdicts), [1, 3]);
-        assert_eq!(verdicts[1], Verdict::Reached { count: 2, since: at("2026-01-01T00:00:00Z") });
-        assert_eq!(verdicts[4], Verdict::Quiet { count: 3, until: at("2026-03-01T00:00:00Z") });
+        assert_eq!(
+            verdicts[1],
+            SpikeVerdict::Reached { count: 2, since: at("2026-01-01T00:00:00Z") }
+        );
+        assert_eq!(
+            verdicts[4],
+            SpikeVerdict::Quiet { count: 3, until: at("2026-03-01T00:00:00Z") }
+        );
     }
 
     #[test]
-    fn what_comes_late_counts_and_a_clock_that_was_wrong_is_forgiven() {
+    fn late_events_count_and_wrong_clocks_are_tolerated() {
         let rule = rule(3, Window::Sliding(1000), None);
         assert_eq!(fired(&run(&rule, &[5000, 0, 4999])), [2]);
         let year = 365 * 24 * 60 * 60 * 1000;
@@ -203,7 +213,7 @@ mod tests {
     }
 
     /// The same, from all events that there were.
-    fn naive(rule: &Rule, times: &[i64]) -> Vec<usize> {
+    fn naive(rule: &SpikeRule, times: &[i64]) -> Vec<usize> {
         let (mut fired, mut seen, mut quiet_until) = (Vec::new(), Vec::new(), i64::MIN);
         for (place, &at) in times.iter().enumerate() {
             let at = at.max(seen.last().copied().unwrap_or(i64::MIN));

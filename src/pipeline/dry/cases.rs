@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long the cases of one pipeline may take together. Those that had no time have failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// When events of cases happen that do not say it: the first second of 2026.
 const USUAL_TIME: i64 = 1_767_225_600;
 
@@ -34,13 +34,13 @@ pub struct CaseResult {
     pub pipeline: String,
     pub name: String,
     pub passed: bool,
-    pub failures: Vec<Failure>,
+    pub failures: Vec<CaseFailure>,
 }
 
 /// One thing that is not as it was expected.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[schema(as = PipelineTestFailure)]
-pub struct Failure {
+pub struct CaseFailure {
     /// `dropped`, `dropped_at`, `routes`, `fields.crm./payload/plan`; or `source` or `time` where the case
     /// could not run.
     pub what: String,
@@ -50,7 +50,7 @@ pub struct Failure {
     pub got: Value,
 }
 
-impl Failure {
+impl CaseFailure {
     fn new(what: impl Into<String>, expected: impl Into<Value>, got: impl Into<Value>) -> Self {
         Self { what: what.into(), expected: expected.into(), got: got.into() }
     }
@@ -65,11 +65,11 @@ pub fn rehearse(pipeline: &Arc<Pipeline>, catalog: &Catalog, tools: &Tools) -> V
     let trial = Trial::new(pipeline, catalog, tools);
     let start = Instant::now();
     let result = |case: &TestCase| {
-        let failures = if start.elapsed() < PATIENCE {
+        let failures = if start.elapsed() < TIMEOUT {
             trial.rehearse(case, catalog)
         } else {
-            let limit = format!("all test cases within {} s", PATIENCE.as_secs());
-            vec![Failure::new("time", limit, "the cases before it took longer")]
+            let limit = format!("all test cases within {} s", TIMEOUT.as_secs());
+            vec![CaseFailure::new("time", limit, "the cases before it took longer")]
         };
         let (pipeline, name) = (pipeline.name.to_string(), case.name.clone());
         CaseResult { pipeline, name, passed: failures.is_empty(), failures }
@@ -87,16 +87,16 @@ impl Trial {
         event(&case.event, self.pipeline(), catalog, id, now).map(Arc::new)
     }
 
-    fn rehearse(&self, case: &TestCase, catalog: &Catalog) -> Vec<Failure> {
+    fn rehearse(&self, case: &TestCase, catalog: &Catalog) -> Vec<CaseFailure> {
         let event = match self.case_event(case, catalog) {
             Ok(event) => event,
             Err(source) => {
-                return vec![Failure::new("source", source.as_str(), "no source of this name")];
+                return vec![CaseFailure::new("source", source.as_str(), "no source of this name")];
             }
         };
         match self.run_alone(&event, case.enriched.clone()) {
             Some(report) => judge(&case.expect, &report),
-            None => vec![Failure::new("time", "an outcome", "none")],
+            None => vec![CaseFailure::new("time", "an outcome", "none")],
         }
     }
 }
@@ -137,18 +137,18 @@ pub fn event(
 }
 
 /// What is not as it was expected.
-pub fn judge(expected: &Expectation, report: &Report) -> Vec<Failure> {
+pub fn judge(expected: &Expectation, report: &Report) -> Vec<CaseFailure> {
     let mut failures = Vec::new();
     let at = report.dropped.as_ref().map(|it| it.at.as_str());
     if let Some(expected) = expected.dropped
         && expected != report.is_dropped()
     {
-        failures.push(Failure::new("dropped", expected, report.is_dropped()));
+        failures.push(CaseFailure::new("dropped", expected, report.is_dropped()));
     }
     if let Some(expected) = expected.dropped_at.as_deref()
         && Some(expected) != at
     {
-        failures.push(Failure::new("dropped_at", expected, at));
+        failures.push(CaseFailure::new("dropped_at", expected, at));
     }
     if let Some(expected) = &expected.routes {
         let matched = report.routes.iter().filter(|it| it.matched);
@@ -161,7 +161,7 @@ pub fn judge(expected: &Expectation, report: &Report) -> Vec<Failure> {
         let expected = sorted(expected.iter().map(Name::as_str).collect());
         let got = sorted(matched.map(|it| it.to.as_str()).collect());
         if expected != got {
-            failures.push(Failure::new("routes", expected, got));
+            failures.push(CaseFailure::new("routes", expected, got));
         }
     }
     for (to, fields) in &expected.fields {
@@ -169,7 +169,7 @@ pub fn judge(expected: &Expectation, report: &Report) -> Vec<Failure> {
         for (pointer, expected) in fields {
             let got = outcome.pointer(pointer).cloned().unwrap_or_default();
             if *expected != got {
-                failures.push(Failure::new(
+                failures.push(CaseFailure::new(
                     format!("fields.{to}.{pointer}"),
                     expected.clone(),
                     got,

@@ -23,14 +23,14 @@ pub struct Change {
 }
 
 /// How much of what changed is shown, over one report.
-pub(super) struct Room {
+pub(super) struct ChangeBudget {
     pub changes: usize,
     pub bytes: usize,
     /// Bytes of events that are compared.
     pub work: usize,
 }
 
-impl Room {
+impl ChangeBudget {
     pub fn new() -> Self {
         Self { changes: 2_000, bytes: 2 << 20, work: 64 << 20 }
     }
@@ -38,7 +38,11 @@ impl Room {
 
 /// What differs between an event and what a step made of it, and how many differences there was no room
 /// for.
-pub(super) fn between(before: &Facts, after: &Facts, room: &mut Room) -> (Vec<Change>, usize) {
+pub(super) fn between(
+    before: &Facts,
+    after: &Facts,
+    room: &mut ChangeBudget,
+) -> (Vec<Change>, usize) {
     let weigh = |it: &Facts| it.payload().bytes().len() + it.metadata().bytes().len();
     let work = weigh(before) + weigh(after);
     if room.changes == 0 || room.work < work {
@@ -60,19 +64,19 @@ fn document(facts: &Facts) -> Value {
     Value::Object(document)
 }
 
-fn changes(before: &Value, after: &Value, room: &mut Room) -> (Vec<Change>, usize) {
-    let mut found = Found { changes: Vec::new(), omitted: 0, room };
+fn changes(before: &Value, after: &Value, room: &mut ChangeBudget) -> (Vec<Change>, usize) {
+    let mut found = FoundChange { changes: Vec::new(), omitted: 0, room };
     found.compare(&mut String::new(), Some(before), Some(after));
     (found.changes, found.omitted)
 }
 
-struct Found<'a> {
+struct FoundChange<'a> {
     changes: Vec<Change>,
     omitted: usize,
-    room: &'a mut Room,
+    room: &'a mut ChangeBudget,
 }
 
-impl Found<'_> {
+impl FoundChange<'_> {
     fn compare(&mut self, path: &mut String, before: Option<&Value>, after: Option<&Value>) {
         match (before, after) {
             (before, after) if before == after => (),
@@ -118,13 +122,13 @@ mod tests {
 
     use super::*;
 
-    fn told(before: &Value, after: &Value, room: &mut Room) -> (Vec<String>, usize) {
+    fn reported(before: &Value, after: &Value, room: &mut ChangeBudget) -> (Vec<String>, usize) {
         let (changes, omitted) = changes(before, after, room);
-        let told = changes.iter().map(|it| {
+        let reported = changes.iter().map(|it| {
             let text = |it: &Option<Value>| it.as_ref().map_or("-".to_owned(), Value::to_string);
             format!("{} {} {}", it.path, text(&it.before), text(&it.after))
         });
-        (told.collect(), omitted)
+        (reported.collect(), omitted)
     }
 
     #[test]
@@ -140,18 +144,22 @@ mod tests {
             (json!({"a/b": {"~": 1}}), json!({"a/b": {"~": "x"}}), vec![r#"/a~1b/~0 1 "x""#]),
             (json!({"a": {"b": 1}}), json!({"a": [1]}), vec![r#"/a {"b":1} [1]"#]),
         ] {
-            assert_eq!(told(&before, &after, &mut Room::new()).0, expected, "{before} {after}");
+            assert_eq!(
+                reported(&before, &after, &mut ChangeBudget::new()).0,
+                expected,
+                "{before} {after}"
+            );
         }
     }
 
     #[test]
-    fn what_has_no_room_is_counted() {
+    fn changes_beyond_the_budget_are_counted() {
         let (before, after) = (json!([1, 2, 3, "long"]), json!([4, 5, 6, "longer"]));
-        let mut room = Room { changes: 2, bytes: 1000, work: 0 };
-        assert_eq!(told(&before, &after, &mut room).1, 2);
-        let mut room = Room { changes: 9, bytes: 13, work: 0 };
+        let mut room = ChangeBudget { changes: 2, bytes: 1000, work: 0 };
+        assert_eq!(reported(&before, &after, &mut room).1, 2);
+        let mut room = ChangeBudget { changes: 9, bytes: 13, work: 0 };
         assert_eq!(
-            told(&before, &after, &mut room),
+            reported(&before, &after, &mut room),
             (vec!["/0 1 4".into(), "/1 2 5".into(), "/2 3 6".into()], 1)
         );
     }

@@ -14,15 +14,15 @@ use tokio::time::Instant;
 use crate::{
     model::{Memory, MemoryKey, ProjectId, RawJson, Remembered, StepId},
     pipeline::{
-        answers::{Answers, Slot},
-        ask::{Answer, Lookups, Question, Status},
+        answers::{Answers, QuestionSlot},
+        ask::{LookupAnswer, LookupStatus, Lookups, Question},
         enrich::Enrich,
     },
 };
 
 /// By the name under which a step adds it: an object is found, `null` is not found, and the word of a
 /// failure is that failure.
-pub type Given = BTreeMap<String, Value>;
+pub type GivenAnswers = BTreeMap<String, Value>;
 
 /// Who said what is given.
 const GIVEN: &str = "test";
@@ -30,30 +30,30 @@ const GIVEN: &str = "test";
 const AT_ONCE: usize = 16;
 
 pub(super) struct Known {
-    given: Given,
+    given: GivenAnswers,
     /// Until when others may be asked. `None`: nobody is.
     until: Option<Instant>,
-    answers: Vec<(Slot, Answer, Duration)>,
-    open: Vec<(Slot, Arc<Question>, Duration)>,
+    answers: Vec<(QuestionSlot, LookupAnswer, Duration)>,
+    open: Vec<(QuestionSlot, Arc<Question>, Duration)>,
     /// What steps remember. What they learn from this event is forgotten again.
     memories: HashMap<(StepId, MemoryKey), Memory>,
 }
 
 impl Known {
-    pub fn asking(given: Given, remembered: Vec<Remembered>, until: Instant) -> Self {
+    pub fn asking(given: GivenAnswers, remembered: Vec<Remembered>, until: Instant) -> Self {
         let memories = remembered.into_iter();
         let memories = memories.filter_map(|it| Some(((it.step, it.key), it.memory?)));
         Self { until: Some(until), memories: memories.collect(), ..Self::silent(given) }
     }
 
     /// What is not given has failed, and nothing is remembered.
-    pub fn silent(given: Given) -> Self {
+    pub fn silent(given: GivenAnswers) -> Self {
         let (answers, open) = (Vec::new(), Vec::new());
         Self { given, until: None, answers, open, memories: HashMap::new() }
     }
 
     /// The answer that a step got, and how long that took.
-    pub fn of(&self, slot: Slot) -> Option<(&Answer, Duration)> {
+    pub fn of(&self, slot: QuestionSlot) -> Option<(&LookupAnswer, Duration)> {
         self.answers.iter().find(|it| it.0 == slot).map(|it| (&it.1, it.2))
     }
 
@@ -64,7 +64,11 @@ impl Known {
             let start = Instant::now();
             let deadline = until.min(start + timeout);
             let answer = tokio::time::timeout_at(deadline, lookups.ask(project, question)).await;
-            (slot, answer.unwrap_or_else(|_| Answer::of(Status::Timeout)), start.elapsed())
+            (
+                slot,
+                answer.unwrap_or_else(|_| LookupAnswer::of(LookupStatus::Timeout)),
+                start.elapsed(),
+            )
         });
         let asked: Vec<_> = asked.collect();
         let answers: Vec<_> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
@@ -73,17 +77,26 @@ impl Known {
 }
 
 impl Answers for Known {
-    fn answer(&mut self, slot: Slot, step: &Enrich, question: Question) -> Option<Answer> {
+    fn answer(
+        &mut self,
+        slot: QuestionSlot,
+        step: &Enrich,
+        question: Question,
+    ) -> Option<LookupAnswer> {
         if let Some((answer, _)) = self.of(slot) {
             return Some(answer.clone());
         }
         let answer = match self.given.get(&step.into) {
-            Some(given) => told(given),
+            Some(given) => reported(given),
             None if self.until.is_some() => {
                 self.open.push((slot, Arc::new(question), step.timeout));
                 return None;
             }
-            None => Answer::failed(Status::Failed, GIVEN, "the test case has no answer for it"),
+            None => LookupAnswer::failed(
+                LookupStatus::Failed,
+                GIVEN,
+                "the test case has no answer for it",
+            ),
         };
         self.answers.push((slot, answer.clone(), Duration::ZERO));
         Some(answer)
@@ -94,17 +107,17 @@ impl Answers for Known {
     }
 }
 
-fn told(given: &Value) -> Answer {
+fn reported(given: &Value) -> LookupAnswer {
     let status = match given {
-        Value::Object(_) => return Answer::found(RawJson::of(given), GIVEN),
-        Value::Null => Status::NotFound,
+        Value::Object(_) => return LookupAnswer::found(RawJson::of(given), GIVEN),
+        Value::Null => LookupStatus::NotFound,
         Value::String(word) => match word.as_str() {
-            "not_found" => Status::NotFound,
-            "timeout" => Status::Timeout,
-            "overloaded" => Status::Overloaded,
-            _ => Status::Failed,
+            "not_found" => LookupStatus::NotFound,
+            "timeout" => LookupStatus::Timeout,
+            "overloaded" => LookupStatus::Overloaded,
+            _ => LookupStatus::Failed,
         },
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) => Status::Failed,
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) => LookupStatus::Failed,
     };
-    Answer { from: Some(GIVEN.to_owned()), ..Answer::of(status) }
+    LookupAnswer { from: Some(GIVEN.to_owned()), ..LookupAnswer::of(status) }
 }

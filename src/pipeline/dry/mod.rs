@@ -5,16 +5,16 @@ mod changes;
 mod report;
 mod known;
 mod cases;
-mod anew;
+mod replanned;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 pub use self::{
-    anew::{Anew, Routes},
-    cases::{CaseResult, Failure, event, judge, rehearse},
+    cases::{CaseFailure, CaseResult, event, judge, rehearse},
     changes::Change,
+    replanned::{Replanned, Routes},
     report::{Application, Asked, Dropped, Made, Message, Outcome, Report, Route, Stopped, Tried},
 };
 use self::{known::Known, report::report};
@@ -23,7 +23,7 @@ use super::{
     ask::Lookups,
     compile::{Active, Compiled},
     ids::Ids,
-    plan::{Part, Planner},
+    plan::{PlanPart, Planner},
     trace::Trace,
 };
 use crate::{
@@ -31,10 +31,10 @@ use crate::{
     expr::Facts,
     model::{Event, Pipeline, PipelineId, Remembered},
 };
-pub use known::Given;
+pub use known::GivenAnswers;
 
 /// How long all steps that ask may take together.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One pipeline, compiled by itself.
 pub struct Trial {
@@ -94,11 +94,11 @@ impl Trial {
     pub async fn run(
         self: &Arc<Self>,
         event: &Arc<Event>,
-        given: Given,
+        given: GivenAnswers,
         remembered: Vec<Remembered>,
         lookups: &dyn Lookups,
     ) -> Option<Report> {
-        let mut known = Known::asking(given, remembered, Instant::now() + PATIENCE);
+        let mut known = Known::asking(given, remembered, Instant::now() + TIMEOUT);
         loop {
             let (trial, event) = (self.clone(), event.clone());
             let project = event.project;
@@ -123,7 +123,7 @@ impl Trial {
     }
 
     /// What becomes of the event when nobody is there to ask.
-    pub fn run_alone(&self, event: &Arc<Event>, given: Given) -> Option<Report> {
+    pub fn run_alone(&self, event: &Arc<Event>, given: GivenAnswers) -> Option<Report> {
         self.pass(event, &mut Known::silent(given))
     }
 
@@ -136,8 +136,8 @@ impl Trial {
         }
         planner.trace = Some(Box::<Trace>::default());
         match planner.part(active, 0, known) {
-            Part::Waits => None,
-            Part::Made(mut made) => {
+            PlanPart::Waits => None,
+            PlanPart::Made(mut made) => {
                 Ids::default().tell_apart(event, &mut made.deliveries);
                 let trace = planner.trace.take().unwrap_or_default();
                 Some(report(&self.pipeline, event, *trace, made, known))

@@ -6,15 +6,15 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    changes::{Change, Room, between},
+    changes::{Change, ChangeBudget, between},
     known::Known,
 };
 use crate::{
     expr::Facts,
     model::{DestinationId, Event, Name, Pipeline, PlannedDelivery, RawJson, Skipped, TypeName},
     pipeline::{
-        ask::Status,
-        plan::Made as Planned,
+        ask::LookupStatus,
+        plan::PipelinePlan as Planned,
         trace::{Applied, Trace, Went},
     },
 };
@@ -136,7 +136,7 @@ pub enum Outcome {
 #[schema(as = DryRunMade)]
 pub struct Made {
     /// What differs from the event that came to the step. Empty with `changed`: the values are the
-    /// same, and written anew.
+    /// same, and written again.
     pub changes: Vec<Change>,
     /// Changes that are too many or too large to be shown.
     pub omitted: usize,
@@ -178,7 +178,7 @@ pub(super) fn report(
     made: Planned,
     known: &Known,
 ) -> Report {
-    let mut room = Room::new();
+    let mut room = ChangeBudget::new();
     let mut all: Vec<(Option<u16>, Tried)> = Vec::new();
     for it in &trace.steps {
         let at = place(it);
@@ -234,7 +234,7 @@ fn place(it: &Applied) -> String {
     }
 }
 
-fn application(it: &Applied, known: &Known, room: &mut Room) -> Application {
+fn application(it: &Applied, known: &Known, room: &mut ChangeBudget) -> Application {
     let mut made = |after: &Facts| {
         let (changes, omitted) = between(&it.before, after, room);
         Made { changes, omitted }
@@ -250,7 +250,7 @@ fn application(it: &Applied, known: &Known, room: &mut Room) -> Application {
         Went::Failed(reason) => (Outcome::Failed, Vec::new(), Some(reason.clone())),
     };
     let asked = known.of(it.slot).map(|(answer, took)| Asked {
-        status: Status::as_str(answer.status),
+        status: LookupStatus::as_str(answer.status),
         from: answer.from.clone(),
         reason: answer.reason.clone(),
         duration_ms: millis(took),

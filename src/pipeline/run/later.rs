@@ -8,20 +8,20 @@ use crate::{
     model::{DeliverySeq, Event, EventSeq, Message, Name, Owed, Plan, Skipped},
     pipeline::{
         Options,
-        aside::Turn,
         compile::Active,
         ids::Ids,
-        plan::{Made, Part, Planner},
-        sent::{Sent, SentPart},
+        in_flight::{Sent, SentPart},
+        parked::QueuePosition,
+        plan::{PipelinePlan, PlanPart, Planner},
     },
-    store::{Store, StoreError, Waiting},
+    store::{Store, StoreError, WaitingEvent},
 };
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     /// The plan of an event, as far as it can be made now. The rest is set aside.
     pub(super) fn first_part(&mut self, event: &Arc<Event>, failures: &mut u64) -> Plan {
         let Options { waiting, waiting_bytes, .. } = self.parts.options;
-        let Self { compiled, aside, outside, memories, turns, .. } = self;
+        let Self { compiled, parked, outside, memories, turns, .. } = self;
         let mut planner = Planner::new(event, compiled);
         if let Some(planned) = planner.directed() {
             *failures += u64::from(planned.failures);
@@ -30,13 +30,13 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let mut plan = Plan::of(event);
         let mut has_waits = false;
         for active in planner.wanted() {
-            let may_wait = aside.has_room(waiting, waiting_bytes);
+            let may_wait = parked.has_room(waiting, waiting_bytes);
             if may_wait
                 && compiled.has_several_projects()
                 && turns.is_over(event.project)
                 && !active.remembers()
             {
-                aside.add(event, &active.name, planner.spots(active), Vec::new(), 0);
+                parked.add(event, &active.name, planner.spots(active), Vec::new(), 0);
                 plan.skipped
                     .push(waits(active, "it waits until other projects have had their turn"));
                 has_waits = true;
@@ -48,16 +48,18 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             let (known, open) = (asking.known, asking.open);
             turns.note(event.project, begun.elapsed());
             match part {
-                Part::Made(mut made) if !(may_wait && aside.blocks(event.seq, &made.spots())) => {
+                PlanPart::Made(mut made)
+                    if !(may_wait && parked.blocks(event.seq, &made.spots())) =>
+                {
                     *failures += u64::from(made.failures);
                     made.remembered = memories.keep(made.remembered);
                     made.add_to(&mut plan);
                 }
-                Part::Made(_) | Part::Waits => {
+                PlanPart::Made(_) | PlanPart::Waits => {
                     // What was made is thrown away, and made again when it is its turn.
                     planner.budget = unspent;
                     let spots = planner.spots(active);
-                    let ticket = aside.add(event, &active.name, spots, known, open.len());
+                    let ticket = parked.add(event, &active.name, spots, known, open.len());
                     plan.skipped.push(waits(
                         active,
                         match open.is_empty() {
@@ -74,8 +76,8 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let mut ids = Ids::default();
         ids.tell_apart(event, &mut plan.deliveries);
         if has_waits {
-            aside.planned(event.seq, &plan.skipped, plan.deliveries.len(), ids);
-            aside.paid(event.seq, planner.budget);
+            parked.planned(event.seq, &plan.skipped, plan.deliveries.len(), ids);
+            parked.paid(event.seq, planner.budget);
         }
         plan
     }
@@ -95,7 +97,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             return ControlFlow::Continue(());
         }
         let mut given = Vec::with_capacity(found.len());
-        for Waiting { event, .. } in &found {
+        for WaitingEvent { event, .. } in &found {
             match ids_of(self.parts.store.as_ref(), event.seq).await {
                 Ok(ids) => given.push(ids),
                 Err(StoreError::Closed) => return ControlFlow::Break(()),
@@ -106,14 +108,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             }
         }
         self.waiting_behind = found.last().map(|it| it.event.seq);
-        for (Waiting { event, skipped }, ids) in found.into_iter().zip(given) {
+        for (WaitingEvent { event, skipped }, ids) in found.into_iter().zip(given) {
             for pipeline in
                 skipped.iter().filter(|it| it.waits()).filter_map(|it| it.pipeline.as_ref())
             {
                 self.set_aside_again(&event, pipeline);
             }
-            self.aside.planned(event.seq, &skipped, 0, ids);
-            self.aside.first_kept(event.seq);
+            self.parked.planned(event.seq, &skipped, 0, ids);
+            self.parked.first_kept(event.seq);
         }
         if self.waiting_behind.is_none() {
             // Only now is it known who stands behind whom.
@@ -123,7 +125,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     }
 
     fn set_aside_again(&mut self, event: &Arc<Event>, pipeline: &Name) {
-        let Self { compiled, aside, outside, memories, .. } = self;
+        let Self { compiled, parked, outside, memories, .. } = self;
         let mut planner = Planner::new(event, compiled);
         let (mut spots, mut known, mut open) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(active) = planner.named(pipeline) {
@@ -133,14 +135,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             (known, open) = (asking.known, asking.open);
             spots = planner.spots(active);
         }
-        let ticket = aside.add(event, pipeline, spots, known, open.len());
+        let ticket = parked.add(event, pipeline, spots, known, open.len());
         outside.wait_for(&ticket, open);
     }
 
     /// What was set aside will be planned by other orderings: it claims the lanes of these.
     pub(super) fn claim_anew(&mut self) {
-        let Self { compiled, aside, .. } = self;
-        aside.claim_anew(|event, pipeline| {
+        let Self { compiled, parked, .. } = self;
+        parked.claim_anew(|event, pipeline| {
             let mut planner = Planner::new(event, compiled);
             planner.named(pipeline).map(|it| planner.spots(it)).unwrap_or_default()
         });
@@ -150,14 +152,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
     pub(super) async fn go_on(&mut self) {
         let begun = Instant::now();
         while begun.elapsed() < TURN
-            && !self.aside.is_empty()
+            && !self.parked.is_empty()
             && self.waiting_behind.is_none()
             && self.room_for_more().await
         {
             if !self.look_at_catalog().await {
                 return;
             }
-            self.aside.next_call();
+            self.parked.next_call();
             let (mut plans, mut failures, mut bytes) = (Vec::new(), 0, 0);
             let most = self.parts.options.batch.max(1);
             while plans.len() < most && bytes < BATCH_BYTES && begun.elapsed() < TURN {
@@ -165,7 +167,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 bytes += plan.event.weight();
                 plans.push((plan, sent));
             }
-            metrics::gauge!("tidegate_pipeline_waiting").set(self.aside.len() as f64);
+            metrics::gauge!("tidegate_pipeline_waiting").set(self.parked.len() as f64);
             if plans.is_empty() {
                 return;
             }
@@ -176,10 +178,10 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     /// The plan with what the next pipeline makes that can go on.
     fn later_part(&mut self, failures: &mut u64) -> Option<(Plan, Sent)> {
-        let Self { compiled, aside, outside, memories, turns, .. } = self;
+        let Self { compiled, parked, outside, memories, turns, .. } = self;
         loop {
-            let Turn { ticket, event, answers: known, deliveries: before, budget } =
-                aside.next(turns)?;
+            let QueuePosition { ticket, event, answers: known, deliveries: before, budget } =
+                parked.next(turns)?;
             let mut planner = Planner::new(&event, compiled);
             planner.budget = budget;
             let mut made = match planner.named(&ticket.pipeline) {
@@ -190,11 +192,11 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                     let part = planner.part(active, before, &mut asking);
                     let (known, open) = (asking.known, asking.open);
                     turns.note(event.project, begun.elapsed());
-                    aside.paid(event.seq, planner.budget);
+                    parked.paid(event.seq, planner.budget);
                     match part {
-                        Part::Made(made) => made,
-                        Part::Waits => {
-                            aside.asks(&ticket, known, open.len());
+                        PlanPart::Made(made) => made,
+                        PlanPart::Waits => {
+                            parked.asks(&ticket, known, open.len());
                             outside.wait_for(&ticket, open);
                             continue;
                         }
@@ -203,7 +205,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             };
             *failures += u64::from(made.failures);
             made.remembered = memories.keep(made.remembered);
-            if let Some(plan) = aside.send(&ticket, made) {
+            if let Some(plan) = parked.send(&ticket, made) {
                 let sent = Sent::of(&plan, SentPart::Later(ticket, before));
                 return Some((plan, sent));
             }
@@ -223,7 +225,7 @@ fn waits(active: &Active, reason: &str) -> Skipped {
 }
 
 /// What becomes of an event whose pipeline is not there any more.
-fn gone(pipeline: &Name) -> Made {
+fn gone(pipeline: &Name) -> PipelinePlan {
     let skipped = Skipped {
         pipeline: Some(pipeline.clone()),
         pipeline_version: None,
@@ -231,7 +233,7 @@ fn gone(pipeline: &Name) -> Made {
         by: "pipeline".to_owned(),
         reason: "it was deleted, renamed or disabled while it waited for an answer".to_owned(),
     };
-    Made { skipped: vec![skipped], ..Made::default() }
+    PipelinePlan { skipped: vec![skipped], ..PipelinePlan::default() }
 }
 
 /// The ids of the messages that the first plan of an event made, as the store has them.

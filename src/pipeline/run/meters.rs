@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::{model::Plan, pipeline::sent::Sent};
+use crate::{model::Plan, pipeline::in_flight::Sent};
 
 /// Handles, looked up once: the hot path counts without searching a registry.
 pub(super) struct Meters {

@@ -21,13 +21,14 @@ use tokio::sync::watch;
 use turns::Turns;
 
 use super::{
-    Options, Tools, ahead,
-    aside::Aside,
+    Options, Tools,
     ask::Lookups,
     compile::Compiled,
     detect::Memories,
-    outside::{Outside, Returned},
-    sent::{Sent, SentPart, messages},
+    in_flight::{Sent, SentPart, messages},
+    lookups::{LookupTasks, Returned},
+    parked::Parked,
+    prefetch,
 };
 use crate::{
     catalog::Catalog,
@@ -54,7 +55,7 @@ pub struct Parts<L> {
     pub options: Options,
 }
 
-/// Plans events until it is told to stop.
+/// Plans events until it is stopped.
 pub struct Runner<L> {
     parts: Parts<L>,
     compiled: Compiled,
@@ -65,10 +66,10 @@ pub struct Runner<L> {
     kept: EventSeq,
     /// Whether the store may hold events that no hint will bring.
     behind: bool,
-    aside: Aside,
-    outside: Outside,
+    parked: Parked,
+    outside: LookupTasks,
     memories: Memories,
-    /// What the steps remember has to be read anew, once no plan is on its way.
+    /// What the steps remember has to be read again, once no plan is on its way.
     is_forgetful: bool,
     /// Where to go on reading what waits; `None` when all of it is in `aside`.
     waiting_behind: Option<EventSeq>,
@@ -77,7 +78,7 @@ pub struct Runner<L> {
     waiting_bytes: usize,
     /// What was planned in calls that failed: nobody knows whether it is on disk.
     doubtful: Vec<Sent>,
-    patience: Duration,
+    timeout: Duration,
     turns: Turns,
     meters: Meters,
 }
@@ -100,7 +101,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
 ) -> (Runner<L>, watch::Receiver<EventSeq>) {
     let (planned, watch) = watch::channel(EventSeq(0));
     let memories = Memories::new(parts.clock.now());
-    let outside = Outside::new(parts.lookups.clone(), parts.clock.clone());
+    let outside = LookupTasks::new(parts.lookups.clone(), parts.clock.clone());
     let runner = Runner {
         parts,
         compiled: Compiled::default(),
@@ -109,7 +110,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
         kept: EventSeq(0),
         // What was accepted before the process started has no hint.
         behind: true,
-        aside: Aside::default(),
+        parked: Parked::default(),
         outside,
         memories,
         is_forgetful: true,
@@ -117,7 +118,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
         in_flight: FuturesOrdered::new(),
         waiting_bytes: 0,
         doubtful: Vec::new(),
-        patience: FIRST_WAIT,
+        timeout: FIRST_WAIT,
         turns: Turns::default(),
         meters: Meters::new(),
     };
@@ -127,7 +128,7 @@ pub fn runner<L: Loss<Vec<(Owed, Message)>>>(
 /// What happened while the loop waited.
 enum Wake {
     Stop,
-    Kept(Vec<Sent>, Result<Vec<Owed>, StoreError>),
+    PlansStored(Vec<Sent>, Result<Vec<Owed>, StoreError>),
     Hint(Option<Hint<Vec<Arc<Event>>, bool>>),
     Returned(Returned),
     /// Something may be missing.
@@ -139,7 +140,7 @@ enum Wake {
 }
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
-    /// Runs until it is told to stop or the store is closed. When it returns, no plan is on its way
+    /// Runs until it is stopped or the store is closed. When it returns, no plan is on its way
     /// to the disk. What has no plan by then is planned after the next start.
     pub async fn run(self) {
         self.run_for_now().await;
@@ -182,14 +183,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 Wake::Hint(None) => break,
                 Wake::Hint(Some(Hint::Lost(_))) => self.behind = true,
                 Wake::Hint(Some(Hint::Some(events))) => self.live(events).await,
-                Wake::Kept(sent, result) => {
+                Wake::PlansStored(sent, result) => {
                     self.kept(sent, result);
                     self.go_on().await;
                 }
                 Wake::Returned(first) => {
                     let rest = std::iter::from_fn(|| self.outside.try_next());
                     for it in std::iter::once(first).chain(rest) {
-                        self.aside.answered(it.ticket, it.slot, it.answer);
+                        self.parked.answered(it.ticket, it.slot, it.answer);
                     }
                     self.go_on().await;
                 }
@@ -212,7 +213,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     async fn wake(&mut self) -> Wake {
         let has_room = self.has_room();
-        let may_go_on = has_room && self.waiting_behind.is_none() && self.aside.has_candidates();
+        let may_go_on = has_room && self.waiting_behind.is_none() && self.parked.has_candidates();
         let Self { parts, in_flight, outside, memories, .. } = self;
         let Parts { stop, events, clock, catalog, .. } = parts;
         let due = memories.next_due();
@@ -220,7 +221,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             biased;
             // An error means that nobody can stop us any more: then the process ends.
             _ = stop.wait_for(|it| *it) => Wake::Stop,
-            Some((sent, result)) = in_flight.next() => Wake::Kept(sent, result),
+            Some((sent, result)) = in_flight.next() => Wake::PlansStored(sent, result),
             Some(returned) = outside.next(), if has_room => Wake::Returned(returned),
             Ok(()) = catalog.changed(), if has_room => Wake::Catalog,
             () = remember::until(clock.as_ref(), due), if has_room => Wake::Due,
@@ -305,7 +306,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             let mut plans = Vec::with_capacity(batch.len());
             let mut failures = 0;
             for events in batch.chunks(BREATH) {
-                ahead::run_scripts(events, &self.compiled, &mut self.turns);
+                prefetch::run_scripts(events, &self.compiled, &mut self.turns);
                 for event in events {
                     self.parts.lookups.tell(event);
                     let plan = self.first_part(event, &mut failures);
@@ -339,7 +340,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         self.waiting_bytes += sent.iter().map(Sent::weight).sum::<usize>();
         // The set polls its futures in any order, but the store takes calls in the order in which
         // they are first polled: so that happens here. Unconstrained, since a task that has used up its budget
-        // with the runtime would be told to come again before the store has heard of the call: a later one
+        // with the runtime would have to come again before the store has heard of the call: a later one
         // could then overtake it, and the store passes over what comes behind the last part of a plan.
         let call = async move { (sent, store.plan(plans).await) };
         let mut call: InFlight = Box::pin(tokio::task::unconstrained(call));
@@ -362,14 +363,14 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
                 return;
             }
         };
-        self.patience = FIRST_WAIT;
+        self.timeout = FIRST_WAIT;
         for sent in &sent {
             match &sent.part {
                 SentPart::First => {
                     self.kept = sent.event.seq.max(self.kept);
-                    self.aside.first_kept(sent.event.seq);
+                    self.parked.first_kept(sent.event.seq);
                 }
-                SentPart::Later(ticket, _) => self.aside.kept(ticket),
+                SentPart::Later(ticket, _) => self.parked.kept(ticket),
             }
         }
         self.planned.send_if_modified(|it| std::mem::replace(it, self.kept) != self.kept);
@@ -408,7 +409,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let before = first.map(|it| EventSeq(it.event.seq.0.saturating_sub(1)));
         self.last = before.map(|it| it.min(self.kept)).or(self.last);
         self.behind = true;
-        self.aside.clear();
+        self.parked.clear();
         self.outside.clear();
         self.is_forgetful = true;
         self.waiting_behind = Some(EventSeq(0));
@@ -424,8 +425,8 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
 
     /// Waits longer each time, until a call succeeds; not beyond the order to stop.
     async fn wait(&mut self) {
-        let until = self.parts.clock.now() + self.patience;
-        self.patience = (self.patience * 2).min(LONGEST_WAIT);
+        let until = self.parts.clock.now() + self.timeout;
+        self.timeout = (self.timeout * 2).min(LONGEST_WAIT);
         let Parts { clock, stop, .. } = &mut self.parts;
         tokio::select! {
             () = clock.sleep_until(until) => (),

@@ -13,9 +13,9 @@ use crate::{
     store::StoreError,
 };
 
-/// Absences that are told at once.
+/// Absences that are reported at once.
 const AT_ONCE: usize = 256;
-/// When they could not be told, they are told so much later.
+/// When they could not be reported, they are reported so much later.
 const LATER: SignedDuration = SignedDuration::from_secs(5);
 
 impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
@@ -49,7 +49,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
         let catalog = self.parts.catalog.borrow_and_update().clone();
         let compiled = Compiled::of(&catalog, &self.compiled, &self.parts.tools);
         let before = std::mem::replace(&mut self.compiled, compiled);
-        if !self.aside.is_empty() && self.compiled.has_new_era(&before) {
+        if !self.parked.is_empty() && self.compiled.has_new_era(&before) {
             self.claim_anew();
         }
         let store = self.parts.store.clone();
@@ -90,7 +90,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             Ok(_) => metrics::counter!("tidegate_absences_total").increment(due.len() as u64),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "absences could not be told yet");
+                tracing::warn!(error, "absences could not be reported yet");
                 self.memories.tell_later(due, now.saturating_add(LATER).unwrap_or(Timestamp::MAX));
             }
         }

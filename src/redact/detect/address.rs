@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Found, Kind, before, is_boundary};
+use super::{FoundValue, Kind, before, is_boundary};
 
-pub fn find_v4(bytes: &[u8], found: &mut Vec<Found>) {
+pub fn find_v4(bytes: &[u8], found: &mut Vec<FoundValue>) {
     let mut at = 0;
     while at < bytes.len() {
         if !bytes[at].is_ascii_digit() {
@@ -17,7 +17,7 @@ pub fn find_v4(bytes: &[u8], found: &mut Vec<Found>) {
             && !is_inside
             && let Some(end) = v4(bytes, at)
         {
-            found.push(Found { range: at..end, kind: Kind::Ip });
+            found.push(FoundValue { range: at..end, kind: Kind::Ip });
             at = end;
         } else {
             at += bytes[at..].iter().take_while(|it| it.is_ascii_digit()).count();
@@ -48,7 +48,7 @@ fn v4(bytes: &[u8], start: usize) -> Option<usize> {
     (is_boundary(bytes.get(at)) && !is_longer).then_some(at)
 }
 
-pub fn find_v6(text: &str, found: &mut Vec<Found>) {
+pub fn find_v6(text: &str, found: &mut Vec<FoundValue>) {
     /// Longer runs are no address, however they are cut.
     const LONGEST: usize = 45;
     let bytes = text.as_bytes();
@@ -81,7 +81,7 @@ pub fn find_v6(text: &str, found: &mut Vec<Found>) {
                 && let Ok(address) = candidate.parse::<Ipv6Addr>()
                 && is_telling(candidate, address)
             {
-                found.push(Found { range: first..start + tail, kind: Kind::Ip });
+                found.push(FoundValue { range: first..start + tail, kind: Kind::Ip });
                 break;
             }
         }

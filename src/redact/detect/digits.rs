@@ -1,6 +1,6 @@
 //! Numbers with rules: payment cards and the US social security number.
 
-use super::{Found, Kind, before, is_boundary};
+use super::{FoundValue, Kind, before, is_boundary};
 
 pub const SHORTEST_CARD: usize = 13;
 const LONGEST_CARD: usize = 19;
@@ -11,7 +11,7 @@ struct Group {
     end: usize,
 }
 
-pub fn find_cards(bytes: &[u8], found: &mut Vec<Found>) {
+pub fn find_cards(bytes: &[u8], found: &mut Vec<FoundValue>) {
     let mut at = 0;
     while at < bytes.len() {
         if !bytes[at].is_ascii_digit() {
@@ -25,7 +25,7 @@ pub fn find_cards(bytes: &[u8], found: &mut Vec<Found>) {
             match card_from(bytes, &groups[first..]) {
                 Some(count) => {
                     let range = groups[first].start..groups[first + count - 1].end;
-                    found.push(Found { range, kind: Kind::Card });
+                    found.push(FoundValue { range, kind: Kind::Card });
                     first += count;
                 }
                 None => first += 1,
@@ -96,7 +96,7 @@ fn luhn(digits: impl DoubleEndedIterator<Item = u8>) -> bool {
 }
 
 /// `123-45-6789`, with hyphens or spaces.
-pub fn find_ssns(bytes: &[u8], found: &mut Vec<Found>) {
+pub fn find_ssns(bytes: &[u8], found: &mut Vec<FoundValue>) {
     const LENGTH: usize = 11;
     let mut at = 0;
     while at + LENGTH <= bytes.len() {
@@ -106,7 +106,7 @@ pub fn find_ssns(bytes: &[u8], found: &mut Vec<Found>) {
             && is_boundary(bytes.get(at + LENGTH))
             && bytes.get(at + LENGTH) != Some(&b'-');
         if is_free && is_ssn(text) {
-            found.push(Found { range: at..at + LENGTH, kind: Kind::Ssn });
+            found.push(FoundValue { range: at..at + LENGTH, kind: Kind::Ssn });
             at += LENGTH;
         } else {
             at += 1;

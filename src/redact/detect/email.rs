@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Found, Kind};
+use super::{FoundValue, Kind};
 
-pub fn find(bytes: &[u8], found: &mut Vec<Found>) {
+pub fn find(bytes: &[u8], found: &mut Vec<FoundValue>) {
     let mut at = 0;
     while at < bytes.len() {
         let sign = match bytes[at] {
@@ -18,7 +18,7 @@ pub fn find(bytes: &[u8], found: &mut Vec<Found>) {
         at = sign.end;
         if let Some(range) = around(bytes, &sign) {
             at = range.end;
-            found.push(Found { range, kind: Kind::Email });
+            found.push(FoundValue { range, kind: Kind::Email });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! International bank account numbers (ISO 13616), with or without spaces.
 
-use super::{Found, Kind, before, is_boundary};
+use super::{FoundValue, Kind, before, is_boundary};
 
 /// The check digits, and at least these in what follows.
 pub const FEWEST_DIGITS: usize = 4;
@@ -98,14 +98,14 @@ const LENGTHS: &[(&[u8; 2], usize)] = &[
     (b"YE", 30),
 ];
 
-pub fn find(bytes: &[u8], found: &mut Vec<Found>) {
+pub fn find(bytes: &[u8], found: &mut Vec<FoundValue>) {
     let mut at = 0;
     while at < bytes.len() {
         if bytes[at].is_ascii_alphabetic()
             && is_boundary(before(bytes, at))
             && let Some(end) = iban(bytes, at)
         {
-            found.push(Found { range: at..end, kind: Kind::Iban });
+            found.push(FoundValue { range: at..end, kind: Kind::Iban });
             at = end;
         } else {
             at += 1;

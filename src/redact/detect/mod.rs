@@ -114,7 +114,7 @@ pub struct Traits {
 
 /// One value in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundValue {
     pub range: Range<usize>,
     pub kind: Kind,
 }
@@ -163,7 +163,7 @@ impl Detectors {
     }
 
     /// What stands in a text, from left to right, none overlapping another.
-    pub fn find(self, text: &str) -> Vec<Found> {
+    pub fn find(self, text: &str) -> Vec<FoundValue> {
         let traits = Traits::of(text.as_bytes());
         let mut found = Vec::new();
         if !self.may_match(traits) {
@@ -180,7 +180,7 @@ impl Detectors {
     }
 
     /// What stands in a text as it is spelt.
-    fn find_in(self, text: &str, traits: Traits, found: &mut Vec<Found>) {
+    fn find_in(self, text: &str, traits: Traits, found: &mut Vec<FoundValue>) {
         let bytes = text.as_bytes();
         // The order decides where two claim the same place.
         if self.email && (traits.at || traits.percent) {
@@ -216,7 +216,7 @@ impl Detectors {
 
 /// In order, without what overlaps one that begins before it. Of those that begin together, the one
 /// that was found first stays.
-fn apart(mut found: Vec<Found>) -> Vec<Found> {
+fn apart(mut found: Vec<FoundValue>) -> Vec<FoundValue> {
     found.sort_by_key(|it| it.range.start);
     let mut end = 0;
     found.retain(|it| {

@@ -1,6 +1,6 @@
 //! Telephone numbers: E.164 with its plus, and forms that people write and little else has.
 
-use super::{Found, Kind, before, is_boundary};
+use super::{FoundValue, Kind, before, is_boundary};
 
 /// Digits of the shortest number that is looked for.
 pub const FEWEST: usize = 8;
@@ -13,7 +13,7 @@ struct Run {
     has_separator: bool,
 }
 
-pub fn find(bytes: &[u8], found: &mut Vec<Found>) {
+pub fn find(bytes: &[u8], found: &mut Vec<FoundValue>) {
     let mut at = 0;
     while at < bytes.len() {
         let is_start = matches!(bytes[at], b'+' | b'(') || bytes[at].is_ascii_digit();
@@ -22,7 +22,7 @@ pub fn find(bytes: &[u8], found: &mut Vec<Found>) {
             continue;
         }
         if let Some(end) = number(bytes, at) {
-            found.push(Found { range: at..end, kind: Kind::Phone });
+            found.push(FoundValue { range: at..end, kind: Kind::Phone });
             at = end;
         } else if bytes[at].is_ascii_digit() {
             at += bytes[at..].iter().take_while(|it| it.is_ascii_digit()).count();

@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn told(text: &str) -> Vec<String> {
+fn reported(text: &str) -> Vec<String> {
     let found = Detectors::all().find(text);
     found.iter().map(|it| format!("{} {}", it.kind.word(), &text[it.range.clone()])).collect()
 }
 
 fn check(text: &str, expected: &[&str]) {
-    assert_eq!(told(text), expected, "{text}");
+    assert_eq!(reported(text), expected, "{text}");
 }
 
 #[test]

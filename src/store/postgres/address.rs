@@ -172,10 +172,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_without_being_repeated() {
+    fn invalid_addresses_are_refused_without_being_repeated() {
         for text in ["mysql://a:s3cret@b/c", "postgres://", "postgres://a:s3cret@b/c?nonsense=1"] {
-            let told = text.parse::<Address>().unwrap_err().to_string();
-            assert!(!told.contains("s3cret"), "{text}");
+            let reported = text.parse::<Address>().unwrap_err().to_string();
+            assert!(!reported.contains("s3cret"), "{text}");
         }
     }
 }

@@ -14,29 +14,29 @@ use std::{
 
 use super::{
     Accepts, Duty,
-    connect::{BEGIN, COMMIT, Connection, Values},
+    batch_queue::{BatchReceiver, Call, CallBatch},
+    connect::{BEGIN, COMMIT, Session, Values},
     core::{Core, session},
     error::{is_about_values, is_worth_another_try},
-    gate::{Asked, First, GateHashes, KNOWN, TAKEN, first_of, without_order},
-    lane::{Batch, Call, Queue},
+    gate::{First, GateHashes, GateLookup, KNOWN, TAKEN, first_of, without_order},
     rows::{NewDeliveries, NewEntries},
     values::{self, Uuid, seq_to_row},
 };
 use crate::{
     model::{DeliverySeq, DestinationId, Entry, Event, EventId, EventSeq, Lane, NewEvent, Place},
-    store::{Appended, Result, StoreError, Word},
+    store::{Appended, NodeMessage, Result, StoreError},
 };
 
 /// Events on their way, accepted together or not at all.
 #[derive(Clone)]
 pub(super) struct Accept {
-    pub offered: Vec<Offered>,
+    pub offered: Vec<PendingEvent>,
     /// For one event that was sent already.
     pub recorded: Option<Recorded>,
 }
 
 #[derive(Clone)]
-pub(super) struct Offered {
+pub(super) struct PendingEvent {
     pub event: NewEvent,
     pub shard: u16,
     /// Of the payload.
@@ -80,10 +80,10 @@ const MOVE: &str = "UPDATE logs SET last = w.last FROM unnest($1::int[], $2::big
 pub(super) async fn run(
     core: Arc<Core>,
     hints: Arc<[Accepts]>,
-    mut queue: Queue<Accept, Accepted>,
+    mut queue: BatchReceiver<Accept, Accepted>,
 ) {
     let mut kept = None;
-    while let Some(Batch { calls, flushes }) = queue.take(BYTES, CALLS).await {
+    while let Some(CallBatch { calls, flushes }) = queue.take(BYTES, CALLS).await {
         metrics::histogram!("tidegate_store_batch", "work" => "append").record(calls.len() as f64);
         let begun = Instant::now();
         commit(&core, &hints, &mut kept, calls).await;
@@ -95,7 +95,7 @@ pub(super) async fn run(
 async fn commit(
     core: &Core,
     hints: &[Accepts],
-    kept: &mut Option<Connection>,
+    kept: &mut Option<Session>,
     calls: Vec<Call<Accept, Accepted>>,
 ) {
     if calls.is_empty() {
@@ -158,7 +158,7 @@ impl From<StoreError> for Failed {
 async fn try_commit(
     core: &Core,
     hints: &[Accepts],
-    kept: &mut Option<Connection>,
+    kept: &mut Option<Session>,
     calls: &[Call<Accept, Accepted>],
 ) -> Result<Vec<Accepted>, Failed> {
     let connection = session(core, kept).await?;
@@ -166,7 +166,7 @@ async fn try_commit(
     let mut shards: Vec<i32> = offered().map(|it| i32::from(it.shard)).collect();
     shards.sort_unstable();
     shards.dedup();
-    let asked = Asked::of(offered());
+    let asked = GateLookup::of(offered());
     let mut turn = loop {
         let turn = begin(connection, &shards, &asked, calls).await;
         match turn {
@@ -189,7 +189,7 @@ async fn try_commit(
     }
     for (shard, events) in std::mem::take(&mut turn.accepted) {
         if !core.leases.holds(Duty::Pipeline, shard) {
-            core.bell.ring(Word::Events(shard));
+            core.notifier.notify(NodeMessage::Events(shard));
         } else if let Some(hints) = hints.get(usize::from(shard)) {
             hints.send(events);
         }
@@ -200,7 +200,7 @@ async fn try_commit(
 /// Makes partitions up to a place.
 async fn make_room(
     core: &Core,
-    connection: &mut Connection,
+    connection: &mut Session,
     shard: i32,
     wanted: i64,
 ) -> Result<(), Failed> {
@@ -211,11 +211,11 @@ async fn make_room(
 
 /// Locks the logs, and finds a place for every event that is new.
 async fn begin<'a>(
-    connection: &mut Connection,
+    connection: &mut Session,
     shards: &Vec<i32>,
-    asked: &Asked,
+    asked: &GateLookup,
     calls: &'a [Call<Accept, Accepted>],
-) -> Result<Turn<'a>, Failed> {
+) -> Result<AppendBatch<'a>, Failed> {
     let mut steps: Vec<(&'static str, Values<'_>)> = vec![(BEGIN, &[])];
     let shard_values: Values<'_> = &[shards];
     let hash_values: Values<'_> = &[&asked.hashes];
@@ -232,7 +232,7 @@ async fn begin<'a>(
     let mut logs = BTreeMap::new();
     for row in found.get(1).into_iter().flatten() {
         let shard: i32 = row.try_get(0)?;
-        let log = Log { last: row.try_get(1)?, room: row.try_get(2)? };
+        let log = ShardPosition { last: row.try_get(1)?, room: row.try_get(2)? };
         logs.insert(shard as u16, log);
     }
     let mut known = HashMap::new();
@@ -246,26 +246,26 @@ async fn begin<'a>(
         let first = first_of(row)?.1;
         taken.insert((project, without_order(first.id)), first);
     }
-    let mut turn = Turn { logs, known, taken, ..Turn::default() };
+    let mut turn = AppendBatch { logs, known, taken, ..AppendBatch::default() };
     for call in calls {
         turn.accept(&call.input)?;
     }
     Ok(turn)
 }
 
-struct Log {
+struct ShardPosition {
     last: i64,
     room: i64,
 }
 
 /// What one transaction writes.
 #[derive(Default)]
-struct Turn<'a> {
-    logs: BTreeMap<u16, Log>,
+struct AppendBatch<'a> {
+    logs: BTreeMap<u16, ShardPosition>,
     known: HashMap<Uuid, First>,
     /// Events that have an id which is brought here, by project and id.
     taken: HashMap<(Uuid, u128), First>,
-    new: Vec<(Arc<Event>, &'a Offered)>,
+    new: Vec<(Arc<Event>, &'a PendingEvent)>,
     keys: (Vec<Uuid>, Vec<Uuid>, Vec<i64>),
     /// Keys that do not count any more.
     expired: Vec<Uuid>,
@@ -275,7 +275,7 @@ struct Turn<'a> {
     accepted: BTreeMap<u16, Vec<Arc<Event>>>,
 }
 
-impl<'a> Turn<'a> {
+impl<'a> AppendBatch<'a> {
     fn accept(&mut self, accept: &'a Accept) -> Result<()> {
         let mut accepted = Accepted::default();
         for offered in &accept.offered {
@@ -305,7 +305,7 @@ impl<'a> Turn<'a> {
     }
 
     /// The event that had the key first, or else the id.
-    fn first(&self, offered: &Offered) -> Option<&First> {
+    fn first(&self, offered: &PendingEvent) -> Option<&First> {
         let known = offered.hashes.iter().find_map(|it| self.known.get(&it));
         known.or_else(|| {
             let id = offered.event.id?;
@@ -313,7 +313,7 @@ impl<'a> Turn<'a> {
         })
     }
 
-    fn place(&mut self, offered: &'a Offered) -> Result<Arc<Event>> {
+    fn place(&mut self, offered: &'a PendingEvent) -> Result<Arc<Event>> {
         let log = self.logs.get_mut(&offered.shard).ok_or(StoreError::Damaged { what: "log" })?;
         log.last += 1;
         let event = Arc::new(accepted(offered, EventSeq(log.last as u64)));
@@ -355,7 +355,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Writes all of it, and commits.
-    async fn write(&self, connection: &mut Connection) -> Result<(), Failed> {
+    async fn write(&self, connection: &mut Session) -> Result<(), Failed> {
         if self.new.is_empty() {
             return Ok(connection.commit().await?);
         }
@@ -411,7 +411,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-fn accepted(offered: &Offered, seq: EventSeq) -> Event {
+fn accepted(offered: &PendingEvent, seq: EventSeq) -> Event {
     let event = &offered.event;
     Event {
         seq,

@@ -15,12 +15,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_postgres::{Client, Config, Notification, error::SqlState};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-pub(super) use super::session::{BEGIN, COMMIT, Connection, Values};
+pub(super) use super::session::{BEGIN, COMMIT, Session, Values};
 use super::{
     address::Address,
-    bell::drive,
-    error::{Told, unavailable},
+    error::{DatabaseMessage, unavailable},
     lock,
+    notifier::drive,
     session::{self, Link},
     tls::tls,
 };
@@ -103,7 +103,7 @@ impl Connector {
         Ok(client)
     }
 
-    pub async fn connect(self: &Arc<Self>) -> Result<Connection> {
+    pub async fn connect(self: &Arc<Self>) -> Result<Session> {
         if self.is_gone() {
             return Err(unavailable("the database is gone; it is asked again and again"));
         }
@@ -116,13 +116,13 @@ impl Connector {
     }
 
     /// A session with the first server that can be written.
-    async fn reach(self: &Arc<Self>) -> Result<Connection, Failure> {
+    async fn reach(self: &Arc<Self>) -> Result<Session, ConnectFailure> {
         let first = self.server.load(Ordering::Acquire);
         let mut answer = None;
         for place in (first..self.servers.len()).chain(0..first) {
             let generation = self.generation();
             let opened = tokio::time::timeout(CONNECT, self.open(place, generation)).await;
-            match opened.unwrap_or_else(|_| Err(Failure::silence())) {
+            match opened.unwrap_or_else(|_| Err(ConnectFailure::silence())) {
                 Ok(connection) => {
                     self.server.store(place, Ordering::Release);
                     self.was_there.store(true, Ordering::Release);
@@ -130,22 +130,26 @@ impl Connector {
                 }
                 Err(failure) => match &answer {
                     // What a server that answers says is worth more than silence.
-                    Some(Failure { is_an_answer: true, .. }) if !failure.is_an_answer => (),
+                    Some(ConnectFailure { is_an_answer: true, .. }) if !failure.is_an_answer => (),
                     _ => answer = Some(failure),
                 },
             }
         }
-        Err(answer.unwrap_or_else(Failure::silence))
+        Err(answer.unwrap_or_else(ConnectFailure::silence))
     }
 
-    async fn open(self: &Arc<Self>, place: usize, generation: u64) -> Result<Connection, Failure> {
-        let server = self.servers.get(place).ok_or_else(Failure::silence)?;
+    async fn open(
+        self: &Arc<Self>,
+        place: usize,
+        generation: u64,
+    ) -> Result<Session, ConnectFailure> {
+        let server = self.servers.get(place).ok_or_else(ConnectFailure::silence)?;
         let (client, connection) = server.connect(self.tls.clone()).await?;
         let connector = Arc::downgrade(self);
         // It ends when the client is dropped or the connection breaks; then every call says so.
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
-                let error = Told::of(&error);
+                let error = DatabaseMessage::of(&error);
                 tracing::warn!(%error, "a connection to the database broke");
                 metrics::counter!("tidegate_store_connections_broken_total").increment(1);
                 if let Some(connector) = connector.upgrade() {
@@ -153,10 +157,10 @@ impl Connector {
                 }
             }
         });
-        let patience = session::PATIENCE;
+        let timeout = session::TIMEOUT;
         let link =
-            Link { connector: self.clone(), driver: driver.abort_handle(), generation, patience };
-        let connection = Connection::new(client, link);
+            Link { connector: self.clone(), driver: driver.abort_handle(), generation, timeout };
+        let connection = Session::new(client, link);
         connection.client.batch_execute(SESSION).await?;
         Ok(connection)
     }
@@ -204,7 +208,7 @@ impl Connector {
     /// The database is gone: from now on one task asks for it.
     fn lose(self: &Arc<Self>, generation: u64, error: &StoreError) {
         self.leave(generation);
-        // At a start nothing is accepted yet, and whoever starts it is told.
+        // At a start nothing is accepted yet, and whoever starts it gets the error.
         if !self.was_there.load(Ordering::Acquire) {
             return;
         }
@@ -235,19 +239,19 @@ async fn look_out(connector: Weak<Connector>) {
 }
 
 /// Why there is no session.
-struct Failure {
+struct ConnectFailure {
     error: StoreError,
     /// A server that works said it, so that sessions that are there may go on.
     is_an_answer: bool,
 }
 
-impl Failure {
+impl ConnectFailure {
     fn silence() -> Self {
         Self { error: unavailable("the database does not answer"), is_an_answer: false }
     }
 }
 
-impl From<tokio_postgres::Error> for Failure {
+impl From<tokio_postgres::Error> for ConnectFailure {
     fn from(error: tokio_postgres::Error) -> Self {
         let is_an_answer = error.code().is_some_and(|it| *it == SqlState::TOO_MANY_CONNECTIONS);
         Self { error: error.into(), is_an_answer }
@@ -255,20 +259,20 @@ impl From<tokio_postgres::Error> for Failure {
 }
 
 /// Sessions for those who read, or write now and then.
-pub(super) struct Pool {
+pub(super) struct SessionPool {
     connector: Arc<Connector>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Session>>,
     turns: Arc<Semaphore>,
 }
 
 /// A session on loan. It goes back when it is dropped, if it is whole.
 pub(super) struct Loan {
-    connection: Option<Connection>,
-    pool: Arc<Pool>,
+    connection: Option<Session>,
+    pool: Arc<SessionPool>,
     _turn: OwnedSemaphorePermit,
 }
 
-impl Pool {
+impl SessionPool {
     pub fn new(connector: Arc<Connector>, size: usize) -> Arc<Self> {
         let turns = Arc::new(Semaphore::new(size.max(1)));
         Arc::new(Self { connector, idle: Mutex::default(), turns })
@@ -299,7 +303,7 @@ impl Pool {
 
 impl Loan {
     /// The session. It is there until the loan is dropped.
-    pub fn session(&mut self) -> Result<&mut Connection> {
+    pub fn session(&mut self) -> Result<&mut Session> {
         self.connection.as_mut().ok_or(StoreError::Closed)
     }
 }

@@ -13,15 +13,15 @@ use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    Node, Options, Random,
+    NodeIdentity, Options, RandomSource,
     address::Address,
-    append::Offered,
-    bell::Bell,
-    connect::{Connection, Connector, Loan, Pool},
+    append::PendingEvent,
+    connect::{Connector, Loan, Session, SessionPool},
     gate::GateHashes,
     intake,
     leases::{self, Leases},
     lock, migrate,
+    notifier::Notifier,
     values::{self, Uuid},
 };
 use crate::{
@@ -32,16 +32,16 @@ use crate::{
 
 pub(super) struct Core {
     pub connector: Arc<Connector>,
-    pub pool: Arc<Pool>,
+    pub pool: Arc<SessionPool>,
     pub shards: u16,
-    pub node: Node,
+    pub node: NodeIdentity,
     pub leases: Leases,
-    pub bell: Arc<Bell>,
+    pub notifier: Arc<Notifier>,
     pub clock: Arc<dyn Clock>,
     pub partition_events: i64,
     /// Keys the hashes of idempotency keys.
     secret: [u8; 32],
-    ids: Mutex<(IdSequence, Random)>,
+    ids: Mutex<(IdSequence, RandomSource)>,
     is_closed: AtomicBool,
     is_full: AtomicBool,
     /// Partitions of which too little may go, and until when they are not looked at again.
@@ -52,9 +52,9 @@ impl Core {
     pub async fn open(
         address: &Address,
         options: &Options,
-        node: Node,
+        node: NodeIdentity,
         clock: Arc<dyn Clock>,
-        mut random: Random,
+        mut random: RandomSource,
     ) -> Result<Self> {
         let connector = Arc::new(Connector::new(address)?);
         let mut connection = connector.connect().await?;
@@ -74,12 +74,12 @@ impl Core {
             }
         }
         Ok(Self {
-            pool: Pool::new(connector.clone(), options.readers),
+            pool: SessionPool::new(connector.clone(), options.readers),
             connector,
             shards,
             node,
             leases,
-            bell: Arc::default(),
+            notifier: Arc::default(),
             clock,
             // Bounds of partitions must fit the seqs of their deliveries.
             partition_events: i64::try_from(options.partition_events)
@@ -94,13 +94,13 @@ impl Core {
     }
 
     /// What can be worked out about an event before a writer takes it.
-    pub fn offer(&self, event: NewEvent) -> Offered {
+    pub fn offer(&self, event: NewEvent) -> PendingEvent {
         let hashes = self.gate_hashes(event.project, event.key.as_ref(), event.id);
         let mut ids = lock(&self.ids);
         let (sequence, random) = &mut *ids;
         let random = random();
         let id = sequence.next(self.clock.now(), random);
-        Offered {
+        PendingEvent {
             // 0 stands for a body that is erased.
             digest: xxh3_64(event.payload.bytes()).max(1) as i64,
             shard: values::shard_of_project(event.project, self.shards),
@@ -167,28 +167,28 @@ impl Core {
 /// The session of a writer, made again when the last one broke.
 pub(super) async fn session<'a>(
     core: &Core,
-    kept: &'a mut Option<Connection>,
-) -> Result<&'a mut Connection> {
-    if !kept.as_ref().is_some_and(Connection::is_usable) {
+    kept: &'a mut Option<Session>,
+) -> Result<&'a mut Session> {
+    if !kept.as_ref().is_some_and(Session::is_usable) {
         *kept = None;
         *kept = Some(core.connector.connect().await?);
     }
     kept.as_mut().ok_or(StoreError::Closed)
 }
 
-/// A bit that changes on the disk of the database is told by the database, if it looks.
-async fn warn_without_checksums(connection: &Connection) -> Result<()> {
+/// A bit that changes on the disk of the database is reported by the database, if it looks.
+async fn warn_without_checksums(connection: &Session) -> Result<()> {
     let row = connection.client.query_one("SHOW data_checksums", &[]).await?;
     if row.try_get::<_, &str>(0)? != "on" {
         tracing::warn!(
-            "the database has no checksums of its pages, so that nobody is told of a bit that changes on its disk; \
+            "the database has no checksums of its pages, so a bit that changes on its disk goes unnoticed; \
              they are on after `pg_checksums --enable`, with the database stopped"
         );
     }
     Ok(())
 }
 
-async fn secret(connection: &mut Connection, random: &mut Random) -> Result<[u8; 32]> {
+async fn secret(connection: &mut Session, random: &mut RandomSource) -> Result<[u8; 32]> {
     let mut secret = [0_u8; 32];
     for part in secret.chunks_mut(8) {
         part.copy_from_slice(&random().to_le_bytes());
@@ -198,7 +198,7 @@ async fn secret(connection: &mut Connection, random: &mut Random) -> Result<[u8;
 }
 
 /// How many shards there are: as many as the first node wanted.
-pub(super) async fn shards(connection: &mut Connection, wanted: u16) -> Result<u16> {
+pub(super) async fn shards(connection: &mut Session, wanted: u16) -> Result<u16> {
     /// Few enough that seqs have room for them.
     const MOST: u16 = 1024;
     let wanted = wanted.clamp(1, MOST);
@@ -225,11 +225,7 @@ pub(super) async fn shards(connection: &mut Connection, wanted: u16) -> Result<u
 }
 
 /// A value of this database, given by whoever comes first.
-pub(super) async fn setting(
-    connection: &mut Connection,
-    name: &str,
-    first: &[u8],
-) -> Result<Vec<u8>> {
+pub(super) async fn setting(connection: &mut Session, name: &str, first: &[u8]) -> Result<Vec<u8>> {
     let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     connection.execute(sql, &[&name, &first]).await?;
     let rows = connection.query("SELECT value FROM meta WHERE name = $1", &[&name]).await?;
@@ -237,11 +233,11 @@ pub(super) async fn setting(
     Ok(row.try_get(0)?)
 }
 
-async fn register(connection: &mut Connection, node: &Node) -> Result<()> {
+async fn register(connection: &mut Session, node: &NodeIdentity) -> Result<()> {
     let sql = "INSERT INTO nodes (id, name, roles, address, version) VALUES ($1, $2, $3, $4, $5) \
                ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()";
     let version = env!("CARGO_PKG_VERSION");
-    let (id, Node { name, roles, address, .. }) = (Uuid(node.id), node);
+    let (id, NodeIdentity { name, roles, address, .. }) = (Uuid(node.id), node);
     connection.execute(sql, &[&id, name, roles, address, &version]).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     PostgresStore,
-    connect::Connection,
+    connect::Session,
     values::{self, Uuid, limit_to_row},
 };
 use crate::{
@@ -100,7 +100,7 @@ impl Directory for PostgresStore {
 }
 
 async fn put(
-    session: &mut Connection,
+    session: &mut Session,
     project: ProjectId,
     table: &Name,
     entities: &[Entity],

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::{
     Duty, PostgresStore,
-    connect::{BEGIN, COMMIT, Connection, Values},
+    connect::{BEGIN, COMMIT, Session, Values},
     core::Core,
     error::unavailable,
     leases::CHECK,
@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{
     model::{EventSeq, Person, ProjectId, RawJson, SourceId},
-    store::{Eraser, Result, Stretch, codes::ERASED_METADATA},
+    store::{Eraser, Result, ScannedRange, codes::ERASED_METADATA},
 };
 
 /// Events and bytes that are looked at in one stretch.
 const EVENTS: i64 = 20_000;
 const BYTES: usize = 32 << 20;
 /// How long plans in the making are waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const LOOK: &str = "SELECT e.seq, e.payload FROM events e WHERE e.seq > $1 AND e.seq <= $2 \
      AND e.project = $3 AND e.source <> $4 AND e.digest <> 0 ORDER BY e.seq LIMIT $5";
@@ -58,7 +58,7 @@ impl Eraser for PostgresStore {
         person: &Person,
         after: EventSeq,
         until: EventSeq,
-    ) -> Result<Option<Stretch>> {
+    ) -> Result<Option<ScannedRange>> {
         let mut loan = self.core.session().await?;
         let session = loan.session()?;
         let shard = values::shard_of_project(project, self.core.shards);
@@ -78,7 +78,7 @@ impl Eraser for PostgresStore {
         Ok(Some(stretch))
     }
 
-    async fn erase(&self, stretch: &Stretch) -> Result<u64> {
+    async fn erase(&self, stretch: &ScannedRange) -> Result<u64> {
         wait_until_planned(&self.core, stretch.through).await?;
         let mut loan = self.core.session().await?;
         let session = loan.session()?;
@@ -93,15 +93,15 @@ impl Eraser for PostgresStore {
 }
 
 async fn look(
-    session: &mut Connection,
+    session: &mut Session,
     project: ProjectId,
     person: &Person,
     (after, end): (i64, i64),
-) -> Result<Stretch> {
+) -> Result<ScannedRange> {
     let statement = session.statement(LOOK).await?;
     let (project, system) = (Uuid::from(project), Uuid::from(SourceId::SYSTEM));
     let values: Values<'_> = &[&after, &end, &project, &system, &EVENTS];
-    let mut stretch = Stretch { through: event_of_row(end), ..Stretch::default() };
+    let mut stretch = ScannedRange { through: event_of_row(end), ..ScannedRange::default() };
     let (mut count, mut bytes) = (0, 0);
     let take = |row: &Row| {
         let seq = event_of_row(row.try_get(0)?);
@@ -127,7 +127,7 @@ async fn wait_until_planned(core: &Core, through: EventSeq) -> Result<()> {
                WHERE w.event > $2 AND w.event <= $1) FROM plans p WHERE p.shard = $3";
     let shard = shard_of(through);
     let (first, through) = (seq_to_row(first_of(shard)), seq_to_row(through));
-    let until = core.clock.steady() + jiff::SignedDuration::try_from(PATIENCE).unwrap_or_default();
+    let until = core.clock.steady() + jiff::SignedDuration::try_from(TIMEOUT).unwrap_or_default();
     loop {
         let mut loan = core.session().await?;
         let found = loan.session()?.query(sql, &[&through, &first, &i32::from(shard)]).await?;
@@ -144,7 +144,7 @@ async fn wait_until_planned(core: &Core, through: EventSeq) -> Result<()> {
     }
 }
 
-async fn erase(core: &Core, session: &mut Connection, stretch: &Stretch) -> Result<u64> {
+async fn erase(core: &Core, session: &mut Session, stretch: &ScannedRange) -> Result<u64> {
     let shard = shard_of(stretch.through);
     let claim = core.leases.claim(Duty::Upkeep, std::iter::once(0))?;
     let events: Vec<i64> = stretch.events.iter().map(|it| seq_to_row(*it)).collect();

@@ -15,7 +15,7 @@ impl From<tokio_postgres::Error> for StoreError {
                 Self::Fenced
             }
             Some(code) if *code == SqlState::DISK_FULL => Self::Full,
-            _ => Self::Unavailable(Box::new(Told::of(&error))),
+            _ => Self::Unavailable(Box::new(DatabaseMessage::of(&error))),
         }
     }
 }
@@ -28,7 +28,7 @@ pub(super) fn unavailable(what: &'static str) -> StoreError {
 /// database quotes of rows stays out of it, since that may be personal.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub(super) struct Told {
+pub(super) struct DatabaseMessage {
     text: String,
     /// Whether others were in the way, and the same is worth trying at once.
     is_deadlock: bool,
@@ -40,10 +40,10 @@ const TRIES: u32 = 3;
 /// Whether a transaction is worth beginning again at once. Nothing of it was kept.
 pub(super) fn is_worth_another_try(error: &StoreError, tries: u32) -> bool {
     let StoreError::Unavailable(error) = error else { return false };
-    tries < TRIES && error.downcast_ref::<Told>().is_some_and(|it| it.is_deadlock)
+    tries < TRIES && error.downcast_ref::<DatabaseMessage>().is_some_and(|it| it.is_deadlock)
 }
 
-impl Told {
+impl DatabaseMessage {
     pub fn of(error: &tokio_postgres::Error) -> Self {
         let text = match error.as_db_error() {
             Some(it) => format!("{} ({})", it.message(), it.code().code()),

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row;
 
-use super::{append::Offered, values::Uuid};
+use super::{append::PendingEvent, values::Uuid};
 use crate::{
     model::{EventId, EventSeq, NewEvent, TypeName},
     store::Result,
@@ -32,15 +32,15 @@ impl GateHashes {
 }
 
 /// What a transaction looks up.
-pub(super) struct Asked {
+pub(super) struct GateLookup {
     pub hashes: Vec<Uuid>,
     /// Between which the ids lie that are the same as those that are brought.
     pub low: Vec<Uuid>,
     pub high: Vec<Uuid>,
 }
 
-impl Asked {
-    pub fn of<'o>(offered: impl Iterator<Item = &'o Offered> + Clone) -> Self {
+impl GateLookup {
+    pub fn of<'o>(offered: impl Iterator<Item = &'o PendingEvent> + Clone) -> Self {
         let ids = offered.clone().filter_map(|it| it.event.id);
         let low: Vec<Uuid> = ids.map(|it| Uuid(without_order(it))).collect();
         let high = low.iter().map(|it| Uuid(it.0 | ORDER)).collect();

@@ -8,7 +8,7 @@ use std::{
     sync::RwLock,
 };
 
-use super::connect::Connection;
+use super::connect::Session;
 use super::values::Uuid;
 use crate::store::{Duty, Epoch, Result, Share, StoreError};
 
@@ -88,7 +88,7 @@ pub(super) const CHECK: &str = "SELECT check_leases($1, $2, $3)";
 /// Takes every lease for one node, whoever holds them: for a tool that must be alone, and for tests.
 /// Whoever still runs is fenced from now on.
 pub(super) async fn take_all(
-    connection: &mut Connection,
+    connection: &mut Session,
     node: u128,
 ) -> Result<Vec<(Duty, u16, i64)>> {
     let sql = "UPDATE leases SET node = $1, epoch = epoch + 1, expires_at = 'infinity' \

@@ -13,19 +13,19 @@ use crate::{
     model::{DeliverySeq, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId, Remembered},
     store::{
         Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Result, Settlement, Store,
-        Waiting,
+        WaitingEvent,
     },
 };
 
 /// One shard's log. Its events are dense, behind the place `shard << 40`; to ask behind
 /// `EventSeq(0)` is to ask from its beginning. Everything else is the whole store's.
 #[derive(Clone)]
-pub struct Log {
+pub struct ShardLog {
     store: Arc<PostgresStore>,
     shard: u16,
 }
 
-impl Log {
+impl ShardLog {
     pub(super) fn new(store: Arc<PostgresStore>, shard: u16) -> Self {
         Self { store, shard }
     }
@@ -41,7 +41,7 @@ impl Log {
 }
 
 #[async_trait]
-impl Store for Log {
+impl Store for ShardLog {
     async fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>> {
         self.store.append(events).await
     }
@@ -54,7 +54,7 @@ impl Store for Log {
         self.store.plan(plans).await
     }
 
-    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
+    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<WaitingEvent>> {
         unplanned::waiting(&self.store.core, self.shard, after, limit).await
     }
 

@@ -12,13 +12,14 @@ use tokio_postgres::Row;
 
 use super::{
     PostgresStore,
-    connect::{BEGIN, COMMIT, Connection, Values},
+    connect::{BEGIN, COMMIT, Session, Values},
     core::setting,
     leases::duty_named,
     values::{self, Uuid, event_of_row},
 };
 use crate::store::{
-    Duty, Epoch, Lease, Member, MemberId, Progress, Result, Role, Share, StoreError, View,
+    ClusterSnapshot, Duty, Epoch, Lease, Member, MemberId, PlanProgress, Result, Role, Share,
+    StoreError,
 };
 
 /// A row that is made again, since another node took this one's place, has the time of its first start.
@@ -86,7 +87,7 @@ impl PostgresStore {
     }
 
     /// Says that a node lives, which renews what it holds, and tells who else does.
-    pub async fn beat(&self, me: &Member, lease: Duration) -> Result<View> {
+    pub async fn beat(&self, me: &Member, lease: Duration) -> Result<ClusterSnapshot> {
         let mut loan = self.core.session().await?;
         let session = loan.session()?;
         let roles: Vec<&str> = me.roles.iter().map(|it| it.as_str()).collect();
@@ -100,7 +101,7 @@ impl PostgresStore {
         let [_, nodes, leases, logs, revision] = &found[..] else {
             return Err(StoreError::Closed);
         };
-        let mut view = View::default();
+        let mut view = ClusterSnapshot::default();
         for row in nodes {
             view.members.push(member(row)?);
             view.at = time(row, 6)?;
@@ -111,7 +112,7 @@ impl PostgresStore {
         for row in logs {
             let (last, planned) = (row.try_get(1)?, row.try_get(2)?);
             let (last, planned) = (event_of_row(last), event_of_row(planned));
-            view.logs.push(Progress { last, planned });
+            view.logs.push(PlanProgress { last, planned });
         }
         for row in revision {
             let revision: i64 = row.try_get(0)?;
@@ -121,7 +122,7 @@ impl PostgresStore {
         let ours = view.leases.iter().filter(is_ours).map(|it| (it.share, it.epoch));
         self.core.leases.know(ours);
         // A lease of a node that does not live is nobody's.
-        let View { members, leases, .. } = &mut view;
+        let ClusterSnapshot { members, leases, .. } = &mut view;
         for lease in leases {
             lease.holder = lease.holder.filter(|it| members.iter().any(|other| other.id == *it));
         }
@@ -194,7 +195,7 @@ impl PostgresStore {
 }
 
 async fn in_transaction(
-    session: &mut Connection,
+    session: &mut Session,
     sql: &'static str,
     values: Values<'_>,
 ) -> Result<Vec<Row>> {

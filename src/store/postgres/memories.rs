@@ -23,14 +23,14 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Changes {
     latest: HashMap<(StepId, MemoryKey), (u16, Option<Memory>)>,
-    kept: Places,
+    kept: MemoryKeys,
     /// The shards and memories of those that are kept.
     now: (Vec<i32>, Vec<Vec<u8>>),
-    gone: Places,
+    gone: MemoryKeys,
 }
 
 /// Pipelines, steps and keys.
-type Places = (Vec<Uuid>, Vec<i64>, Vec<Vec<u8>>);
+type MemoryKeys = (Vec<Uuid>, Vec<i64>, Vec<Vec<u8>>);
 
 pub(super) const KEEP: &str = "INSERT INTO memories (pipeline, step, key, shard, memory) \
      SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::int[], $5::bytea[]) \

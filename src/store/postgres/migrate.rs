@@ -4,7 +4,7 @@
 //! be exchanged one after the other. What a later version needs to take away, it takes away when no
 //! node can know it any more; then it says in `compatible` which programs may still come.
 
-use super::{connect::Connection, error::is_worth_another_try};
+use super::{connect::Session, error::is_worth_another_try};
 use crate::store::{Result, StoreError};
 
 /// Each with the oldest version that a program must know to work with a database that has it.
@@ -24,7 +24,7 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_versions (
 
 /// Brings the schema up to date. Nodes that start at the same time take turns. What a crash
 /// interrupts is not there.
-pub(super) async fn migrate(connection: &mut Connection) -> Result<()> {
+pub(super) async fn migrate(connection: &mut Session) -> Result<()> {
     if let Some(found) = version(connection).await?
         && is_fit(found)?
     {
@@ -48,7 +48,7 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<()> {
     }
 }
 
-async fn migrate_in(connection: &mut Connection) -> Result<()> {
+async fn migrate_in(connection: &mut Session) -> Result<()> {
     // Another node may take a while; it is waited for.
     let wait = "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; \
                 SELECT pg_advisory_xact_lock(7234003, 0)";
@@ -71,7 +71,7 @@ async fn migrate_in(connection: &mut Connection) -> Result<()> {
 }
 
 /// The newest version, and the one that a program must know. `None`: there is no schema yet.
-async fn version(connection: &mut Connection) -> Result<Option<(i32, i32)>> {
+async fn version(connection: &mut Session) -> Result<Option<(i32, i32)>> {
     let sql = "SELECT to_regclass('schema_versions') IS NOT NULL";
     let is_there: bool = connection.client.query_one(sql, &[]).await?.get(0);
     if !is_there {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
-use super::{connect::Connection, values::Uuid};
+use super::{connect::Session, values::Uuid};
 use crate::{
     model::{Class, DestinationId, Ended, Entry, EntryKind},
     store::Result,
@@ -100,7 +100,7 @@ impl Minutes {
 }
 
 /// Makes one row of those of the same destination and minute, before a minute.
-pub(super) async fn fold(connection: &mut Connection, before: i64) -> Result<()> {
+pub(super) async fn fold(connection: &mut Session, before: i64) -> Result<()> {
     let sql = "WITH many AS (SELECT destination, minute FROM minutes WHERE minute < $1 \
          GROUP BY destination, minute HAVING count(*) > 1 LIMIT 10000), \
          gone AS (DELETE FROM minutes m USING many \

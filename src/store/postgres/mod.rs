@@ -26,7 +26,7 @@
 //!
 //! # Write path
 //!
-//! Calls wait in a batcher (`lane.rs`), bounded by bytes; those that wait at the same time share a
+//! Calls wait in a batcher (`batch_queue.rs`), bounded by bytes; those that wait at the same time share a
 //! transaction (group commit) of two round trips. `synchronous_commit` is on, so a commit that is
 //! answered is fsynced by the server. A commit whose answer is lost counts as failed; the sender
 //! posts again with its key.
@@ -56,7 +56,7 @@
 //! A lease lasts as long as its node, and a node lives while it writes its row in `nodes` once a
 //! second (`members.rs`). All times are the database's. `src/cluster/` decides who claims what.
 //!
-//! Nodes notify each other by LISTEN/NOTIFY (`bell.rs`): a shard has events, a destination has
+//! Nodes notify each other by LISTEN/NOTIFY (`notifier.rs`): a shard has events, a destination has
 //! pending deliveries, resources changed, there are commands. Notifications are sent behind the
 //! commit, since commits that notify take turns in the server. They are hints: a lost one is made
 //! up for by the next beat. Commands for the owner of a destination are rows in `orders`.
@@ -80,7 +80,7 @@
 //!
 //! When the database is gone, one task looks for it and everybody else fails at once
 //! (`connect.rs`). A call without an answer for 3 s asks over a session of its own whether the
-//! server is there (`session.rs`), so a server that hangs is told from a slow one. A server that
+//! server is there (`session.rs`), so a server that hangs is distinguished from a slow one. A server that
 //! turned read-only is left, with all sessions to it; of several servers the one that takes writes
 //! is found by `target_session_attrs`. A promotion loses nothing only from a synchronous standby.
 //!
@@ -99,7 +99,7 @@
 mod values;
 mod error;
 mod tls;
-mod bell;
+mod notifier;
 mod address;
 mod connect;
 mod session;
@@ -107,7 +107,7 @@ mod migrate;
 mod leases;
 mod members;
 mod orders;
-mod lane;
+mod batch_queue;
 mod core;
 mod append;
 mod gate;
@@ -138,17 +138,17 @@ use tokio::{sync::mpsc, task::JoinHandle};
 pub use self::{
     address::{Address, NoAddress},
     leases::Leases,
-    log::Log,
+    log::ShardLog,
 };
 use self::{
     append::{Accept, Accepted},
+    batch_queue::{BatchQueue, lane},
     core::Core,
-    lane::{Lane, lane},
 };
 pub use super::Duty;
 use super::{
-    Appended, Backlog, Health, Heard, OwedQuery, Recording, Refusal, ReplayStep, Result,
-    Settlement, Store, StoreError, Waiting,
+    Appended, Backlog, Health, OwedQuery, ReceivedMessage, Recording, Refusal, ReplayStep, Result,
+    Settlement, Store, StoreError, WaitingEvent,
 };
 use crate::{
     clock::Clock,
@@ -159,7 +159,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Shards of a database that is made anew; one that is there keeps its own. More of them can be
+    /// Shards of a database that is made again; one that is there keeps its own. More of them can be
     /// divided among more nodes.
     pub shards: u16,
     /// Connections that accept events, and as many that keep plans.
@@ -189,7 +189,7 @@ impl Default for Options {
 
 /// Who this process is among the nodes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Node {
+pub struct NodeIdentity {
     /// Of this process: another one after a restart.
     pub id: u128,
     /// For people.
@@ -203,7 +203,7 @@ pub struct Node {
 }
 
 /// Where ids get what nobody can guess.
-pub type Random = Box<dyn FnMut() -> u64 + Send>;
+pub type RandomSource = Box<dyn FnMut() -> u64 + Send>;
 
 /// The hints of one shard's events, in accept order.
 pub type Accepts = hint::Sender<Vec<Arc<Event>>, bool>;
@@ -211,9 +211,9 @@ pub type Accepts = hint::Sender<Vec<Arc<Event>>, bool>;
 /// A node's hold on the database. Dropped without [`Store::close`], it leaves what a crash would.
 pub struct PostgresStore {
     core: Arc<Core>,
-    appends: Vec<Lane<Accept, Accepted>>,
-    plans: Vec<Lane<Vec<Plan>, Vec<Owed>>>,
-    settles: Lane<Vec<Settlement>, ()>,
+    appends: Vec<BatchQueue<Accept, Accepted>>,
+    plans: Vec<BatchQueue<Vec<Plan>, Vec<Owed>>>,
+    settles: BatchQueue<Vec<Settlement>, ()>,
     writers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -225,9 +225,9 @@ impl PostgresStore {
     pub async fn open(
         address: &Address,
         options: Options,
-        node: Node,
+        node: NodeIdentity,
         clock: Arc<dyn Clock>,
-        random: Random,
+        random: RandomSource,
         mut accepts: impl FnMut(u16) -> Accepts,
     ) -> Result<Self> {
         let core = Core::open(address, &options, node, clock, random).await?;
@@ -262,20 +262,20 @@ impl PostgresStore {
         &self.core.leases
     }
 
-    pub fn node(&self) -> &Node {
+    pub fn node(&self) -> &NodeIdentity {
         &self.core.node
     }
 
     /// The part of the store that the pipeline of one shard works with.
-    pub fn log(self: &Arc<Self>, shard: u16) -> Log {
-        Log::new(self.clone(), shard)
+    pub fn log(self: &Arc<Self>, shard: u16) -> ShardLog {
+        ShardLog::new(self.clone(), shard)
     }
 
     /// What the other nodes tell, until nobody listens any more. Who listens also tells.
-    pub fn listen(&self) -> mpsc::Receiver<Heard> {
+    pub fn listen(&self) -> mpsc::Receiver<ReceivedMessage> {
         const HEARD: usize = 256;
         let (sender, heard) = mpsc::channel(HEARD);
-        tokio::spawn(bell::run(self.core.clone(), sender));
+        tokio::spawn(notifier::run(self.core.clone(), sender));
         heard
     }
 
@@ -330,7 +330,7 @@ impl Store for PostgresStore {
         lane.call(plans, weight).await
     }
 
-    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
+    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<WaitingEvent>> {
         unplanned::waiting(&self.core, values::shard_of(after), after, limit).await
     }
 
@@ -408,8 +408,8 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.core.close();
-        self.appends.iter().for_each(Lane::close);
-        self.plans.iter().for_each(Lane::close);
+        self.appends.iter().for_each(BatchQueue::close);
+        self.plans.iter().for_each(BatchQueue::close);
         self.settles.close();
         let writers = std::mem::take(&mut *lock(&self.writers));
         for writer in writers {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     model::{DeliverySeq, DestinationId},
-    store::{Order, Result, Word},
+    store::{ClusterCommand, NodeMessage, Result},
 };
 
 const PUT: &str = "INSERT INTO orders (shard, body) SELECT * FROM unnest($1::int[], $2::text[])";
@@ -19,23 +19,23 @@ impl PostgresStore {
     }
 
     /// Tells the other nodes something, soon. It may be lost.
-    pub fn tell(&self, word: Word) {
-        self.core.bell.ring(word);
+    pub fn tell(&self, word: NodeMessage) {
+        self.core.notifier.notify(word);
     }
 
     /// Keeps orders for whoever works for these destinations, and tells of them.
-    pub async fn order(&self, orders: &[(DestinationId, Order)]) -> Result<()> {
+    pub async fn order(&self, orders: &[(DestinationId, ClusterCommand)]) -> Result<()> {
         let shard = |it: DestinationId| i32::from(self.shard_of_destination(it));
         let (shards, bodies): (Vec<i32>, Vec<String>) =
             orders.iter().map(|(destination, order)| (shard(*destination), text(order))).unzip();
         let mut loan = self.core.session().await?;
         loan.session()?.execute(PUT, &[&shards, &bodies]).await?;
-        self.core.bell.ring(Word::Orders);
+        self.core.notifier.notify(NodeMessage::Orders);
         Ok(())
     }
 
     /// Takes away the orders for the destinations of these shards.
-    pub async fn take_orders(&self, shards: &[u16]) -> Result<Vec<Order>> {
+    pub async fn take_orders(&self, shards: &[u16]) -> Result<Vec<ClusterCommand>> {
         let shards: Vec<i32> = shards.iter().map(|it| i32::from(*it)).collect();
         let mut loan = self.core.session().await?;
         let mut orders = Vec::new();
@@ -47,27 +47,27 @@ impl PostgresStore {
     }
 }
 
-fn text(order: &Order) -> String {
+fn text(order: &ClusterCommand) -> String {
     match order {
-        Order::Cancel(deliveries) => {
+        ClusterCommand::Cancel(deliveries) => {
             let seqs: Vec<String> =
                 deliveries.iter().map(|it| delivery_to_row(*it).to_string()).collect();
             format!("cancel {}", seqs.join(" "))
         }
-        Order::Poke(destination) => format!("poke {:x}", destination.bits()),
+        ClusterCommand::Poke(destination) => format!("poke {:x}", destination.bits()),
     }
 }
 
-fn order_of(text: &str) -> Option<Order> {
+fn order_of(text: &str) -> Option<ClusterCommand> {
     match text.split_once(' ')? {
         ("cancel", seqs) => {
             let seq = |it: &str| it.parse().ok().map(delivery_of_row);
             let seqs: Option<Vec<DeliverySeq>> = seqs.split_whitespace().map(seq).collect();
-            seqs.map(Order::Cancel)
+            seqs.map(ClusterCommand::Cancel)
         }
         ("poke", destination) => {
             let bits = u128::from_str_radix(destination, 16).ok()?;
-            Some(Order::Poke(DestinationId::from_bits(bits)))
+            Some(ClusterCommand::Poke(DestinationId::from_bits(bits)))
         }
         _ => None,
     }
@@ -80,7 +80,10 @@ mod tests {
     #[test]
     fn an_order_is_read_as_it_was_written() {
         let seqs = [7, u64::MAX >> 1].map(DeliverySeq::from_bits);
-        for order in [Order::Cancel(seqs.to_vec()), Order::Poke(DestinationId::from_bits(0xabc))] {
+        for order in [
+            ClusterCommand::Cancel(seqs.to_vec()),
+            ClusterCommand::Poke(DestinationId::from_bits(0xabc)),
+        ] {
             assert_eq!(order_of(&text(&order)), Some(order));
         }
         assert_eq!(order_of("dance"), None);

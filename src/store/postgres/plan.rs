@@ -11,10 +11,10 @@ use std::{
 
 use super::{
     Duty,
-    connect::{BEGIN, COMMIT, Connection, Values},
+    batch_queue::{BatchReceiver, CallBatch},
+    connect::{BEGIN, COMMIT, Session, Values},
     core::{Core, session},
     error::{is_worth_another_try, unavailable},
-    lane::{Batch, Queue},
     leases::CHECK,
     memories::{Changes, FORGET, KEEP, Tallies},
     minutes::Minutes,
@@ -56,9 +56,9 @@ pub(super) fn weight(plans: &[Plan]) -> usize {
 }
 
 /// A writer, until its lane is closed.
-pub(super) async fn run(core: Arc<Core>, mut queue: Queue<Vec<Plan>, Vec<Owed>>) {
+pub(super) async fn run(core: Arc<Core>, mut queue: BatchReceiver<Vec<Plan>, Vec<Owed>>) {
     let mut kept = None;
-    while let Some(Batch { calls, flushes }) = queue.take(0, 1).await {
+    while let Some(CallBatch { calls, flushes }) = queue.take(0, 1).await {
         for call in calls {
             let (mut tries, mut result) = (1, keep(&core, &mut kept, &call.input).await);
             while result.as_ref().err().is_some_and(|it| is_worth_another_try(it, tries)) {
@@ -71,7 +71,7 @@ pub(super) async fn run(core: Arc<Core>, mut queue: Queue<Vec<Plan>, Vec<Owed>>)
     }
 }
 
-async fn keep(core: &Core, kept: &mut Option<Connection>, plans: &[Plan]) -> Result<Vec<Owed>> {
+async fn keep(core: &Core, kept: &mut Option<Session>, plans: &[Plan]) -> Result<Vec<Owed>> {
     let connection = session(core, kept).await?;
     let result = keep_in(core, connection, plans).await;
     if result.is_err() {
@@ -80,7 +80,7 @@ async fn keep(core: &Core, kept: &mut Option<Connection>, plans: &[Plan]) -> Res
     result
 }
 
-async fn keep_in(core: &Core, connection: &mut Connection, plans: &[Plan]) -> Result<Vec<Owed>> {
+async fn keep_in(core: &Core, connection: &mut Session, plans: &[Plan]) -> Result<Vec<Owed>> {
     let shards: BTreeSet<u16> = plans.iter().map(|it| shard_of(it.event.seq)).collect();
     let claim = core.leases.claim(Duty::Pipeline, shards.iter().copied())?;
     let rests: Vec<i64> =
@@ -94,7 +94,7 @@ async fn keep_in(core: &Core, connection: &mut Connection, plans: &[Plan]) -> Re
         steps.extend([(WAITING, of_rests), (LAST, of_rests)]);
     }
     let found = connection.pipeline(&steps).await?;
-    let mut turn = Turn { now: core.clock.now(), ..Turn::default() };
+    let mut turn = PlanBatch { now: core.clock.now(), ..PlanBatch::default() };
     for row in &found[2] {
         let shard: i32 = row.try_get(0)?;
         turn.shards.insert(shard as u16, (row.try_get(1)?, row.try_get(2)?));
@@ -117,7 +117,7 @@ async fn keep_in(core: &Core, connection: &mut Connection, plans: &[Plan]) -> Re
 
 /// What one call writes.
 #[derive(Default)]
-struct Turn {
+struct PlanBatch {
     now: jiff::Timestamp,
     /// Of each shard, up to where events have plans, and the last event.
     shards: BTreeMap<u16, (i64, i64)>,
@@ -136,7 +136,7 @@ struct Turn {
     has_news: bool,
 }
 
-impl Turn {
+impl PlanBatch {
     fn take(&mut self, plan: &Plan) -> Result<()> {
         let seq = plan.event.seq;
         let row = seq_to_row(seq);
@@ -224,11 +224,7 @@ impl Turn {
         }
     }
 
-    async fn write(
-        &mut self,
-        connection: &mut Connection,
-        waited: &BTreeSet<EventSeq>,
-    ) -> Result<()> {
+    async fn write(&mut self, connection: &mut Session, waited: &BTreeSet<EventSeq>) -> Result<()> {
         if !self.has_news {
             connection.roll_back().await;
             return Ok(());

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Duty,
-    connect::Connection,
+    connect::Session,
     core::Core,
     error::unavailable,
     leases::CHECK,
@@ -81,7 +81,7 @@ pub(super) async fn prune(core: &Core, horizons: &[(ProjectId, Timestamp)]) -> R
     count
 }
 
-async fn prune_in(core: &Core, session: &mut Connection, horizons: &Horizons) -> Result<u64> {
+async fn prune_in(core: &Core, session: &mut Session, horizons: &Horizons) -> Result<u64> {
     let now = core.clock.now();
     minutes::fold(session, now.as_second().div_euclid(60) - 1).await?;
     let mut count = 0;
@@ -102,7 +102,7 @@ async fn prune_in(core: &Core, session: &mut Connection, horizons: &Horizons) ->
 }
 
 /// Those of the shards whose pipelines this node runs.
-async fn partitions(core: &Core, session: &mut Connection) -> Result<Vec<Partition>> {
+async fn partitions(core: &Core, session: &mut Session) -> Result<Vec<Partition>> {
     let mut found = Vec::new();
     for row in session.query(PARTITIONS, &[]).await? {
         let suffix: String = row.try_get(0)?;
@@ -130,7 +130,7 @@ async fn partitions(core: &Core, session: &mut Connection) -> Result<Vec<Partiti
 
 async fn forget(
     core: &Core,
-    session: &mut Connection,
+    session: &mut Session,
     partition: &Partition,
     horizons: &Horizons,
 ) -> Result<u64> {
@@ -170,11 +170,7 @@ async fn forget(
 }
 
 /// `false`: something in it is still to be done, or somebody reads it for long.
-async fn drop_partition(
-    core: &Core,
-    session: &mut Connection,
-    partition: &Partition,
-) -> Result<bool> {
+async fn drop_partition(core: &Core, session: &mut Session, partition: &Partition) -> Result<bool> {
     begin(core, session, partition.shard).await?;
     let Partition { shard, suffix, first, end } = partition;
     let busy = session.query(BUSY, &[first, end, &i32::from(*shard)]).await?;
@@ -189,7 +185,7 @@ async fn drop_partition(
          DROP TABLE events_{suffix}, deliveries_{suffix}, activity_{suffix}, skipped_{suffix}"
     );
     if let Err(error) = session.batch(&sql).await {
-        let error = super::error::Told::of(&error);
+        let error = super::error::DatabaseMessage::of(&error);
         tracing::warn!(%error, "a partition could not be dropped; trying again later");
         session.roll_back().await;
         return Ok(false);
@@ -200,7 +196,7 @@ async fn drop_partition(
 
 async fn step(
     core: &Core,
-    session: &mut Connection,
+    session: &mut Session,
     partition: &Partition,
     horizons: &Horizons,
 ) -> Result<u64> {
@@ -213,7 +209,7 @@ async fn step(
 }
 
 /// While it is locked, no replay makes a delivery of an event that goes.
-async fn begin(core: &Core, session: &mut Connection, shard: u16) -> Result<()> {
+async fn begin(core: &Core, session: &mut Session, shard: u16) -> Result<()> {
     let claim = core.leases.claim(Duty::Pipeline, std::iter::once(shard))?;
     session.begin().await?;
     session.query(CHECK, &[&claim.duty, &claim.shards, &claim.epochs]).await?;

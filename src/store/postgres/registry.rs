@@ -5,13 +5,13 @@ use async_trait::async_trait;
 
 use super::{
     PostgresStore,
-    bell::Bell,
-    connect::{Connection, Loan},
+    connect::{Loan, Session},
+    notifier::Notifier,
     values::Uuid,
 };
 use crate::{
     model::RawJson,
-    store::{Change, Document, Registry, Result, Revised, StoreError, Turn, Word},
+    store::{Change, Document, NodeMessage, Registry, RegistryLock, Result, Revised, StoreError},
 };
 
 const REVISION: &str = "SELECT revision FROM resources";
@@ -42,14 +42,14 @@ impl Registry for PostgresStore {
         Ok(Some(Revised { revision, documents: load(session).await? }))
     }
 
-    async fn turn(&self, known: u64) -> Result<Option<Box<dyn Turn>>> {
+    async fn turn(&self, known: u64) -> Result<Option<Box<dyn RegistryLock>>> {
         let mut loan = self.core.session().await?;
         let session = loan.session()?;
         session.begin().await?;
         match read(session, known).await {
             Ok((revision, newer)) => {
-                let bell = self.core.bell.clone();
-                Ok(Some(Box::new(OwnTurn { loan, revision, newer, bell })))
+                let notifier = self.core.notifier.clone();
+                Ok(Some(Box::new(PostgresRegistryLock { loan, revision, newer, notifier })))
             }
             Err(error) => {
                 session.roll_back().await;
@@ -60,7 +60,7 @@ impl Registry for PostgresStore {
 }
 
 /// The revision, and all documents where it is not the one that is known.
-async fn read(session: &mut Connection, known: u64) -> Result<(u64, Option<Revised>)> {
+async fn read(session: &mut Session, known: u64) -> Result<(u64, Option<Revised>)> {
     let revision = revision(session, LOCK).await?;
     let newer = match revision == known {
         true => None,
@@ -69,13 +69,13 @@ async fn read(session: &mut Connection, known: u64) -> Result<(u64, Option<Revis
     Ok((revision, newer))
 }
 
-async fn revision(session: &mut Connection, sql: &'static str) -> Result<u64> {
+async fn revision(session: &mut Session, sql: &'static str) -> Result<u64> {
     let rows = session.query(sql, &[]).await?;
     let row = rows.first().ok_or(StoreError::Damaged { what: "revision of the resources" })?;
     Ok(row.try_get::<_, i64>(0)? as u64)
 }
 
-async fn load(session: &mut Connection) -> Result<Vec<Document>> {
+async fn load(session: &mut Session) -> Result<Vec<Document>> {
     let sql = "SELECT kind, id, body FROM documents ORDER BY kind, id";
     let mut documents = Vec::new();
     for row in session.query(sql, &[]).await? {
@@ -87,15 +87,15 @@ async fn load(session: &mut Connection) -> Result<Vec<Document>> {
     Ok(documents)
 }
 
-struct OwnTurn {
+struct PostgresRegistryLock {
     loan: Loan,
     revision: u64,
     newer: Option<Revised>,
-    bell: std::sync::Arc<Bell>,
+    notifier: std::sync::Arc<Notifier>,
 }
 
 #[async_trait]
-impl Turn for OwnTurn {
+impl RegistryLock for PostgresRegistryLock {
     fn newer(&mut self) -> Option<Revised> {
         self.newer.take()
     }
@@ -106,7 +106,7 @@ impl Turn for OwnTurn {
             session.roll_back().await;
             return Err(error);
         }
-        self.bell.ring(Word::Resources);
+        self.notifier.notify(NodeMessage::Resources);
         Ok(self.revision + 1)
     }
 
@@ -117,7 +117,7 @@ impl Turn for OwnTurn {
     }
 }
 
-async fn change(session: &mut Connection, changes: &[Change]) -> Result<()> {
+async fn change(session: &mut Session, changes: &[Change]) -> Result<()> {
     for change in changes {
         match change {
             Change::Put(Document { kind, id, body }) => {

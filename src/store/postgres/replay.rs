@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
     Duty,
-    connect::{BEGIN, COMMIT, Connection, Values},
+    connect::{BEGIN, COMMIT, Session, Values},
     core::Core,
     error::unavailable,
     leases::CHECK,
@@ -49,7 +49,7 @@ pub(super) async fn replay(core: &Core, step: ReplayStep) -> Result<Vec<Owed>> {
     result
 }
 
-async fn replay_in(core: &Core, session: &mut Connection, step: &ReplayStep) -> Result<Vec<Owed>> {
+async fn replay_in(core: &Core, session: &mut Session, step: &ReplayStep) -> Result<Vec<Owed>> {
     let asked: BTreeSet<EventSeq> = step.items.iter().map(|it| it.event).collect();
     // A place in no shard that there is has no event.
     let shards: BTreeSet<u16> = asked.iter().map(|it| shard_of(*it)).collect();
@@ -78,7 +78,7 @@ async fn replay_in(core: &Core, session: &mut Connection, step: &ReplayStep) -> 
     let [_, _, locked, events, last, like, dead] = &found[..] else {
         return Err(StoreError::Closed);
     };
-    let mut turn = Turn::default();
+    let mut turn = ReplayBatch::default();
     for row in locked {
         let shard: i32 = row.try_get(0)?;
         turn.through.insert(shard as u16, event_of_row(row.try_get(1)?));
@@ -130,7 +130,7 @@ struct DeadLetter {
 }
 
 #[derive(Default)]
-struct Turn {
+struct ReplayBatch {
     through: HashMap<u16, EventSeq>,
     /// Of events that are there, and not erased. With their ids.
     projects: HashMap<EventSeq, (ProjectId, EventId)>,
@@ -148,7 +148,7 @@ struct Turn {
     owed: Vec<Owed>,
 }
 
-impl Turn {
+impl ReplayBatch {
     /// Items whose event or delivery is gone are left out.
     fn take(&mut self, core: &Core, step: &ReplayStep) -> Result<()> {
         let now = core.clock.now();
@@ -179,10 +179,10 @@ impl Turn {
             if let (Some(pipeline), Some(version), Some(copy)) =
                 (rows.pipelines.last_mut(), rows.versions.last_mut(), rows.copies.last_mut())
             {
-                if let Some(anew) = &item.anew {
-                    *pipeline = Some(anew.pipeline.into());
-                    *version = i32::try_from(anew.pipeline_version).unwrap_or(i32::MAX);
-                    *copy = anew.copy.as_ref().map(|it| it.to_bytes().to_vec());
+                if let Some(replanned) = &item.replanned {
+                    *pipeline = Some(replanned.pipeline.into());
+                    *version = i32::try_from(replanned.pipeline_version).unwrap_or(i32::MAX);
+                    *copy = replanned.copy.as_ref().map(|it| it.to_bytes().to_vec());
                 } else if let Some(like) = like {
                     (*pipeline, *version, *copy) = (like.pipeline, like.version, like.copy.clone());
                 }
@@ -235,7 +235,7 @@ impl Turn {
         }
     }
 
-    async fn write(&mut self, session: &mut Connection, step: &ReplayStep) -> Result<()> {
+    async fn write(&mut self, session: &mut Session, step: &ReplayStep) -> Result<()> {
         let (replay, cursor) = (Uuid::from(step.replay), step.cursor.map(delivery_to_row));
         let done = self.owed.len() as i64;
         let minutes = self.minutes.values();
@@ -259,7 +259,7 @@ impl Turn {
     }
 }
 
-/// How far a replay has come.
+/// Show the progress of a replay.
 pub(super) async fn progress(core: &Core, replay: ReplayId) -> Result<ReplayProgress> {
     let mut loan = core.session().await?;
     let sql = "SELECT cursor, done FROM replays WHERE replay = $1";

@@ -23,7 +23,7 @@ pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 /// After so long without an answer the database is asked, over a session of its own, whether it is there.
 const DOUBT: Duration = Duration::from_secs(3);
 /// Longer than any statement may take: then this session alone has lost its server.
-pub(super) const PATIENCE: u32 = 25;
+pub(super) const TIMEOUT: u32 = 25;
 
 /// What a session hangs by.
 pub(super) struct Link {
@@ -31,7 +31,7 @@ pub(super) struct Link {
     pub driver: tokio::task::AbortHandle,
     pub generation: u64,
     /// How often an answer is doubted.
-    pub patience: u32,
+    pub timeout: u32,
 }
 
 impl Link {
@@ -48,7 +48,7 @@ impl Link {
                 break answer;
             }
             doubts += 1;
-            if !self.connector.check(since).await || doubts == self.patience {
+            if !self.connector.check(since).await || doubts == self.timeout {
                 // Then the call fails, since nobody reads its answer.
                 self.driver.abort();
             }
@@ -64,7 +64,7 @@ impl Link {
 }
 
 /// One session, used by one caller at a time.
-pub(super) struct Connection {
+pub(super) struct Session {
     pub client: Client,
     statements: HashMap<&'static str, Statement>,
     /// Set while a transaction is open, so that nobody else gets the session then.
@@ -72,7 +72,7 @@ pub(super) struct Connection {
     link: Link,
 }
 
-impl Drop for Connection {
+impl Drop for Session {
     fn drop(&mut self) {
         // Whoever goes in the middle of a transaction leaves a session that the database must undo.
         if self.in_transaction {
@@ -81,7 +81,7 @@ impl Drop for Connection {
     }
 }
 
-impl Connection {
+impl Session {
     pub(super) fn new(client: Client, link: Link) -> Self {
         Self { client, statements: HashMap::new(), in_transaction: false, link }
     }
@@ -93,7 +93,7 @@ impl Connection {
 
     /// Its statements may take as long as they do, as long as the database is there.
     pub fn be_patient(&mut self) {
-        self.link.patience = u32::MAX;
+        self.link.timeout = u32::MAX;
     }
 
     /// Prepared once a session.

@@ -12,10 +12,10 @@ use std::{
 use super::{
     Duty,
     append::Failed,
-    connect::{BEGIN, COMMIT, Connection, Values},
+    batch_queue::{BatchReceiver, Call, CallBatch},
+    connect::{BEGIN, COMMIT, Session, Values},
     core::{Core, session},
     error::{is_worth_another_try, unavailable},
-    lane::{Batch, Call, Queue},
     leases::{CHECK, Claim},
     minutes::Minutes,
     rows::NewEntries,
@@ -53,16 +53,16 @@ const SETTLE: &str = "WITH w AS (SELECT * FROM unnest($1::bigint[], $2::int[], $
      SELECT seq FROM done";
 
 /// A writer, until its lane is closed.
-pub(super) async fn run(core: Arc<Core>, mut queue: Queue<Vec<Settlement>, ()>) {
+pub(super) async fn run(core: Arc<Core>, mut queue: BatchReceiver<Vec<Settlement>, ()>) {
     let mut kept = None;
-    while let Some(Batch { calls, flushes }) = queue.take(BYTES, CALLS).await {
+    while let Some(CallBatch { calls, flushes }) = queue.take(BYTES, CALLS).await {
         metrics::histogram!("tidegate_store_batch", "work" => "settle").record(calls.len() as f64);
         settle(&core, &mut kept, calls).await;
         flushes.answer();
     }
 }
 
-async fn settle(core: &Core, kept: &mut Option<Connection>, calls: Vec<Call<Vec<Settlement>, ()>>) {
+async fn settle(core: &Core, kept: &mut Option<Session>, calls: Vec<Call<Vec<Settlement>, ()>>) {
     // A call that is not ours any more must not fail the others.
     let (calls, fenced): (Vec<_>, Vec<_>) =
         calls.into_iter().partition(|it| claim(core, it.input.iter()).is_ok());
@@ -105,7 +105,7 @@ fn claim<'a>(core: &Core, settlements: impl Iterator<Item = &'a Settlement>) -> 
 
 async fn try_settle(
     core: &Core,
-    kept: &mut Option<Connection>,
+    kept: &mut Option<Session>,
     calls: &[Call<Vec<Settlement>, ()>],
 ) -> Result<(), Failed> {
     let all = || calls.iter().flat_map(|it| &it.input);
@@ -119,7 +119,7 @@ async fn try_settle(
 }
 
 async fn settle_in<'a>(
-    connection: &mut Connection,
+    connection: &mut Session,
     claim: &Claim,
     all: impl Iterator<Item = &'a Settlement>,
 ) -> Result<(), Failed> {
@@ -148,9 +148,9 @@ async fn settle_in<'a>(
         for row in found.last().into_iter().flatten() {
             done.insert(delivery_of_row(row.try_get(0)?));
         }
-        let ignored = round.told.len() - done.len();
+        let ignored = round.reported.len() - done.len();
         metrics::counter!("tidegate_store_settlements_ignored_total").increment(ignored as u64);
-        for (seq, destination, entry) in &round.told {
+        for (seq, destination, entry) in &round.reported {
             if done.contains(seq) {
                 minutes.entry(*destination, entry);
             }
@@ -177,7 +177,7 @@ struct Round<'a> {
     attempts: Vec<i32>,
     numbers: Vec<i32>,
     dues: Vec<Option<i64>>,
-    told: Vec<(DeliverySeq, DestinationId, &'a Entry)>,
+    reported: Vec<(DeliverySeq, DestinationId, &'a Entry)>,
 }
 
 fn rounds<'a>(all: impl Iterator<Item = &'a Settlement>) -> Vec<Round<'a>> {
@@ -194,15 +194,15 @@ fn rounds<'a>(all: impl Iterator<Item = &'a Settlement>) -> Vec<Round<'a>> {
             Next::Owed(standing) => (Some(standing), false),
             Next::Ended(_) => (None, true),
         };
-        let told = Entry { delivery: owed.seq, ..entry.clone() };
-        round.entries.push_of(&told, None, owed.destination);
+        let reported = Entry { delivery: owed.seq, ..entry.clone() };
+        round.entries.push_of(&reported, None, owed.destination);
         round.lanes.push(lane_to_row(owed.place.lane));
         round.positions.push(owed.place.position);
         round.ends.push(ends);
         round.attempts.push(standing.map_or(0, |it| it.attempts.into()));
         round.numbers.push(standing.map_or(0, |it| it.entries.into()));
         round.dues.push(standing.and_then(|it| it.due).map(values::micros));
-        round.told.push((owed.seq, owed.destination, entry));
+        round.reported.push((owed.seq, owed.destination, entry));
     }
     rounds
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{Event, EventSeq, Skipped},
-    store::{Result, StoreError, Waiting},
+    store::{Result, StoreError, WaitingEvent},
 };
 
 /// Bodies that are read at once, however many events are asked for.
@@ -53,7 +53,7 @@ pub(super) async fn waiting(
     shard: u16,
     after: EventSeq,
     limit: usize,
-) -> Result<Vec<Waiting>> {
+) -> Result<Vec<WaitingEvent>> {
     let (after, end) = bounds(shard, after);
     let mut loan = core.session().await?;
     let session = loan.session()?;
@@ -73,7 +73,7 @@ pub(super) async fn waiting(
         let event = rows::event(&row)?;
         bytes += event.weight();
         let skipped = reasons(row.try_get(10)?)?;
-        events.push(Waiting { event: Arc::new(event), skipped });
+        events.push(WaitingEvent { event: Arc::new(event), skipped });
     }
     Ok(events)
 }

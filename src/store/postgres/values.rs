@@ -9,7 +9,7 @@ use crate::{
     store::{Result, StoreError},
 };
 
-type Failure = Box<dyn std::error::Error + Sync + Send>;
+type ConversionError = Box<dyn std::error::Error + Sync + Send>;
 
 /// An id, as the column type `uuid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,7 +28,7 @@ impl Uuid {
 }
 
 impl ToSql for Uuid {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Failure> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, ConversionError> {
         out.extend_from_slice(&self.0.to_be_bytes());
         Ok(IsNull::No)
     }
@@ -41,7 +41,7 @@ impl ToSql for Uuid {
 }
 
 impl<'a> FromSql<'a> for Uuid {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Failure> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, ConversionError> {
         Ok(Self(u128::from_be_bytes(raw.try_into()?)))
     }
 

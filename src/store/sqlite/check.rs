@@ -14,8 +14,8 @@ use super::{
     error::{in_file, is_damage, of_file, unavailable},
     files::{self, Folder},
     journal::{self, JOURNALED},
+    journal_tail::{self, JournalTail},
     keys,
-    left::{self, Left},
     manifest::{ManifestFile, Sum},
     marks::{About, Marks},
     rows, segments,
@@ -80,7 +80,7 @@ impl Check {
         self.keys(&manifest)?;
         let owed = self.folder.owed();
         if owed.exists() && intact(&owed).is_err() {
-            let remark = "owed.db is damaged; the next start makes it anew from the segments";
+            let remark = "owed.db is damaged; the next start rebuilds it from the segments";
             self.found.remarks.push(remark.to_owned());
         }
         self.found.losses.retain(|it| it.file != "owed.db");
@@ -137,21 +137,21 @@ impl Check {
         let Some(newest) = self.folder.segments()?.pop() else { return Ok(()) };
         let known = files::open_reader(&self.folder.segment(newest), false)
             .and_then(|it| fact(&it, JOURNALED));
-        // That the segment cannot be read was told.
+        // That the segment cannot be read was reported.
         let Ok(known) = known else { return Ok(()) };
         let mut left = self.left();
         let synced = self.marks.get(About::Journal);
-        let judged = left::judge(&mut left, newest, known.map(|it| it as u64), synced);
+        let judged = journal_tail::judge(&mut left, newest, known.map(|it| it as u64), synced);
         for name in journal::NAMES {
             self.note(&self.path.join(name), Ok(()))?;
         }
         self.note(Path::new(""), judged)
     }
 
-    /// What the journal holds. That a file is missing is told elsewhere.
-    pub fn left(&self) -> [Left; 2] {
+    /// What the journal holds. That a file is missing is reported elsewhere.
+    pub fn left(&self) -> [JournalTail; 2] {
         let bytes = |name| fs::read(self.path.join(name)).unwrap_or_default();
-        let mut left = journal::NAMES.map(|it| Left::read(it, &bytes(it)));
+        let mut left = journal::NAMES.map(|it| JournalTail::read(it, &bytes(it)));
         left.sort_by_key(|it| it.records.first().map(|it| it.number));
         left
     }
@@ -162,7 +162,7 @@ impl Check {
             let sql = "SELECT value FROM settings WHERE name = 'key_hash'";
             Ok(it.query_row(sql, [], |row| row.get::<_, [u8; 32]>(0)).optional()?)
         });
-        // That the secret is gone was told.
+        // That the secret is gone was reported.
         let Ok(Some(secret)) = secret else { return Ok(()) };
         let folder = self.folder.keys();
         let read = if folder.exists() { keys::read_all(&folder, &secret) } else { Ok(0) };

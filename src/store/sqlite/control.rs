@@ -11,9 +11,9 @@ use super::{
     changes,
     files::{self, Kind, Sync},
     lock,
+    maintenance::checkpoint_if_possible,
     marks::{About, Marks},
     sums,
-    upkeep::checkpoint_if_possible,
 };
 use crate::{
     model::{Id, IdMap, RawJson},

@@ -23,15 +23,15 @@ pub(super) struct Digests {
 impl Digests {
     /// 40 MB/s at most, and only while nobody asks for anything else.
     const PIECE: usize = 4 << 20;
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const TIMEOUT: Duration = Duration::from_millis(100);
 
     pub fn new(segments: Arc<Segments>, manifest: Arc<ManifestFile>) -> Self {
         Self { segments, manifest, current: None, is_done: false }
     }
 
     /// When it is to go on; `None` once all have one.
-    pub fn patience(&self) -> Option<Duration> {
-        (!self.is_done).then_some(Self::PATIENCE)
+    pub fn timeout(&self) -> Option<Duration> {
+        (!self.is_done).then_some(Self::TIMEOUT)
     }
 
     /// Reads a piece.

@@ -17,9 +17,9 @@ use super::{
     changes,
     files::{self, Kind, Sync},
     lock,
+    maintenance::checkpoint_if_possible,
     marks::{About, Marks},
     rows, sums,
-    upkeep::checkpoint_if_possible,
 };
 use crate::{
     model::{Name, ProjectId, RawJson},
@@ -30,18 +30,18 @@ use crate::{
 pub(super) const LOST: &str = "rows of people, companies and tables are gone";
 
 pub(super) struct DirectoryFile {
-    writer: Mutex<Writer>,
-    reader: Mutex<Reader>,
+    writer: Mutex<DirectoryWriter>,
+    reader: Mutex<DirectoryReader>,
 }
 
-struct Reader {
+struct DirectoryReader {
     connection: Connection,
     /// Locks are taken once for each snapshot, rather than once for each row.
     has_snapshot: bool,
     recent: Recent,
 }
 
-struct Writer {
+struct DirectoryWriter {
     connection: Connection,
     marks: Marks,
     /// Bytes written since the log was last emptied.
@@ -53,12 +53,12 @@ impl DirectoryFile {
         sums::add(path)?;
         let connection = files::open_writer(path, Kind::Directory, Sync::Full, 4 << 20)?;
         changes::check(&connection, marks.get(About::Directory))?;
-        let reader = Reader {
+        let reader = DirectoryReader {
             connection: files::open_reader(path, false)?,
             has_snapshot: false,
             recent: Recent::default(),
         };
-        let writer = Writer { connection, marks, written: 0 };
+        let writer = DirectoryWriter { connection, marks, written: 0 };
         Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader) })
     }
 
@@ -73,7 +73,7 @@ impl DirectoryFile {
     /// After a commit: what was read before may be old.
     fn wrote<'k>(
         &self,
-        writer: &mut Writer,
+        writer: &mut DirectoryWriter,
         project: ProjectId,
         table: &Name,
         keys: impl Iterator<Item = &'k str>,
@@ -87,7 +87,7 @@ impl DirectoryFile {
         drop(reader);
         if writer.checkpoint_after(bytes)? {
             // A snapshot that begins behind the checkpoint needs nothing of the log, so that the next
-            // commit can begin it anew.
+            // commit can begin it again.
             lock(&self.reader).let_go();
         }
         Ok(())
@@ -198,7 +198,7 @@ impl DirectoryFile {
         after: &str,
         limit: usize,
     ) -> Result<Vec<Entity>> {
-        let reader: MutexGuard<'_, Reader> = lock(&self.reader);
+        let reader: MutexGuard<'_, DirectoryReader> = lock(&self.reader);
         let mut statement = reader.connection.prepare_cached(
             "SELECT key, fields, updated_at FROM entities \
              WHERE project = ? AND tab = ? AND key > ? ORDER BY key LIMIT ?",
@@ -217,7 +217,7 @@ impl DirectoryFile {
     }
 }
 
-impl Writer {
+impl DirectoryWriter {
     /// Empties the log now and then, which nobody else does. Says whether it tried.
     fn checkpoint_after(&mut self, bytes: usize) -> Result<bool> {
         const BYTES: usize = 4 << 20;
@@ -231,7 +231,7 @@ impl Writer {
     }
 }
 
-impl Reader {
+impl DirectoryReader {
     fn find(&mut self, project: ProjectId, keys: &[EntityKey]) -> Result<Vec<Option<RawJson>>> {
         keys.iter().map(|(table, key)| self.row(project, table.as_str(), key)).collect()
     }

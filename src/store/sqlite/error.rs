@@ -75,7 +75,7 @@ pub(super) fn in_file(file: &str, lost: &str) -> impl FnOnce(StoreError) -> Stor
     }
 }
 
-/// What whoever asked is told when the log says more.
+/// What the caller is answered when recent writes cannot be read.
 pub(super) fn failed() -> StoreError {
     unavailable("the disk or the database failed; the log says how")
 }

@@ -10,7 +10,7 @@ use super::{
     contents::contents_of,
     error::is_damage,
     readers::{EVENT_COLUMNS, Readers},
-    records::filter::Condition,
+    records::filter::SqlCondition,
     segments::Segment,
 };
 use crate::{
@@ -45,7 +45,7 @@ struct Line {
 
 impl SqliteStore {
     /// Writes the events of a project that were received from `from` on and before `until`, from old
-    /// to new, and says how many. `progress` is told how many there are so far, now and then.
+    /// to new, and says how many. `progress` gets how many there are so far, now and then.
     ///
     /// It blocks, for long if there are many, and holds a few hundred events at most. Events that are
     /// accepted or forgotten meanwhile may be in it or not; all others are, once each.
@@ -58,9 +58,9 @@ impl SqliteStore {
         progress: &mut dyn FnMut(u64),
     ) -> Result<u64, ExportError> {
         let readers = &self.readers;
-        self.inbox.publish_blocking()?;
+        self.queue.publish_blocking()?;
         let Some(number) = readers.control.known_number(project) else { return Ok(0) };
-        let mut condition = Condition::new("project = ?", number);
+        let mut condition = SqlCondition::new("project = ?", number);
         condition.and_time("received_at", from, until);
         let mut count = 0;
         // One segment after the other is asked for by its place, and not all are held: retention
@@ -108,7 +108,7 @@ type Found = (EventSeq, Result<Event, StoreError>);
 fn chunk(
     readers: &Readers,
     segment: &Segment,
-    condition: &Condition,
+    condition: &SqlCondition,
     from: EventSeq,
 ) -> Result<Vec<Found>, StoreError> {
     const EVENTS: usize = 256;
@@ -158,10 +158,10 @@ fn write(event: Event, out: &mut dyn Write) -> io::Result<()> {
 
 /// Who reads the export hears that one is missing, and the export goes on.
 fn write_damaged(seq: EventSeq, error: &StoreError, out: &mut dyn Write) -> io::Result<()> {
-    let told = error as &dyn std::error::Error;
+    let buffer = error as &dyn std::error::Error;
     tracing::error!(
         event = seq.0,
-        error = told,
+        error = buffer,
         "an event is damaged, and is left out of an export"
     );
     writeln!(out, "{}", serde_json::json!({ "seq": seq, "error": error.to_string() }))

@@ -1,4 +1,4 @@
-//! The folder of the store: which files there are, how they are opened, and which schema they have.
+//! Data folder: which files there are, how they are opened, and which schema they have.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -51,13 +51,13 @@ pub(super) struct Folder {
 /// Takes the lock of a folder. A process that is just ending has it for a moment longer, and so has a child
 /// that somebody is just starting: that is waited for.
 fn take(lock: &File) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const TIMEOUT: Duration = Duration::from_secs(1);
     const STEP: Duration = Duration::from_millis(10);
     let begun = Instant::now();
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => thread::sleep(STEP),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < TIMEOUT => thread::sleep(STEP),
             Err(TryLockError::WouldBlock) => {
                 return Err(unavailable("another process has the data folder open"));
             }
@@ -137,7 +137,7 @@ impl Folder {
         self.path.join("segments").join(format!("{TEMPLATE}-rewritten"))
     }
 
-    /// Makes an empty segment. It appears whole or not at all. `turn` is the last that is not about it.
+    /// Makes an empty segment. It appears whole or not at all. `batch` is the last that is not about it.
     pub fn make_segment(&self, first: EventSeq, turn: u64) -> Result<PathBuf> {
         let (template, path) = (self.path.join("segments").join(TEMPLATE), self.segment(first));
         match fs::remove_file(&template) {

@@ -39,13 +39,13 @@ impl GateKeys {
 }
 
 /// What is compared with the first event of a duplicate.
-pub(super) struct Asked {
+pub(super) struct DuplicateCheck {
     pub project: ProjectId,
     pub digest: u64,
     event_type: TypeName,
 }
 
-impl Asked {
+impl DuplicateCheck {
     pub fn of(event: &NewEvent) -> Self {
         Self {
             project: event.project,
@@ -71,7 +71,7 @@ pub(super) fn first_with_key(
 pub(super) fn compare(
     readers: &Readers,
     mut appended: Vec<Appended>,
-    asked: &[Asked],
+    asked: &[DuplicateCheck],
 ) -> Vec<Appended> {
     for (answer, asked) in appended.iter_mut().zip(asked) {
         match answer {

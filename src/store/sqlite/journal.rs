@@ -1,12 +1,12 @@
-//! The journal: what each turn wrote, as one record in a file that is only ever appended to.
+//! The journal: what each batch wrote, as one record in a file that is only ever appended to.
 //!
-//! A turn counts once its record is here; the writer syncs it before it keeps a promise: to a sender, that
+//! A batch counts once its record is here; the writer syncs it before it keeps a promise: to a sender, that
 //! its event is kept, and to other files, that what they follow will still be there. Plans and outcomes
-//! promise nothing to anybody outside: a turn that has only them is synced with the next event, or soon.
-//! The segment gets many turns in one commit, which no sync has to follow. After a crash, the turns that it
+//! promise nothing to anybody outside: a batch that has only them is synced with the next event, or soon.
+//! The segment gets many batches in one commit, which no sync has to follow. After a crash, the batches that it
 //! has not are executed again from here.
 //!
-//! There are two files, written in turn. One is begun anew when all that it says is in the segment and on
+//! There are two files, written in turn. One is begun again when all that it says is in the segment and on
 //! the disk. Records have numbers that only grow, and a checksum: so what a power cut leaves is read up to
 //! the first record that is not whole, and what is left of an older time is never taken for newer.
 
@@ -28,12 +28,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     error::{of_file, unavailable},
     files,
-    left::{self, HEADER, Left, Record},
+    journal_tail::{self, HEADER, JournalTail, Record},
     marks::{About, Marks},
     private,
     segments::{fact, set_fact},
-    syncer::{Synced, Written},
-    told::Texts,
+    statement_buffer::StatementTexts,
+    syncer::{Synced, SyncedThrough},
 };
 use crate::{
     model::EventSeq,
@@ -41,11 +41,11 @@ use crate::{
 };
 
 pub(super) struct Journal {
-    files: [Part; 2],
+    files: [JournalFile; 2],
     current: usize,
     /// Whether what the other file says is on the disk elsewhere.
-    other: Spent,
-    /// The last turn.
+    other: Checkpointed,
+    /// The last batch.
     number: u64,
     /// A record on its way.
     record: Vec<u8>,
@@ -55,7 +55,7 @@ pub(super) struct Journal {
     outcomes: usize,
 }
 
-struct Part {
+struct JournalFile {
     file: Arc<File>,
     /// How long the file is, and up to where it has records.
     length: u64,
@@ -64,9 +64,9 @@ struct Part {
 
 /// Becomes true when what a file of the journal says is in its segment, and that on the disk.
 #[derive(Clone, Default)]
-pub(super) struct Spent(Arc<AtomicBool>);
+pub(super) struct Checkpointed(Arc<AtomicBool>);
 
-impl Spent {
+impl Checkpointed {
     pub fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -79,14 +79,14 @@ impl Spent {
 /// What goes with it.
 pub(super) const LOST: &str = "what was accepted and done last is gone";
 
-/// The fact of a segment that tells the last turn that was committed to it.
+/// The fact of a segment that tells the last batch that was committed to it.
 pub(super) const JOURNALED: &str = "journaled";
 
 pub(super) const NAMES: [&str; 2] = ["journal-0", "journal-1"];
 
 impl Journal {
     /// What a power cut may take of plans and outcomes: as much as was done in this time,
-    const PATIENCE: Duration = Duration::from_millis(50);
+    const TIMEOUT: Duration = Duration::from_millis(50);
     /// and never more outcomes than this, which is how many deliveries are then made once more.
     const OUTCOMES: usize = 1024;
     /// The writer goes on in the other file when one has grown so long.
@@ -96,7 +96,7 @@ impl Journal {
     /// A file grows in steps of its own length, but within these bounds.
     const STEPS: std::ops::RangeInclusive<u64> = 256 << 10..=4 << 20;
 
-    /// Opens the journal in a folder, or makes one, and has the newest segment catch up. What an earlier
+    /// Opens the journal in a folder, or makes one, and has the active segment catch up. What an earlier
     /// process left is on disk and in the segment afterwards, for which it takes `sync`.
     pub fn open(
         folder: &Path,
@@ -105,14 +105,17 @@ impl Journal {
         marks: &Marks,
         sync: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
-        let parts = [Part::open(&folder.join(NAMES[0]))?, Part::open(&folder.join(NAMES[1]))?];
+        let parts = [
+            JournalFile::open(&folder.join(NAMES[0]))?,
+            JournalFile::open(&folder.join(NAMES[1]))?,
+        ];
         files::sync_folder(folder)?;
         let mut left = [parts[0].left(NAMES[0])?, parts[1].left(NAMES[1])?];
         left.sort_by_key(|it| it.records.first().map(|it| it.number));
         let number = catch_up(left, segment, connection, marks.get(About::Journal))?;
         sync()?;
         marks.set(About::Journal, number);
-        let other = Spent::default();
+        let other = Checkpointed::default();
         other.set();
         Ok(Self {
             files: parts,
@@ -125,20 +128,20 @@ impl Journal {
         })
     }
 
-    /// The last turn that it keeps.
+    /// The last batch that it keeps.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Keeps what a turn told. When that fails, it is as if nothing had been asked.
-    pub fn append(&mut self, segment: EventSeq, told: &[u8], outcomes: usize) -> Result<()> {
+    /// Keeps what a batch wrote. When that fails, it is as if nothing had been asked.
+    pub fn append(&mut self, segment: EventSeq, buffer: &[u8], outcomes: usize) -> Result<()> {
         let number = self.number + 1;
         self.record.clear();
         self.record.shrink_to(1 << 20);
         self.record.extend([0; HEADER]);
         self.record.extend(segment.0.to_le_bytes());
         self.record.extend(number.to_le_bytes());
-        self.record.extend_from_slice(told);
+        self.record.extend_from_slice(buffer);
         let length = u32::try_from(self.record.len() - HEADER);
         let length = length.map_err(|_| unavailable("a turn is too large for the journal"))?;
         let check = xxh3_64(&self.record[HEADER..]);
@@ -152,18 +155,18 @@ impl Journal {
     }
 
     /// How long what was kept may still wait until a sync is asked for; `None`: one was.
-    pub fn patience(&self) -> Option<Duration> {
+    pub fn next_deadline(&self) -> Option<Duration> {
         match self.unsynced_since {
             None => None,
             Some(_) if self.outcomes >= Self::OUTCOMES => Some(Duration::ZERO),
-            Some(since) => Some(Self::PATIENCE.saturating_sub(since.elapsed())),
+            Some(since) => Some(Self::TIMEOUT.saturating_sub(since.elapsed())),
         }
     }
 
     /// What is to be synced for all that was kept so far. Whoever takes it does so.
-    pub fn ask_for_sync(&mut self) -> Written {
+    pub fn ask_for_sync(&mut self) -> SyncedThrough {
         (self.unsynced_since, self.outcomes) = (None, 0);
-        Written { file: self.files[self.current].file.clone(), turn: self.number }
+        SyncedThrough { file: self.files[self.current].file.clone(), turn: self.number }
     }
 
     /// Whether it is time to go on in the other file.
@@ -177,16 +180,16 @@ impl Journal {
 
     /// Goes on in the other file, which is spent. All that stands in this one is committed to the segment;
     /// whoever brings that to the disk says so.
-    pub fn switch(&mut self, _: Synced) -> Spent {
+    pub fn switch(&mut self, _: Synced) -> Checkpointed {
         self.current ^= 1;
         self.files[self.current].end = 0;
-        self.other = Spent::default();
+        self.other = Checkpointed::default();
         self.other.clone()
     }
 
-    /// Begins anew: all that it says is in a segment and on the disk. Nothing of it is left, so that
+    /// Begins again: all that it says is in a segment and on the disk. Nothing of it is left, so that
     /// what is erased elsewhere is not here either.
-    pub fn begin_anew(&mut self, _: Synced) -> Result<()> {
+    pub fn begin_again(&mut self, _: Synced) -> Result<()> {
         for part in &mut self.files {
             part.file.set_len(0).map_err(of_file)?;
             (part.length, part.end) = (0, 0);
@@ -195,14 +198,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Executes anew the turns that are not committed to this segment.
+    /// Executes again the batches that are not committed to this segment.
     pub fn restore(&self, segment: EventSeq, connection: &Connection) -> Result<()> {
         let left = [Vec::new(), self.files[self.current].read()?];
         execute(&left, segment, connection).map(drop)
     }
 }
 
-impl Part {
+impl JournalFile {
     fn open(path: &Path) -> Result<Self> {
         let file = private::options().open(path).map_err(of_file)?;
         file.sync_all().map_err(of_file)?;
@@ -237,13 +240,13 @@ impl Part {
     }
 
     /// What it holds, for a start.
-    fn left(&self, name: &'static str) -> Result<Left> {
-        Ok(Left::read(name, &self.bytes()?))
+    fn left(&self, name: &'static str) -> Result<JournalTail> {
+        Ok(JournalTail::read(name, &self.bytes()?))
     }
 
     /// The records that stand whole one behind the other.
     fn read(&self) -> Result<Vec<Record>> {
-        Ok(left::chain(&self.bytes()?).0)
+        Ok(journal_tail::chain(&self.bytes()?).0)
     }
 
     fn bytes(&self) -> Result<Vec<u8>> {
@@ -253,17 +256,17 @@ impl Part {
     }
 }
 
-/// Commits to a segment the turns that it does not have. Returns the last turn that there ever was, as far as
+/// Commits to a segment the batches that it does not have. Returns the last batch that there ever was, as far as
 /// anybody can tell: no number is used twice.
 fn catch_up(
-    mut files: [Left; 2],
+    mut files: [JournalTail; 2],
     segment: EventSeq,
     connection: &Connection,
     synced: u64,
 ) -> Result<u64> {
     let known = fact(connection, JOURNALED)?.map(|it| it as u64);
-    left::judge(&mut files, segment, known, synced)?;
-    let highest = files.iter().filter_map(Left::highest).max().unwrap_or(0);
+    journal_tail::judge(&mut files, segment, known, synced)?;
+    let highest = files.iter().filter_map(JournalTail::highest).max().unwrap_or(0);
     let transaction = connection.unchecked_transaction()?;
     let last = execute(&files.map(|it| it.records), segment, &transaction)?;
     let number = highest.max(last).max(synced);
@@ -274,21 +277,21 @@ fn catch_up(
     Ok(number)
 }
 
-/// Executes the turns that a segment does not have, and tells it the last, which is returned.
+/// Executes the batches that a segment does not have, and tells it the last, which is returned.
 fn execute(files: &[Vec<Record>; 2], segment: EventSeq, connection: &Connection) -> Result<u64> {
     let mut last = fact(connection, JOURNALED)?.map(|it| it as u64);
     let known = last;
     for records in files {
-        let mut texts = Texts::default();
+        let mut texts = StatementTexts::default();
         for record in records {
             if record.segment != segment || last.is_some_and(|it| record.number <= it) {
-                texts.learn(&record.told)?;
+                texts.learn(&record.buffer)?;
                 continue;
             }
             if last.is_some_and(|it| record.number != it + 1) {
                 return Err(StoreError::Damaged { what: "journal" });
             }
-            texts.execute(&record.told, connection)?;
+            texts.execute(&record.buffer, connection)?;
             last = Some(record.number);
         }
     }

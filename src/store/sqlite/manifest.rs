@@ -135,7 +135,7 @@ impl Manifest {
         self.place_of(first).ok().and_then(|it| self.segments[it].sealed)
     }
 
-    /// The first event of the newest segment.
+    /// The first event of the active segment.
     pub fn newest(&self) -> Option<EventSeq> {
         self.segments.last().map(|it| EventSeq(it.first))
     }
@@ -213,7 +213,7 @@ impl ManifestFile {
         })
     }
 
-    /// Begins anew with what is there.
+    /// Begins again with what is there.
     pub fn make_anew(folder: &Path) -> Self {
         let known = Manifest { version: VERSION, ..Manifest::default() };
         Self {
@@ -292,7 +292,7 @@ impl ManifestFile {
     /// Refuses what would lose something. Afterwards, files may change.
     pub fn begin(&self, folder: &Folder) -> Result<()> {
         let mut losses = self.losses(folder)?;
-        // It is derived, and made anew.
+        // It is derived, and made again.
         if losses.iter().any(|it| it.file == OWED) {
             tracing::warn!("owed.db is not as the last stop left it");
             seal::remove_files(&folder.owed())?;

@@ -16,7 +16,7 @@ pub(super) struct Marks(Arc<File>);
 /// What a mark is about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum About {
-    /// The last turn of the journal that is on disk.
+    /// The last batch of the journal that is on disk.
     Journal = 0,
     /// How often `directory.db` was changed.
     Directory = 1,

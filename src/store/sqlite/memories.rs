@@ -1,5 +1,5 @@
 //! What steps remember: all of it in the writer's memory, and what each commit changed in a row of the
-//! newest segment.
+//! active segment.
 //!
 //! When the rows have grown longer than all there is, and in each new segment, one row takes their place
 //! that tells everything. So a change costs its own bytes twice, and reading it back is short.
@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use super::{
     readers::Readers,
     segments::Segments,
-    writes::{Write, Writes},
+    statements::{Statement, StatementWriter},
 };
 use crate::{
     model::{EventSeq, Memory, PipelineId, Remembered, StepId, packed},
@@ -24,7 +24,7 @@ type Bytes = Box<[u8]>;
 pub(super) struct Memories {
     /// By step and key, each as bytes.
     all: HashMap<Bytes, Bytes>,
-    /// What this turn changed, with what was there before.
+    /// What this batch changed, with what was there before.
     before: HashMap<Bytes, Option<Bytes>>,
     /// What all of them weigh as entries.
     weight: usize,
@@ -34,7 +34,7 @@ pub(super) struct Memories {
     number: i64,
     /// What the rows weigh behind the one that is whole.
     grown: usize,
-    /// The last three, before this turn.
+    /// The last three, before this batch.
     told_before: (Option<EventSeq>, i64, usize),
 }
 
@@ -101,7 +101,7 @@ impl Memories {
     }
 
     /// Tells this segment what has changed. Returns how many bytes that took.
-    pub fn write(&mut self, writes: &mut Writes<'_>, segment: EventSeq) -> Result<usize> {
+    pub fn write(&mut self, writes: &mut StatementWriter<'_>, segment: EventSeq) -> Result<usize> {
         let is_told = self.told_in == Some(segment);
         if self.before.is_empty() && (is_told || self.all.is_empty()) {
             return Ok(0);
@@ -109,14 +109,14 @@ impl Memories {
         let is_whole = !is_told || self.grown > self.weight.max(LITTLE);
         let mut entries = Vec::new();
         if is_whole {
-            writes.execute(Write::ForgetMemories, &[])?;
+            writes.execute(Statement::ForgetMemories, &[])?;
             entries.reserve(self.weight);
             self.all.iter().for_each(|(id, memory)| put(&mut entries, id, Some(memory)));
         } else {
             self.before.keys().for_each(|id| put(&mut entries, id, self.all.get(id)));
         }
         self.number += 1;
-        writes.execute(Write::Memories, params![self.number, is_whole, entries])?;
+        writes.execute(Statement::Memories, params![self.number, is_whole, entries])?;
         self.grown = if is_whole { 0 } else { self.grown + entries.len() };
         self.told_in = Some(segment);
         Ok(entries.len())
@@ -169,9 +169,9 @@ fn put(out: &mut Vec<u8>, id: &[u8], memory: Option<&Bytes>) {
 }
 
 /// An id, and what is remembered.
-type Entry<'a> = (&'a [u8], Option<&'a [u8]>);
+type MemoryEntry<'a> = (&'a [u8], Option<&'a [u8]>);
 
-fn parse(mut entries: &[u8]) -> Option<Vec<Entry<'_>>> {
+fn parse(mut entries: &[u8]) -> Option<Vec<MemoryEntry<'_>>> {
     let mut found = Vec::new();
     while !entries.is_empty() {
         let length = packed::take(&mut entries)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::writes::{Write, Writes};
+use super::statements::{Statement, StatementWriter};
 use crate::{
     model::{Class, Ended, Entry, EntryKind, IdMap},
     store::Result,
@@ -13,11 +13,11 @@ use crate::{
 
 #[derive(Default)]
 pub(super) struct Minutes {
-    counts: IdMap<(i64, i64), Counts>,
+    counts: IdMap<(i64, i64), MinuteCounts>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Counts {
+struct MinuteCounts {
     planned: i64,
     delivered: i64,
     failed_attempts: i64,
@@ -59,13 +59,13 @@ impl Minutes {
         }
     }
 
-    fn at(&mut self, destination: i64, at: Timestamp) -> &mut Counts {
+    fn at(&mut self, destination: i64, at: Timestamp) -> &mut MinuteCounts {
         let minute = at.as_second().div_euclid(60);
         self.counts.entry((destination, minute)).or_default()
     }
 
     /// Adds them to those that the file has.
-    pub fn write(&mut self, writes: &mut Writes<'_>) -> Result<()> {
+    pub fn write(&mut self, writes: &mut StatementWriter<'_>) -> Result<()> {
         for (&(destination, minute), it) in &self.counts {
             let [a, b, c, d, e, f, g] = it.durations;
             let row = params![
@@ -84,7 +84,7 @@ impl Minutes {
                 f,
                 g,
             ];
-            writes.execute(Write::Minute, row)?;
+            writes.execute(Statement::Minute, row)?;
         }
         self.counts.clear();
         Ok(())

@@ -29,22 +29,22 @@
 //!
 //! # Write path
 //!
-//! 1. Callers put requests into the write queue (`inbox.rs`), which is bounded by bytes.
+//! 1. Callers put requests into the write queue (`write_queue.rs`), which is bounded by bytes.
 //! 2. The writer (`writer.rs`) takes the waiting requests, events first, as one commit batch
-//!    (`turn.rs`). The idempotency check falls here: keys of this batch, keys that are not fsynced
-//!    yet (`unsynced.rs`), and the key index (`keys/`). The batch gives sequence numbers and ids,
+//!    (`group_commit.rs`). The idempotency check falls here: keys of this batch, keys that are not fsynced
+//!    yet (`unsynced_keys.rs`), and the key index (`keys/`). The batch gives sequence numbers and ids,
 //!    without gaps.
-//! 3. The batch writes statements into a buffer (`told.rs`, `writes.rs`). They become one journal
+//! 3. The batch writes statements into a buffer (`statement_buffer.rs`, `statements.rs`). They become one journal
 //!    record (`journal.rs`): one write. From here on the batch survives `kill -9`.
-//! 4. Plans and outcomes are answered now. Events and replays are pending acks (`promise.rs`): they
+//! 4. Plans and outcomes are answered now. Events and replays are pending acks (`pending_acks.rs`): they
 //!    are answered, and hinted to the pipeline, after the fsync (`syncer.rs`). Without such a
 //!    request, fsync follows after 50 ms or 1,024 outcomes. Quick fsyncs run in the writer, slow
 //!    ones on a thread; there is one in-flight fsync at a time.
-//! 5. Buffered statements are executed in the open transaction of the active segment (`newest.rs`)
+//! 5. Buffered statements are executed in the open transaction of the active segment (`active_segment.rs`)
 //!    once they are 32 KiB, or when the batch must read. The transaction is committed, and so made
 //!    visible (`publish.rs`), after 256 KiB, after 50 ms, or when a reader asks. The commit writes
 //!    the fact `journaled`: the high-water mark of journal records in this segment.
-//! 6. The maintenance thread (`upkeep.rs`) checkpoints the segment's SQLite WAL after each 8 MiB.
+//! 6. The maintenance thread (`maintenance.rs`) checkpoints the segment's SQLite WAL after each 8 MiB.
 //!    When a journal file is 8 MiB long, the writer switches to the other one.
 //! 7. A full active segment (500,000 events, 1 GiB), or one that retention wants sealed, is left
 //!    for a new file, and sealed (`seal.rs`): it gets its indexes and never changes again.
@@ -79,7 +79,7 @@
 //!
 //! # Read path
 //!
-//! A read first has the writer commit buffered statements, so that a caller sees what it was told.
+//! A read first has the writer commit buffered statements, so that a caller sees what was acknowledged.
 //! It then runs on a blocking thread, a few at a time, on its own connections (`readers.rs`,
 //! `segments.rs`); sealed segments are opened as immutable, without locks. An event is found by
 //! its sequence number, or from its id by binary search, since ids grow with it. Bodies lie in zstd
@@ -102,7 +102,7 @@
 //! # Full disk
 //!
 //! Events are refused while free space and reserve would not do for the outcomes of pending
-//! deliveries (`room.rs`). Deliveries go on: the journal is reused early, the WAL is kept short,
+//! deliveries (`disk_reserve.rs`). Deliveries go on: the journal is reused early, the WAL is kept short,
 //! and the reserve is given up in pieces. It heals by itself.
 
 mod options;
@@ -128,25 +128,25 @@ mod minutes;
 mod memories;
 mod tallies;
 mod owed;
-mod inbox;
-mod turn;
+mod write_queue;
+mod group_commit;
 mod plan;
 mod waiting;
 mod settle;
 mod replay;
 mod record;
-mod room;
+mod disk_reserve;
 mod status;
 mod seal;
-mod writes;
-mod told;
-mod left;
+mod statements;
+mod statement_buffer;
+mod journal_tail;
 mod journal;
-mod promise;
+mod pending_acks;
 mod syncer;
-mod unsynced;
-mod newest;
-mod upkeep;
+mod unsynced_keys;
+mod active_segment;
+mod maintenance;
 mod writer;
 mod publish;
 mod recover;
@@ -156,7 +156,7 @@ mod prune;
 mod export;
 mod check;
 mod repair;
-pub mod takeout;
+pub mod snapshot;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
@@ -175,17 +175,17 @@ pub use self::{
 use self::{
     directory::DirectoryFile,
     files::Folder,
-    gate::{Asked, GateKeys, compare, first_with_key},
-    inbox::{End, Inbox, Offered, Task},
+    gate::{DuplicateCheck, GateKeys, compare, first_with_key},
     keys::KeyReader,
     manifest::ManifestFile,
     owed::{OwedFile, OwedRow},
     readers::Readers,
-    status::Status,
+    status::StoreStatus,
+    write_queue::{End, PendingEvent, WriteQueue, WriteTask},
 };
 use super::{
     Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Result, Settlement, Store,
-    StoreError, Waiting,
+    StoreError, WaitingEvent,
 };
 use crate::model::{
     DeliverySeq, DestinationId, Event, EventSeq, Message, NewEvent, Owed, Plan, ProjectId,
@@ -193,16 +193,16 @@ use crate::model::{
 };
 
 /// Where ids get what nobody can guess.
-pub type Random = Box<dyn FnMut() -> u64 + Send>;
+pub type RandomSource = Box<dyn FnMut() -> u64 + Send>;
 
 /// The store of one process. Dropped without [`Store::close`], it leaves what a crash would.
 pub struct SqliteStore {
     readers: Arc<Readers>,
     owed: OwedFile,
     keys: KeyReader,
-    inbox: Arc<Inbox>,
-    status: Arc<Status>,
-    random: Mutex<Random>,
+    queue: Arc<WriteQueue>,
+    status: Arc<StoreStatus>,
+    random: Mutex<RandomSource>,
     turns: Arc<Semaphore>,
     /// The writer holds it, and lets it go when the store is closed.
     folder: Weak<Folder>,
@@ -215,10 +215,10 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// `digest` is that of the payload.
-    fn offer(&self, event: NewEvent, digest: u64) -> Offered {
+    fn offer(&self, event: NewEvent, digest: u64) -> PendingEvent {
         let gate = GateKeys::of(&self.keys, event.project, event.key.as_ref(), event.id);
         let random = lock(&self.random)();
-        Offered { gate, taken: None, digest, random, event }
+        PendingEvent { gate, taken: None, digest, random, event }
     }
 
     /// Reads on a thread that may block, and sees all that was done before.
@@ -233,7 +233,7 @@ impl SqliteStore {
     /// Returns when readers see all that was done before.
     async fn be_published(&self) -> Result<()> {
         self.status.check_open()?;
-        if self.status.is_unpublished() { self.inbox.publish().await } else { Ok(()) }
+        if self.status.is_unpublished() { self.queue.publish().await } else { Ok(()) }
     }
 
     /// Returns when readers see as much as can be shown: on a disk that has no room at all, people see what
@@ -244,7 +244,7 @@ impl SqliteStore {
 
     /// Returns when `owed.db` holds as much as it can.
     async fn flush_if_possible(&self) -> Result<()> {
-        if_possible(self.inbox.flush().await)
+        if_possible(self.queue.flush().await)
     }
 
     /// Reads what is not in the segments, on a thread that may block.
@@ -264,7 +264,7 @@ impl SqliteStore {
         &self,
         write: impl FnOnce(&Readers) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.read_beside(write).await.inspect_err(|error| self.status.judge(error))
+        self.read_beside(write).await.inspect_err(|error| self.status.record_failure(error))
     }
 
     /// Reads what is owed, as it is after all that was asked before.
@@ -272,7 +272,7 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Readers, &OwedFile) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.inbox.flush().await?;
+        self.queue.flush().await?;
         let owed = self.owed.clone();
         self.read(move |readers| read(readers, &owed)).await
     }
@@ -280,7 +280,7 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        self.inbox.end(End::Abandon);
+        self.queue.end(End::Abandon);
         if let Some(thread) = lock(&self.thread).take() {
             // A panic there was already reported.
             let _ = thread.join();
@@ -295,17 +295,17 @@ impl Store for SqliteStore {
             return Ok(Vec::new());
         }
         // What would be needed to look at duplicates afterwards.
-        let asked: Vec<Asked> = events.iter().map(Asked::of).collect();
-        let mut offered: Vec<Offered> = events
+        let asked: Vec<DuplicateCheck> = events.iter().map(DuplicateCheck::of).collect();
+        let mut offered: Vec<PendingEvent> = events
             .into_iter()
             .zip(&asked)
             .map(|(event, it)| self.offer(event, it.digest))
             .collect();
-        // An id of ours that somebody posts was told before, so that readers see its event.
+        // An id of ours that somebody posts was given out before, so that readers see its event.
         if offered.iter().any(|it| it.event.id.is_some()) {
             offered = self.read(move |it| it.mark_taken(offered)).await?;
         }
-        let mut appended = self.inbox.append(offered).await?;
+        let mut appended = self.queue.append(offered).await?;
         let has_duplicates = appended.iter().any(|it| matches!(it, Appended::Duplicate { .. }));
         if has_duplicates {
             appended = self.read(move |it| Ok(compare(it, appended, &asked))).await?;
@@ -323,10 +323,10 @@ impl Store for SqliteStore {
     }
 
     async fn plan(&self, plans: Vec<Plan>) -> Result<Vec<Owed>> {
-        self.inbox.work(Task::Plan(plans)).await
+        self.queue.work(WriteTask::Plan(plans)).await
     }
 
-    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
+    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<WaitingEvent>> {
         let mut events = self.status.waiting();
         events.retain(|it| *it > after);
         self.read(move |it| waiting::read(it, &events, limit)).await
@@ -337,7 +337,7 @@ impl Store for SqliteStore {
     }
 
     async fn remember(&self, changes: Vec<Remembered>) -> Result<()> {
-        self.inbox.work(Task::Remember(changes)).await.map(drop)
+        self.queue.work(WriteTask::Remember(changes)).await.map(drop)
     }
 
     async fn record(&self, recording: Recording) -> Result<Arc<Event>> {
@@ -345,7 +345,7 @@ impl Store for SqliteStore {
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<()> {
-        self.inbox.work(Task::Settle(settlements)).await.map(drop)
+        self.queue.work(WriteTask::Settle(settlements)).await.map(drop)
     }
 
     async fn owed(&self, query: OwedQuery) -> Result<Vec<Owed>> {
@@ -379,7 +379,7 @@ impl Store for SqliteStore {
             return Err(StoreError::Full);
         }
         let prepared = self.read(move |it| replay::prepare(it, step)).await?;
-        self.inbox.work(Task::Replay(prepared)).await
+        self.queue.work(WriteTask::Replay(prepared)).await
     }
 
     async fn prune(&self, horizons: &[(ProjectId, Timestamp)]) -> Result<u64> {
@@ -391,7 +391,7 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        self.inbox.end(End::Close);
+        self.queue.end(End::Close);
         let thread = lock(&self.thread).take();
         if let Some(thread) = thread {
             // A panic there was already reported.
@@ -437,7 +437,7 @@ fn if_possible(result: Result<()>) -> Result<()> {
     }
 }
 
-fn secret(random: &mut Random) -> [u8; 32] {
+fn secret(random: &mut RandomSource) -> [u8; 32] {
     let mut secret = [0; 32];
     for part in secret.chunks_mut(8) {
         part.copy_from_slice(&random().to_le_bytes());

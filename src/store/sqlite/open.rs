@@ -10,23 +10,23 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::{
-    Options, Random, SqliteStore,
+    Options, RandomSource, SqliteStore,
     blocks::Blocks,
     control::{self, Control},
     directory::{self, DirectoryFile},
+    disk_reserve::{self, DiskReserve},
     error::{self, in_file},
     files::{Folder, RESERVE},
-    inbox::Inbox,
+    maintenance::Maintenance,
     manifest::ManifestFile,
     marks::Marks,
     readers::Readers,
     recover::{Recovered, recover},
-    room::{self, Room},
     secret,
     segments::{self, Segments},
-    status::Status,
+    status::StoreStatus,
     syncer::Syncer,
-    upkeep::Upkeep,
+    write_queue::WriteQueue,
     writer::Writer,
 };
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// What is in the folder.
-struct Found {
+struct FolderContents {
     folder: Arc<Folder>,
     control: Arc<Control>,
     segments: Arc<Segments>,
@@ -47,17 +47,17 @@ struct Found {
     recovered: Recovered,
 }
 
-impl Found {
+impl FolderContents {
     fn open(
         path: &Path,
         options: &Options,
         clock: Arc<dyn Clock>,
-        random: &mut Random,
-        status: Arc<Status>,
+        random: &mut RandomSource,
+        status: Arc<StoreStatus>,
     ) -> Result<Self> {
         let folder = Arc::new(Folder::open(path)?);
-        room::clean(&folder.reserve());
-        Room::make_way(&folder.reserve(), options.reserve_bytes);
+        disk_reserve::clean(&folder.reserve());
+        DiskReserve::make_way(&folder.reserve(), options.reserve_bytes);
         let manifest = Arc::new(ManifestFile::open(path)?);
         manifest.begin(&folder)?;
         let marks = Marks::open(&folder.marks())?;
@@ -78,18 +78,19 @@ impl Found {
 
 impl SqliteStore {
     /// Opens the store in this folder, or makes one. Blocks for as long as that takes, which is well
-    /// below a second unless a file has to be made anew.
+    /// below a second unless a file has to be made again.
     ///
     /// `accepted` gets the events of each commit, in accept order.
     pub fn open(
         path: &Path,
         options: Options,
         clock: Arc<dyn Clock>,
-        mut random: Random,
+        mut random: RandomSource,
         accepted: hint::Sender<Vec<Arc<Event>>, bool>,
     ) -> Result<Self> {
-        let status = Arc::new(Status::default());
-        let mut find = || Found::open(path, &options, clock.clone(), &mut random, status.clone());
+        let status = Arc::new(StoreStatus::default());
+        let mut find =
+            || FolderContents::open(path, &options, clock.clone(), &mut random, status.clone());
         let found = match find() {
             // What is left of the reserve is for this, too.
             Err(StoreError::Full) if fs::remove_file(path.join(RESERVE)).is_ok() => {
@@ -98,11 +99,13 @@ impl SqliteStore {
             }
             other => other,
         };
-        let Found { folder, control, segments, directory, manifest, marks, recovered } = found?;
+        let FolderContents { folder, control, segments, directory, manifest, marks, recovered } =
+            found?;
         let Recovered { memory, newest, journal, owed } = recovered;
         status.set_planned_through(memory.marks.planned_through);
         status.set_waiting(memory.waiting.events());
-        let inbox = Arc::new(Inbox::new(options.waiting_event_bytes, options.waiting_work_bytes));
+        let queue =
+            Arc::new(WriteQueue::new(options.waiting_event_bytes, options.waiting_work_bytes));
         let readers = Readers {
             control,
             segments: segments.clone(),
@@ -111,19 +114,19 @@ impl SqliteStore {
         let keys = memory.keys.reader();
         let (number, quick) = (journal.number(), options.quick_sync);
         let syncer =
-            Syncer::start(number, quick, accepted, inbox.clone(), status.clone(), Some(marks))?;
+            Syncer::start(number, quick, accepted, queue.clone(), status.clone(), Some(marks))?;
         let turns = Arc::new(Semaphore::new(options.readers.max(1)));
         let weak_folder = Arc::downgrade(&folder);
-        let room = Room::open(folder.reserve(), options.reserve_bytes);
+        let room = DiskReserve::open(folder.reserve(), options.reserve_bytes);
         status.set_full(!room.is_held());
         let writer = Writer {
             room,
             looked: Instant::now(),
-            upkeep: Upkeep::start(segments.clone(), status.clone(), manifest.clone())?,
+            upkeep: Maintenance::start(segments.clone(), status.clone(), manifest.clone())?,
             folder,
             manifest: manifest.clone(),
             options,
-            inbox: inbox.clone(),
+            queue: queue.clone(),
             status: status.clone(),
             segments,
             newest,
@@ -139,7 +142,7 @@ impl SqliteStore {
             readers: Arc::new(readers),
             owed,
             keys,
-            inbox,
+            queue,
             status,
             random: Mutex::new(random),
             turns,

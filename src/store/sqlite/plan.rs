@@ -6,11 +6,11 @@ use rusqlite::params;
 
 use super::{
     error::unavailable,
+    group_commit::{GroupCommit, NewOwed},
     owed::OwedRow,
     readers::next_ordinal_in,
     rows::{self, DeliveryRow},
-    turn::{NewOwed, Turn},
-    writes::Write,
+    statements::Statement,
 };
 use crate::{
     model::{DeliverySeq, Ended, Entry, EntryKind, EventSeq, Owed, Plan, RawJson},
@@ -20,7 +20,7 @@ use crate::{
 /// The ordinals at which later parts of plans begin.
 type Bases = HashMap<EventSeq, u16>;
 
-impl Turn<'_> {
+impl GroupCommit<'_> {
     pub fn plan(&mut self, plans: &[Plan]) -> Result<Result<Vec<Owed>>> {
         let mut bases = match self.check(plans)? {
             Ok(bases) => bases,
@@ -148,14 +148,14 @@ impl Turn<'_> {
             };
             match &delivery.dead {
                 None => owed.push(self.owe(new, destination)),
-                Some(reason) => self.bury(new, (destination, project), reason)?,
+                Some(reason) => self.dead_letter(new, (destination, project), reason)?,
             }
         }
         Ok(())
     }
 
     /// A delivery that is dead before anybody attempted it.
-    fn bury(
+    fn dead_letter(
         &mut self,
         new: NewOwed,
         (destination, project): (i64, i64),
@@ -177,7 +177,7 @@ impl Turn<'_> {
         if in_any_case || !plan.skipped.is_empty() {
             let event = plan.event.seq;
             let reasons = RawJson::of(&plan.skipped);
-            self.writes.execute(Write::Skipped, params![event.0 as i64, reasons.as_str()])?;
+            self.writes.execute(Statement::Skipped, params![event.0 as i64, reasons.as_str()])?;
             self.memory.marks.written += 16 + reasons.bytes().len();
             self.note(event);
         }

@@ -1,4 +1,4 @@
-//! When readers see what turns wrote: the writer commits it to the newest segment, and lets go of what the
+//! When readers see what batches wrote: the writer commits it to the active segment, and lets go of what the
 //! journal has of it.
 
 use std::time::{Duration, Instant};
@@ -6,33 +6,33 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{
+    disk_reserve::{DiskReserve, ReserveNeeds},
     error::{is_broken, unavailable},
-    room::{Needs, Room},
-    upkeep,
+    maintenance,
     writer::Writer,
 };
 use crate::store::{Result, StoreError};
 
 impl Writer {
-    /// Publishes turns, and tells the readers that wait.
+    /// Publishes batches, and tells the readers that wait.
     pub(super) fn publish_for(&mut self, readers: Vec<oneshot::Sender<Result<()>>>) {
         let result = self.publish();
         for reader in readers {
             let answer = match &result {
                 Ok(()) => Ok(()),
                 Err(StoreError::Full) => Err(StoreError::Full),
-                Err(_) => Err(unavailable("what was kept last cannot be read; the log says why")),
+                Err(_) => Err(unavailable("recent writes cannot be read; see the server log")),
             };
             // Whoever asked may have gone.
             let _ = reader.send(answer);
         }
     }
 
-    /// Commits all turns to the segment, if need be in the room that was held back on the disk. Nobody reads
+    /// Commits all batches to the segment, if need be in the room that was held back on the disk. Nobody reads
     /// of an event that a power cut may still take, and everybody finds the key of one that was answered.
     pub(super) fn publish(&mut self) -> Result<()> {
         if !self.syncer.is_done() {
-            // A failure has been told: nothing is accepted any more, and readers see what there is.
+            // A failure has been reported: nothing is accepted any more, and readers see what there is.
             let _ = self.sync();
         }
         self.memory.unsynced.hand_on(self.syncer.synced(), &mut self.memory.keys);
@@ -45,7 +45,7 @@ impl Writer {
         let mut has_more_room = true;
         while matches!(result, Err(StoreError::Full)) && has_more_room {
             result = self.empty_log().and_then(|()| {
-                self.newest.restore(&self.journal)?;
+                self.newest.replay(&self.journal)?;
                 self.newest.publish(number)
             });
             has_more_room = result.is_err() && self.room.release();
@@ -56,7 +56,7 @@ impl Writer {
                 if self.newest.is_log_long()
                     && let Err(error) = self.empty_log()
                 {
-                    self.judge(error);
+                    self.record_failure(error);
                 }
             }
             Err(error) => {
@@ -66,21 +66,21 @@ impl Writer {
                         "what was kept cannot be committed"
                     );
                 }
-                self.status.judge(error);
-                // The turns count all the same.
-                self.newest.put_off(Room::PATIENCE);
-                self.restore();
+                self.status.record_failure(error);
+                // The batches count all the same.
+                self.newest.put_off(DiskReserve::TIMEOUT);
+                self.replay_journal();
             }
         }
         result
     }
 
     /// Brings the log of the segment into its file. It holds many versions of a few pages: once they are in
-    /// the file, which needs little room for that, it begins anew in the room that it has. No transaction
+    /// the file, which needs little room for that, it begins again in the room that it has. No transaction
     /// is open afterwards.
     pub(super) fn empty_log(&mut self) -> Result<()> {
         self.newest.roll_back()?;
-        match upkeep::checkpoint(&self.newest.connection) {
+        match maintenance::checkpoint(&self.newest.connection) {
             Err(error) if is_broken(&error) => Err(error),
             Err(error) => {
                 tracing::debug!(%error, "the log stays as it is");
@@ -109,7 +109,7 @@ impl Writer {
         }
         let synced = self.sync()?;
         let spent = self.journal.switch(synced);
-        self.newest.told.begin_file();
+        self.newest.buffer.begin_file();
         self.upkeep.sync(self.newest.log.clone(), spent);
         Ok(())
     }
@@ -120,14 +120,14 @@ impl Writer {
         self.sync_log()?;
         let synced = self.sync()?;
         self.journal.switch(synced).set();
-        self.newest.told.begin_file();
+        self.newest.buffer.begin_file();
         Ok(())
     }
 
     /// Sees to it that there is room for what becomes of what was accepted: sooner than that, events are
     /// refused.
     pub(super) fn look_for_room(&mut self) {
-        /// As often as turns are published.
+        /// As often as batches are published.
         const EVERY: Duration = Duration::from_millis(50);
         if self.memory.ledger.is_stuck() {
             self.status.set_full(true);
@@ -151,14 +151,14 @@ impl Writer {
             tracing::debug!(%error, "the log is not cut");
         }
         if self.newest.is_log_long() {
-            // A failure has been told.
+            // A failure has been reported.
             let _ = self.publish();
         }
     }
 
-    fn needs(&self) -> Needs {
+    fn needs(&self) -> ReserveNeeds {
         let marks = &self.memory.marks;
-        Needs {
+        ReserveNeeds {
             growth: self.newest.growth(),
             changes: self.memory.ledger.len() as u64,
             pending: self.memory.ledger.pending(),

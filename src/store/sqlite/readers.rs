@@ -10,9 +10,9 @@ use super::{
     blocks::{Block, Blocks},
     control::Control,
     error::is_damage,
-    inbox::Offered,
     rows::{self, DELIVERY_COLUMNS, DeliveryRow},
     segments::{Segment, Segments},
+    write_queue::PendingEvent,
 };
 use crate::{
     model::{
@@ -190,7 +190,7 @@ impl Readers {
     /// Notes of each event that brings an id whether an event of its project has that already, whoever gave it.
     /// Ids that senders gave are known by their hashes as well, for ever; here they are looked for among the
     /// newest, but for the bits in which a hash differs and the ids of deliveries do not.
-    pub fn mark_taken(&self, mut offered: Vec<Offered>) -> Result<Vec<Offered>> {
+    pub fn mark_taken(&self, mut offered: Vec<PendingEvent>) -> Result<Vec<PendingEvent>> {
         const NEWEST: usize = 4;
         for it in &mut offered {
             let (Some(id), Some(project)) =
@@ -258,7 +258,7 @@ impl Readers {
     }
 
     /// What to send for these deliveries, in their order; one whose event is gone or damaged is left out,
-    /// and the latter is told.
+    /// and the latter is reported.
     pub fn messages(&self, deliveries: &[DeliverySeq]) -> Result<Vec<Message>> {
         let mut messages: Vec<Message> = Vec::with_capacity(deliveries.len());
         for &seq in deliveries {

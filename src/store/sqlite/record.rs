@@ -10,10 +10,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     SqliteStore,
     error::unavailable,
-    inbox::{Offered, Task},
+    group_commit::GroupCommit,
     owed::OwedRow,
     rows::DeliveryRow,
-    turn::Turn,
+    write_queue::{PendingEvent, WriteTask},
 };
 use crate::{
     model::{DeliverySeq, DestinationId, Entry, Event, Lane, Owed, Place},
@@ -22,7 +22,7 @@ use crate::{
 
 /// A recording, with what was worked out about it beside the writer.
 pub(super) struct Recorded {
-    pub offered: Offered,
+    pub offered: PendingEvent,
     pub destination: DestinationId,
     pub entries: Vec<Entry>,
 }
@@ -39,7 +39,7 @@ impl SqliteStore {
         }
         let digest = xxh3_64(event.payload.bytes());
         let recorded = Recorded { offered: self.offer(event, digest), destination, entries };
-        self.inbox.work(Task::Record(Box::new(recorded))).await?;
+        self.queue.work(WriteTask::Record(Box::new(recorded))).await?;
         let found = self
             .read(move |it| it.find_by_id(id, |seq| Ok(it.event(seq)?.filter(|it| it.id == id))));
         let found = found.await?.ok_or(StoreError::Damaged { what: "event that was recorded" })?;
@@ -47,7 +47,7 @@ impl SqliteStore {
     }
 }
 
-impl Turn<'_> {
+impl GroupCommit<'_> {
     pub fn record(&mut self, recorded: &Recorded) -> Result<Result<Vec<Owed>>> {
         let event = self.accept(recorded.offered.clone())?;
         let place = Place { lane: Lane::NONE, position: 0 };

@@ -5,26 +5,26 @@ use std::{collections::HashMap, sync::Arc};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    active_segment::ActiveSegment,
     blocks::Packer,
     control::Control,
     error::in_file,
     files::Folder,
     gate::GateKeys,
+    group_commit::{self, WriterState},
     journal::{self, Journal},
-    keys::{self, Keys},
+    keys::{self, KeyIndex},
     manifest::ManifestFile,
     marks::Marks,
     memories::Memories,
     minutes::Minutes,
-    newest::Newest,
     owed::{self, Ledger, OwedFile},
     plan,
     segments::{self, Segments},
-    status::Status,
+    status::StoreStatus,
     tallies::Tallies,
-    turn::{self, Memory},
-    unsynced::Unsynced,
-    waiting::{self, Waiting},
+    unsynced_keys::UnsyncedKeys,
+    waiting::{self, WaitingPlans},
 };
 use crate::{
     clock::Clock,
@@ -33,8 +33,8 @@ use crate::{
 };
 
 pub(super) struct Recovered {
-    pub memory: Memory,
-    pub newest: Newest,
+    pub memory: WriterState,
+    pub newest: ActiveSegment,
     pub journal: Journal,
     pub owed: OwedFile,
 }
@@ -46,39 +46,39 @@ pub(super) fn recover(
     marks: &Marks,
     control: Arc<Control>,
     segments: Arc<Segments>,
-    status: Arc<Status>,
+    status: Arc<StoreStatus>,
     clock: Arc<dyn Clock>,
     secret: [u8; 32],
 ) -> Result<Recovered> {
     let segment = segments.newest();
     let file = format!("segments/{:016}.db", segment.first().0);
-    let newest = Newest::open(segment.clone()).map_err(in_file(&file, segments::LOST))?;
+    let newest = ActiveSegment::open(segment.clone()).map_err(in_file(&file, segments::LOST))?;
     let sync = || newest.log.sync();
     let journal = Journal::open(folder.path(), segment.first(), &newest.connection, marks, sync);
     let journal = journal.map_err(in_file("journal", journal::LOST))?;
     let last = last_event(&segments)?;
     let next_event = EventSeq(last.map_or(0, |it| it.0.0).max(segment.first().0 - 1) + 1);
     let (planned_through, waiting) = planned(&segments, next_event)?;
-    let places = turn::Marks {
+    let places = group_commit::HighWaterMarks {
         next_event,
         planned_through,
         oldest: segment.oldest()?,
         trimmed: trimmed(&newest.connection)?,
         written: 0,
     };
-    let keys = Keys::open(&folder.keys(), secret, status.clone());
+    let keys = KeyIndex::open(&folder.keys(), secret, status.clone());
     let mut keys = keys.map_err(in_file("keys/", keys::LOST))?;
     manifest.check_keys(keys.covered())?;
     catch_up(&mut keys, &control, &segments)?;
     let (owed, number) = owed::open(&folder.owed(), &segments)?;
     let ledger = Ledger::new(owed.clone(), number, status)?;
     let memories = Memories::open(&segments)?;
-    let memory = Memory {
+    let memory = WriterState {
         control,
         segments,
         clock,
         keys,
-        unsynced: Unsynced::default(),
+        unsynced: UnsyncedKeys::default(),
         ids: last.map_or_else(IdSequence::default, |it| IdSequence::after(it.1)),
         packer: Packer::new()?,
         ledger,
@@ -111,15 +111,15 @@ fn last_event(segments: &Segments) -> Result<Option<(EventSeq, EventId)>> {
 /// segment that has one has the last, but for later parts of plans that waited: with those the
 /// segment also says how far the others had come. Events that are forgotten had been planned, so
 /// that the next event that is still there is the first without.
-fn planned(segments: &Segments, next_event: EventSeq) -> Result<(EventSeq, Waiting)> {
+fn planned(segments: &Segments, next_event: EventSeq) -> Result<(EventSeq, WaitingPlans)> {
     let all = segments.all();
-    let (mut through, mut waiting) = (EventSeq(0), Waiting::default());
+    let (mut through, mut waiting) = (EventSeq(0), WaitingPlans::default());
     for segment in all.iter().rev() {
         if let Some(found) = segment.read(plan::planned_through)? {
             let noted = segment.read(waiting::noted)?;
             if let Some((noted_through, events)) = noted {
                 through = noted_through;
-                waiting = Waiting::of(existing(segments, events)?);
+                waiting = WaitingPlans::of(existing(segments, events)?);
             }
             through = through.max(found);
             break;
@@ -168,7 +168,7 @@ fn trimmed(connection: &Connection) -> Result<u64> {
 }
 
 /// Tells the index the keys that it did not have on disk yet.
-fn catch_up(keys: &mut Keys, control: &Control, segments: &Segments) -> Result<()> {
+fn catch_up(keys: &mut KeyIndex, control: &Control, segments: &Segments) -> Result<()> {
     let reader = keys.reader();
     let mut covered = keys.covered();
     let all = segments.all();

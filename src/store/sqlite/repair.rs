@@ -9,8 +9,8 @@ use super::{
     error::{of_file, unavailable},
     files::{self, Kind, Sync},
     journal::NAMES,
+    journal_tail::JournalTail,
     keys,
-    left::Left,
     manifest::ManifestFile,
     marks::About,
     private, seal,
@@ -42,7 +42,7 @@ impl Repair {
         let left = check.left();
         let (marks, folder) = (check.marks.clone(), check.folder.segments()?);
         let listed = ManifestFile::open(&self.path).map_or(None, |it| it.known().newest());
-        let turn = left.iter().filter_map(Left::highest).max().unwrap_or(0);
+        let turn = left.iter().filter_map(JournalTail::highest).max().unwrap_or(0);
         let turn = turn.max(marks.get(About::Journal));
         let keys_through = keys::highest(&check.folder.keys())?;
         // Holds the lock until all is done.
@@ -63,7 +63,7 @@ impl Repair {
             self.done.push(format!("events go on in the new `{}`", name_of(first)));
         }
         if losses.iter().any(|it| it.file.starts_with("segments/")) {
-            // What is owed is found anew from what is left.
+            // What is owed is found again from what is left.
             seal::remove_files(&lock.owed())?;
         }
         for about in [About::Journal, About::Directory, About::Control] {
@@ -72,11 +72,11 @@ impl Repair {
         let manifest = ManifestFile::make_anew(&self.path);
         let there = lock.segments()?;
         manifest.change(|it| it.keep_segments(&there))?;
-        self.done.push("the manifest is made anew with what is there".to_owned());
+        self.done.push("the manifest was rebuilt from the files present".to_owned());
         Ok(self.done)
     }
 
-    fn one(&mut self, loss: &Loss, left: &[Left; 2]) -> Result<()> {
+    fn one(&mut self, loss: &Loss, left: &[JournalTail; 2]) -> Result<()> {
         let file = self.path.join(&loss.file);
         let is_journal = NAMES.contains(&loss.file.as_str()) || loss.file.ends_with("-wal");
         if is_journal {
@@ -112,8 +112,8 @@ impl Repair {
         Ok(())
     }
 
-    /// Ends the journal before the first turn that is missing. Both files are kept as they were.
-    fn cut_journal(&mut self, left: &[Left; 2]) -> Result<()> {
+    /// Ends the journal before the first batch that is missing. Both files are kept as they were.
+    fn cut_journal(&mut self, left: &[JournalTail; 2]) -> Result<()> {
         let folder = self.damaged()?;
         let mut is_broken = false;
         for part in left {

@@ -9,12 +9,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{
     blocks,
     error::unavailable,
+    group_commit::{GroupCommit, NewOwed},
     owed::OwedRow,
     readers::{Readers, next_ordinal_in},
     rows::{self, DeliveryRow},
     segments::Segment,
-    turn::{NewOwed, Turn},
-    writes::Write,
+    statements::Statement,
 };
 use crate::{
     model::{
@@ -83,11 +83,11 @@ pub(super) fn prepare(readers: &Readers, step: ReplayStep) -> Result<Prepared> {
             Some(seq) => log_of(readers, seq)?.was_replayed(),
             None => false,
         };
-        let (pipeline, version, copy) = match (&item.anew, like) {
-            (Some(anew), _) => {
-                let copy = anew.copy.as_ref().map(|it| blocks::packed(&it.to_bytes()));
-                let pipeline = readers.control.number(anew.pipeline)?;
-                (Some(pipeline), anew.pipeline_version, copy.transpose()?)
+        let (pipeline, version, copy) = match (&item.replanned, like) {
+            (Some(replanned), _) => {
+                let copy = replanned.copy.as_ref().map(|it| blocks::packed(&it.to_bytes()));
+                let pipeline = readers.control.number(replanned.pipeline)?;
+                (Some(pipeline), replanned.pipeline_version, copy.transpose()?)
             }
             (None, Some(like)) => (like.pipeline, like.version, like.copy),
             (None, None) => (None, 0, None),
@@ -142,8 +142,8 @@ fn dead_letters(readers: &Readers, like: &DeliveryRow) -> Result<Vec<DeadLetter>
     Ok(found)
 }
 
-fn log_of(readers: &Readers, seq: DeliverySeq) -> Result<Log> {
-    let mut log = Log::default();
+fn log_of(readers: &Readers, seq: DeliverySeq) -> Result<DeliveryLog> {
+    let mut log = DeliveryLog::default();
     for segment in readers.segments.about_event(seq.event())? {
         log = log.and(segment.read(|it| log_in(it, seq))?);
     }
@@ -163,13 +163,13 @@ fn alike_in(connection: &Connection, like: &DeliveryRow) -> Result<Vec<DeliveryS
 
 /// What a delivery's activity log says about its end.
 #[derive(Clone, Copy, Debug, Default)]
-struct Log {
+struct DeliveryLog {
     /// The highest code.
     ended: Option<i64>,
     last: u16,
 }
 
-impl Log {
+impl DeliveryLog {
     fn and(self, other: Self) -> Self {
         Self { ended: self.ended.max(other.ended), last: self.last.max(other.last) }
     }
@@ -188,16 +188,16 @@ impl Log {
     }
 }
 
-fn log_in(connection: &Connection, seq: DeliverySeq) -> Result<Log> {
+fn log_in(connection: &Connection, seq: DeliverySeq) -> Result<DeliveryLog> {
     let sql = "SELECT max(ended), max(number) FROM activity WHERE delivery = ?";
     let mut statement = connection.prepare_cached(sql)?;
     let read = |row: &rusqlite::Row<'_>| {
-        Ok(Log { ended: row.get(0)?, last: row.get::<_, Option<u16>>(1)?.unwrap_or(0) })
+        Ok(DeliveryLog { ended: row.get(0)?, last: row.get::<_, Option<u16>>(1)?.unwrap_or(0) })
     };
     Ok(statement.query_row([seq.bits() as i64], read)?)
 }
 
-/// How far a replay has come. The newest segment that knows is right.
+/// Show the progress of a replay. The active segment that knows is right.
 pub(super) fn progress(readers: &Readers, replay: ReplayId) -> Result<ReplayProgress> {
     match readers.control.known_number(replay) {
         Some(number) => progress_in(&readers.segments.all(), number),
@@ -227,7 +227,7 @@ fn progress_row(connection: &Connection, replay: i64) -> Result<Option<ReplayPro
     Ok(statement.query_row([replay], read).optional()?)
 }
 
-impl Turn<'_> {
+impl GroupCommit<'_> {
     pub fn replay(&mut self, step: &Prepared) -> Result<Result<Vec<Owed>>> {
         let ordinals = match self.ordinals(step)? {
             Ok(ordinals) => ordinals,
@@ -253,12 +253,13 @@ impl Turn<'_> {
             };
             owed.push(self.owe(new, row.destination));
         }
-        // A step before this one may have been in the same turn, unseen by `prepare`.
+        // A step before this one may have been in the same batch, unseen by `prepare`.
         let before = self.memory.replays.get(&step.replay).copied().unwrap_or(step.progress);
         let progress =
             ReplayProgress { cursor: step.cursor, done: before.done + owed.len() as u64 };
         let cursor = progress.cursor.map(|it| it.bits() as i64);
-        self.writes.execute(Write::Replay, params![step.replay, cursor, progress.done as i64])?;
+        self.writes
+            .execute(Statement::Replay, params![step.replay, cursor, progress.done as i64])?;
         self.memory.replays.insert(step.replay, progress);
         Ok(Ok(owed))
     }

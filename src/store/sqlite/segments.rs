@@ -38,14 +38,14 @@ pub(super) struct Segment {
     first_id: Mutex<Option<EventId>>,
     /// The file is gone, or another one stands in its place. Connections to it are not kept.
     is_retired: AtomicBool,
-    idle: Arc<Idle>,
+    idle: Arc<IdleConnections>,
 }
 
 const UNREAD: u64 = u64::MAX;
 
 /// Connections that nobody uses at the moment, from those used long ago to those used lately.
 #[derive(Default)]
-struct Idle(Mutex<VecDeque<(EventSeq, Connection)>>, AtomicUsize);
+struct IdleConnections(Mutex<VecDeque<(EventSeq, Connection)>>, AtomicUsize);
 
 impl Segment {
     /// The place of its first event.
@@ -104,7 +104,7 @@ impl Segment {
         }
         let found = self.read(|it| fact(it, "oldest_event"))?;
         let oldest = found.map_or(self.first.0, |it| (it as u64).min(self.first.0));
-        // The writer may have told a lower one meanwhile.
+        // The writer may have reported a lower one meanwhile.
         Ok(EventSeq(self.oldest.fetch_min(oldest, Ordering::AcqRel).min(oldest)))
     }
 
@@ -145,7 +145,7 @@ pub(super) fn set_fact(connection: &Connection, name: &str, value: i64) -> Resul
 /// All segments, from old to new. There is always one.
 pub(super) struct Segments {
     all: RwLock<Arc<Vec<Arc<Segment>>>>,
-    idle: Arc<Idle>,
+    idle: Arc<IdleConnections>,
     /// Events that are being forgotten, in order.
     held: RwLock<Vec<EventSeq>>,
     /// Counts changes, for those who wait for one.
@@ -249,10 +249,10 @@ impl Segments {
     }
 
     /// Waits until the segments are as somebody wants them, but not for ever. Blocks.
-    pub fn wait_for(&self, patience: Duration, is_met: impl Fn(&[Arc<Segment>]) -> bool) {
+    pub fn wait_for(&self, timeout: Duration, is_met: impl Fn(&[Arc<Segment>]) -> bool) {
         let changes = lock(&self.changes);
         let waits = |_: &mut u64| !is_met(&self.all());
-        drop(self.changed.wait_timeout_while(changes, patience, waits));
+        drop(self.changed.wait_timeout_while(changes, timeout, waits));
     }
 
     fn tell(&self) {

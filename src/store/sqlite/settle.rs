@@ -4,18 +4,18 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{
     error::is_damage,
+    group_commit::GroupCommit,
     owed::OwedRow,
     readers::delivery_in,
     rows::{self, class_code, ended_code, reason_of_status},
-    turn::Turn,
-    writes::Write,
+    statements::Statement,
 };
 use crate::{
     model::{Class, Entry, EntryKind, Outcome},
     store::{Next, Result, Settlement},
 };
 
-impl Turn<'_> {
+impl GroupCommit<'_> {
     pub fn settle(&mut self, settlements: &[Settlement]) -> Result<()> {
         for settlement in settlements {
             let Settlement { owed, entry, next } = settlement;
@@ -81,12 +81,12 @@ impl Turn<'_> {
                 .map(|it| i64::try_from(it.as_millis()).unwrap_or(i64::MAX)),
             response,
         ];
-        self.writes.execute(Write::Activity, row)?;
+        self.writes.execute(Statement::Activity, row)?;
         Ok(())
     }
 }
 
-impl Turn<'_> {
+impl GroupCommit<'_> {
     /// The project of a delivery, which is its destination's.
     fn project_of(&mut self, owed: &OwedRow) -> Result<i64> {
         if let Some(project) = self.memory.projects.get(&owed.destination) {

@@ -12,10 +12,10 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(super) struct Status {
+pub(super) struct StoreStatus {
     refuses: AtomicU8,
     is_closed: AtomicBool,
-    /// Something was kept that readers of the newest segment do not see yet.
+    /// Something was kept that readers of the active segment do not see yet.
     is_unpublished: AtomicBool,
     planned_through: AtomicU64,
     /// In accept order.
@@ -27,7 +27,7 @@ const DISK_FULL: u8 = 1;
 /// For ever: only a restart finds out what the disk still has.
 const BROKEN: u8 = 2;
 
-impl Status {
+impl StoreStatus {
     pub fn health(&self) -> Health {
         let refuses = match self.refuses.load(Ordering::Acquire) {
             FINE => None,
@@ -58,7 +58,7 @@ impl Status {
     }
 
     /// Stops accepting, for ever, if this failure means that the files cannot be trusted any more.
-    pub fn judge(&self, error: &StoreError) {
+    pub fn record_failure(&self, error: &StoreError) {
         if is_broken(error) {
             self.break_down();
         }

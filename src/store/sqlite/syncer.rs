@@ -1,6 +1,6 @@
 //! Brings the journal to the disk, and then keeps what was promised.
 //!
-//! A disk that is quick is waited for. A slow one is left to a thread, while the writer makes the next turn:
+//! A disk that is quick is waited for. A slow one is left to a thread, while the writer makes the next batch:
 //! one sync is on its way at a time, and it counts for everything that stood in the journal when it began.
 //! What is promised meanwhile goes with the next.
 
@@ -13,20 +13,20 @@ use std::{
 
 use super::{
     error::{failed, of_file},
-    inbox::Inbox,
     lock,
     marks::{About, Marks},
-    promise::{Outlet, Promise},
-    status::Status,
+    pending_acks::{AcceptedHints, PendingAcks},
+    status::StoreStatus,
+    write_queue::WriteQueue,
 };
 use crate::store::Result;
 
-/// Proof that all turns were on disk a moment ago. Whoever makes something that outlives a power cut from
-/// what a turn wrote asks for it.
+/// Proof that all batches were on disk a moment ago. Whoever makes something that outlives a power cut from
+/// what a batch wrote asks for it.
 pub(super) struct Synced(());
 
-/// A file of the journal, and the last turn that stands in it.
-pub(super) struct Written {
+/// A file of the journal, and the last batch that stands in it.
+pub(super) struct SyncedThrough {
     pub file: Arc<File>,
     pub turn: u64,
 }
@@ -38,9 +38,9 @@ pub(super) struct Syncer {
 }
 
 struct Shared {
-    outlet: Outlet,
-    inbox: Arc<Inbox>,
-    status: Arc<Status>,
+    outlet: AcceptedHints,
+    queue: Arc<WriteQueue>,
+    status: Arc<StoreStatus>,
     /// A disk whose syncs take less is waited for.
     quick: Duration,
     /// Where it says what is on disk.
@@ -55,13 +55,13 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// What the thread is to sync next.
-    next: Option<Written>,
-    promises: Vec<Promise>,
+    next: Option<SyncedThrough>,
+    promises: Vec<PendingAcks>,
     /// The thread is at it, or keeps promises.
     is_busy: bool,
     /// The writer waits for it.
     is_awaited: bool,
-    /// The last turn that a sync was asked for, and the last that is on disk.
+    /// The last batch that a sync was asked for, and the last that is on disk.
     asked: u64,
     synced: u64,
     /// How long a sync takes, lately.
@@ -73,20 +73,20 @@ struct State {
 }
 
 impl Syncer {
-    /// All turns up to `synced` are on disk already.
+    /// All batches up to `synced` are on disk already.
     pub fn start(
         synced: u64,
         quick: Duration,
-        outlet: Outlet,
-        inbox: Arc<Inbox>,
-        status: Arc<Status>,
+        outlet: AcceptedHints,
+        queue: Arc<WriteQueue>,
+        status: Arc<StoreStatus>,
         marks: Option<Marks>,
     ) -> Result<Self> {
         let state = Mutex::new(State { asked: synced, synced, ..State::default() });
         let (asked, ended) = (Condvar::new(), Condvar::new());
-        let shared = Shared { outlet, inbox, status, quick, marks, state, asked, ended };
+        let shared = Shared { outlet, queue, status, quick, marks, state, asked, ended };
         let shared = Arc::new(shared);
-        let work = Work { shared: shared.clone() };
+        let work = SyncThread { shared: shared.clone() };
         let thread = std::thread::Builder::new()
             .name("store-sync".to_owned())
             .spawn(move || work.run())
@@ -94,7 +94,7 @@ impl Syncer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// The last turn that is on disk.
+    /// The last batch that is on disk.
     pub fn synced(&self) -> u64 {
         lock(&self.shared.state).synced
     }
@@ -104,28 +104,28 @@ impl Syncer {
         lock(&self.shared.state).is_done()
     }
 
-    /// Brings to the disk what this file has, up to this turn, and then keeps the promise: at once if that is
+    /// Brings to the disk what this file has, up to this batch, and then keeps the promise: at once if that is
     /// only about what is there already.
-    pub fn promise(&self, written: Written, promise: Promise) {
+    pub fn acks(&self, written: SyncedThrough, acks: PendingAcks) {
         let mut state = lock(&self.shared.state);
         if state.has_failed {
             drop(state);
-            promise.fail();
-        } else if state.is_done() && !promise.is_of_its_turn() {
+            acks.fail();
+        } else if state.is_done() && !acks.is_of_its_batch() {
             drop(state);
-            promise.keep(&self.shared.outlet);
+            acks.ack(&self.shared.outlet);
         } else if state.is_idle() && state.typical < self.shared.quick {
             state.asked = written.turn;
             drop(state);
-            self.shared.sync(&written, vec![promise]);
+            self.shared.sync(&written, vec![acks]);
         } else {
-            state.promises.push(promise);
+            state.promises.push(acks);
             self.ask(state, written);
         }
     }
 
     /// The same without a promise, beside the writer.
-    pub fn begin(&self, written: Written) {
+    pub fn begin(&self, written: SyncedThrough) {
         let state = lock(&self.shared.state);
         if !state.has_failed && state.synced < written.turn {
             self.ask(state, written);
@@ -133,7 +133,7 @@ impl Syncer {
     }
 
     /// The same, and waits for it.
-    pub fn sync(&self, written: Written) -> Result<Synced> {
+    pub fn sync(&self, written: SyncedThrough) -> Result<Synced> {
         let turn = written.turn;
         let mut state = lock(&self.shared.state);
         if state.synced >= turn || state.has_failed {
@@ -154,10 +154,10 @@ impl Syncer {
         if state.has_failed { Err(failed()) } else { Ok(Synced(())) }
     }
 
-    fn ask(&self, mut state: MutexGuard<'_, State>, written: Written) {
+    fn ask(&self, mut state: MutexGuard<'_, State>, written: SyncedThrough) {
         state.asked = written.turn;
         state.next = Some(written);
-        self.shared.inbox.set_patient(true);
+        self.shared.queue.set_sync_in_flight(true);
         // Otherwise it looks by itself, and waking is a call of the system.
         let is_asleep = !state.is_busy;
         drop(state);
@@ -191,7 +191,7 @@ impl State {
 
 impl Shared {
     /// When it fails, nothing can be promised any more.
-    fn sync(&self, written: &Written, promises: Vec<Promise>) {
+    fn sync(&self, written: &SyncedThrough, promises: Vec<PendingAcks>) {
         let begun = Instant::now();
         let result = written.file.sync_data();
         let took = begun.elapsed();
@@ -207,22 +207,22 @@ impl Shared {
         }
         drop(state);
         match result {
-            Ok(()) => promises.into_iter().for_each(|it| it.keep(&self.outlet)),
+            Ok(()) => promises.into_iter().for_each(|it| it.ack(&self.outlet)),
             Err(error) => {
                 self.status.break_down();
                 tracing::error!(error = &error as &dyn std::error::Error, "a sync failed");
-                promises.into_iter().for_each(Promise::fail);
+                promises.into_iter().for_each(PendingAcks::fail);
             }
         }
     }
 }
 
 /// The thread.
-struct Work {
+struct SyncThread {
     shared: Arc<Shared>,
 }
 
-impl Work {
+impl SyncThread {
     fn run(self) {
         while let Some((written, promises)) = self.next() {
             self.shared.sync(&written, promises);
@@ -232,7 +232,7 @@ impl Work {
                 return;
             }
             if state.next.is_none() {
-                self.shared.inbox.set_patient(false);
+                self.shared.queue.set_sync_in_flight(false);
             }
             let is_awaited = state.is_awaited;
             drop(state);
@@ -243,7 +243,7 @@ impl Work {
     }
 
     /// What is to be synced. `None` at the end.
-    fn next(&self) -> Option<(Written, Vec<Promise>)> {
+    fn next(&self) -> Option<(SyncedThrough, Vec<PendingAcks>)> {
         let waits = |it: &mut State| it.next.is_none() && !it.is_over;
         let waited = self.shared.asked.wait_while(lock(&self.shared.state), waits);
         let mut state = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -255,7 +255,7 @@ impl Work {
     }
 }
 
-impl Drop for Work {
+impl Drop for SyncThread {
     /// Nobody must wait for a thread that is gone, also when it ended in a panic.
     fn drop(&mut self) {
         let mut state = lock(&self.shared.state);
@@ -264,11 +264,11 @@ impl Drop for Work {
             return;
         }
         state.has_failed = true;
-        self.shared.inbox.set_patient(false);
+        self.shared.queue.set_sync_in_flight(false);
         drop(state);
         self.shared.status.break_down();
         self.shared.ended.notify_one();
-        promises.into_iter().for_each(Promise::fail);
+        promises.into_iter().for_each(PendingAcks::fail);
     }
 }
 
@@ -284,24 +284,26 @@ mod tests {
         model::Event,
         store::{
             Appended, StoreError,
-            sqlite::{inbox::Request, promise::Answer},
+            sqlite::{pending_acks::Ack, write_queue::ReplyTo},
         },
     };
 
-    /// Where no disk is quick, where every one is, and where it is told.
+    /// Where no disk is quick, where every one is, and where it is measured.
     const LIMITS: [Duration; 3] = [Duration::ZERO, Duration::MAX, Duration::from_millis(500)];
 
-    fn syncer(quick: Duration) -> (Syncer, hint::Receiver<Vec<Arc<Event>>, bool>, Arc<Status>) {
+    fn syncer(
+        quick: Duration,
+    ) -> (Syncer, hint::Receiver<Vec<Arc<Event>>, bool>, Arc<StoreStatus>) {
         let (outlet, events) = hint::channel(1000);
-        let status = Arc::new(Status::default());
-        let inbox = Arc::new(Inbox::new(1, 1));
-        (Syncer::start(0, quick, outlet, inbox, status.clone(), None).unwrap(), events, status)
+        let status = Arc::new(StoreStatus::default());
+        let queue = Arc::new(WriteQueue::new(1, 1));
+        (Syncer::start(0, quick, outlet, queue, status.clone(), None).unwrap(), events, status)
     }
 
-    fn promise(accepted: Vec<Arc<Event>>) -> (Promise, oneshot::Receiver<Result<Vec<Appended>>>) {
-        let (request, answer) = Request::alone();
-        let appends = vec![Answer { request, answer: Ok(Vec::new()) }];
-        (Promise { appends, works: Vec::new(), accepted, begun: Instant::now() }, answer)
+    fn acks(accepted: Vec<Arc<Event>>) -> (PendingAcks, oneshot::Receiver<Result<Vec<Appended>>>) {
+        let (request, answer) = ReplyTo::alone();
+        let appends = vec![Ack { request, answer: Ok(Vec::new()) }];
+        (PendingAcks { appends, works: Vec::new(), accepted, begun: Instant::now() }, answer)
     }
 
     #[test]
@@ -311,17 +313,17 @@ mod tests {
             let file = Arc::new(tempfile::tempfile().unwrap());
             let mut answers = Vec::new();
             for turn in 1..=100 {
-                let (promise, answer) = promise(vec![Arc::new(Event::at(turn))]);
+                let (acks, answer) = acks(vec![Arc::new(Event::at(turn))]);
                 lock(&syncer.shared.state).typical = Duration::from_secs(turn % 2);
                 (&*file).write_all(b"so that there is something to sync").unwrap();
-                syncer.promise(Written { file: file.clone(), turn }, promise);
+                syncer.acks(SyncedThrough { file: file.clone(), turn }, acks);
                 answers.push(answer);
                 // The thread is at it when the next comes.
                 while lock(&syncer.shared.state).next.is_some() {
                     std::thread::yield_now();
                 }
             }
-            syncer.sync(Written { file, turn: 101 }).unwrap();
+            syncer.sync(SyncedThrough { file, turn: 101 }).unwrap();
             assert_eq!(syncer.synced(), 101);
             for answer in answers {
                 assert!(answer.blocking_recv().unwrap().is_ok());
@@ -343,17 +345,17 @@ mod tests {
             let pipe = Arc::new(File::from(OwnedFd::from(read)));
 
             // When a promise needs it, and another comes later, for a file that could be synced
-            let (first, answer) = promise(vec![Arc::new(Event::at(1))]);
-            syncer.promise(Written { file: pipe.clone(), turn: 1 }, first);
+            let (first, answer) = acks(vec![Arc::new(Event::at(1))]);
+            syncer.acks(SyncedThrough { file: pipe.clone(), turn: 1 }, first);
             let first = answer.blocking_recv().unwrap();
-            let (second, answer) = promise(vec![Arc::new(Event::at(2))]);
+            let (second, answer) = acks(vec![Arc::new(Event::at(2))]);
             let file = Arc::new(tempfile::tempfile().unwrap());
-            syncer.promise(Written { file, turn: 2 }, second);
+            syncer.acks(SyncedThrough { file, turn: 2 }, second);
 
             // Then neither is kept, for nobody knows what the disk has
             assert!(matches!(first, Err(StoreError::Unavailable(_))));
             assert!(matches!(answer.blocking_recv().unwrap(), Err(StoreError::Unavailable(_))));
-            assert!(syncer.sync(Written { file: pipe, turn: 2 }).is_err());
+            assert!(syncer.sync(SyncedThrough { file: pipe, turn: 2 }).is_err());
             assert!(status.is_broken());
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet, hash_map::Entry};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::writes::{Write, Writes};
+use super::statements::{Statement, StatementWriter};
 use crate::{
     model::{EventSeq, Passed, Tally},
     store::{
@@ -16,20 +16,20 @@ use crate::{
 };
 
 /// A pipeline by its number, a minute, and a version.
-type Place = (i64, i64, u32);
+type TallyKey = (i64, i64, u32);
 
 #[derive(Default)]
 pub(super) struct Tallies {
     /// Of the minutes that are not over, as the segment has them with what was added.
-    open: HashMap<Place, Counts>,
-    changed: HashSet<Place>,
+    open: HashMap<TallyKey, Counts>,
+    changed: HashSet<TallyKey>,
     segment: Option<EventSeq>,
 }
 
 impl Tallies {
     pub fn add(
         &mut self,
-        (writes, segment): (&mut Writes<'_>, EventSeq),
+        (writes, segment): (&mut StatementWriter<'_>, EventSeq),
         pipeline: i64,
         tally: &Tally,
         at: Timestamp,
@@ -51,14 +51,14 @@ impl Tallies {
         Ok(())
     }
 
-    pub fn write(&mut self, writes: &mut Writes<'_>) -> Result<()> {
+    pub fn write(&mut self, writes: &mut StatementWriter<'_>) -> Result<()> {
         if self.changed.is_empty() {
             return Ok(());
         }
         for place in self.changed.drain() {
             let Some(counts) = self.open.get(&place) else { continue };
             let row = params![place.0, place.1, place.2, pack(counts)];
-            writes.execute(Write::Tally, row)?;
+            writes.execute(Statement::Tally, row)?;
         }
         // Minutes that are over are read again, should anything still be added.
         if let Some(latest) = self.open.keys().map(|it| it.1).max() {
@@ -67,14 +67,14 @@ impl Tallies {
         Ok(())
     }
 
-    /// What was added in this turn is not in the file.
+    /// What was added in this batch is not in the file.
     pub fn roll_back(&mut self) {
         self.open.clear();
         self.changed.clear();
     }
 }
 
-fn stored(connection: &Connection, place: Place) -> Result<Counts> {
+fn stored(connection: &Connection, place: TallyKey) -> Result<Counts> {
     let sql = "SELECT counts FROM tallies WHERE pipeline = ? AND minute = ? AND version = ?";
     let found: Option<Vec<u8>> =
         connection.prepare_cached(sql)?.query_row(place, |row| row.get(0)).optional()?;

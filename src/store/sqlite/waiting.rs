@@ -1,7 +1,7 @@
 //! Events whose plan is not whole yet: some of their pipelines wait for answers from outside.
 //!
 //! They are few, and all of them are noted in the segment that is newest, in the same transaction
-//! as the plan that changes them. So the newest segment with a plan tells which there are.
+//! as the plan that changes them. So the active segment with a plan tells which there are.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{
     readers::Readers,
     records::event::skipped_in,
-    writes::{Write, Writes},
+    statements::{Statement, StatementWriter},
 };
 use crate::{
     model::{EventSeq, packed},
@@ -19,15 +19,15 @@ use crate::{
 
 /// What the writer knows of them.
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(super) struct WaitingPlans {
     events: BTreeSet<EventSeq>,
-    /// What this turn changed, to be undone when it fails: came (`true`) or went.
+    /// What this batch changed, to be undone when it fails: came (`true`) or went.
     changes: Vec<(EventSeq, bool)>,
     /// The segment, by its first event, that tells which there are.
     noted_in: Option<EventSeq>,
 }
 
-impl Waiting {
+impl WaitingPlans {
     pub fn of(events: Vec<EventSeq>) -> Self {
         Self { events: events.into_iter().collect(), ..Self::default() }
     }
@@ -73,7 +73,7 @@ impl Waiting {
     /// how many bytes that took.
     pub fn note(
         &mut self,
-        writes: &mut Writes<'_>,
+        writes: &mut StatementWriter<'_>,
         segment: EventSeq,
         through: EventSeq,
     ) -> Result<usize> {
@@ -81,7 +81,7 @@ impl Waiting {
             return Ok(0);
         }
         let packed = pack(through, &self.events);
-        writes.execute(Write::Waiting, params![packed])?;
+        writes.execute(Statement::Waiting, params![packed])?;
         self.noted_in = Some(segment);
         Ok(packed.len())
     }
@@ -102,7 +102,7 @@ pub(super) fn read(
     readers: &Readers,
     events: &[EventSeq],
     limit: usize,
-) -> Result<Vec<store::Waiting>> {
+) -> Result<Vec<store::WaitingEvent>> {
     /// Bodies that are read at once, however many events are asked for.
     const BYTES: usize = 8 << 20;
 
@@ -118,7 +118,7 @@ pub(super) fn read(
         }
         weight += event.weight();
         let skipped = skipped.unwrap_or_default();
-        found.push(store::Waiting { event: std::sync::Arc::new(event), skipped });
+        found.push(store::WaitingEvent { event: std::sync::Arc::new(event), skipped });
     }
     Ok(found)
 }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_noted_is_read_back() {
+    fn waiting_plans_are_read_back() {
         for events in [vec![], vec![1], vec![5, 6, 300, 1 << 39]] {
             let events: BTreeSet<EventSeq> = events.into_iter().map(EventSeq).collect();
             let packed = pack(EventSeq(1 << 39), &events);

@@ -1,4 +1,4 @@
-//! The writer: one thread that takes whatever waits, does it in one turn, and answers.
+//! The writer: one thread that takes whatever waits, does it in one batch, and answers.
 
 use std::{
     sync::Arc,
@@ -6,21 +6,22 @@ use std::{
 };
 
 use super::{
-    Options, changes,
+    Options,
+    active_segment::ActiveSegment,
+    changes,
+    disk_reserve::DiskReserve,
     error::{failed, is_broken, unavailable},
     files::Folder,
-    inbox::{Append, Batch, End, Inbox, Offered, Request, Work},
+    group_commit::{AcceptedBatch, GroupCommit, WriterState},
     journal::Journal,
+    maintenance::Maintenance,
     manifest::ManifestFile,
-    newest::Newest,
-    promise::{Answer, Promise},
-    room::Room,
+    pending_acks::{Ack, PendingAcks},
     segments::Segments,
-    status::Status,
+    status::StoreStatus,
     syncer::{Synced, Syncer},
-    turn::{Accepted, Memory, Turn},
-    unsynced::TurnKeys,
-    upkeep::Upkeep,
+    unsynced_keys::BatchKeys,
+    write_queue::{Append, End, PendingEvent, ReplyTo, WriteBatch, WriteQueue, WriteRequest},
 };
 use crate::{
     model::Owed,
@@ -31,37 +32,37 @@ pub(super) struct Writer {
     pub folder: Arc<Folder>,
     pub manifest: Arc<ManifestFile>,
     pub options: Options,
-    pub inbox: Arc<Inbox>,
-    pub status: Arc<Status>,
+    pub queue: Arc<WriteQueue>,
+    pub status: Arc<StoreStatus>,
     pub segments: Arc<Segments>,
-    pub newest: Newest,
+    pub newest: ActiveSegment,
     pub journal: Journal,
     pub syncer: Syncer,
-    pub memory: Memory,
-    pub room: Room,
+    pub memory: WriterState,
+    pub room: DiskReserve,
     /// When the disk was last asked for its room.
     pub looked: Instant,
-    pub upkeep: Upkeep,
+    pub upkeep: Maintenance,
 }
 
-/// What a turn did, in the order of what it was asked.
-struct Kept {
+/// What a batch did, in the order of what it was asked.
+struct Committed {
     appended: Vec<Vec<Appended>>,
     done: Vec<Result<Vec<Owed>>>,
-    accepted: Accepted,
+    accepted: AcceptedBatch,
 }
 
 impl Writer {
     pub fn run(mut self) {
-        let _gone = Gone { inbox: self.inbox.clone(), status: self.status.clone() };
+        let _gone = WriterGone { queue: self.queue.clone(), status: self.status.clone() };
         let end = loop {
-            let batch = self.inbox.take(self.patience());
-            let Batch { appends, works, flushes, readers, is_roll, end } = batch;
+            let batch = self.queue.take(self.next_deadline());
+            let WriteBatch { appends, works, flushes, readers, is_roll, end } = batch;
             if end == Some(End::Abandon) {
                 break End::Abandon;
             }
             if !appends.is_empty() || !works.is_empty() {
-                self.turn(appends, works);
+                self.run_batch(appends, works);
             }
             let is_asked = !readers.is_empty() || !flushes.is_empty();
             for done in flushes {
@@ -71,15 +72,15 @@ impl Writer {
                 self.publish_for(readers);
             }
             self.newest.is_unwanted |= is_roll;
-            self.between_turns();
+            self.between_batches();
             if let Some(end) = end {
-                // A failure has been told.
+                // A failure has been reported.
                 let _ = self.publish();
                 break end;
             }
         };
         self.status.close();
-        self.inbox.writer_gone();
+        self.queue.writer_gone();
         let synced = match end {
             End::Close => self.sync().ok(),
             End::Abandon => None,
@@ -98,14 +99,14 @@ impl Writer {
     }
 
     /// How long to sleep when nothing comes; `None`: until something does.
-    fn patience(&self) -> Option<Duration> {
-        let full = self.status.is_full().then_some(Room::PATIENCE);
-        let restless = self.memory.ledger.is_restless().then_some(Duration::from_millis(250));
-        let waits = [full, restless, self.journal.patience(), self.newest.patience()];
+    fn next_deadline(&self) -> Option<Duration> {
+        let full = self.status.is_full().then_some(DiskReserve::TIMEOUT);
+        let restless = self.memory.ledger.has_pending().then_some(Duration::from_millis(250));
+        let waits = [full, restless, self.journal.next_deadline(), self.newest.next_deadline()];
         waits.into_iter().flatten().min()
     }
 
-    fn turn(&mut self, appends: Vec<Append>, works: Vec<Work>) {
+    fn run_batch(&mut self, appends: Vec<Append>, works: Vec<WriteRequest>) {
         let (mut events, mut requests) = (Vec::new(), Vec::new());
         for append in appends {
             if self.status.is_full() {
@@ -117,14 +118,14 @@ impl Writer {
         }
         let begun = Instant::now();
         match self.keep(events, &works) {
-            Ok(kept) => self.promise(kept, requests, works, begun),
+            Ok(kept) => self.acks(kept, requests, works, begun),
             Err(StoreError::Full) => {
                 self.status.set_full(true);
                 requests.into_iter().for_each(|it| it.answer(Err(StoreError::Full)));
                 self.go_on_without_room(works);
             }
             Err(error) => {
-                self.judge(error);
+                self.record_failure(error);
                 requests.into_iter().for_each(|it| it.answer(Err(failed())));
                 works.into_iter().for_each(|it| it.request.answer(Err(failed())));
             }
@@ -132,7 +133,7 @@ impl Writer {
     }
 
     /// Deliveries go on while the disk is full, if need be in the room that was held back.
-    fn go_on_without_room(&mut self, works: Vec<Work>) {
+    fn go_on_without_room(&mut self, works: Vec<WriteRequest>) {
         if works.is_empty() {
             return;
         }
@@ -144,31 +145,35 @@ impl Writer {
             if !matches!(result, Err(StoreError::Full)) || !has_more_room {
                 break;
             }
-            // A failure has been told.
+            // A failure has been reported.
             let _ = self.renew_journal();
             result = self.keep(Vec::new(), &works);
         }
         match result {
-            Ok(kept) => self.promise(kept, Vec::new(), works, begun),
+            Ok(kept) => self.acks(kept, Vec::new(), works, begun),
             Err(StoreError::Full) => {
                 works.into_iter().for_each(|it| it.request.answer(Err(StoreError::Full)));
             }
             Err(error) => {
-                self.judge(error);
+                self.record_failure(error);
                 works.into_iter().for_each(|it| it.request.answer(Err(failed())));
             }
         }
     }
 
-    pub(super) fn judge(&self, error: StoreError) {
+    pub(super) fn record_failure(&self, error: StoreError) {
         tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
         if is_broken(&error) {
             self.status.break_down();
         }
     }
 
-    /// One turn: all of it stands in the journal, or nothing was done.
-    fn keep(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Kept> {
+    /// One batch: all of it stands in the journal, or nothing was done.
+    fn keep(
+        &mut self,
+        events: Vec<Vec<PendingEvent>>,
+        works: &[WriteRequest],
+    ) -> Result<Committed> {
         if self.status.is_broken() {
             return Err(failed());
         }
@@ -178,7 +183,7 @@ impl Writer {
             Ok(kept) => kept,
             Err(error) => {
                 self.memory.roll_back(marks);
-                self.restore();
+                self.replay_journal();
                 return Err(error);
             }
         };
@@ -186,10 +191,10 @@ impl Writer {
         Ok(kept)
     }
 
-    /// The segment is as the turns left it that count. If that fails, nobody knows how it is.
-    pub(super) fn restore(&mut self) {
-        if let Err(error) = self.newest.restore(&self.journal) {
-            self.judge(error);
+    /// The segment is as the batches left it that count. If that fails, nobody knows how it is.
+    pub(super) fn replay_journal(&mut self) {
+        if let Err(error) = self.newest.replay(&self.journal) {
+            self.record_failure(error);
             self.status.break_down();
         }
     }
@@ -199,9 +204,13 @@ impl Writer {
         self.syncer.sync(self.journal.ask_for_sync())
     }
 
-    fn transact(&mut self, events: Vec<Vec<Offered>>, works: &[Work]) -> Result<Kept> {
+    fn transact(
+        &mut self,
+        events: Vec<Vec<PendingEvent>>,
+        works: &[WriteRequest],
+    ) -> Result<Committed> {
         self.newest.begin()?;
-        let mut turn = Turn::begin(&mut self.newest, &mut self.memory);
+        let mut turn = GroupCommit::begin(&mut self.newest, &mut self.memory);
         let mut appended = Vec::with_capacity(events.len());
         for events in events {
             appended.push(turn.append(events)?);
@@ -211,26 +220,26 @@ impl Writer {
             done.push(turn.task(&work.task)?);
         }
         let accepted = turn.finish()?;
-        let (segment, told) = (self.newest.segment.first(), self.newest.told.turn());
-        if !told.is_empty() {
+        let (segment, buffer) = (self.newest.segment.first(), self.newest.buffer.turn());
+        if !buffer.is_empty() {
             let outcomes = works.iter().map(|it| it.task.outcomes()).sum();
-            self.journal.append(segment, told, outcomes)?;
+            self.journal.append(segment, buffer, outcomes)?;
             self.newest.kept();
             self.status.set_unpublished(true);
         }
-        Ok(Kept { appended, done, accepted })
+        Ok(Committed { appended, done, accepted })
     }
 
-    /// Answers what a turn did: at once where nothing is promised, so that deliveries go on meanwhile, and the
-    /// rest when the turn is on disk.
-    fn promise(
+    /// Answers what a batch did: at once where nothing is promised, so that deliveries go on meanwhile, and the
+    /// rest when the batch is on disk.
+    fn acks(
         &mut self,
-        kept: Kept,
-        requests: Vec<Request<Vec<Appended>>>,
-        works: Vec<Work>,
+        kept: Committed,
+        requests: Vec<ReplyTo<Vec<Appended>>>,
+        works: Vec<WriteRequest>,
         begun: Instant,
     ) {
-        let Kept { appended, done, accepted } = kept;
+        let Committed { appended, done, accepted } = kept;
         self.status.set_planned_through(self.memory.marks.planned_through);
         if self.memory.waiting.has_changed() {
             self.status.set_waiting(self.memory.waiting.events());
@@ -238,32 +247,32 @@ impl Writer {
         let mut promised = Vec::new();
         for (work, answer) in works.into_iter().zip(done) {
             if work.task.is_promised() {
-                promised.push(Answer { request: work.request, answer });
+                promised.push(Ack { request: work.request, answer });
             } else {
                 work.request.answer(answer);
             }
         }
         let (turn, last) = (self.journal.number(), accepted.events.last().map(|it| it.seq));
         let answers = requests.into_iter().zip(appended);
-        let appends = answers.map(|(request, it)| Answer { request, answer: Ok(it) }).collect();
-        let promise = Promise { appends, works: promised, accepted: accepted.events, begun };
-        if !promise.is_empty() {
-            self.syncer.promise(self.journal.ask_for_sync(), promise);
+        let appends = answers.map(|(request, it)| Ack { request, answer: Ok(it) }).collect();
+        let acks = PendingAcks { appends, works: promised, accepted: accepted.events, begun };
+        if !acks.is_empty() {
+            self.syncer.acks(self.journal.ask_for_sync(), acks);
         }
         if let Some(last) = last {
-            let keys = TurnKeys { turn, keys: accepted.keys, last };
+            let keys = BatchKeys { turn, keys: accepted.keys, last };
             self.memory.unsynced.add(keys, self.syncer.synced(), &mut self.memory.keys);
         }
     }
 
-    fn between_turns(&mut self) {
-        self.hand_on();
+    fn between_batches(&mut self) {
+        self.apply_owed();
         if let Err(error) = self.newest.execute_much() {
-            self.judge(error);
-            self.restore();
+            self.record_failure(error);
+            self.replay_journal();
         }
         if self.newest.is_due() {
-            // A failure has been told.
+            // A failure has been reported.
             let _ = self.publish();
         }
         if self.journal.is_long(!self.status.is_full())
@@ -290,13 +299,13 @@ impl Writer {
     }
 
     /// Has synced what has waited for long enough, and hands on to `owed.db` what it should have by now.
-    fn hand_on(&mut self) {
-        if self.journal.patience() == Some(Duration::ZERO) {
+    fn apply_owed(&mut self) {
+        if self.journal.next_deadline() == Some(Duration::ZERO) {
             self.syncer.begin(self.journal.ask_for_sync());
         }
         if self.memory.ledger.is_due() {
             match self.sync() {
-                Ok(synced) => self.memory.ledger.hand_on(synced),
+                Ok(synced) => self.memory.ledger.apply_pending(synced),
                 Err(_) => {
                     let why = "the disk failed; the log says how";
                     self.memory.ledger.refuse(|| unavailable(why));
@@ -305,7 +314,7 @@ impl Writer {
         }
     }
 
-    /// Keeps the log of the newest segment short, with as little work on this thread as may be.
+    /// Keeps the log of the active segment short, with as little work on this thread as may be.
     fn checkpoint(&mut self) {
         /// Bytes written until a checkpoint is asked for. Small commits write whole pages, which
         /// this does not count; the log is then a few times as long.
@@ -324,16 +333,16 @@ impl Writer {
             && let Err(error) = self.publish().and_then(|()| self.empty_log())
             && !matches!(error, StoreError::Full)
         {
-            self.judge(error);
+            self.record_failure(error);
         }
     }
 
     /// Tells a new segment what steps remember, since the ones before it may go. If that fails, the next
-    /// turn does it.
+    /// batch does it.
     fn tell_memories(&mut self) {
-        // A turn in which nothing is asked does what every turn does.
+        // A batch in which nothing is asked does what every batch does.
         if let Err(error) = self.keep(Vec::new(), &[]) {
-            self.judge(error);
+            self.record_failure(error);
         }
     }
 
@@ -349,15 +358,15 @@ impl Writer {
                 self.tell_memories();
                 self.upkeep.seal(old.segment, old.connection);
             }
-            Err(StoreError::Full) => self.newest.not_before = Instant::now() + Room::PATIENCE,
+            Err(StoreError::Full) => self.newest.not_before = Instant::now() + DiskReserve::TIMEOUT,
             Err(error) => {
                 self.newest.not_before = Instant::now() + Duration::from_secs(5);
-                self.judge(error);
+                self.record_failure(error);
             }
         }
     }
 
-    fn next_segment(&mut self) -> Result<Newest> {
+    fn next_segment(&mut self) -> Result<ActiveSegment> {
         let first = self.memory.marks.next_event;
         // First the old one: nothing must last that follows what does not.
         let synced = self.sync()?;
@@ -367,8 +376,8 @@ impl Writer {
         self.manifest.change(|it| it.add_segment(first))?;
         let segment = self.segments.make(first, path);
         segment.note_oldest(first);
-        let fresh = Newest::open(segment.clone())?;
-        if let Err(error) = self.journal.begin_anew(synced) {
+        let fresh = ActiveSegment::open(segment.clone())?;
+        if let Err(error) = self.journal.begin_again(synced) {
             self.status.break_down();
             return Err(error);
         }
@@ -378,16 +387,16 @@ impl Writer {
 }
 
 /// Nobody must wait for a writer that is gone, also when it ended in a panic.
-struct Gone {
-    inbox: Arc<Inbox>,
-    status: Arc<Status>,
+struct WriterGone {
+    queue: Arc<WriteQueue>,
+    status: Arc<StoreStatus>,
 }
 
-impl Drop for Gone {
+impl Drop for WriterGone {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.status.break_down();
         }
-        self.inbox.writer_gone();
+        self.queue.writer_gone();
     }
 }

@@ -12,11 +12,11 @@ use super::{
     Document, Result, StoreError,
     postgres::{
         self, Address,
-        intake::{Intake, IntakeError, Place, Rest},
+        intake::{Intake, IntakeCursor, IntakeError, Rest},
     },
     sqlite::{
-        Random,
-        takeout::{Sizes, Takeout},
+        RandomSource,
+        snapshot::{Sizes, Snapshot},
     },
 };
 use crate::{
@@ -25,8 +25,8 @@ use crate::{
 };
 
 /// What goes where.
-pub struct Request<'a> {
-    /// The data folder, which no gateway may have open.
+pub struct TransferRequest<'a> {
+    /// Data folder; no gateway may be running on it.
     pub from: &'a Path,
     /// A database that is empty, or that an earlier transfer of the same folder has begun to fill.
     pub to: &'a Address,
@@ -34,22 +34,22 @@ pub struct Request<'a> {
     /// Rows of a batch, at most.
     pub batch: usize,
     pub clock: Arc<dyn Clock>,
-    pub random: Random,
+    pub random: RandomSource,
 }
 
-impl Request<'_> {
+impl TransferRequest<'_> {
     pub const BATCH: usize = 4_000;
 }
 
 /// Rows, keys included.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Progress {
+pub struct TransferProgress {
     pub done: u64,
     pub of: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Report {
+pub struct TransferReport {
     pub events: u64,
     /// Deliveries, attempts and the like.
     pub rows: u64,
@@ -88,11 +88,11 @@ const KEYS: u32 = 2;
 
 /// Carries all of it over, and says how far it has come after each batch.
 pub async fn transfer(
-    request: Request<'_>,
-    told: &mut (dyn FnMut(Progress) + Send),
-) -> Result<Report, TransferError> {
-    let Request { from, to, options, batch, clock, random } = request;
-    let from = Takeout::open(from, batch, clock, random).await.map_err(TransferError::Source)?;
+    request: TransferRequest<'_>,
+    reported: &mut (dyn FnMut(TransferProgress) + Send),
+) -> Result<TransferReport, TransferError> {
+    let TransferRequest { from, to, options, batch, clock, random } = request;
+    let from = Snapshot::open(from, batch, clock, random).await.map_err(TransferError::Source)?;
     let secret = from.secret().map_err(TransferError::Source)?;
     let (sizes, documents) =
         from.read(|it| Ok((it.sizes()?, it.documents()?))).await.map_err(TransferError::Source)?;
@@ -101,7 +101,7 @@ pub async fn transfer(
     let (through, waiting) = (from.planned_through.0, from.waiting.len());
     let state = format!("{events} events, {rows} rows, plans through {through}, {waiting} wait");
     let to = Intake::open(to, options, secret, state).await?;
-    let report = Report {
+    let report = TransferReport {
         events: sizes.events,
         rows: sizes.rows,
         keys: sizes.keys,
@@ -112,15 +112,15 @@ pub async fn transfer(
         return Ok(report);
     }
     let done = to.taken();
-    let mut transfer = Transfer { from, to, told, documents, sizes, done };
+    let mut transfer = Transfer { from, to, reported, documents, sizes, done };
     transfer.run().await?;
     Ok(report)
 }
 
 struct Transfer<'a> {
-    from: Takeout,
+    from: Snapshot,
     to: Intake,
-    told: &'a mut (dyn FnMut(Progress) + Send),
+    reported: &'a mut (dyn FnMut(TransferProgress) + Send),
     documents: Vec<Document>,
     sizes: Sizes,
     done: u64,
@@ -143,7 +143,7 @@ impl Transfer<'_> {
             let first = if is_begun { begun.part } else { EVENTS };
             for part in first..PARTS {
                 let after = if is_begun && part == begun.part { begun.after } else { (-1, -1) };
-                self.part(Place { segment: segment.0, part, after }).await?;
+                self.part(IntakeCursor { segment: segment.0, part, after }).await?;
             }
         }
         self.rest().await
@@ -151,7 +151,7 @@ impl Transfer<'_> {
 
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Takeout) -> Result<T> + Send + 'static,
+        read: impl FnOnce(&Snapshot) -> Result<T> + Send + 'static,
     ) -> Result<T, TransferError> {
         self.from.read(read).await.map_err(TransferError::Source)
     }
@@ -159,11 +159,11 @@ impl Transfer<'_> {
     fn tell(&mut self, rows: usize) {
         self.done += rows as u64;
         let of = self.sizes.events + self.sizes.rows + self.sizes.keys;
-        (self.told)(Progress { done: self.done.min(of), of });
+        (self.reported)(TransferProgress { done: self.done.min(of), of });
     }
 
     /// A part of a file, to its end.
-    async fn part(&mut self, mut place: Place) -> Result<(), TransferError> {
+    async fn part(&mut self, mut place: IntakeCursor) -> Result<(), TransferError> {
         let segment = EventSeq(place.segment);
         loop {
             let after = place.after;
@@ -194,7 +194,7 @@ impl Transfer<'_> {
                 }
                 _ => {
                     // All of it, once: the mark behind it is that of the next part.
-                    self.counts(Place { part: PARTS, ..place }).await?;
+                    self.counts(IntakeCursor { part: PARTS, ..place }).await?;
                     (None, 0)
                 }
             };
@@ -205,7 +205,7 @@ impl Transfer<'_> {
         }
     }
 
-    async fn counts(&mut self, place: Place) -> Result<(), TransferError> {
+    async fn counts(&mut self, place: IntakeCursor) -> Result<(), TransferError> {
         let segment = EventSeq(place.segment);
         let (minutes, tallies, replays) = self
             .read(move |it| Ok((it.minutes(segment)?, it.tallies(segment)?, it.replays(segment)?)))
@@ -233,7 +233,7 @@ impl Transfer<'_> {
     async fn rest(&mut self) -> Result<(), TransferError> {
         let begun = self.to.place();
         let first = if begun.segment == BEHIND { begun.part } else { OWED };
-        let place = |part| Place { segment: BEHIND, part, after: (0, 0) };
+        let place = |part| IntakeCursor { segment: BEHIND, part, after: (0, 0) };
         if first == OWED {
             self.owed(place(OWED)).await?;
         }
@@ -262,9 +262,9 @@ impl Transfer<'_> {
         self.end().await
     }
 
-    async fn owed(&mut self, place: Place) -> Result<(), TransferError> {
+    async fn owed(&mut self, place: IntakeCursor) -> Result<(), TransferError> {
         self.to.begin_again("open");
-        for destination in self.read(Takeout::owing).await? {
+        for destination in self.read(Snapshot::owing).await? {
             let mut after = None;
             loop {
                 let rows = self.read(move |it| it.owed(destination, after)).await?;

@@ -216,7 +216,7 @@ fn a_delivery_that_came_twice_without_a_kill_is_caught() {
 }
 
 #[test]
-fn what_was_in_flight_at_a_kill_may_come_twice() {
+fn messages_in_flight_at_a_kill_may_come_twice() {
     let mut logs = Logs::clean(1000);
     logs.repeat_over(0, "plain", 8);
     logs.repeat_over(2, "plain", 3);
@@ -251,7 +251,7 @@ fn a_repeat_of_what_was_settled_long_before_the_kill_is_caught() {
 }
 
 #[test]
-fn what_was_attempted_during_a_fault_may_come_twice_and_what_came_later_may_not() {
+fn only_attempts_during_a_fault_may_come_twice() {
     // The freeze is from 500 to 510 ms: event 123 of lane 0 comes at 495, 125 at 503, and 127 at 511.
     let late = |n| arrival(900 * MS, 0, n, "plain");
     let mut logs = Logs::clean(1000);
@@ -264,7 +264,7 @@ fn what_was_attempted_during_a_fault_may_come_twice_and_what_came_later_may_not(
 }
 
 #[test]
-fn what_comes_twice_while_a_fault_lasts_counts_against_it() {
+fn duplicates_during_a_fault_are_charged_to_it() {
     let mut logs = Logs::clean(1000);
     // Nine of those that came during the freeze, which is long now.
     logs.run["faults"][1]["until"] = json!(600 * MS);

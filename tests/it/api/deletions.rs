@@ -111,7 +111,7 @@ async fn nobody_speaks_in_the_systems_name() {
 }
 
 #[tokio::test]
-async fn what_is_stored_of_a_user_is_erased_and_what_is_owed_of_it_cancelled() {
+async fn deletion_erases_a_user_and_cancels_deliveries() {
     const SECRET: &str = "a-very-private-thing";
     // Given events of two users, delivered and answered with what they say, and some that wait,
     let sink = Sink::with(|it| SinkAnswer::status(200).body(it.body.clone())).await;

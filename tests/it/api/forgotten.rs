@@ -87,7 +87,7 @@ async fn a_deletion_tells_how_many_attempts_were_under_way() {
 
 /// A deletion that is kept, and of which nothing else has happened yet: what a crash may leave.
 async fn keep_deletion(gateway: &Gateway, state: DeletionState) {
-    let project = *gateway.app.registrar.current().projects.keys().next().unwrap();
+    let project = *gateway.app.catalog_writer.current().projects.keys().next().unwrap();
     let deletion = Deletion {
         id: DeletionId::from_bits(7),
         project,
@@ -104,7 +104,7 @@ async fn keep_deletion(gateway: &Gateway, state: DeletionState) {
         ended_at: None,
     };
     let edit = vec![Edit::Put(Resource::Deletion(deletion))];
-    gateway.app.registrar.edit(|_| Ok::<_, StoreError>((edit, ()))).await.unwrap();
+    gateway.app.catalog_writer.edit(|_| Ok::<_, StoreError>((edit, ()))).await.unwrap();
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn far_away() -> World {
             world.post(&format!("key {n}")).await.expect(202);
         }
         world.sink.received_at_least(3).await;
-        let project = *world.app.registrar.current().projects.keys().next().unwrap();
+        let project = *world.app.catalog_writer.current().projects.keys().next().unwrap();
         let page = Page { before: None, limit: 1 };
         let found = world.app.database.deliveries(project, &Default::default(), page).await;
         if found.unwrap()[0].seq.bits() as f64 > LARGEST {

@@ -107,7 +107,7 @@ async fn ask_for_proof(gateway: &Gateway) {
         destination.version += 1;
         Ok::<_, StoreError>((vec![Edit::Put(Resource::Destination(destination))], ()))
     };
-    gateway.app.registrar.edit(decide).await.unwrap();
+    gateway.app.catalog_writer.edit(decide).await.unwrap();
 }
 
 #[tokio::test]

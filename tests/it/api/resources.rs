@@ -169,7 +169,7 @@ async fn projects_are_made_and_deleted_by_keys_for_all_projects_only() {
     root.delete("/api/v1/projects/b").await.expect(204);
     assert_eq!(in_b.get("/api/v1/sources").await.expect(401).problem(), "unauthorized");
     root.get("/api/v1/projects/b").await.expect(404);
-    assert_eq!(gateway.app.registrar.current().sources.len(), 0);
+    assert_eq!(gateway.app.catalog_writer.current().sources.len(), 0);
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ fn types_that_came_are_listed_shown_and_adopted() {
 }
 
 #[test]
-fn what_cannot_be_adopted_says_why() {
+fn types_that_cannot_be_adopted_say_why() {
     let serving = serving();
     for (words, code, expected) in [
         (&["adopt", "order.paid"][..], 1, "409"),

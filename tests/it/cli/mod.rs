@@ -29,7 +29,7 @@ fn of_a_batch_the_first_element_can_be_what_is_signed() {
 }
 
 #[test]
-fn what_is_signed_verifies_and_what_was_changed_does_not() {
+fn signatures_verify_only_unchanged_bodies() {
     let folder = tempfile::tempdir().unwrap();
     let headers = folder.path().join("headers.txt");
     let headers_path = headers.to_str().unwrap();

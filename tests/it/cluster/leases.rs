@@ -23,7 +23,8 @@ const LEASE: Duration = Duration::from_millis(300);
 async fn node(database: &postgres::Address, id: u128) -> (Arc<PostgresStore>, Member) {
     let options = postgres::Options { shards: 1, ..postgres::Options::default() };
     let roles = vec![];
-    let node = postgres::Node { id, name: String::new(), roles, address: None, is_alone: false };
+    let node =
+        postgres::NodeIdentity { id, name: String::new(), roles, address: None, is_alone: false };
     let random = Box::new(move || id as u64);
     let accept = |_| hint::channel(10).0;
     let store =
@@ -67,7 +68,7 @@ async fn a_node_that_was_frozen_writes_nothing_with_what_it_held() {
         destination: destinations(1),
         place: owed[0].place,
         like: None,
-        anew: None,
+        replanned: None,
     };
     let step = ReplayStep {
         replay: ReplayId::from_bits(0x500),
@@ -91,7 +92,7 @@ async fn a_node_that_was_frozen_writes_nothing_with_what_it_held() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_given_back_is_free_at_once_and_a_successor_of_the_same_name_waits_for_nobody() {
+async fn released_leases_are_free_at_once() {
     let database = shared().prepared();
     let ((one, me), (two, mut other)) = (node(&database, 1).await, node(&database, 2).await);
     one.beat(&me, LEASE * 100).await.unwrap();

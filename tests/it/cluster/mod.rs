@@ -154,7 +154,7 @@ async fn the_limit_of_a_destination_holds_over_all_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_changed_on_one_node_is_in_force_on_the_others() {
+async fn changes_on_one_node_apply_on_all() {
     let (database, sink) = (database(), Sink::new().await);
     let one = Node::start("one", &database).await;
     let two = Node::start("two", &database).await;

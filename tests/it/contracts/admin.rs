@@ -11,7 +11,7 @@ use std::{
 use jiff::SignedDuration;
 use serde_json::json;
 use tidegate::{
-    destinations::{Destination as _, webhook},
+    destinations::{DestinationClient as _, webhook},
     model::{Class, DestinationId, Ordering, Profile, Retry, RetryPreset},
 };
 
@@ -138,7 +138,7 @@ const UNVERIFIED: &str = ", profile: admin, https_only: false, verify: false";
 /// queue at the correct timestamp position." "Once your endpoint resumes accepting connections, queued
 /// events are replayed automatically."
 #[tokio::test]
-async fn what_waited_for_an_endpoint_that_was_down_arrives_in_order_when_it_is_back() {
+async fn backlog_of_a_recovered_endpoint_arrives_in_order() {
     let is_down = Arc::new(AtomicBool::new(true));
     let looked_at = is_down.clone();
     let sink =
@@ -169,7 +169,7 @@ async fn what_waited_for_an_endpoint_that_was_down_arrives_in_order_when_it_is_b
 
 /// "Admin caches events for 24 hours."
 #[tokio::test]
-async fn what_could_not_be_delivered_for_a_day_expires_where_people_see_it() {
+async fn undelivered_events_expire_visibly_after_a_day() {
     let sink = Sink::answering(&[503]).await;
     let gateway = Gateway::delivering_to(&sink.url("/webhook"), UNVERIFIED).await;
     let first = gateway.publish("user.created", json!({})).await;

@@ -1,7 +1,7 @@
 //! Several messages in one request: which may share one, and what it says.
 
 use tidegate::{
-    destinations::Destination as _,
+    destinations::DestinationClient as _,
     model::{Batch, Class, Message, Profile},
 };
 
@@ -72,7 +72,7 @@ async fn messages_share_a_group_exactly_when_url_and_headers_agree() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_takes_no_other_message_with_it() {
+async fn an_unsendable_message_spares_its_batch() {
     let lab = Lab::new();
     let outlet = lab.build(&destination_of(Profile::Segment, &["http://127.0.0.1:9/"]));
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use tidegate::{
-    destinations::Destination as _,
+    destinations::DestinationClient as _,
     model::{Batch, Class, Method, Profile, Signed},
 };
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::json;
 use tidegate::{
-    crypto::{Context, Field},
-    destinations::Destination as _,
+    crypto::{SealContext, SecretField},
+    destinations::DestinationClient as _,
     model::{Auth, Class, Profile, Secret},
 };
 
@@ -76,7 +76,7 @@ async fn auth_is_none_or_a_bearer_token_or_hmac_under_a_name_of_choice() {
     let (lab, sink) = (Lab::new(), Sink::new().await);
     let plain = destination_of(Profile::Ingestlayer, &[&sink.url("/")]);
     let mut bearer = plain.clone();
-    let context = Context::of_destination(plain.project, plain.id, Field::BearerToken);
+    let context = SealContext::of_destination(plain.project, plain.id, SecretField::BearerToken);
     let token = lab.vault.seal(&Secret::new("t0ken"), &context);
     webhook_of(&mut bearer).auth = Auth::Bearer { token };
     let mut named = lab.signed(plain.clone(), "s3cret");
@@ -127,7 +127,7 @@ async fn during_a_rotation_both_secrets_sign() {
 
 /// "Retries use exponential backoff for several attempts before dead-lettering."
 #[tokio::test]
-async fn what_is_refused_is_tried_eight_times_and_then_a_dead_letter() {
+async fn a_refused_delivery_is_dead_after_eight_attempts() {
     let sink = Sink::answering(&[500, 404, 301, 429, 503]).await;
     let gateway = Gateway::delivering_to(&sink.url("/hooks"), ", profile: ingestlayer").await;
 

@@ -2,7 +2,7 @@
 
 use tidegate::{
     clock::{Clock as _, SystemClock},
-    destinations::Destination as _,
+    destinations::DestinationClient as _,
     model::{Batch, Class, Destination, IdempotencyHeader, Message, Profile, Signed},
 };
 

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tidegate::{
-    destinations::Destination as _,
+    destinations::DestinationClient as _,
     model::{Class, Profile, Retry, RetryOn, RetryPreset},
 };
 use tokio::{

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate::{
-    destinations::{Destination as _, profiles},
+    destinations::{DestinationClient as _, profiles},
     model::{Batch, Method, Profile, RetryOn},
 };
 

@@ -1,7 +1,7 @@
 //! URLs and headers that differ from event to event.
 
 use tidegate::{
-    destinations::{Destination as _, Directory, webhook},
+    destinations::{DestinationClient as _, Directory, webhook},
     model::{Class, Message, Method, Profile},
 };
 
@@ -38,7 +38,7 @@ async fn url_and_headers_are_filled_in_for_each_message() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_a_url_or_a_header_concerns_that_message_only() {
+async fn unfit_template_values_fail_one_message_only() {
     let (lab, sink) = (Lab::new(), Sink::new().await);
     let mut destination =
         destination_of(Profile::Customerio, &[&sink.url("/users/{{ payload.id }}/x")]);

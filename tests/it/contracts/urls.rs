@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate::{
-    destinations::Destination as _,
+    destinations::DestinationClient as _,
     model::{Class, Profile},
 };
 

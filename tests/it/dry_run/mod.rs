@@ -177,7 +177,7 @@ async fn a_dry_run_tells_each_step_and_sends_and_stores_nothing() {
 }
 
 #[tokio::test]
-async fn what_goes_no_further_says_where_and_why() {
+async fn dropped_events_say_where_and_why() {
     let world = World::new().await;
     for (event_type, payload, at, reason) in [
         ("order.paid", json!({}), "trigger", "it takes no events of the type `order.paid`"),
@@ -382,7 +382,7 @@ async fn a_change_that_breaks_a_test_case_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_test_case_is_said_with_its_field() {
+async fn faults_of_test_cases_name_the_field() {
     let world = World::new().await;
     let spec = world.spec().await;
     for (case, field) in [

@@ -136,5 +136,5 @@ async fn the_oldest_versions_go_and_those_of_a_deleted_pipeline_too() {
     let gone = world.gateway.send("DELETE", "/api/v1/pipelines/signups", &[], None).await;
     assert_eq!(gone.status, 204);
     let gateway = world.gateway.restart().await;
-    assert!(gateway.app.registrar.current().histories.is_empty());
+    assert!(gateway.app.catalog_writer.current().histories.is_empty());
 }

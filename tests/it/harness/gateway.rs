@@ -156,7 +156,7 @@ impl Gateway {
 
     /// Waits until the event has its plan.
     pub async fn planned(&self, id: EventId) {
-        let project = *self.app.registrar.current().projects.keys().next().unwrap();
+        let project = *self.app.catalog_writer.current().projects.keys().next().unwrap();
         let record = self.app.database.event(project, id).await.unwrap().unwrap();
         let planned = self.app.planned.wait_for(record.event.seq);
         let waited = tokio::time::timeout(PATIENCE, planned).await;

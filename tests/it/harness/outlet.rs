@@ -10,9 +10,9 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tidegate::{
-    crypto::{Context, Field, SeededRandom, Vault},
+    crypto::{SealContext, SecretField, SeededRandom, Vault},
     destinations::{
-        Destination as _,
+        DestinationClient as _,
         egress::{Egress, Options, Resolver, SystemResolver},
         profiles, webhook,
     },
@@ -54,7 +54,8 @@ impl Lab {
 
     /// The value of a header as it is kept.
     pub fn header(&self, destination: &Destination, value: &str) -> Sealed {
-        let context = Context::of_destination(destination.project, destination.id, Field::Header);
+        let context =
+            SealContext::of_destination(destination.project, destination.id, SecretField::Header);
         self.vault.seal(&Secret::new(value), &context)
     }
 
@@ -66,8 +67,11 @@ impl Lab {
     }
 
     pub fn signing_key(&self, destination: &Destination, secret: &str) -> SigningKey {
-        let context =
-            Context::of_destination(destination.project, destination.id, Field::SigningKey);
+        let context = SealContext::of_destination(
+            destination.project,
+            destination.id,
+            SecretField::SigningKey,
+        );
         SigningKey {
             secret: self.vault.seal(&Secret::new(secret), &context),
             created_at: now(),

@@ -270,7 +270,7 @@ async fn an_absence_is_told_exactly_once_however_often_the_process_is_killed() {
 }
 
 #[tokio::test]
-async fn who_was_not_heard_of_for_longest_is_forgotten_first() {
+async fn the_longest_unseen_key_is_forgotten_first() {
     // Given a step that remembers 16 keys, and two events of each of 17
     let step = "{ detect.spike: { key: payload.key, threshold: 3, window: 1h, max_keys: 16 } }";
     let mut line = Line::start(&file(step), &[]).await;

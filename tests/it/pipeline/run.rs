@@ -18,7 +18,7 @@ use tidegate::{
     pipeline::{self, Options, Parts},
     store::{
         Appended, Backlog, Database, Health, OwedQuery, Recording, ReplayStep, Result, Settlement,
-        Store, StoreError, Waiting,
+        Store, StoreError, WaitingEvent,
     },
 };
 use tokio::sync::watch;
@@ -71,7 +71,7 @@ impl Store for Stumbling {
         if fate == Fate::Works { Ok(owed) } else { Err(unavailable()) }
     }
 
-    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<Waiting>> {
+    async fn waiting(&self, after: EventSeq, limit: usize) -> Result<Vec<WaitingEvent>> {
         self.inner.waiting(after, limit).await
     }
 
@@ -233,7 +233,7 @@ async fn each_event_is_planned_once_in_order_and_handed_on() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_the_start_is_planned_first() {
+async fn events_accepted_before_a_start_are_planned_first() {
     // Given events that no loop has seen
     let home = on_sqlite();
     let opened = home.open().await;

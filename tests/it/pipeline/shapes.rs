@@ -143,7 +143,7 @@ fn a_transform_makes_messages_of_its_own_each_with_an_id_that_stays() {
 }
 
 #[test]
-fn what_a_script_gets_wrong_is_said_where_it_stands_and_stops_that_route_only() {
+fn script_errors_name_the_line_and_stop_one_route() {
     let catalog = with_routes(
         "[]",
         r#"

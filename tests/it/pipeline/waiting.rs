@@ -12,7 +12,7 @@ use tidegate::{
     clock::ManualClock,
     hint::{self, Hint},
     model::{DeliveryState, EventId, Message, Owed, ProjectId, RawJson},
-    pipeline::{self, Answer, Asked, Lookups, Options, Parts, Question, Status},
+    pipeline::{self, LookupAnswer, LookupFuture, LookupStatus, Lookups, Options, Parts, Question},
     store::{Database, EventRecord},
 };
 use tokio::sync::watch;
@@ -54,7 +54,7 @@ impl Oracle {
 struct Shared(Arc<Oracle>);
 
 impl Lookups for Shared {
-    fn ask(&self, _: ProjectId, question: Arc<Question>) -> Asked {
+    fn ask(&self, _: ProjectId, question: Arc<Question>) -> LookupFuture {
         let Question::Person(person) = &*question else { panic!("only people are asked for") };
         let (oracle, email) = (self.0.clone(), person.email.clone());
         *oracle.asked.lock().unwrap().entry(email.clone()).or_default() += 1;
@@ -63,9 +63,9 @@ impl Lookups for Shared {
             let mut held = oracle.held.subscribe();
             held.wait_for(|it| !it.contains(&email)).await.unwrap();
             if email.starts_with("known") {
-                return Answer::found(RawJson::of(&json!({"company": "Acme"})), "oracle");
+                return LookupAnswer::found(RawJson::of(&json!({"company": "Acme"})), "oracle");
             }
-            Answer::failed(Status::Failed, "oracle", "it does not want to")
+            LookupAnswer::failed(LookupStatus::Failed, "oracle", "it does not want to")
         })
     }
 }
@@ -180,7 +180,7 @@ fn file(settings: &str, ordering: &str) -> String {
 }
 
 #[tokio::test]
-async fn who_waits_holds_up_no_other_pipeline_and_no_other_event() {
+async fn a_pending_lookup_blocks_only_its_own_plan() {
     // Given an event whose answer does not come, and one behind it
     let home = on_sqlite();
     let mut line = Line::start(&home, &file("", "none"), &[], Options::default()).await;
@@ -220,7 +220,7 @@ async fn in_an_ordered_lane_later_events_wait_behind_who_waits() {
 }
 
 #[tokio::test]
-async fn who_waits_at_a_restart_is_asked_for_again_and_keeps_its_place() {
+async fn pending_lookups_survive_a_restart_in_order() {
     let home = on_sqlite();
     let mut line = Line::start(&home, &file("", "fifo"), &[], Options::default()).await;
     line.oracle.hold(&["known-1"]);
@@ -236,7 +236,7 @@ async fn who_waits_at_a_restart_is_asked_for_again_and_keeps_its_place() {
 }
 
 #[tokio::test]
-async fn when_too_many_wait_the_rest_goes_on_without_an_answer() {
+async fn lookups_beyond_the_limit_go_unanswered() {
     let home = on_sqlite();
     let options = Options { waiting: 2, ..Options::default() };
     let mut line = Line::start(&home, &file("", "none"), &[], options).await;

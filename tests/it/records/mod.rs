@@ -50,7 +50,7 @@ on_both! {
     a_list_goes_on_where_it_stopped_while_new_events_arrive
     nothing_crosses_a_project
     minutes_add_up_over_segments
-    what_just_ended_is_no_longer_listed_as_owed
+    ended_deliveries_leave_the_backlog
 }
 
 async fn every_question_is_answered_as_it_was<S: Lived>() {
@@ -168,7 +168,7 @@ async fn minutes_add_up_over_segments<S: Lived>() {
     }
 }
 
-async fn what_just_ended_is_no_longer_listed_as_owed<S: Lived>() {
+async fn ended_deliveries_leave_the_backlog<S: Lived>() {
     let mut world = S::begin(21).await;
     world.live(10).await;
     let open: Vec<DeliverySeq> = world.open().collect();

@@ -383,7 +383,7 @@ pub fn step_for(event: &Event) -> ReplayStep {
         destination: destination_of(event, 1),
         place: Place { lane: Lane::NONE, position: 0 },
         like: None,
-        anew: None,
+        replanned: None,
     };
     let cursor = Some(DeliverySeq::first_of(event.seq));
     ReplayStep { replay: REPLAY, items: vec![item], fresh_ids: false, at: now(), cursor }

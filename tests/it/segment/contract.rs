@@ -245,7 +245,7 @@ async fn a_pixel_is_a_picture_whatever_happens() {
 }
 
 #[tokio::test]
-async fn what_a_source_must_never_store_reaches_no_disk_by_any_door() {
+async fn never_store_holds_at_every_endpoint() {
     let resources = "version: 1\nproject: acme\nsources:\n  \
         - { name: web, kind: segment, write_key: wk_demo, never_store: { fields: [payload.traits.ssn] } }\n  \
         - { name: form, kind: webhook, verify: none, never_store: { detect: [card] } }\n";

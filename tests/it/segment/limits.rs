@@ -68,7 +68,7 @@ async fn a_body_of_many_names_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn what_a_batch_shares_counts_in_each_of_its_messages() {
+async fn shared_fields_count_in_each_message() {
     let lab = Lab::new().await;
     let batch = |context: Value, count: usize| {
         let message = |it| json!({ "type": "page", "userId": "u", "messageId": format!("m{it}") });

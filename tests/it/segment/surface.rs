@@ -145,7 +145,7 @@ async fn a_token_beside_the_key_in_the_body_and_the_key_in_the_query_open_it_as_
 }
 
 #[tokio::test]
-async fn what_a_batch_says_of_all_is_in_each_message_and_its_clock_is_corrected() {
+async fn batch_context_reaches_each_message() {
     let lab = Lab::new().await;
     // The client's clock is a day slow: what it made five seconds ago happened five seconds ago.
     let body = json!({
@@ -188,7 +188,7 @@ async fn a_pixel_whose_names_nest_without_end_is_a_picture_and_no_deep_stack() {
 }
 
 #[tokio::test]
-async fn what_is_not_taken_stands_with_its_reason_at_the_source() {
+async fn rejected_messages_are_shown_at_the_source() {
     let lab = Lab::new().await;
     let wide: BTreeMap<_, _> = (0..3000).map(|it| (format!("k{it}"), it)).collect();
     let body = json!({ "batch": [

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use tidegate::{
-    dispatch::{Input, Lost},
+    dispatch::{Input, Spilled},
     model::{DeliverySeq, DestinationId, DestinationState, Owed},
     store::Settlement,
 };
@@ -58,7 +58,7 @@ impl World {
         owed.into_iter().filter(|it| !self.elsewhere.away.contains(&it.destination)).collect()
     }
 
-    pub fn our_loss(&self, mut lost: Lost) -> Lost {
+    pub fn our_loss(&self, mut lost: Spilled) -> Spilled {
         lost.0.retain(|it, _| !self.elsewhere.away.contains(it));
         lost
     }

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use tidegate::{
-    dispatch::{Action, Input, Lost, Options, Scheduler},
+    dispatch::{Action, Input, Options, Scheduler, Spilled},
     model::{DeliverySeq, Destination, DestinationId, DestinationState, Ended, Outcome, Owed},
     store::{OwedQuery, Settlement},
 };
@@ -36,7 +36,7 @@ pub enum Happening {
     },
     Lost {
         life: u32,
-        lost: Lost,
+        lost: Spilled,
         seqs: Vec<DeliverySeq>,
     },
     AttemptEnds {
@@ -239,7 +239,7 @@ impl World {
         self.last_hint = self.last_hint.max(self.now + wait);
         let life = self.life;
         let happening = if is_lost {
-            let mut lost = Lost::default();
+            let mut lost = Spilled::default();
             owed.iter().for_each(|it| lost.note(it));
             Happening::Lost { life, lost, seqs: owed.iter().map(|it| it.seq).collect() }
         } else {

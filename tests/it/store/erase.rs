@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate::{
     model::{Altered, EventSeq, Lane, NewEvent, Person, Place, RawJson, ReplayId, SourceId},
-    store::{Appended, EventFilter, OwedQuery, Page, ReplayItem, ReplayStep, Stretch},
+    store::{Appended, EventFilter, OwedQuery, Page, ReplayItem, ReplayStep, ScannedRange},
 };
 
 use super::home::{
@@ -22,12 +22,12 @@ fn of(user: &str) -> NewEvent {
     event(&format!(r#"{{"userId":"{user}","secret":"{SECRET}"}}"#))
 }
 
-async fn find(open: &Open, after: u64) -> Option<Stretch> {
+async fn find(open: &Open, after: u64) -> Option<ScannedRange> {
     let until = open.store.last_event().await.unwrap();
     open.store.find_person(projects(1), &person(), EventSeq(after), until).await.unwrap()
 }
 
-pub async fn what_events_say_about_a_person_is_erased_and_nothing_else(home: &dyn Home) {
+pub async fn erasure_removes_only_the_persons_data(home: &dyn Home) {
     // Given events of two users and projects, one with a key, planned with copies, and one of our own,
     let open = home.open().await;
     let key = NewEvent { payload: of("u-1").payload, ..keyed(projects(1), "k", "") };
@@ -82,7 +82,7 @@ pub async fn what_events_say_about_a_person_is_erased_and_nothing_else(home: &dy
         destination: destinations(1),
         place: Place { lane: Lane::NONE, position: 0 },
         like: None,
-        anew: None,
+        replanned: None,
     };
     let step = ReplayStep {
         replay: ReplayId::from_bits(0x500),

@@ -15,7 +15,7 @@ use tidegate::{
     },
     store::{
         Appended, Database, Next, Recording, Settlement,
-        postgres::{self, Address, Node, PostgresStore},
+        postgres::{self, Address, NodeIdentity, PostgresStore},
         sqlite::{Options, SqliteStore},
     },
 };
@@ -118,7 +118,7 @@ pub async fn postgres_with(
     address: &Address,
     options: postgres::Options,
 ) -> tidegate::store::Result<(Arc<PostgresStore>, Vec<Accepted>, Arc<ManualClock>)> {
-    let node = Node {
+    let node = NodeIdentity {
         id: u128::from(number()) << 64 | u128::from(number()),
         name: "test".to_owned(),
         roles: vec![],

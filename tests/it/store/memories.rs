@@ -30,7 +30,7 @@ fn plan(of: &Arc<Event>, remembered: Vec<Remembered>, tallies: Vec<Tally>) -> Pl
     Plan { remembered, tallies, ..plan_for(of, &[1]) }
 }
 
-pub async fn what_is_remembered_changes_with_its_plan_and_survives_a_crash(home: &dyn Home) {
+pub async fn memories_change_with_their_plan_and_survive_a_crash(home: &dyn Home) {
     let open = home.open().await;
     let offered = (0..3).map(|n| event(&n.to_string())).collect();
     let events = new_events(&open.store.append(offered).await.unwrap());

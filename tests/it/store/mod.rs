@@ -61,19 +61,19 @@ contract! {
     events::an_event_is_read_back_as_it_was_accepted
     events::an_event_is_planned_once
     events::a_plan_that_leaves_one_out_is_refused
-    events::what_has_no_plan_survives_a_crash
+    events::unplanned_events_survive_a_crash
     events::resources_change_all_or_none
     events::after_close_every_call_says_so
-    owed::what_is_planned_is_owed_until_it_ends
+    owed::planned_deliveries_are_owed_until_they_end
     owed::a_settlement_of_what_has_ended_is_ignored
     owed::a_line_is_in_the_order_of_its_places
     owed::a_line_takes_only_so_many_of_each_lane
     owed::the_first_of_all_lanes_has_the_least_position
     owed::a_line_goes_on_behind_any_place
-    owed::what_failed_is_due_when_its_time_has_come
+    owed::failed_deliveries_become_due_on_time
     owed::the_backlog_counts_by_destination
-    owed::what_is_owed_survives_a_crash
-    owed::what_is_owed_survives_closing
+    owed::backlog_survives_a_crash
+    owed::backlog_survives_a_clean_stop
     owed::a_message_has_the_copy_of_its_destination
     waiting::a_plan_that_waits_gets_its_rest_later_and_in_any_order
     waiting::a_rest_that_is_refused_can_be_planned_again
@@ -84,12 +84,12 @@ contract! {
     replay::dead_letters_of_other_copies_stay
     replay::a_replay_carries_what_was_planned_anew
     replay::an_event_has_room_for_so_many_deliveries_and_no_more
-    record::what_was_sent_already_is_kept_with_what_came_of_it
+    record::recordings_keep_the_event_and_its_outcome
     record::a_recording_says_nothing_about_the_plans_before_it
-    record::what_was_recorded_can_be_replayed
-    erase::what_events_say_about_a_person_is_erased_and_nothing_else
+    record::recordings_can_be_replayed
+    erase::erasure_removes_only_the_persons_data
     erase::an_erasure_that_is_asked_for_again_finds_the_rest
-    memories::what_is_remembered_changes_with_its_plan_and_survives_a_crash
+    memories::memories_change_with_their_plan_and_survive_a_crash
     memories::counts_of_a_minute_add_up_by_version_and_place
     memories::a_key_that_counts_for_a_while_is_taken_again_after_it
     directory::rows_are_found_by_project_table_and_key_only
@@ -245,7 +245,7 @@ mod events {
         assert_eq!(open.store.plan(plans).await.unwrap().len(), 2);
     }
 
-    pub async fn what_has_no_plan_survives_a_crash(home: &dyn Home) {
+    pub async fn unplanned_events_survive_a_crash(home: &dyn Home) {
         let open = home.open().await;
         let offered = (0..5).map(|_| event("1")).collect();
         let events = new_events(&open.store.append(offered).await.unwrap());

@@ -34,7 +34,7 @@ async fn due(open: &Open, until: Timestamp, limit: usize) -> Vec<Owed> {
     open.store.owed(query).await.unwrap()
 }
 
-pub async fn what_is_planned_is_owed_until_it_ends(home: &dyn Home) {
+pub async fn planned_deliveries_are_owed_until_they_end(home: &dyn Home) {
     let open = home.open().await;
     let owed = owe(&open, 3, &[1, 2]).await;
     assert_eq!(line(&open, 1).await, [owed[0], owed[2], owed[4]]);
@@ -141,7 +141,7 @@ pub async fn a_line_goes_on_behind_any_place(home: &dyn Home) {
     }
 }
 
-pub async fn what_failed_is_due_when_its_time_has_come(home: &dyn Home) {
+pub async fn failed_deliveries_become_due_on_time(home: &dyn Home) {
     let open = home.open().await;
     let owed = owe(&open, 4, &[1]).await;
     let at = |seconds| now() + SignedDuration::from_secs(seconds);
@@ -183,7 +183,7 @@ pub async fn the_backlog_counts_by_destination(home: &dyn Home) {
     assert_eq!(backlog, [of(2, 2, &owed[7]), of(1, 5, &owed[0])]);
 }
 
-pub async fn what_is_owed_survives_a_crash(home: &dyn Home) {
+pub async fn backlog_survives_a_crash(home: &dyn Home) {
     let mut open = home.open().await;
     let mut expected: Vec<Owed> = Vec::new();
     // Ends, failures and new ones, some of them read in between, which moves them out of memory.
@@ -205,7 +205,7 @@ pub async fn what_is_owed_survives_a_crash(home: &dyn Home) {
     assert_eq!(line(&open, 1).await, expected);
 }
 
-pub async fn what_is_owed_survives_closing(home: &dyn Home) {
+pub async fn backlog_survives_a_clean_stop(home: &dyn Home) {
     let open = home.open().await;
     let owed = owe(&open, 50, &[1]).await;
     open.store.settle(owed[..20].iter().map(|it| note(it, ended())).collect()).await.unwrap();

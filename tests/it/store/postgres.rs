@@ -172,7 +172,7 @@ async fn a_node_that_lost_its_leases_can_write_nothing_for_their_shards() {
             destination: destinations(1),
             place: owed[0].place,
             like: None,
-            anew: None,
+            replanned: None,
         }],
         fresh_ids: false,
         at: now(),

@@ -23,7 +23,7 @@ const CALLERS: usize = 16;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, which wants the machine for itself"]
-async fn what_an_event_costs_on_a_database_with_fsync() {
+async fn cost_of_an_event_on_a_database_with_fsync() {
     let cluster = Cluster::durable();
     let address = cluster.database();
     let options = Options { shards: 1, ..Options::default() };

@@ -12,7 +12,7 @@ use super::home::{Home, destinations, event, new_events, now, plan_for, projects
 
 const PAGE: Page = Page { before: None, limit: 10 };
 
-pub async fn what_was_sent_already_is_kept_with_what_came_of_it(home: &dyn Home) {
+pub async fn recordings_keep_the_event_and_its_outcome(home: &dyn Home) {
     let open = home.open().await;
     let sent = recording(1, 1);
     let id = sent.event.id.unwrap();
@@ -63,7 +63,7 @@ pub async fn a_recording_says_nothing_about_the_plans_before_it(home: &dyn Home)
     assert_eq!(unplanned, [waiting, vec![kept]].concat());
 }
 
-pub async fn what_was_recorded_can_be_replayed(home: &dyn Home) {
+pub async fn recordings_can_be_replayed(home: &dyn Home) {
     let open = home.open().await;
     let kept = open.store.record(recording(1, 1)).await.unwrap();
     open.store.plan(vec![plan_for(&kept, &[])]).await.unwrap();
@@ -72,7 +72,7 @@ pub async fn what_was_recorded_can_be_replayed(home: &dyn Home) {
         destination: destinations(1),
         place: Place { lane: Lane::NONE, position: 0 },
         like: Some(DeliverySeq::new(kept.seq, 0)),
-        anew: None,
+        replanned: None,
     };
     let step = ReplayStep {
         replay: ReplayId::from_bits(0x500),

@@ -30,7 +30,7 @@ fn item(event: u64, to: u128) -> ReplayItem {
         destination: destinations(to),
         place: AT_ONCE,
         like: None,
-        anew: None,
+        replanned: None,
     }
 }
 
@@ -177,7 +177,7 @@ pub async fn a_replay_carries_what_was_planned_anew(home: &dyn Home) {
         copy: Some(Arc::new(Altered::payload(RawJson::trusted("\"anew\"")))),
         dead: None,
     };
-    let anew = ReplayItem { like: Some(owed[0].seq), anew: Some(planned), ..item(1, 1) };
+    let anew = ReplayItem { like: Some(owed[0].seq), replanned: Some(planned), ..item(1, 1) };
     let made = open.store.replay(step(vec![anew])).await.unwrap();
 
     let messages = open.store.messages(&[made[0].seq]).await.unwrap();

@@ -138,7 +138,7 @@ async fn work_of_any_kind_agrees_with_a_model_over_many_segments() {
 }
 
 #[tokio::test]
-async fn what_is_owed_is_found_again_without_its_file() {
+async fn backlog_is_rebuilt_without_its_file() {
     for damage in ["missing", "scribbled over"] {
         let home = with_small_segments();
         let open = home.open().await;
@@ -199,7 +199,7 @@ fn events_in(home: &SqliteHome, segment: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn what_only_the_journal_has_is_there_when_the_store_is_opened_again() {
+async fn journal_records_are_recovered_at_a_start() {
     // Given events that were accepted, planned and settled a moment before a crash,
     let home = on_sqlite();
     let open = home.open().await;
@@ -277,7 +277,7 @@ async fn the_journal_goes_on_in_its_other_file_and_nothing_is_missing() {
 }
 
 #[tokio::test]
-async fn what_is_erased_is_in_no_file_any_more() {
+async fn erased_data_is_in_no_file() {
     // Given an event whose body stands in the journal and in a segment, compressed,
     let home = on_sqlite();
     let open = home.open().await;

@@ -54,7 +54,7 @@ fn told(error: &StoreError) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_for_tls_has_the_server_verified_and_no_password_is_repeated() {
+async fn tls_verifies_the_server_and_hides_passwords() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let (our_roots, their_roots) = (roots(&ours), roots(&theirs));
     let server = server(&ours);

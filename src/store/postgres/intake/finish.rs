@@ -8,7 +8,7 @@ use super::{
         memories::{Changes, KEEP},
         values::{Uuid, delivery_to_row, first_of, lane_to_row, micros, seq_to_row},
     },
-    Intake, IntakeError, KEEP_MARK, MARK, Mark, Place,
+    Intake, IntakeCursor, IntakeError, KEEP_MARK, MARK, Mark,
 };
 use crate::{
     model::{EventId, EventSeq, Owed, ProjectId, RawJson, Remembered},
@@ -70,7 +70,7 @@ impl Intake {
         self.mark.totals.remove(table);
     }
 
-    pub async fn owed(&mut self, rows: &[(Owed, ProjectId)], place: Place) -> Result<()> {
+    pub async fn owed(&mut self, rows: &[(Owed, ProjectId)], place: IntakeCursor) -> Result<()> {
         let of =
             |it: &dyn Fn(&Owed) -> i64| rows.iter().map(|row| it(&row.0)).collect::<Vec<i64>>();
         let destinations: Vec<Uuid> = rows.iter().map(|it| it.0.destination.into()).collect();
@@ -102,7 +102,7 @@ impl Intake {
     pub async fn entities(
         &mut self,
         rows: &[(ProjectId, String, Entity)],
-        place: Place,
+        place: IntakeCursor,
     ) -> Result<()> {
         let projects: Vec<Uuid> = rows.iter().map(|it| it.0.into()).collect();
         let tables: Vec<&[u8]> = rows.iter().map(|it| it.1.as_bytes()).collect();
@@ -118,7 +118,7 @@ impl Intake {
     pub async fn keys(
         &mut self,
         rows: &[(u128, EventId)],
-        place: Place,
+        place: IntakeCursor,
     ) -> Result<(), IntakeError> {
         if self.erased.is_empty() {
             let sql = "SELECT id, seq FROM events WHERE digest = 0";

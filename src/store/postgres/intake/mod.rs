@@ -14,7 +14,7 @@ use super::{
     Options,
     address::Address,
     append::EVENTS,
-    connect::{BEGIN, COMMIT, Connection, Connector, Values},
+    connect::{BEGIN, COMMIT, Connector, Session, Values},
     core, migrate,
     rows::NewEntries,
     values::{self, Uuid, delivery_to_row, first_of, lane_to_row, micros, seq_to_row},
@@ -23,7 +23,9 @@ use crate::{
     model::{DeliverySeq, EventSeq, ProjectId, RawJson, ReplayId},
     store::{
         Result, StoreError,
-        sqlite::takeout::{TakenDelivery, TakenEntry, TakenEvent, TakenMinute, TakenTally},
+        sqlite::snapshot::{
+            ExportedDelivery, ExportedEntry, ExportedEvent, ExportedMinute, ExportedTally,
+        },
     },
 };
 
@@ -34,7 +36,7 @@ pub struct Mark {
     source: String,
     /// How the source was when it began.
     state: String,
-    pub place: Place,
+    pub place: IntakeCursor,
     /// What was taken in, to be compared with what is there at the end.
     totals: BTreeMap<String, Total>,
     is_done: bool,
@@ -42,7 +44,7 @@ pub struct Mark {
 
 /// Of a file of the source, the part that is being taken in, and behind which row to go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
+pub struct IntakeCursor {
     pub segment: u64,
     pub part: u32,
     pub after: (i64, i64),
@@ -63,7 +65,7 @@ pub enum IntakeError {
     Changed,
     #[error("a gateway, or another transfer, uses the database")]
     InUse,
-    #[error("of `{table}` the database has {found:?} (rows, sum), and was given {given:?}")]
+    #[error("table `{table}`: the database has {found:?} (rows, checksum), expected {given:?}")]
     Mismatch { table: String, given: (i64, i64), found: (i64, i64) },
     #[error("the database failed")]
     Store(#[from] StoreError),
@@ -103,14 +105,14 @@ const TALLIES: &str = "INSERT INTO tallies (pipeline, minute, version, counts) \
 const REPLAYS: &str = "INSERT INTO replays (replay, cursor, done) VALUES ($1, $2, $3) \
      ON CONFLICT (replay) DO UPDATE SET cursor = $2, done = $3";
 /// Refuses a database that a transfer has not filled to the end.
-pub(super) async fn check_whole(connection: &mut Connection) -> Result<()> {
+pub(super) async fn check_whole(connection: &mut Session) -> Result<()> {
     match read_mark(connection).await? {
         Some(mark) if !mark.is_done => Err(StoreError::Unfinished),
         Some(_) | None => Ok(()),
     }
 }
 
-async fn read_mark(connection: &mut Connection) -> Result<Option<Mark>> {
+async fn read_mark(connection: &mut Session) -> Result<Option<Mark>> {
     let rows = connection.query("SELECT value FROM meta WHERE name = $1", &[&MARK]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let value: Vec<u8> = row.try_get(0)?;
@@ -120,7 +122,7 @@ async fn read_mark(connection: &mut Connection) -> Result<Option<Mark>> {
 
 /// Where events of the source stand here.
 #[derive(Default)]
-pub struct Places {
+pub struct EventMapping {
     shards: u16,
     /// Those that have events.
     used: BTreeSet<u16>,
@@ -130,7 +132,7 @@ pub struct Places {
     rest: HashMap<u16, Vec<EventSeq>>,
 }
 
-impl Places {
+impl EventMapping {
     fn shard(&self, project: ProjectId) -> u16 {
         values::shard_of_project(project, self.shards)
     }
@@ -158,9 +160,9 @@ impl Places {
 
 /// A database that takes in a store.
 pub struct Intake {
-    connection: Connection,
+    connection: Session,
     mark: Mark,
-    places: Places,
+    places: EventMapping,
     partition_events: i64,
     /// Events whose body is erased: their rows do not say any more which key they had.
     erased: HashMap<Uuid, i64>,
@@ -211,7 +213,7 @@ impl Intake {
         let shards = core::shards(&mut connection, options.shards).await?;
         let partition_events = i64::try_from(options.partition_events).unwrap_or(i64::MAX);
         let partition_events = partition_events.clamp(1, 1 << 30);
-        let places = Places { shards, ..Places::default() };
+        let places = EventMapping { shards, ..EventMapping::default() };
         Ok(Self { connection, mark, places, partition_events, erased: HashMap::new() })
     }
 
@@ -220,7 +222,7 @@ impl Intake {
     }
 
     /// Where it goes on.
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> IntakeCursor {
         self.mark.place
     }
 
@@ -274,7 +276,7 @@ impl Intake {
     async fn write(
         &mut self,
         steps: &[(&'static str, Values<'_>)],
-        place: Place,
+        place: IntakeCursor,
         totals: &[(&str, i64, i64)],
     ) -> Result<()> {
         let mut mark = Mark { place, ..self.mark.clone() };
@@ -292,11 +294,12 @@ impl Intake {
         Ok(())
     }
 
-    pub async fn events(&mut self, rows: &[TakenEvent], place: Place) -> Result<()> {
-        let seq = |it: &TakenEvent| seq_to_row(self.places.event(it.event.seq, it.event.project));
+    pub async fn events(&mut self, rows: &[ExportedEvent], place: IntakeCursor) -> Result<()> {
+        let seq =
+            |it: &ExportedEvent| seq_to_row(self.places.event(it.event.seq, it.event.project));
         let seqs: Vec<i64> = rows.iter().map(seq).collect();
-        let of = |it: fn(&TakenEvent) -> i64| rows.iter().map(it).collect::<Vec<i64>>();
-        let id = |it: fn(&TakenEvent) -> Uuid| rows.iter().map(it).collect::<Vec<Uuid>>();
+        let of = |it: fn(&ExportedEvent) -> i64| rows.iter().map(it).collect::<Vec<i64>>();
+        let id = |it: fn(&ExportedEvent) -> Uuid| rows.iter().map(it).collect::<Vec<Uuid>>();
         let types: Vec<&str> = rows.iter().map(|it| it.event.event_type.as_str()).collect();
         let keys: Vec<Option<&str>> =
             rows.iter().map(|it| it.event.key.as_ref().map(|it| it.as_str())).collect();
@@ -339,8 +342,12 @@ impl Intake {
         self.write(&steps, place, &[("events", rows.len() as i64, sum)]).await
     }
 
-    pub async fn deliveries(&mut self, rows: &[TakenDelivery], place: Place) -> Result<()> {
-        let of = |it: &dyn Fn(&TakenDelivery) -> i64| rows.iter().map(it).collect::<Vec<i64>>();
+    pub async fn deliveries(
+        &mut self,
+        rows: &[ExportedDelivery],
+        place: IntakeCursor,
+    ) -> Result<()> {
+        let of = |it: &dyn Fn(&ExportedDelivery) -> i64| rows.iter().map(it).collect::<Vec<i64>>();
         let seqs = of(&|it| delivery_to_row(self.places.delivery(it.seq, it.project)));
         let lanes = of(&|it| lane_to_row(it.place.lane));
         let positions = of(&|it| it.place.position);
@@ -367,7 +374,7 @@ impl Intake {
             &fresh,
             &copies,
         ];
-        let sum = |it: &TakenDelivery| {
+        let sum = |it: &ExportedDelivery| {
             let copy = it.copy.as_ref().map_or(0, Vec::len) as i64;
             i64::from(it.seq.ordinal()) + i64::from(it.version) + copy
         };
@@ -375,10 +382,10 @@ impl Intake {
         self.write(&[(DELIVERIES, values)], place, &[total]).await
     }
 
-    pub async fn activity(&mut self, rows: &[TakenEntry], place: Place) -> Result<()> {
+    pub async fn activity(&mut self, rows: &[ExportedEntry], place: IntakeCursor) -> Result<()> {
         let mut entries = NewEntries::default();
         let mut sum = 0;
-        for TakenEntry { entry, project, destination } in rows {
+        for ExportedEntry { entry, project, destination } in rows {
             let delivery = self.places.delivery(entry.delivery, *project);
             let entry = crate::model::Entry { delivery, ..entry.clone() };
             sum += micros(entry.at) % 65521 + i64::from(entry.number);
@@ -391,7 +398,7 @@ impl Intake {
     pub async fn skipped(
         &mut self,
         rows: &[(EventSeq, ProjectId, String)],
-        place: Place,
+        place: IntakeCursor,
     ) -> Result<()> {
         let seq = |it: &(EventSeq, ProjectId, String)| seq_to_row(self.places.event(it.0, it.1));
         let events: Vec<i64> = rows.iter().map(seq).collect();
@@ -403,10 +410,10 @@ impl Intake {
     /// The counts and replays of one file, all of them at once.
     pub async fn counts(
         &mut self,
-        minutes: &[TakenMinute],
-        tallies: &[TakenTally],
+        minutes: &[ExportedMinute],
+        tallies: &[ExportedTally],
         replays: &[(ReplayId, ProjectId, Option<DeliverySeq>, u64)],
-        place: Place,
+        place: IntakeCursor,
     ) -> Result<()> {
         let columns: Vec<(Uuid, i64, Vec<i64>)> = minutes
             .iter()

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{LARGEST_PAGE, bounds, filter::Condition};
+use super::{LARGEST_PAGE, bounds, filter::SqlCondition};
 use crate::{
     model::{DestinationId, ProjectId, TypeName},
     store::{
@@ -25,7 +25,7 @@ pub(super) async fn page(
     page: Page,
 ) -> Result<Vec<ActivityRecord>> {
     let (first, end) = bounds(core, project);
-    let mut condition = Condition::default();
+    let mut condition = SqlCondition::default();
     condition.and("a.project = ?", Uuid::from(project));
     condition.and("a.delivery >= ?", first << 11);
     condition.and("a.delivery < ?", end << 11);

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row;
 
-use super::{LARGEST_PAGE, bounds, filter::Condition};
+use super::{LARGEST_PAGE, bounds, filter::SqlCondition};
 use crate::{
     model::{
         DeliveryId, DeliverySeq, DeliveryState, Ended, EventId, EventSeq, ProjectId, Selection,
@@ -12,7 +12,7 @@ use crate::{
         DeliveryRecord, Page, Result,
         codes::{ended, ended_code},
         postgres::{
-            connect::Connection,
+            connect::Session,
             core::Core,
             rows::{self, entry_columns},
             values::{self, Uuid, delivery_of_row, delivery_to_row, time},
@@ -50,7 +50,7 @@ pub(super) async fn one(
 }
 
 async fn one_in(
-    session: &mut Connection,
+    session: &mut Session,
     project: ProjectId,
     seq: DeliverySeq,
 ) -> Result<Option<DeliveryRecord>> {
@@ -111,7 +111,7 @@ pub(super) async fn by_id(
 
 /// Without their logs and their copies.
 pub(super) async fn of_event(
-    session: &mut Connection,
+    session: &mut Session,
     event: EventSeq,
 ) -> Result<Vec<DeliveryRecord>> {
     let sql = concat!(
@@ -157,8 +157,12 @@ pub(super) async fn count(core: &Core, project: ProjectId, selection: &Selection
 }
 
 /// The tables and the condition by which a selection is found.
-fn selected(core: &Core, project: ProjectId, selection: &Selection) -> (&'static str, Condition) {
-    let mut condition = Condition::default();
+fn selected(
+    core: &Core,
+    project: ProjectId,
+    selection: &Selection,
+) -> (&'static str, SqlCondition) {
+    let mut condition = SqlCondition::default();
     let (first, end) = bounds(core, project);
     condition.and("d.project = ?", Uuid::from(project));
     condition.and("d.seq >= ?", first << 11);
@@ -191,7 +195,7 @@ fn selected(core: &Core, project: ProjectId, selection: &Selection) -> (&'static
 }
 
 /// By an end that has an index: there are few of those.
-fn with_end(condition: &mut Condition, project: ProjectId, ended: Ended) -> &'static str {
+fn with_end(condition: &mut SqlCondition, project: ProjectId, ended: Ended) -> &'static str {
     condition.and_fact("x.ended > 1");
     condition.and("x.ended = ?", ended_code(ended) as i32);
     condition.and("x.project = ?", Uuid::from(project));

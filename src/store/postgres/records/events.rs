@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use super::{LARGEST_PAGE, bounds, deliveries, filter::Condition};
+use super::{LARGEST_PAGE, bounds, deliveries, filter::SqlCondition};
 use crate::{
     model::{Event, EventId, EventSeq, IdempotencyKey, ProjectId},
     store::{
         EventFilter, EventRecord, PAGE_BYTES, Page, Result,
         postgres::{
-            connect::Connection,
+            connect::Session,
             core::Core,
             rows::{self, event_columns},
             unplanned::reasons,
@@ -57,7 +57,7 @@ pub(super) async fn by_key(
     record(session, rows::event(row)?).await.map(Some)
 }
 
-async fn record(session: &mut Connection, event: Event) -> Result<EventRecord> {
+async fn record(session: &mut Session, event: Event) -> Result<EventRecord> {
     let sql = "SELECT p.through >= $1, (SELECT s.reasons FROM skipped s WHERE s.event = $1) \
                FROM plans p WHERE p.shard = $2";
     let seq = seq_to_row(event.seq);
@@ -107,8 +107,12 @@ pub(super) async fn count(core: &Core, project: ProjectId, filter: &EventFilter)
 }
 
 /// Behind the first place and before the second.
-fn condition(project: ProjectId, filter: &EventFilter, (after, before): (i64, i64)) -> Condition {
-    let mut condition = Condition::default();
+fn condition(
+    project: ProjectId,
+    filter: &EventFilter,
+    (after, before): (i64, i64),
+) -> SqlCondition {
+    let mut condition = SqlCondition::default();
     condition.and("e.project = ?", Uuid::from(project));
     condition.and("e.seq > ?", after);
     condition.and("e.seq < ?", before);
@@ -122,7 +126,7 @@ fn condition(project: ProjectId, filter: &EventFilter, (after, before): (i64, i6
 
 async fn read(
     core: &Core,
-    condition: &Condition,
+    condition: &SqlCondition,
     order: &str,
     limit: usize,
     is_enough: impl Fn(usize, usize) -> bool,

@@ -7,12 +7,12 @@ use crate::{model::Pattern, store::postgres::values::micros};
 
 /// A `WHERE` that grows. Values never become part of the text.
 #[derive(Default)]
-pub(super) struct Condition {
+pub(super) struct SqlCondition {
     sql: Vec<String>,
     values: Vec<Box<dyn ToSql + Sync + Send>>,
 }
 
-impl Condition {
+impl SqlCondition {
     /// `sql` has a `?` for the value.
     pub fn and(&mut self, sql: &str, value: impl ToSql + Sync + Send + 'static) {
         self.values.push(Box::new(value));

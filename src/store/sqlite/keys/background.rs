@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::{
-    KeyHash, Limits, Shared, State, Table, merge,
+    KeyHash, KeyIndexLimits, Shared, State, Table, merge,
     run::{self, EXTENSION, Run},
     wait,
-    write::{self, UNFINISHED, Writer},
+    write::{self, RunWriter, UNFINISHED},
 };
 use crate::{
     model::EventId,
@@ -36,7 +36,11 @@ pub fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
 }
 
 /// The runs of a folder, from old to new. They join without a gap.
-pub fn open_runs(folder: &Path, secret_check: u64, limits: &Limits) -> Result<Vec<Arc<Run>>> {
+pub fn open_runs(
+    folder: &Path,
+    secret_check: u64,
+    limits: &KeyIndexLimits,
+) -> Result<Vec<Arc<Run>>> {
     const GAP: StoreError = StoreError::Damaged { what: "key index: a run is missing" };
     let mut ranges = Vec::new();
     for entry in fs::read_dir(folder).map_err(run::failure)? {
@@ -126,7 +130,7 @@ fn flush_tables(shared: &Shared) {
             }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "keys are not written");
-                shared.status.judge(&error);
+                shared.status.record_failure(&error);
                 state.failure = Some(error);
                 shared.moved.notify_all();
                 state = pause(shared, state);
@@ -140,7 +144,7 @@ fn write_table(shared: &Shared, table: &Table, first: u64, filter_memory: u64) -
     items.sort_unstable();
     let range = (first, table.last);
     let mut writer =
-        Writer::create(&shared.folder, shared.secret_check(), range, items.len() as u64)?;
+        RunWriter::create(&shared.folder, shared.secret_check(), range, items.len() as u64)?;
     for (bits, id) in items {
         writer.push((KeyHash(bits.to_be_bytes()), id))?;
     }
@@ -176,7 +180,7 @@ fn merge_runs(shared: &Shared) {
             Ok(None) => (),
             Err(error) => {
                 // Nothing is lost: the runs stay as they are, and a search looks at a few more.
-                shared.status.judge(&error);
+                shared.status.record_failure(&error);
                 tracing::warn!(error = &error as &dyn std::error::Error, "keys are not merged");
                 state = pause(shared, state);
             }
@@ -192,7 +196,7 @@ fn remove(shared: &Shared, runs: &[Arc<Run>]) {
         }
     }
     if let Err(error) = write::sync_folder(&shared.folder) {
-        shared.status.judge(&error);
+        shared.status.record_failure(&error);
     }
 }
 

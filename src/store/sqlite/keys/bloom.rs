@@ -12,9 +12,9 @@ const BITS_PER_PROBE: u32 = 9;
 
 /// 512 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Line([u64; Self::WORDS]);
+pub struct CacheLine([u64; Self::WORDS]);
 
-impl Line {
+impl CacheLine {
     pub const BYTES: usize = 64;
     const WORDS: usize = 8;
 
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_filter_never_misses_a_key_and_is_seldom_wrong_about_others() {
         let (keys, others) = (100_000, 100_000);
-        let mut lines = vec![Line::default(); lines_for(keys) as usize];
+        let mut lines = vec![CacheLine::default(); lines_for(keys) as usize];
         let count = lines.len() as u64;
         for key in 0..keys {
             lines[line_of(hash(key), count) as usize].insert(hash(key));
@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn a_line_survives_its_bytes() {
-        let mut line = Line::default();
+        let mut line = CacheLine::default();
         line.insert(hash(1));
-        assert_eq!(Line::from_bytes(&line.to_bytes()), line);
+        assert_eq!(CacheLine::from_bytes(&line.to_bytes()), line);
     }
 }

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{KeyHash, run::Run, write::Writer};
+use super::{KeyHash, run::Run, write::RunWriter};
 use crate::store::Result;
 
 /// The next runs to merge, as a range of `counts`, which holds the sizes of the runs from old to new.
@@ -38,7 +38,7 @@ fn tier_of(count: u64, base: u64, fan_in: usize) -> u32 {
     (count / base.max(1)).checked_ilog(fan_in as u64).unwrap_or(0)
 }
 
-/// One run of several neighbours, given from old to new; `None` when it was told to stop. What it
+/// One run of several neighbours, given from old to new; `None` when it was stopped. What it
 /// was made of is left as it is: until those files are gone, a crash leaves both, and both are right.
 pub fn merge(
     folder: &Path,
@@ -50,7 +50,7 @@ pub fn merge(
     let first = runs.iter().map(|it| *it.events().start()).min().unwrap_or_default();
     let last = runs.iter().map(|it| *it.events().end()).max().unwrap_or_default();
     let most = runs.iter().map(|it| it.count()).sum();
-    let mut writer = Writer::create(folder, secret_check, (first, last), most)?;
+    let mut writer = RunWriter::create(folder, secret_check, (first, last), most)?;
 
     let mut sources: Vec<_> = runs.iter().map(|it| it.items()).collect();
     let mut heads = BinaryHeap::new();

@@ -28,8 +28,8 @@ use std::{
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use self::run::{Item, Run};
-use super::{private, status::Status};
+use self::run::{KeyEntry, Run};
+use super::{private, status::StoreStatus};
 use crate::{
     model::{EventId, EventSeq, ProjectId},
     store::{Result, StoreError},
@@ -45,7 +45,7 @@ pub struct KeyHash([u8; 16]);
 
 /// The index, as its one writer holds it. Dropping it ends the background work; what is not in a run
 /// yet is then read from the events again when it is opened.
-pub struct Keys {
+pub struct KeyIndex {
     reader: KeyReader,
     background: Vec<JoinHandle<()>>,
 }
@@ -67,7 +67,7 @@ impl Runs {
 
     /// The `from`-th key of a run and some behind it, in the order of their hashes. Runs are counted
     /// from new to old: of a key that stands in several, the first counts.
-    pub fn items(&self, run: usize, from: usize, limit: usize) -> Result<Vec<Item>> {
+    pub fn items(&self, run: usize, from: usize, limit: usize) -> Result<Vec<KeyEntry>> {
         match self.0.iter().rev().nth(run) {
             Some(run) => run.items_from(from).take(limit).collect(),
             None => Ok(Vec::new()),
@@ -76,7 +76,7 @@ impl Runs {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct KeyIndexLimits {
     /// Keys in the table in memory; more become a run.
     pub recent_keys: usize,
     /// Events after which a run is made though the table is not full, so that opening never has to
@@ -90,7 +90,7 @@ pub struct Limits {
     pub filter_memory: u64,
 }
 
-impl Default for Limits {
+impl Default for KeyIndexLimits {
     fn default() -> Self {
         Self {
             // As many as a hash table of 2^17 places takes, which is 4.3 MB.
@@ -106,13 +106,13 @@ impl Default for Limits {
 struct Shared {
     folder: PathBuf,
     secret: Zeroizing<[u8; 32]>,
-    limits: Limits,
+    limits: KeyIndexLimits,
     state: Mutex<State>,
     /// Something moved: a table is full, a run is there, the end is near.
     moved: Condvar,
     stop: AtomicBool,
     /// Hears of a disk that broke.
-    status: Arc<Status>,
+    status: Arc<StoreStatus>,
 }
 
 struct State {
@@ -123,7 +123,7 @@ struct State {
     runs: Arc<Vec<Arc<Run>>>,
     /// Runs hold every key of the events up to here.
     covered: u64,
-    /// The last event of which we were told.
+    /// The last event that we know of.
     seen: u64,
     /// Why the last try to write a run failed, until one succeeds.
     failure: Option<StoreError>,
@@ -150,22 +150,22 @@ impl KeyHash {
     }
 }
 
-impl Keys {
+impl KeyIndex {
     /// Opens the index in this folder, which is made if it is missing.
     ///
     /// What a crash left unfinished is deleted: events still have those keys. A run that is damaged
-    /// or missing is an error, since its events may be gone, and their keys would be accepted anew.
+    /// or missing is an error, since its events may be gone, and their keys would be accepted again.
     ///
     /// `status` hears of a disk that broke.
-    pub fn open(folder: &Path, secret: [u8; 32], status: Arc<Status>) -> Result<Self> {
-        Self::open_with(folder, secret, Limits::default(), status)
+    pub fn open(folder: &Path, secret: [u8; 32], status: Arc<StoreStatus>) -> Result<Self> {
+        Self::open_with(folder, secret, KeyIndexLimits::default(), status)
     }
 
     pub fn open_with(
         folder: &Path,
         secret: [u8; 32],
-        limits: Limits,
-        status: Arc<Status>,
+        limits: KeyIndexLimits,
+        status: Arc<StoreStatus>,
     ) -> Result<Self> {
         let secret = Zeroizing::new(secret);
         private::make_folder(folder)?;
@@ -226,7 +226,7 @@ impl Keys {
     }
 }
 
-impl Drop for Keys {
+impl Drop for KeyIndex {
     fn drop(&mut self) {
         let shared = &self.reader.shared;
         {
@@ -388,7 +388,7 @@ impl Hasher for AlreadyUniform {
 
 /// Reads every key of every run in this folder, which nobody has open. Says up to which event they go.
 pub fn read_all(folder: &Path, secret: &[u8; 32]) -> Result<u64> {
-    let limits = Limits { filter_memory: 0, ..Limits::default() };
+    let limits = KeyIndexLimits { filter_memory: 0, ..KeyIndexLimits::default() };
     let runs = background::open_runs(folder, secret_check(secret), &limits)?;
     for run in &runs {
         run.items().try_for_each(|it| it.map(drop))?;

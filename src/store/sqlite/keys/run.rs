@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use super::{
     KeyHash,
-    bloom::{self, Line},
+    bloom::{self, CacheLine},
 };
 use crate::{
     model::EventId,
@@ -41,11 +41,11 @@ const MAGIC: [u8; 8] = *b"TIDEKEYS";
 const VERSION: u32 = 1;
 
 /// A key and the first event that had it.
-pub type Item = (KeyHash, EventId);
+pub type KeyEntry = (KeyHash, EventId);
 
 /// The first page of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Head {
+pub struct RunHeader {
     /// Tells whether the hashes were made with the secret that we have.
     pub secret_check: u64,
     /// It holds the keys of the events from `first` to `last`.
@@ -61,14 +61,14 @@ pub struct Head {
 pub struct Run {
     path: PathBuf,
     file: File,
-    head: Head,
-    filter: Filter,
+    head: RunHeader,
+    filter: RunFilter,
     fences: Vec<u64>,
 }
 
 /// Large filters stay in the file, so that memory is bounded however many keys there are.
-enum Filter {
-    Memory(Vec<Line>),
+enum RunFilter {
+    Memory(Vec<CacheLine>),
     File,
 }
 
@@ -80,7 +80,7 @@ impl Run {
         let file = File::open(path).map_err(failure)?;
         let mut page = [0; PAGE];
         file.read_exact_at(&mut page, 0).map_err(failure)?;
-        let head = Head::from_page(&page)?;
+        let head = RunHeader::from_page(&page)?;
         if head.secret_check != secret_check {
             return Err(FOREIGN);
         }
@@ -113,8 +113,8 @@ impl Run {
     /// Bytes of memory that its filter takes.
     pub fn filter_memory(&self) -> u64 {
         match &self.filter {
-            Filter::Memory(lines) => (lines.len() * Line::BYTES) as u64,
-            Filter::File => 0,
+            RunFilter::Memory(lines) => (lines.len() * CacheLine::BYTES) as u64,
+            RunFilter::File => 0,
         }
     }
 
@@ -139,11 +139,11 @@ impl Run {
     }
 
     /// Its items in the order of their hashes.
-    pub fn items(&self) -> impl Iterator<Item = Result<Item>> {
+    pub fn items(&self) -> impl Iterator<Item = Result<KeyEntry>> {
         self.blocks_from(0)
     }
 
-    fn blocks_from(&self, first: u64) -> impl Iterator<Item = Result<Item>> {
+    fn blocks_from(&self, first: u64) -> impl Iterator<Item = Result<KeyEntry>> {
         (first..self.head.blocks()).flat_map(|block| {
             let mut page = [0; PAGE];
             let (items, error) = match self.block(block, &mut page) {
@@ -155,20 +155,20 @@ impl Run {
     }
 
     /// The same behind the first `from` of them.
-    pub fn items_from(&self, from: usize) -> impl Iterator<Item = Result<Item>> {
+    pub fn items_from(&self, from: usize) -> impl Iterator<Item = Result<KeyEntry>> {
         let first = (from / ENTRIES_PER_BLOCK) as u64;
         self.blocks_from(first).skip(from % ENTRIES_PER_BLOCK)
     }
 
-    fn line(&self, hash: KeyHash) -> Result<Line> {
+    fn line(&self, hash: KeyHash) -> Result<CacheLine> {
         let line = bloom::line_of(hash, self.head.lines);
         match &self.filter {
-            Filter::Memory(lines) => Ok(lines[line as usize]),
-            Filter::File => {
-                let mut bytes = [0; Line::BYTES];
-                let at = PAGE as u64 + line * Line::BYTES as u64;
+            RunFilter::Memory(lines) => Ok(lines[line as usize]),
+            RunFilter::File => {
+                let mut bytes = [0; CacheLine::BYTES];
+                let at = PAGE as u64 + line * CacheLine::BYTES as u64;
                 self.file.read_exact_at(&mut bytes, at).map_err(failure)?;
-                Ok(Line::from_bytes(&bytes))
+                Ok(CacheLine::from_bytes(&bytes))
             }
         }
     }
@@ -189,13 +189,13 @@ impl Run {
     }
 }
 
-impl Head {
+impl RunHeader {
     pub fn blocks(&self) -> u64 {
         self.count.div_ceil(ENTRIES_PER_BLOCK as u64)
     }
 
     pub fn blocks_at(&self) -> u64 {
-        PAGE as u64 + (self.lines * Line::BYTES as u64).next_multiple_of(PAGE as u64)
+        PAGE as u64 + (self.lines * CacheLine::BYTES as u64).next_multiple_of(PAGE as u64)
     }
 
     fn fences_at(&self) -> u64 {
@@ -259,9 +259,9 @@ pub(super) fn failure(error: io::Error) -> StoreError {
     }
 }
 
-fn read_filter(file: &File, head: &Head, memory: u64) -> Result<Filter> {
+fn read_filter(file: &File, head: &RunHeader, memory: u64) -> Result<RunFilter> {
     const CHUNK: u64 = 1 << 20;
-    let bytes = head.lines * Line::BYTES as u64;
+    let bytes = head.lines * CacheLine::BYTES as u64;
     let mut lines = Vec::new();
     let mut sum = Xxh3::new();
     let mut chunk = vec![0; CHUNK.min(bytes) as usize];
@@ -271,14 +271,14 @@ fn read_filter(file: &File, head: &Head, memory: u64) -> Result<Filter> {
         file.read_exact_at(part, PAGE as u64 + at).map_err(failure)?;
         sum.update(part);
         if bytes <= memory {
-            lines.extend(part.as_chunks().0.iter().map(Line::from_bytes));
+            lines.extend(part.as_chunks().0.iter().map(CacheLine::from_bytes));
         }
         at += part.len() as u64;
     }
     if sum.digest() != head.filter_sum {
         return Err(DAMAGED);
     }
-    Ok(if bytes <= memory { Filter::Memory(lines) } else { Filter::File })
+    Ok(if bytes <= memory { RunFilter::Memory(lines) } else { RunFilter::File })
 }
 
 fn hash_of(entry: &[u8; ENTRY]) -> KeyHash {

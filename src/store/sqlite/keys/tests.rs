@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 const SECRET: [u8; 32] = [7; 32];
-const SMALL: Limits = Limits {
+const SMALL: KeyIndexLimits = KeyIndexLimits {
     recent_keys: 200,
     recent_events: 1_000,
     waiting_tables: 2,
@@ -15,8 +15,8 @@ const SMALL: Limits = Limits {
     filter_memory: 1_000,
 };
 
-fn open(folder: &Path) -> Keys {
-    Keys::open_with(folder, SECRET, SMALL, Arc::default()).unwrap()
+fn open(folder: &Path) -> KeyIndex {
+    KeyIndex::open_with(folder, SECRET, SMALL, Arc::default()).unwrap()
 }
 
 fn project() -> ProjectId {
@@ -28,14 +28,14 @@ fn id(seq: u64) -> EventId {
 }
 
 /// Events from 1 on, each with a key of its own.
-fn fill(keys: &mut Keys, seqs: std::ops::RangeInclusive<u64>) {
+fn fill(keys: &mut KeyIndex, seqs: std::ops::RangeInclusive<u64>) {
     for seq in seqs {
         let hash = keys.reader.hash(0, project(), &seq.to_string());
         keys.add(hash, id(seq), EventSeq(seq));
     }
 }
 
-fn find(keys: &Keys, key: u64) -> Option<EventId> {
+fn find(keys: &KeyIndex, key: u64) -> Option<EventId> {
     keys.find(&keys.reader.hash(0, project(), &key.to_string())).unwrap()
 }
 
@@ -46,11 +46,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn refused(folder: &Path) -> StoreError {
-    Keys::open_with(folder, SECRET, SMALL, Arc::default()).err().expect("it must not open")
+    KeyIndex::open_with(folder, SECRET, SMALL, Arc::default()).err().expect("it must not open")
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum TestStep {
     /// So many events with a key, and then so many without.
     Add {
         with: u64,
@@ -60,11 +60,11 @@ enum Step {
     Reopen,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = TestStep> {
     prop_oneof![
-        6 => (0_u64..500, 0_u64..600).prop_map(|(with, without)| Step::Add { with, without }),
-        2 => Just(Step::Flush),
-        1 => Just(Step::Reopen),
+        6 => (0_u64..500, 0_u64..600).prop_map(|(with, without)| TestStep::Add { with, without }),
+        2 => Just(TestStep::Flush),
+        1 => Just(TestStep::Reopen),
     ]
 }
 
@@ -80,17 +80,17 @@ proptest! {
         let mut last = 0;
         for step in steps {
             match step {
-                Step::Add { with, without } => {
+                TestStep::Add { with, without } => {
                     fill(&mut keys, last + 1..=last + with);
                     model.extend((last + 1..=last + with).map(|it| (it, it)));
                     last += with + without;
                     keys.pass(EventSeq(last));
                 }
-                Step::Flush => {
+                TestStep::Flush => {
                     keys.reader().flush().unwrap();
                     prop_assert_eq!(keys.covered(), EventSeq(last));
                 }
-                Step::Reopen => {
+                TestStep::Reopen => {
                     drop(keys);
                     keys = open(folder.path());
                     let mut behind: Vec<u64> =
@@ -127,8 +127,8 @@ fn keys_of_other_projects_and_namespaces_are_other_keys() {
 #[test]
 fn a_key_that_is_taken_again_means_the_newest_event_through_merges_and_restarts() {
     let folder = tempfile::tempdir().unwrap();
-    let limits = Limits { recent_keys: 2, ..SMALL };
-    let mut keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
+    let limits = KeyIndexLimits { recent_keys: 2, ..SMALL };
+    let mut keys = KeyIndex::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
     let hash = keys.reader.hash(0, project(), "again");
     for seq in 1..=200 {
         let key = if seq % 10 == 0 { "again".to_owned() } else { seq.to_string() };
@@ -137,15 +137,15 @@ fn a_key_that_is_taken_again_means_the_newest_event_through_merges_and_restarts(
     }
     keys.reader.flush().unwrap();
     drop(keys);
-    let keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
+    let keys = KeyIndex::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
     assert_eq!(keys.find(&hash).unwrap(), Some(id(200)));
 }
 
 #[test]
 fn both_keys_of_an_event_are_in_one_run() {
     let folder = tempfile::tempdir().unwrap();
-    let limits = Limits { recent_keys: 1, ..SMALL };
-    let mut keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
+    let limits = KeyIndexLimits { recent_keys: 1, ..SMALL };
+    let mut keys = KeyIndex::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
     for seq in 1..=50 {
         for namespace in 0..2 {
             let hash = keys.reader.hash(namespace, project(), &seq.to_string());
@@ -153,7 +153,7 @@ fn both_keys_of_an_event_are_in_one_run() {
         }
     }
     drop(keys);
-    let keys = Keys::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
+    let keys = KeyIndex::open_with(folder.path(), SECRET, limits, Arc::default()).unwrap();
     assert!(keys.covered() > EventSeq(0));
     for seq in 1..=keys.covered().0 {
         for namespace in 0..2 {
@@ -176,7 +176,7 @@ fn events_without_keys_are_covered_as_well() {
 }
 
 #[test]
-fn what_a_crash_left_behind_is_cleared_away() {
+fn files_left_by_a_crash_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let mut keys = open(folder.path());
     fill(&mut keys, 1..=150);
@@ -223,7 +223,7 @@ fn a_run_of_another_secret_is_refused() {
     fill(&mut keys, 1..=100);
     keys.reader().flush().unwrap();
     drop(keys);
-    let error = Keys::open_with(folder.path(), [8; 32], SMALL, Arc::default()).err().unwrap();
+    let error = KeyIndex::open_with(folder.path(), [8; 32], SMALL, Arc::default()).err().unwrap();
     assert!(matches!(error, StoreError::Damaged { .. }));
 }
 
@@ -256,7 +256,7 @@ fn a_flipped_bit_is_found_before_it_is_believed() {
         flipped[place] ^= 1;
         fs::write(path, &flipped).unwrap();
         // Either it does not open, or no find gives a wrong answer, or the bit is in unused space.
-        let Ok(keys) = Keys::open_with(folder.path(), SECRET, SMALL, Arc::default()) else {
+        let Ok(keys) = KeyIndex::open_with(folder.path(), SECRET, SMALL, Arc::default()) else {
             continue;
         };
         for key in 1..=190 {
@@ -270,7 +270,7 @@ fn a_flipped_bit_is_found_before_it_is_believed() {
 }
 
 #[test]
-fn when_the_disk_fails_for_long_nothing_more_may_be_accepted() {
+fn a_disk_that_keeps_failing_stops_ingest() {
     let folder = tempfile::tempdir().unwrap();
     let mut keys = open(folder.path());
     // A folder stands where the first run would be written.

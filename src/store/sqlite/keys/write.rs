@@ -9,9 +9,10 @@ use std::{
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{
-    bloom::{self, Line},
+    bloom::{self, CacheLine},
     run::{
-        BLOCK_SUM, ENTRIES_PER_BLOCK, ENTRY, EXTENSION, Head, Item, PAGE, Run, block_sum, failure,
+        BLOCK_SUM, ENTRIES_PER_BLOCK, ENTRY, EXTENSION, KeyEntry, PAGE, Run, RunHeader, block_sum,
+        failure,
     },
 };
 use crate::store::{Result, sqlite::private};
@@ -21,13 +22,13 @@ pub const UNFINISHED: &str = "new";
 
 /// A run that is being written, under a name that [`Writer::finish`] changes. Memory use does not
 /// depend on the size of the run.
-pub struct Writer {
+pub struct RunWriter {
     folder: PathBuf,
     path: PathBuf,
-    head: Head,
+    head: RunHeader,
     filter: Region,
     filter_sum: Xxh3,
-    line: Line,
+    line: CacheLine,
     line_number: u64,
     blocks: Region,
     page: Box<[u8; PAGE]>,
@@ -44,7 +45,7 @@ struct Region {
     unsynced: usize,
 }
 
-impl Writer {
+impl RunWriter {
     /// A run for the keys of the events from `first` to `last`, of which there are at most `most`.
     pub fn create(
         folder: &Path,
@@ -56,13 +57,14 @@ impl Writer {
         let file = private::options().truncate(true).open(path.with_extension(UNFINISHED));
         let file = file.map_err(failure)?;
         let lines = bloom::lines_for(most);
-        let head = Head { secret_check, first, last, count: 0, lines, filter_sum: 0, fence_sum: 0 };
+        let head =
+            RunHeader { secret_check, first, last, count: 0, lines, filter_sum: 0, fence_sum: 0 };
         Ok(Self {
             folder: folder.to_owned(),
             path,
             filter: Region::new(file.try_clone().map_err(failure)?, PAGE as u64),
             filter_sum: Xxh3::new(),
-            line: Line::default(),
+            line: CacheLine::default(),
             line_number: 0,
             blocks: Region::new(file, head.blocks_at()),
             page: Box::new([0; PAGE]),
@@ -73,7 +75,7 @@ impl Writer {
     }
 
     /// Adds an item, whose hash is larger than the ones before.
-    pub fn push(&mut self, (hash, id): Item) -> Result<()> {
+    pub fn push(&mut self, (hash, id): KeyEntry) -> Result<()> {
         self.go_to_line(bloom::line_of(hash, self.head.lines))?;
         self.line.insert(hash);
         if self.held == 0 {
@@ -133,7 +135,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for RunWriter {
     /// An abandoned run leaves nothing; after a finished one there is nothing under this name.
     fn drop(&mut self) {
         let _ = fs::remove_file(self.path.with_extension(UNFINISHED));

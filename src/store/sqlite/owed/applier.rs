@@ -15,23 +15,23 @@ use super::{
 };
 use crate::store::{
     Result, StoreError,
-    sqlite::{error, lock, status::Status},
+    sqlite::{error, lock, status::StoreStatus},
 };
 
 pub(super) struct Applier {
-    jobs: Option<mpsc::Sender<Job>>,
-    progress: Arc<Progress>,
+    jobs: Option<mpsc::Sender<ApplierTask>>,
+    progress: Arc<AppliedThrough>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Job {
+struct ApplierTask {
     changes: Arc<Pendings>,
     through: u64,
     waiting: Vec<oneshot::Sender<Result<()>>>,
 }
 
 #[derive(Default)]
-struct Progress {
+struct AppliedThrough {
     state: Mutex<State>,
     moved: Condvar,
 }
@@ -46,12 +46,12 @@ struct State {
 
 impl Applier {
     /// `file` has every change up to the redo row `applied`, on disk or not.
-    pub fn start(file: &OwedFile, applied: u64, status: Arc<Status>) -> Result<Self> {
+    pub fn start(file: &OwedFile, applied: u64, status: Arc<StoreStatus>) -> Result<Self> {
         let connection = file.open_writer()?;
         let (jobs, queue) = mpsc::channel();
         let state = State { applied, durable: 0, is_stuck: false };
-        let progress = Arc::new(Progress { state: Mutex::new(state), moved: Condvar::new() });
-        let work = Work {
+        let progress = Arc::new(AppliedThrough { state: Mutex::new(state), moved: Condvar::new() });
+        let work = ApplierThread {
             file: file.clone(),
             connection,
             progress: progress.clone(),
@@ -90,7 +90,7 @@ impl Applier {
         waiting: Vec<oneshot::Sender<Result<()>>>,
     ) {
         // The thread is gone only when the disk failed, and then the store says so everywhere.
-        let _ = self.jobs.as_ref().map(|it| it.send(Job { changes, through, waiting }));
+        let _ = self.jobs.as_ref().map(|it| it.send(ApplierTask { changes, through, waiting }));
     }
 
     /// Waits until the file has everything up to here, or does not get on.
@@ -120,11 +120,11 @@ impl Drop for Applier {
     }
 }
 
-struct Work {
+struct ApplierThread {
     file: OwedFile,
     connection: Connection,
-    progress: Arc<Progress>,
-    status: Arc<Status>,
+    progress: Arc<AppliedThrough>,
+    status: Arc<StoreStatus>,
     checkpointed: Instant,
     /// Changes since then.
     rows: usize,
@@ -132,14 +132,14 @@ struct Work {
     is_dead: bool,
 }
 
-impl Work {
+impl ApplierThread {
     /// The log of the file is emptied after so many changes, or this long after a change.
     const ROWS: usize = 50_000;
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
-    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+    fn run(mut self, queue: &mpsc::Receiver<ApplierTask>) {
         loop {
-            match queue.recv_timeout(Self::PATIENCE) {
+            match queue.recv_timeout(Self::TIMEOUT) {
                 Ok(job) => self.job(job),
                 Err(mpsc::RecvTimeoutError::Timeout) => (),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -147,7 +147,7 @@ impl Work {
             // On a full disk the log must not grow.
             if self.rows > Self::ROWS
                 || (self.rows > 0 && self.status.is_full())
-                || (self.rows > 0 && self.checkpointed.elapsed() > Self::PATIENCE)
+                || (self.rows > 0 && self.checkpointed.elapsed() > Self::TIMEOUT)
             {
                 self.checkpoint();
             }
@@ -155,7 +155,7 @@ impl Work {
         self.checkpoint();
     }
 
-    fn job(&mut self, mut job: Job) {
+    fn job(&mut self, mut job: ApplierTask) {
         if self.is_dead {
             return;
         }
@@ -164,7 +164,7 @@ impl Work {
             match file::apply(&mut self.connection, &job.changes, job.through) {
                 Ok(()) => break,
                 // Ends by itself when there is room again, or the store is closed. The log may have
-                // room to begin anew in.
+                // room to begin again in.
                 Err(StoreError::Full) if !self.status.is_closed() => {
                     self.tell(|it| it.is_stuck = true);
                     for done in job.waiting.drain(..) {
@@ -223,7 +223,7 @@ impl Work {
     }
 }
 
-impl Drop for Work {
+impl Drop for ApplierThread {
     /// Also in a panic: nobody must wait for a thread that is gone.
     fn drop(&mut self) {
         self.tell(|it| it.is_stuck = true);

@@ -19,12 +19,12 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use self::{applier::Applier, redo::Change};
+use self::{applier::Applier, redo::OwedChange};
 pub(super) use self::{file::OwedFile, rebuild::open};
 use super::{
     control::Control,
     rows::{self, DeliveryRow},
-    status::Status,
+    status::StoreStatus,
     syncer::Synced,
 };
 use crate::{
@@ -120,12 +120,12 @@ pub(super) struct Ledger {
     handed_at: Instant,
     /// The last redo row, committed.
     number: u64,
-    /// Deliveries that are owed, and how many there were before this turn.
+    /// Deliveries that are owed, and how many there were before this batch.
     pending: u64,
     pending_before: u64,
-    /// What this turn changes, for its redo row.
+    /// What this batch changes, for its redo row.
     redo: Vec<u8>,
-    /// What `active` held before this turn, to go back to when its transaction fails.
+    /// What `active` held before this batch, to go back to when its transaction fails.
     undo: Vec<(DeliverySeq, Option<Pending>)>,
     /// Whoever waits for `owed.db` to hold all that was committed.
     waiting: Vec<oneshot::Sender<Result<()>>>,
@@ -137,10 +137,10 @@ impl Ledger {
     /// More than so many are not kept: the applier has fallen behind, and the writer waits for it.
     const MOST: usize = 64 * 1024;
     /// Changes that wait longer than this are handed on, however few.
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const TIMEOUT: Duration = Duration::from_secs(1);
 
     /// `file` has every change up to the redo row `number`, the last that there is.
-    pub fn new(file: OwedFile, number: u64, status: Arc<Status>) -> Result<Self> {
+    pub fn new(file: OwedFile, number: u64, status: Arc<StoreStatus>) -> Result<Self> {
         let pending = file.total()?;
         Ok(Self {
             pending,
@@ -170,13 +170,13 @@ impl Ledger {
     /// For a delivery that was not owed before.
     pub fn insert(&mut self, row: OwedRow) {
         self.pending += 1;
-        redo::write(&mut self.redo, &Change::Insert(row));
+        redo::write(&mut self.redo, &OwedChange::Insert(row));
         self.set(row.seq, Some(Pending::Insert(row)));
     }
 
     /// For a delivery that is owed, and now stands so.
     pub fn update(&mut self, row: OwedRow) {
-        redo::write(&mut self.redo, &Change::Update(row));
+        redo::write(&mut self.redo, &OwedChange::Update(row));
         let is_new = matches!(self.active.get(&row.seq), Some(Pending::Insert(_)));
         self.set(row.seq, Some(if is_new { Pending::Insert(row) } else { Pending::Update(row) }));
     }
@@ -184,7 +184,7 @@ impl Ledger {
     /// For a delivery that is owed, and has ended.
     pub fn end(&mut self, row: OwedRow) {
         self.pending = self.pending.saturating_sub(1);
-        redo::write(&mut self.redo, &Change::End(row));
+        redo::write(&mut self.redo, &OwedChange::End(row));
         let is_new = matches!(self.active.get(&row.seq), Some(Pending::Insert(_)));
         self.set(row.seq, (!is_new).then_some(Pending::Delete(row)));
     }
@@ -197,7 +197,7 @@ impl Ledger {
         self.undo.push((seq, before));
     }
 
-    /// The redo row of this turn: its number and its changes, if there are any.
+    /// The redo row of this batch: its number and its changes, if there are any.
     pub fn redo(&self) -> Option<(u64, &[u8])> {
         (!self.redo.is_empty()).then_some((self.number + 1, self.redo.as_slice()))
     }
@@ -213,7 +213,7 @@ impl Ledger {
         self.applier.durable().min(self.number.saturating_sub(1))
     }
 
-    /// The turn was committed.
+    /// The batch was committed.
     pub fn commit(&mut self) {
         self.pending_before = self.pending;
         self.number += u64::from(!self.redo.is_empty());
@@ -222,7 +222,7 @@ impl Ledger {
         self.undo.clear();
     }
 
-    /// The turn was not: everything stands as it did before.
+    /// The batch was not: everything stands as it did before.
     pub fn roll_back(&mut self) {
         for (seq, before) in self.undo.drain(..).rev() {
             match before {
@@ -245,11 +245,11 @@ impl Ledger {
     }
 
     /// Whether [`Self::is_due`] says so soon.
-    pub fn is_restless(&self) -> bool {
+    pub fn has_pending(&self) -> bool {
         self.number > self.handed_through || !self.handed.is_empty() || !self.waiting.is_empty()
     }
 
-    /// Whether changes should be handed on by now. Called between turns.
+    /// Whether changes should be handed on by now. Called between batches.
     pub fn is_due(&mut self) -> bool {
         let mut is_idle = self.applier.applied() >= self.handed_through;
         if !is_idle && self.active.len() >= Self::MOST {
@@ -265,12 +265,12 @@ impl Ledger {
         }
         !self.waiting.is_empty()
             || self.active.len() >= Self::MANY
-            || (self.number > self.handed_through && self.handed_at.elapsed() >= Self::PATIENCE)
+            || (self.number > self.handed_through && self.handed_at.elapsed() >= Self::TIMEOUT)
     }
 
     /// Hands the changes to the applier, which has no others. Their redo rows are on disk: `owed.db`
     /// must not know, after a power cut, what the segments do not.
-    pub fn hand_on(&mut self, _: Synced) {
+    pub fn apply_pending(&mut self, _: Synced) {
         if self.number == self.handed_through {
             for done in self.waiting.drain(..) {
                 // Whoever asked may have gone.
@@ -283,7 +283,7 @@ impl Ledger {
         self.applier.apply(self.handed.clone(), self.number, std::mem::take(&mut self.waiting));
     }
 
-    /// The disk failed or is full: whoever waits is told so.
+    /// The disk failed or is full: whoever waits gets the error.
     pub fn refuse(&mut self, why: impl Fn() -> StoreError) {
         for done in self.waiting.drain(..) {
             // Whoever asked may have gone.
@@ -309,7 +309,7 @@ impl Ledger {
     /// Brings everything into `owed.db`, and that to the disk.
     pub fn close(mut self, synced: Synced) {
         self.applier.wait(self.handed_through);
-        self.hand_on(synced);
+        self.apply_pending(synced);
         self.applier.wait(self.handed_through);
         self.applier.close();
     }

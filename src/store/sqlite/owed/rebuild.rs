@@ -1,5 +1,5 @@
 //! Opening `owed.db`: it catches up from the redo rows, and when that is not possible, it is made
-//! anew from what was planned and what has ended.
+//! again from what was planned and what has ended.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{
     OwedRow, Pending, Pendings,
     file::{self, OwedFile},
-    redo::{self, Change},
+    redo::{self, OwedChange},
 };
 use crate::{
     model::{DeliverySeq, EventSeq, Lane, Place},
@@ -42,7 +42,7 @@ pub(in crate::store::sqlite) fn open(path: &Path, segments: &Segments) -> Result
         Err(error) => return Err(error),
     };
     if !caught_up {
-        tracing::warn!("owed.db is missing or damaged, and is made anew from the segments");
+        tracing::warn!("owed.db is missing or damaged, and is rebuilt from the segments");
         rebuild(path, segments, last)?;
     }
     Ok((OwedFile::new(path.to_owned()), last))
@@ -81,7 +81,7 @@ fn catch_up(connection: &mut Connection, segments: &Segments, last: u64) -> Resu
             break;
         }
     }
-    let mut replay = Replay { connection, pendings: Pendings::default(), through: applied };
+    let mut replay = OwedRebuild { connection, pendings: Pendings::default(), through: applied };
     for segment in &all[from..] {
         let is_complete = segment.read(|it| replay.segment(it))?;
         if !is_complete {
@@ -92,13 +92,13 @@ fn catch_up(connection: &mut Connection, segments: &Segments, last: u64) -> Resu
     Ok(replay.through == last)
 }
 
-struct Replay<'a> {
+struct OwedRebuild<'a> {
     connection: &'a mut Connection,
     pendings: Pendings,
     through: u64,
 }
 
-impl Replay<'_> {
+impl OwedRebuild<'_> {
     /// Changes that are held in memory at once, about.
     const MANY: usize = 64 * 1024;
 
@@ -116,10 +116,10 @@ impl Replay<'_> {
                 redo::read(changes.map_err(|_| StoreError::Damaged { what: "redo row" })?)?
             {
                 match change {
-                    Change::Insert(row) | Change::Update(row) => {
+                    OwedChange::Insert(row) | OwedChange::Update(row) => {
                         self.pendings.insert(row.seq, Pending::Update(row));
                     }
-                    Change::End(row) => {
+                    OwedChange::End(row) => {
                         self.pendings.insert(row.seq, Pending::Delete(row));
                     }
                 }
@@ -139,7 +139,7 @@ impl Replay<'_> {
     }
 }
 
-/// Makes the file anew. It takes its place when it is whole and on disk.
+/// Makes the file again. It takes its place when it is whole and on disk.
 fn rebuild(path: &Path, segments: &Segments, last: u64) -> Result<()> {
     let fresh = path.with_file_name("owed-new.db");
     remove(&fresh)?;
@@ -241,7 +241,7 @@ fn attempted(segment: &Connection, owed: &Connection) -> Result<()> {
 }
 
 impl OwedFile {
-    /// Leaves a mark, if this error says that the file is damaged, so that it is made anew when the
+    /// Leaves a mark, if this error says that the file is damaged, so that it is made again when the
     /// store is opened the next time.
     pub(super) fn condemn(&self, error: &StoreError) {
         if is_damage(error)

@@ -7,7 +7,7 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Change {
+pub(super) enum OwedChange {
     Insert(OwedRow),
     Update(OwedRow),
     /// Only what finds the row is kept of it.
@@ -18,11 +18,11 @@ const INSERT: u8 = 1;
 const UPDATE: u8 = 2;
 const END: u8 = 3;
 
-pub(super) fn write(bytes: &mut Vec<u8>, change: &Change) {
+pub(super) fn write(bytes: &mut Vec<u8>, change: &OwedChange) {
     let (tag, row) = match change {
-        Change::Insert(row) => (INSERT, row),
-        Change::Update(row) => (UPDATE, row),
-        Change::End(row) => (END, row),
+        OwedChange::Insert(row) => (INSERT, row),
+        OwedChange::Update(row) => (UPDATE, row),
+        OwedChange::End(row) => (END, row),
     };
     bytes.push(tag);
     packed::put(bytes, row.seq.bits());
@@ -45,8 +45,8 @@ pub(super) fn write(bytes: &mut Vec<u8>, change: &Change) {
 }
 
 /// The changes of one redo row, in their order.
-pub(super) fn read(bytes: &[u8]) -> Result<Vec<Change>> {
-    let mut reader = Reader { bytes };
+pub(super) fn read(bytes: &[u8]) -> Result<Vec<OwedChange>> {
+    let mut reader = RedoReader { bytes };
     let mut changes = Vec::new();
     while !reader.bytes.is_empty() {
         changes.push(reader.change().ok_or(StoreError::Damaged { what: "redo row" })?);
@@ -54,11 +54,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-struct Reader<'a> {
+struct RedoReader<'a> {
     bytes: &'a [u8],
 }
 
-impl Reader<'_> {
+impl RedoReader<'_> {
     fn byte(&mut self) -> Option<u8> {
         let (&first, rest) = self.bytes.split_first()?;
         self.bytes = rest;
@@ -73,7 +73,7 @@ impl Reader<'_> {
         packed::take_signed(&mut self.bytes)
     }
 
-    fn change(&mut self) -> Option<Change> {
+    fn change(&mut self) -> Option<OwedChange> {
         let tag = self.byte()?;
         let mut row = OwedRow {
             seq: DeliverySeq::from_bits(self.number()?),
@@ -85,7 +85,7 @@ impl Reader<'_> {
             due: None,
         };
         if tag == END {
-            return Some(Change::End(row));
+            return Some(OwedChange::End(row));
         }
         row.accepted_at = self.signed()?;
         row.attempts = self.number()?.try_into().ok()?;
@@ -96,8 +96,8 @@ impl Reader<'_> {
             _ => return None,
         };
         match tag {
-            INSERT => Some(Change::Insert(row)),
-            UPDATE => Some(Change::Update(row)),
+            INSERT => Some(OwedChange::Insert(row)),
+            UPDATE => Some(OwedChange::Update(row)),
             _ => None,
         }
     }
@@ -125,11 +125,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(rows in prop::collection::vec(row(), 0..20)) {
+        fn redo_rows_are_read_back(rows in prop::collection::vec(row(), 0..20)) {
             let ends = |row: OwedRow| OwedRow { accepted_at: 0, attempts: 0, entries: 0, due: None, ..row };
-            let changes: Vec<Change> = rows
+            let changes: Vec<OwedChange> = rows
                 .into_iter()
-                .flat_map(|it| [Change::Insert(it), Change::Update(it), Change::End(ends(it))])
+                .flat_map(|it| [OwedChange::Insert(it), OwedChange::Update(it), OwedChange::End(ends(it))])
                 .collect();
             let mut bytes = Vec::new();
             for change in &changes {

@@ -1,16 +1,16 @@
 //! Erasing what events say about a person. A segment in which there is something to erase is written
-//! anew; the newest one is sealed for that first.
+//! again; the newest one is sealed for that first.
 
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rusqlite::Connection;
 
-use super::{Forgetting, PATIENCE, wait_for_readers};
+use super::{Forgetting, TIMEOUT, wait_for_readers};
 use crate::{
     model::{DeliverySeq, EventSeq, Person, ProjectId, SourceId},
     store::{
-        Eraser, Result, Stretch,
+        Eraser, Result, ScannedRange,
         sqlite::{
             SqliteStore, blocks::Block, contents::contents_of, error::unavailable, owed::OwedFile,
             readers::Readers, rows, segments::Segment,
@@ -30,13 +30,13 @@ impl Eraser for SqliteStore {
         person: &Person,
         after: EventSeq,
         until: EventSeq,
-    ) -> Result<Option<Stretch>> {
+    ) -> Result<Option<ScannedRange>> {
         let person = person.clone();
         self.read_owed(move |readers, owed| find(readers, owed, project, &person, after, until))
             .await
     }
 
-    async fn erase(&self, stretch: &Stretch) -> Result<u64> {
+    async fn erase(&self, stretch: &ScannedRange) -> Result<u64> {
         let stretch = stretch.clone();
         self.rewriting(Vec::new(), move |it| it.erase(&stretch)).await
     }
@@ -56,7 +56,7 @@ fn find(
     person: &Person,
     after: EventSeq,
     until: EventSeq,
-) -> Result<Option<Stretch>> {
+) -> Result<Option<ScannedRange>> {
     let all = readers.segments.all();
     let at = all.partition_point(|it| it.first().0 <= after.0 + 1).saturating_sub(1);
     // A segment that ends before the place has nothing behind it.
@@ -83,7 +83,7 @@ fn find(
                 about.read(|it| deliveries_of(it, *event, &mut open))?;
             }
         }
-        return Ok(Some(Stretch { through, events, open }));
+        return Ok(Some(ScannedRange { through, events, open }));
     }
     Ok(None)
 }
@@ -146,7 +146,7 @@ fn deliveries_of(
 }
 
 impl Forgetting {
-    fn erase(&self, stretch: &Stretch) -> Result<u64> {
+    fn erase(&self, stretch: &ScannedRange) -> Result<u64> {
         self.wait_until_planned(stretch.through)?;
         let segments = &self.readers.segments;
         let Some(segment) = segments.of_event(stretch.through) else { return Ok(0) };
@@ -156,7 +156,7 @@ impl Forgetting {
         }
         if !segment.is_sealed() {
             if segments.newest().first() == segment.first() {
-                self.inbox.roll()?;
+                self.queue.roll()?;
             }
             self.wait_until_sealed(segment.first());
         }
@@ -167,7 +167,7 @@ impl Forgetting {
         // From here on no replay of these begins; those that were made are in `owed.db` then, and
         // are sent no more.
         let _hold = segments.hold(stretch.events.clone());
-        self.inbox.flush_blocking()?;
+        self.queue.flush_blocking()?;
         // What was written since the first look may be about events that were erased before.
         erased.extend(segment.read(|it| self.erased_before(it, segment.first()))?);
         let mut own = stretch.events.clone();
@@ -184,7 +184,7 @@ impl Forgetting {
 
     /// A plan in the making has the bodies in memory, and writes copies of them.
     fn wait_until_planned(&self, through: EventSeq) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         while self.status.decided_through() < through {
             self.status.check_open()?;
             if Instant::now() >= until {

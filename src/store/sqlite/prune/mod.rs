@@ -1,7 +1,7 @@
 //! Retention: forgetting events that are older than their project wants, and all that is about them.
 //!
 //! It works on sealed segments, one at a time, beside the writer. A segment of which nothing must
-//! stay is deleted; one of which a good part may go is [written anew](rewrite) without that part.
+//! stay is deleted; one of which a good part may go is [written again](rewrite) without that part.
 //! Two things hold at every moment, also after a crash: a row about an event stays as long as the
 //! event does, and an event of which something is owed, or that has no plan yet, stays.
 
@@ -20,7 +20,6 @@ use super::{
     SqliteStore, blocking,
     contents::{Contents, all_contents},
     files::{self, Folder},
-    inbox::Inbox,
     keys::KeyReader,
     manifest::ManifestFile,
     owed::OwedFile,
@@ -28,17 +27,18 @@ use super::{
     rows,
     seal::remove_files,
     segments::Segment,
-    status::Status,
+    status::StoreStatus,
+    write_queue::WriteQueue,
 };
 use crate::{
     model::{EventSeq, ProjectId},
     store::{Result, StoreError},
 };
 
-/// Of a segment's events, the share that must be gone before the rest is written anew.
+/// Of a segment's events, the share that must be gone before the rest is written again.
 const WORTHWHILE_PERCENT: u64 = 30;
-/// How long to wait for the newest segment to be sealed, if that is where old events are.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for the active segment to be sealed, if that is where old events are.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl SqliteStore {
     pub(super) async fn forget(&self, horizons: &[(ProjectId, Timestamp)]) -> Result<u64> {
@@ -68,7 +68,7 @@ impl SqliteStore {
             readers: self.readers.clone(),
             owed: self.owed.clone(),
             keys: self.keys.clone(),
-            inbox: self.inbox.clone(),
+            queue: self.queue.clone(),
             status: self.status.clone(),
             horizons,
         };
@@ -86,15 +86,15 @@ struct Forgetting {
     readers: Arc<Readers>,
     owed: OwedFile,
     keys: KeyReader,
-    inbox: Arc<Inbox>,
-    status: Arc<Status>,
+    queue: Arc<WriteQueue>,
+    status: Arc<StoreStatus>,
     /// Events of these projects that were received before these times may go.
     horizons: Vec<(i64, i64)>,
 }
 
 /// What is to become of a segment.
 #[derive(Debug, PartialEq)]
-enum Verdict {
+enum SegmentVerdict {
     Leave,
     Delete,
     Rewrite,
@@ -122,7 +122,7 @@ impl Forgetting {
         Ok(count)
     }
 
-    /// Old events in the newest segment would stay until it is full, which may take for ever: the
+    /// Old events in the active segment would stay until it is full, which may take for ever: the
     /// writer begins another one.
     fn let_go_of_newest(&self) -> Result<()> {
         let segments = &self.readers.segments;
@@ -134,13 +134,13 @@ impl Forgetting {
         }
         let first = newest.first();
         drop(newest);
-        self.inbox.roll()?;
+        self.queue.roll()?;
         self.wait_until_sealed(first);
         Ok(())
     }
 
     fn wait_until_sealed(&self, first: EventSeq) {
-        self.readers.segments.wait_for(PATIENCE, |all| {
+        self.readers.segments.wait_for(TIMEOUT, |all| {
             self.status.is_closed() || all.iter().any(|it| it.first() == first && it.is_sealed())
         });
     }
@@ -157,30 +157,30 @@ impl Forgetting {
         // From here on no replay may begin of these events; what began before is in `owed.db` after
         // the flush.
         let _hold = self.readers.segments.hold(expired.clone());
-        self.inbox.flush_blocking()?;
+        self.queue.flush_blocking()?;
         let owed = self.owed.events(segment.first(), end)?;
         let gone: Vec<EventSeq> =
             expired.iter().copied().filter(|it| owed.binary_search(it).is_err()).collect();
         let verdict = if gone.len() as u64 == tally.events {
             let must_stay = segment.read(|it| self.must_stay(it, segment.first()))?;
             if !must_stay {
-                Verdict::Delete
+                SegmentVerdict::Delete
             } else if is_empty {
-                Verdict::Leave
+                SegmentVerdict::Leave
             } else {
-                Verdict::Rewrite
+                SegmentVerdict::Rewrite
             }
         } else if tally.without(expired.len() - gone.len()).is_worthwhile() {
-            Verdict::Rewrite
+            SegmentVerdict::Rewrite
         } else {
-            Verdict::Leave
+            SegmentVerdict::Leave
         };
         // What was found in later segments must be there after a power cut, too.
-        self.inbox.flush_blocking()?;
+        self.queue.flush_blocking()?;
         match verdict {
-            Verdict::Leave => return Ok(0),
-            Verdict::Delete => self.delete(segment)?,
-            Verdict::Rewrite => self.rewrite(&segment, &gone, &[])?,
+            SegmentVerdict::Leave => return Ok(0),
+            SegmentVerdict::Delete => self.delete(segment)?,
+            SegmentVerdict::Rewrite => self.rewrite(&segment, &gone, &[])?,
         }
         Ok(gone.len() as u64)
     }
@@ -202,8 +202,8 @@ impl Forgetting {
     }
 
     /// How many events of a segment are old.
-    fn tally(&self, connection: &Connection, contents: &[Contents]) -> Result<Tally> {
-        let mut tally = Tally::default();
+    fn tally(&self, connection: &Connection, contents: &[Contents]) -> Result<PruneTally> {
+        let mut tally = PruneTally::default();
         for it in contents {
             tally.events += it.events;
             let Some(horizon) = self.horizon(it.project) else { continue };
@@ -309,7 +309,7 @@ impl Forgetting {
 
 /// Who still reads it may finish. A list holds it for a moment only.
 fn wait_for_readers(segment: &Arc<Segment>) {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     while Arc::strong_count(segment) > 1 && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -337,7 +337,7 @@ fn count_contents(connection: &Connection) -> Result<Vec<Contents>> {
 
 /// How much of a segment may go.
 #[derive(Clone, Copy, Debug, Default)]
-struct Tally {
+struct PruneTally {
     events: u64,
     expired: u64,
     /// All events of some project. That alone is reason enough: it comes at most once for each, and
@@ -345,7 +345,7 @@ struct Tally {
     has_whole_project: bool,
 }
 
-impl Tally {
+impl PruneTally {
     fn is_worthwhile(self) -> bool {
         self.expired > 0
             && (self.has_whole_project || self.expired * 100 >= self.events * WORTHWHILE_PERCENT)

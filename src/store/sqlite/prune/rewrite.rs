@@ -1,4 +1,4 @@
-//! Writing a segment anew, without some of its events and without what was about them, or with the
+//! Writing a segment again, without some of its events and without what was about them, or with the
 //! bodies of some of them erased.
 //!
 //! The new file is complete and on disk before it takes the old one's name. A crash before that
@@ -59,7 +59,7 @@ impl Forgetting {
             first = segment.first().0,
             forgotten = gone.len(),
             erased = erased.len(),
-            "a segment is written anew"
+            "a segment is rewritten"
         );
         Ok(())
     }

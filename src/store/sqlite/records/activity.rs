@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use super::{
     Archive, LARGEST_PAGE,
     event::{Heads, push},
-    filter::Condition,
-    walk::{Cursor, Stretch, Window},
+    filter::SqlCondition,
+    walk::{Cursor, SegmentRange, Window},
 };
 use crate::{
     model::{DeliverySeq, Entry, EventSeq, ProjectId},
@@ -30,7 +30,7 @@ impl Archive {
     ) -> Result<Vec<ActivityRecord>> {
         let control = &self.readers.control;
         let Some(project) = control.known_number(project) else { return Ok(Vec::new()) };
-        let mut condition = Condition::new("project = ?", project);
+        let mut condition = SqlCondition::new("project = ?", project);
         if let Some(destination) = filter.destination {
             let Some(number) = control.known_number(destination) else { return Ok(Vec::new()) };
             condition.and("destination = ?", number);
@@ -47,7 +47,7 @@ impl Archive {
             return Ok(list);
         }
         let event = DeliverySeq::from_bits(before.0).event();
-        for stretch in Stretch::below(&self.readers.segments, EventSeq(event.0 + 1)) {
+        for stretch in SegmentRange::below(&self.readers.segments, EventSeq(event.0 + 1)) {
             let fetch = |connection: &Connection, segment: &Segment, window| {
                 fetch(&condition, only_failures(filter), connection, segment, window)
             };
@@ -84,7 +84,7 @@ fn only_failures(filter: &ActivityFilter) -> bool {
 }
 
 fn fetch(
-    condition: &Condition,
+    condition: &SqlCondition,
     only_failures: bool,
     connection: &Connection,
     segment: &Segment,

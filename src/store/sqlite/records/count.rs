@@ -7,9 +7,9 @@ use rusqlite::Connection;
 
 use super::{
     Archive,
-    deliveries::{Selected, Way, by_end},
+    deliveries::{AccessPath, Selected, by_end},
     event::head_in,
-    filter::{Condition, is_within},
+    filter::{SqlCondition, is_within},
 };
 use crate::{
     model::{DeliverySeq, Ended, Pattern, ProjectId, Selection},
@@ -25,7 +25,7 @@ use crate::{
 
 /// A table whose rows are counted, and its column with the delivery.
 #[derive(Clone, Copy)]
-struct Counted {
+struct CountedTable {
     table: &'static str,
     delivery: &'static str,
     /// The code of an end.
@@ -36,25 +36,25 @@ impl Archive {
     pub fn count(&self, project: ProjectId, selection: &Selection) -> Result<u64> {
         let Some(selected) = self.selected(project, selection) else { return Ok(0) };
         let counted =
-            |ended| Counted { table: "activity", delivery: "delivery", ended: Some(ended) };
+            |ended| CountedTable { table: "activity", delivery: "delivery", ended: Some(ended) };
         let of_end = |ended| self.count_rows(&selected, counted(ended_code(ended)));
         let replayed = |ended| self.count_rows(&selected, counted(replayed_code(ended)));
-        match Way::of(selection.state) {
-            Way::Owed { attempted } => self.count_owed(&selected, attempted),
+        match AccessPath::of(selection.state) {
+            AccessPath::Owed { attempted } => self.count_owed(&selected, attempted),
             // A dead letter that was replayed is none any more.
-            Way::Ended(ended @ (Ended::Dead | Ended::Expired)) => {
+            AccessPath::Ended(ended @ (Ended::Dead | Ended::Expired)) => {
                 Ok(of_end(ended)?.saturating_sub(replayed(ended)?))
             }
-            Way::Ended(ended) => of_end(ended),
-            Way::Planned(Some(_)) => of_end(Ended::Delivered),
-            Way::Planned(None) => {
-                let all = Counted { table: "deliveries", delivery: "seq", ended: None };
+            AccessPath::Ended(ended) => of_end(ended),
+            AccessPath::Planned(Some(_)) => of_end(Ended::Delivered),
+            AccessPath::Planned(None) => {
+                let all = CountedTable { table: "deliveries", delivery: "seq", ended: None };
                 self.count_rows(&selected, all)
             }
         }
     }
 
-    fn count_rows(&self, selected: &Selected<'_>, counted: Counted) -> Result<u64> {
+    fn count_rows(&self, selected: &Selected<'_>, counted: CountedTable) -> Result<u64> {
         let mut count = 0;
         for segment in self.readers.segments.all().iter() {
             count += segment.read(|it| self.count_in(it, segment, selected, counted))?;
@@ -67,11 +67,11 @@ impl Archive {
         connection: &Connection,
         segment: &Segment,
         selected: &Selected<'_>,
-        counted: Counted,
+        counted: CountedTable,
     ) -> Result<u64> {
-        let Counted { table, delivery, ended } = counted;
+        let CountedTable { table, delivery, ended } = counted;
         let first = DeliverySeq::first_of(segment.first()).bits() as i64;
-        let mut condition = Condition::new("r.project = ?", selected.project);
+        let mut condition = SqlCondition::new("r.project = ?", selected.project);
         if let Some(destination) = selected.destination {
             condition.and("r.destination = ?", destination);
         }

@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use super::{
     Archive, LARGEST_PAGE,
     event::{Heads, push},
-    filter::{Condition, is_within},
-    walk::{Cursor, Stretch, Window},
+    filter::{SqlCondition, is_within},
+    walk::{Cursor, SegmentRange, Window},
 };
 use crate::{
     model::{DeliverySeq, DeliveryState, Ended, EventSeq, ProjectId, Selection},
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How the deliveries of a selection are found.
-pub enum Way {
+pub enum AccessPath {
     Owed {
         attempted: bool,
     },
@@ -35,7 +35,7 @@ pub enum Way {
     Planned(Option<DeliveryState>),
 }
 
-impl Way {
+impl AccessPath {
     pub fn of(state: Option<DeliveryState>) -> Self {
         match state {
             Some(DeliveryState::Pending) => Self::Owed { attempted: false },
@@ -95,13 +95,13 @@ impl Archive {
         before: u64,
         take: &mut dyn FnMut(DeliveryRecord) -> ControlFlow<()>,
     ) -> Result<()> {
-        if let Way::Owed { attempted } = Way::of(selected.selection.state) {
+        if let AccessPath::Owed { attempted } = AccessPath::of(selected.selection.state) {
             return self.list_owed(selected, attempted, before, take);
         }
         let event = DeliverySeq::from_bits(before).event();
-        for stretch in Stretch::below(&self.readers.segments, EventSeq(event.0 + 1)) {
+        for stretch in SegmentRange::below(&self.readers.segments, EventSeq(event.0 + 1)) {
             let stretch = stretch?;
-            let visit = |own: &Connection, rows: Vec<(Cursor, Found)>| {
+            let visit = |own: &Connection, rows: Vec<(Cursor, ListedDelivery)>| {
                 self.visit(selected, &stretch.about, own, rows, take)
             };
             let fetch = |connection: &Connection, segment: &Segment, window| {
@@ -119,7 +119,7 @@ impl Archive {
         selected: &Selected<'_>,
         about: &[Arc<Segment>],
         own: &Connection,
-        rows: Vec<(Cursor, Found)>,
+        rows: Vec<(Cursor, ListedDelivery)>,
         take: &mut dyn FnMut(DeliveryRecord) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let mut heads = Heads::default();
@@ -141,8 +141,8 @@ impl Archive {
                 continue;
             }
             let row = match found {
-                Found::Row(row) => *row,
-                Found::Seq => match self.readers.delivery(seq)? {
+                ListedDelivery::Row(row) => *row,
+                ListedDelivery::Seq => match self.readers.delivery(seq)? {
                     Some(row) => row,
                     None => continue,
                 },
@@ -181,7 +181,7 @@ impl Archive {
             for &seq in &seqs {
                 let Some(own) = self.readers.segments.of_event(seq.event()) else { continue };
                 let about = self.readers.segments.about_event(seq.event())?;
-                let rows = vec![((seq.bits(), 0), Found::Seq)];
+                let rows = vec![((seq.bits(), 0), ListedDelivery::Seq)];
                 if own.read(|it| self.visit(selected, &about, it, rows, take))?.is_break() {
                     return Ok(());
                 }
@@ -208,7 +208,7 @@ impl Archive {
 }
 
 /// What a segment knows about a delivery of the list.
-enum Found {
+enum ListedDelivery {
     Row(Box<DeliveryRow>),
     Seq,
 }
@@ -218,22 +218,22 @@ fn fetch(
     connection: &Connection,
     segment: &Segment,
     window: Window,
-) -> Result<Vec<(Cursor, Found)>> {
-    let mut condition = Condition::new("project = ?", selected.project);
+) -> Result<Vec<(Cursor, ListedDelivery)>> {
+    let mut condition = SqlCondition::new("project = ?", selected.project);
     if let Some(destination) = selected.destination {
         condition.and("destination = ?", destination);
     }
     let mut found = Vec::new();
-    match Way::of(selected.selection.state) {
-        Way::Ended(ended) => {
+    match AccessPath::of(selected.selection.state) {
+        AccessPath::Ended(ended) => {
             let sql = ended_sql(segment, ended, &mut condition, window);
             let mut statement = connection.prepare_cached(&sql)?;
             let mut rows = statement.query(condition.values())?;
             while let Some(row) = rows.next()? {
-                found.push(((row.get::<_, i64>(0)? as u64, 0), Found::Seq));
+                found.push(((row.get::<_, i64>(0)? as u64, 0), ListedDelivery::Seq));
             }
         }
-        Way::Planned(_) | Way::Owed { .. } => {
+        AccessPath::Planned(_) | AccessPath::Owed { .. } => {
             condition.and("seq >= ?", window.low as i64);
             condition.and("seq < ?", window.before.0 as i64);
             let sql = format!(
@@ -246,14 +246,19 @@ fn fetch(
             let mut rows = statement.query(condition.values())?;
             while let Some(row) = rows.next()? {
                 let row = delivery(row)?;
-                found.push(((row.seq.bits(), 0), Found::Row(Box::new(row))));
+                found.push(((row.seq.bits(), 0), ListedDelivery::Row(Box::new(row))));
             }
         }
     }
     Ok(found)
 }
 
-fn ended_sql(segment: &Segment, ended: Ended, condition: &mut Condition, window: Window) -> String {
+fn ended_sql(
+    segment: &Segment,
+    ended: Ended,
+    condition: &mut SqlCondition,
+    window: Window,
+) -> String {
     condition.and("ended = ?", ended_code(ended));
     condition.and_all("ended > 1", []);
     condition.and("delivery >= ?", window.low as i64);

@@ -22,7 +22,7 @@ use crate::{
 
 /// What lists say about an event.
 #[derive(Clone, Debug)]
-pub struct Head {
+pub struct EventHead {
     pub id: EventId,
     pub event_type: TypeName,
     /// Microseconds since 1970.
@@ -31,7 +31,7 @@ pub struct Head {
 
 /// How a delivery stands, by its activity log.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
+pub struct DeliveryProgress {
     pub attempts: u16,
     /// The code of its end.
     pub ended: Option<i64>,
@@ -39,7 +39,7 @@ pub struct Progress {
     pub replayed: Option<u16>,
 }
 
-impl Progress {
+impl DeliveryProgress {
     pub fn state(self) -> Result<DeliveryState> {
         Ok(match (self.ended, self.attempts) {
             (Some(code), _) => rows::ended(rows::end_before(code))?.into(),
@@ -60,7 +60,7 @@ impl Archive {
 
     fn record(&self, event: crate::model::Event) -> Result<EventRecord> {
         let about = self.readers.segments.about_event(event.seq)?;
-        let head = Head {
+        let head = EventHead {
             id: event.id,
             event_type: event.event_type.clone(),
             received_at: rows::micros(event.received_at),
@@ -100,7 +100,7 @@ impl Archive {
             segment.read(|it| entries_in(it, seq, &mut entries))?;
         }
         entries.sort_unstable_by_key(|it| it.number);
-        let progress = Progress::of(&entries);
+        let progress = DeliveryProgress::of(&entries);
         let copy = row.copy.as_deref().map(rows::copy).transpose()?;
         let record = self.delivery_record(row, &head, progress)?;
         Ok(Some(DeliveryRecord { copy, entries, ..record }))
@@ -126,8 +126,8 @@ impl Archive {
     pub fn delivery_record(
         &self,
         row: DeliveryRow,
-        head: &Head,
-        progress: Progress,
+        head: &EventHead,
+        progress: DeliveryProgress,
     ) -> Result<DeliveryRecord> {
         let control = &self.readers.control;
         let state = progress.state()?;
@@ -172,8 +172,8 @@ impl Archive {
     }
 
     /// How a delivery stands, by the segments that may know.
-    pub fn progress(&self, seq: DeliverySeq, about: &[Arc<Segment>]) -> Result<Progress> {
-        let mut progress = Progress::default();
+    pub fn progress(&self, seq: DeliverySeq, about: &[Arc<Segment>]) -> Result<DeliveryProgress> {
+        let mut progress = DeliveryProgress::default();
         // The newest knows most.
         for segment in about.iter().rev() {
             let (attempts, ended, replayed): (Option<u16>, Option<i64>, Option<u16>) = segment
@@ -193,7 +193,7 @@ impl Archive {
     }
 }
 
-impl Progress {
+impl DeliveryProgress {
     fn of(entries: &[Entry]) -> Self {
         let attempts = entries.iter().map(|it| match it.kind {
             EntryKind::Attempt { number, .. } => number,
@@ -212,7 +212,7 @@ impl Progress {
 }
 
 /// What lists say about an event, from the file that holds it.
-pub fn head_in(connection: &Connection, seq: EventSeq) -> Result<Option<Head>> {
+pub fn head_in(connection: &Connection, seq: EventSeq) -> Result<Option<EventHead>> {
     let sql = "SELECT coalesce(given_id, id), type, received_at FROM events WHERE seq = ?";
     let found = connection
         .prepare_cached(sql)?
@@ -220,7 +220,7 @@ pub fn head_in(connection: &Connection, seq: EventSeq) -> Result<Option<Head>> {
             Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, String>(1)?, row.get(2)?))
         })
         .optional()?;
-    Ok(found.map(|(id, event_type, received_at)| Head {
+    Ok(found.map(|(id, event_type, received_at)| EventHead {
         id: EventId::from_bits(u128::from_be_bytes(id)),
         event_type: TypeName::trusted(&event_type),
         received_at,
@@ -265,11 +265,11 @@ fn entries_in(connection: &Connection, seq: DeliverySeq, found: &mut Vec<Entry>)
 
 /// The heads of events that are asked for in order, of which several rows in a row are about one.
 #[derive(Default)]
-pub struct Heads(Option<(EventSeq, Option<Head>)>);
+pub struct Heads(Option<(EventSeq, Option<EventHead>)>);
 
 impl Heads {
     /// `own` holds the event, if it is still there.
-    pub fn of(&mut self, own: &Connection, cursor: Cursor) -> Result<Option<Head>> {
+    pub fn of(&mut self, own: &Connection, cursor: Cursor) -> Result<Option<EventHead>> {
         let event = DeliverySeq::from_bits(cursor.0).event();
         if let Some((last, head)) = &self.0
             && *last == event

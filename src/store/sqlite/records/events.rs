@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{Archive, LARGEST_PAGE, filter::Condition};
+use super::{Archive, LARGEST_PAGE, filter::SqlCondition};
 use crate::{
     model::{Event, EventSeq, ProjectId},
     store::{
@@ -114,10 +114,10 @@ impl Archive {
     }
 
     /// The project's number, and the condition on its rows. `None`: no row can match.
-    fn condition(&self, project: ProjectId, filter: &EventFilter) -> Option<(i64, Condition)> {
+    fn condition(&self, project: ProjectId, filter: &EventFilter) -> Option<(i64, SqlCondition)> {
         let control = &self.readers.control;
         let project = control.known_number(project)?;
-        let mut condition = Condition::new("project = ?", project);
+        let mut condition = SqlCondition::new("project = ?", project);
         if let Some(source) = filter.source {
             condition.and("source = ?", control.known_number(source)?);
         }
@@ -141,12 +141,12 @@ fn may_have(
     Ok(contents.is_some_and(|it| it.overlaps(filter.from, filter.until)))
 }
 
-/// The newest events for which a condition holds. Looks at the last events first, which mostly is
+/// List the newest events for which a condition holds. Looks at the last events first, which mostly is
 /// enough; what is rarer than that, a sealed segment finds by its index.
 fn newest(
     connection: &Connection,
     segment: &Segment,
-    condition: &Condition,
+    condition: &SqlCondition,
     before: i64,
     limit: usize,
 ) -> Result<Vec<EventSeq>> {
@@ -170,7 +170,7 @@ fn newest(
 fn select(
     connection: &Connection,
     index: &str,
-    condition: &Condition,
+    condition: &SqlCondition,
     (low, before): (i64, i64),
     limit: usize,
 ) -> Result<Vec<EventSeq>> {

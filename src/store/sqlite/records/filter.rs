@@ -7,12 +7,12 @@ use crate::{model::Pattern, store::sqlite::rows::micros};
 
 /// A `WHERE` that grows. Values never become part of the text.
 #[derive(Clone, Debug)]
-pub struct Condition {
+pub struct SqlCondition {
     sql: String,
     values: Vec<Value>,
 }
 
-impl Condition {
+impl SqlCondition {
     /// `sql` has one `?`.
     pub fn new(sql: &str, value: impl Into<Value>) -> Self {
         Self { sql: sql.to_owned(), values: vec![value.into()] }
@@ -84,7 +84,7 @@ mod tests {
         for pattern in ["user.*", "*", "user.a", "user.z.*", "nothing.*"] {
             let pattern = Pattern::try_from(pattern.to_owned()).unwrap();
             for event_type in types {
-                let mut condition = Condition::new("? = 1", 1);
+                let mut condition = SqlCondition::new("? = 1", 1);
                 condition.and_type(&format!("'{event_type}'"), Some(&pattern));
                 let found: bool = connection
                     .query_row(&format!("SELECT {}", condition.sql()), condition.values(), |row| {

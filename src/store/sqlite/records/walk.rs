@@ -16,7 +16,7 @@ use crate::{
 pub type Cursor = (u64, u16);
 
 /// The events of one segment.
-pub struct Stretch {
+pub struct SegmentRange {
     /// The segment that has the events themselves.
     pub own: Arc<Segment>,
     /// This one and later ones that may have rows about these events.
@@ -33,7 +33,7 @@ pub struct Window {
     pub limit: usize,
 }
 
-impl Stretch {
+impl SegmentRange {
     /// The stretches that begin below `before`, from new to old.
     pub fn below(segments: &Segments, before: EventSeq) -> impl Iterator<Item = Result<Self>> {
         let all = segments.all();
