@@ -85,7 +85,11 @@ async fn every_error_names_file_line_column_and_field() {
             "signed: maybe",
             "acme.yaml:17:13: destinations[1].signed: must be true or false, found a string",
         ),
-        ("\"order.*\"]", "\"order*\"]", "acme.yaml:21:28: pipelines[0].on[1]: must be an event type"),
+        (
+            "\"order.*\"]",
+            "\"order*\"]",
+            "acme.yaml:21:28: pipelines[0].on[1]: must be an event type",
+        ),
         (
             "sources: [app]",
             "sources: [web]",
