@@ -26,7 +26,7 @@ fn root() -> &'static Path {
 /// Every page that we ship, by its path from the root.
 fn pages() -> Vec<(PathBuf, String)> {
     let mut pages = Vec::new();
-    for folder in ["", "docs", "docs/adr", "sdk/typescript", "bench"] {
+    for folder in ["", "docs", "docs/adr", "sdk/typescript", "bench", "tests", "changelog.d"] {
         let Ok(entries) = std::fs::read_dir(root().join(folder)) else { continue };
         for entry in entries {
             let path = entry.unwrap().path();

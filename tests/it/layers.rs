@@ -167,25 +167,50 @@ fn only_egress_connects_and_only_problem_speaks_problem_json() {
 
 #[test]
 fn the_documents_name_only_tests_and_files_that_exist() {
-    let code: String = files_below(&root().join("tests"), &["rs"])
+    let code: String = ["tests", "src", "pages"]
         .iter()
-        .chain(&files_below(&root().join("src"), &["rs"]))
-        .map(|it| read(it))
+        .flat_map(|it| files_below(&root().join(it), &["rs"]))
+        .map(|it| read(&it))
         .collect();
+    let mut documents = files_below(&root().join("docs/adr"), &["md"]);
+    let others = [
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/glossary.md",
+        "tests/README.md",
+    ];
+    documents.extend(others.map(|it| root().join(it)));
     let mut wrong = Vec::new();
-    for word in quoted(&read(&root().join("ARCHITECTURE.md"))) {
-        let is_test_name =
-            word.contains('_') && word.matches('_').count() > 3 && !word.contains('/');
-        if is_test_name && !code.contains(&format!("fn {word}(")) {
-            wrong.push(format!("ARCHITECTURE.md names the test `{word}`, which does not exist"));
-        }
-        let is_path =
-            word.starts_with("src/") || word.starts_with("tests/") || word.starts_with("docs/");
-        if is_path && !word.contains(['*', '<', '{']) && !root().join(&word).exists() {
-            wrong.push(format!("ARCHITECTURE.md names `{word}`, which does not exist"));
+    for document in documents {
+        let name = document.strip_prefix(root()).unwrap().display().to_string();
+        for quoted in quoted(&read(&document)) {
+            for test in test_names(&quoted) {
+                if !code.contains(&format!("fn {test}(")) {
+                    wrong.push(format!("{name} names the test `{test}`, which does not exist"));
+                }
+            }
+            let is_path = ["src/", "tests/", "docs/", "bench/", "pages/"]
+                .iter()
+                .any(|it| quoted.starts_with(it));
+            if is_path && !quoted.contains(['*', '<', '{', ' ']) && !root().join(&quoted).exists() {
+                wrong.push(format!("{name} names `{quoted}`, which does not exist"));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What looks like tests in a quoted text: `a_test_of_this`, `module::a_test_of_this`, `module::{a_…, b_…}`.
+fn test_names(quoted: &str) -> Vec<&str> {
+    let words = quoted.split([',', '{', '}', ' ']);
+    let last = words.filter_map(|it| it.rsplit("::").next());
+    let is_test = |it: &&str| {
+        it.matches('_').count() > 3
+            && !it.starts_with("tidegate_")
+            && it.chars().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '_')
+    };
+    last.map(|it| it.trim_start_matches('…')).filter(is_test).collect()
 }
 
 pub fn root() -> PathBuf {
