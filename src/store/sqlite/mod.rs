@@ -19,7 +19,7 @@
 //! | `reserve` | the disk reserve: bytes held back for a full disk | yes |
 //! | `lock` | held while a process has the folder open | yes |
 //!
-//! The tables are described in `migrations/`, a run of keys in `keys/run.rs`.
+//! The tables are described in `folder/migrations/`, a run of keys in `keys/run.rs`.
 //!
 //! A journal record is a length (u32) and a checksum (xxh3, u64), then the segment (u64), the
 //! record's number (u64), and statements with their values; all little-endian. The text of a
@@ -29,25 +29,25 @@
 //!
 //! # Write path
 //!
-//! 1. Callers put requests into the write queue (`write_queue.rs`), which is bounded by bytes.
-//! 2. The writer (`writer.rs`) takes the waiting requests, events first, as one commit batch
-//!    (`group_commit.rs`). The idempotency check falls here: keys of this batch, keys that are not fsynced
-//!    yet (`unsynced_keys.rs`), and the key index (`keys/`). The batch gives sequence numbers and ids,
+//! 1. Callers put requests into the write queue (`write/queue.rs`), which is bounded by bytes.
+//! 2. The writer (`write/writer.rs`) takes the waiting requests, events first, as one commit batch
+//!    (`write/group_commit.rs`). The idempotency check falls here: keys of this batch, keys that are not fsynced
+//!    yet (`keys/unsynced.rs`), and the key index (`keys/`). The batch gives sequence numbers and ids,
 //!    without gaps.
-//! 3. The batch writes statements into a buffer (`statement_buffer.rs`, `statements.rs`). They become one journal
-//!    record (`journal.rs`): one write. From here on the batch survives `kill -9`.
-//! 4. Plans and outcomes are answered now. Events and replays are pending acks (`pending_acks.rs`): they
-//!    are answered, and hinted to the pipeline, after the fsync (`syncer.rs`). Without such a
+//! 3. The batch writes statements into a buffer (`wal/statement_buffer.rs`, `wal/statements.rs`). They become one journal
+//!    record (`wal/journal.rs`): one write. From here on the batch survives `kill -9`.
+//! 4. Plans and outcomes are answered now. Events and replays are pending acks (`write/pending_acks.rs`): they
+//!    are answered, and hinted to the pipeline, after the fsync (`write/syncer.rs`). Without such a
 //!    request, fsync follows after 50 ms or 1,024 outcomes. Quick fsyncs run in the writer, slow
 //!    ones on a thread; there is one in-flight fsync at a time.
-//! 5. Buffered statements are executed in the open transaction of the active segment (`active_segment.rs`)
+//! 5. Buffered statements are executed in the open transaction of the active segment (`segment/active.rs`)
 //!    once they are 32 KiB, or when the batch must read. The transaction is committed, and so made
-//!    visible (`publish.rs`), after 256 KiB, after 50 ms, or when a reader asks. The commit writes
+//!    visible (`write/publish.rs`), after 256 KiB, after 50 ms, or when a reader asks. The commit writes
 //!    the fact `journaled`: the high-water mark of journal records in this segment.
-//! 6. The maintenance thread (`maintenance.rs`) checkpoints the segment's SQLite WAL after each 8 MiB.
+//! 6. The maintenance thread (`segment/maintenance.rs`) checkpoints the segment's SQLite WAL after each 8 MiB.
 //!    When a journal file is 8 MiB long, the writer switches to the other one.
 //! 7. A full active segment (500,000 events, 1 GiB), or one that retention wants sealed, is left
-//!    for a new file, and sealed (`seal.rs`): it gets its indexes and never changes again.
+//!    for a new file, and sealed (`segment/seal.rs`): it gets its indexes and never changes again.
 //!
 //! Each commit that changes pending deliveries writes one outbox row (table `redo`). A thread
 //! (`owed/applier.rs`) applies these to `owed.db` at a distance; a delivery that is planned and
@@ -80,11 +80,11 @@
 //! # Read path
 //!
 //! A read first has the writer commit buffered statements, so that a caller sees what was acknowledged.
-//! It then runs on a blocking thread, a few at a time, on its own connections (`readers.rs`,
-//! `segments.rs`); sealed segments are opened as immutable, without locks. An event is found by
+//! It then runs on a blocking thread, a few at a time, on its own connections (`query/readers.rs`,
+//! `segment/segments.rs`); sealed segments are opened as immutable, without locks. An event is found by
 //! its sequence number, or from its id by binary search, since ids grow with it. Bodies lie in zstd
-//! blocks of up to 64 (`blocks.rs`) and are checked against their digest. Rows about an event may
-//! stand in later segments, too: lists walk segments from new to old (`records/`). Pending
+//! blocks of up to 64 (`segment/blocks.rs`) and are checked against their digest. Rows about an event may
+//! stand in later segments, too: lists walk segments from new to old (`query/records/`). Pending
 //! deliveries are read from `owed.db` after a flush of the outbox, in the order of
 //! (destination, lane, position, sequence number), so that the head-of-line delivery
 //! of each lane comes first.
@@ -102,61 +102,23 @@
 //! # Full disk
 //!
 //! Events are refused while free space and reserve would not do for the outcomes of pending
-//! deliveries (`disk_reserve.rs`). Deliveries go on: the journal is reused early, the WAL is kept short,
+//! deliveries (`folder/disk_reserve.rs`). Deliveries go on: the journal is reused early, the WAL is kept short,
 //! and the reserve is given up in pieces. It heals by itself.
 
-mod options;
 mod error;
-mod private;
-mod marks;
-mod changes;
-mod manifest;
-mod sums;
-mod digests;
-mod files;
-mod gate;
-mod control;
-mod directory;
-mod beside;
-mod rows;
-mod contents;
-mod blocks;
-mod segments;
-mod readers;
-mod keys;
-mod minutes;
-mod memories;
-mod tallies;
-mod owed;
-mod write_queue;
-mod group_commit;
-mod plan;
-mod waiting;
-mod settle;
-mod replay;
-mod record;
-mod disk_reserve;
+mod options;
 mod status;
-mod seal;
-mod statements;
-mod statement_buffer;
-mod journal_tail;
-mod journal;
-mod pending_acks;
-mod syncer;
-mod unsynced_keys;
-mod active_segment;
-mod maintenance;
-mod writer;
-mod publish;
-mod recover;
-mod open;
-mod records;
+mod folder;
+mod wal;
+mod segment;
+mod keys;
+mod owed;
+mod registry;
+mod query;
+mod write;
 mod prune;
-mod export;
 mod check;
-mod repair;
-pub mod snapshot;
+mod open;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
@@ -168,20 +130,30 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 pub use self::{
-    check::{Checked, check},
+    check::{Checked, check, repair::repair},
     options::Options,
-    repair::repair,
+    query::snapshot,
 };
 use self::{
-    directory::DirectoryFile,
-    files::Folder,
-    gate::{DuplicateCheck, GateKeys, compare, first_with_key},
-    keys::KeyReader,
-    manifest::ManifestFile,
+    folder::{files::Folder, manifest::ManifestFile},
+    keys::{
+        KeyReader,
+        gate::{GateKeys, PendingEvent},
+    },
     owed::{OwedFile, OwedRow},
-    readers::Readers,
+    query::{
+        duplicates::{DuplicateCheck, compare, first_with_key},
+        readers::Readers,
+    },
+    registry::directory::DirectoryFile,
+    segment::rows,
     status::StoreStatus,
-    write_queue::{End, PendingEvent, WriteQueue, WriteTask},
+    write::{
+        memory::{memories, waiting},
+        queue::{End, WriteQueue},
+        replay,
+        requests::WriteTask,
+    },
 };
 use super::{
     Appended, Backlog, Health, OwedQuery, Recording, ReplayStep, Result, Settlement, Store,

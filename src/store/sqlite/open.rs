@@ -11,29 +11,30 @@ use tokio::sync::Semaphore;
 
 use super::{
     Options, RandomSource, SqliteStore,
-    blocks::Blocks,
-    control::{self, Control},
-    directory::{self, DirectoryFile},
-    disk_reserve::{self, DiskReserve},
     error::{self, in_file},
-    files::{Folder, RESERVE},
-    maintenance::Maintenance,
-    manifest::ManifestFile,
-    marks::Marks,
-    readers::Readers,
-    recover::{Recovered, recover},
+    folder::{
+        disk_reserve::{self, DiskReserve},
+        files::{Folder, RESERVE},
+        manifest::ManifestFile,
+        marks::Marks,
+    },
+    query::readers::Readers,
+    registry::{control::Control, directory::DirectoryFile},
     secret,
-    segments::{self, Segments},
+    segment::{blocks::Blocks, maintenance::Maintenance, segments::Segments},
     status::StoreStatus,
-    syncer::Syncer,
-    write_queue::WriteQueue,
-    writer::Writer,
+    write::{
+        queue::WriteQueue,
+        recover::{Recovered, recover},
+        syncer::Syncer,
+        writer::Writer,
+    },
 };
 use crate::{
     clock::Clock,
     hint,
     model::Event,
-    store::{Result, StoreError},
+    store::{Result, StoreError, sqlite::folder::lost},
 };
 
 /// What is in the folder.
@@ -62,13 +63,13 @@ impl FolderContents {
         manifest.begin(&folder)?;
         let marks = Marks::open(&folder.marks())?;
         let control = Control::open(&folder.control(), marks.clone());
-        let control = Arc::new(control.map_err(in_file("control.db", control::LOST))?);
+        let control = Arc::new(control.map_err(in_file("control.db", lost::CONTROL))?);
         let secret = control.secret("key_hash", || secret(random))?;
         let segments = Segments::open(&folder, &manifest);
-        let segments = Arc::new(segments.map_err(in_file("segments/", segments::LOST))?);
+        let segments = Arc::new(segments.map_err(in_file("segments/", lost::SEGMENTS))?);
         segments.keep_idle(options.idle_readers);
         let directory = DirectoryFile::open(&folder.directory(), marks.clone());
-        let directory = Arc::new(directory.map_err(in_file("directory.db", directory::LOST))?);
+        let directory = Arc::new(directory.map_err(in_file("directory.db", lost::DIRECTORY))?);
         let (kept, all) = (control.clone(), segments.clone());
         let recovered = recover(&folder, &manifest, &marks, kept, all, status, clock, secret)?;
         manifest.found(&folder, recovered.memory.keys.covered())?;

@@ -183,43 +183,6 @@ async fn ended_deliveries_leave_the_backlog<S: Lived>() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_has_every_event_whole() {
-    let mut world = World::new(5);
-    world.live(20).await;
-    let store = world.store.clone();
-    let (lines, told) = tokio::task::spawn_blocking(move || {
-        let (mut out, mut told) = (Vec::new(), Vec::new());
-        let (from, until) = (Some(now() + SignedDuration::from_mins(20)), None);
-        let mut progress = |count| told.push(count);
-        let count =
-            store.events_as_ndjson(projects(1), from, until, &mut out, &mut progress).unwrap();
-        told.push(count);
-        (String::from_utf8(out).unwrap(), told)
-    })
-    .await
-    .unwrap();
-
-    let expected: Vec<&Event> = world
-        .events
-        .values()
-        .map(|it| &*it.event)
-        .filter(|it| it.project == projects(1))
-        .filter(|it| it.received_at >= now() + SignedDuration::from_mins(20))
-        .collect();
-    assert!(expected.len() > 20);
-    assert_eq!(lines.lines().count(), expected.len());
-    assert_eq!(told.last(), Some(&(expected.len() as u64)));
-    for (line, event) in lines.lines().zip(expected) {
-        assert!(line.contains(&format!("\"payload\":{}", event.payload.as_str())));
-        assert!(line.contains(&format!("\"metadata\":{}", event.metadata.as_str())));
-        let value: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert_eq!(value["id"], event.id.to_string());
-        assert_eq!(value["type"], event.event_type.as_str());
-        assert_eq!(value["idempotency_key"].as_str(), event.key.as_ref().map(|it| it.as_str()));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_segment_is_sealed_while_the_next_one_is_written() {
     let mut world = World::new(6);
     world.live(25).await;

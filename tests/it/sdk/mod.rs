@@ -120,7 +120,7 @@ impl World {
 fn command(program: impl AsRef<Path>, words: &[&str], url: &str) -> Command {
     // So that a program that hangs fails its test.
     let mut command = Command::new("timeout");
-    command.arg("120").arg(program.as_ref()).args(words).current_dir(consumer());
+    command.arg("300").arg(program.as_ref()).args(words).current_dir(consumer());
     command.env("TIDEGATE_URL", url).env("TIDEGATE_API_KEY", KEY).env("TIDEGATE_PROJECT", PROJECT);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -13,6 +13,8 @@ mod run;
 mod write;
 mod merge;
 mod background;
+pub mod gate;
+pub mod unsynced;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,15 +31,11 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use self::run::{KeyEntry, Run};
-use super::{private, status::StoreStatus};
+use super::{folder::private, status::StoreStatus};
 use crate::{
     model::{EventId, EventSeq, ProjectId},
     store::{Result, StoreError},
 };
-
-/// What goes with it.
-pub(super) const LOST: &str =
-    "idempotency keys of events that are forgotten would be accepted again";
 
 /// The first 128 bits of the keyed SHA-256 of namespace, project and key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,7 +15,7 @@ use super::{
         failure,
     },
 };
-use crate::store::{Result, sqlite::private};
+use crate::store::{Result, sqlite::folder::private};
 
 /// What a crash leaves of a run that was being written.
 pub const UNFINISHED: &str = "new";

@@ -13,9 +13,11 @@ use crate::{
     store::{
         Result,
         sqlite::{
-            files::{self, Kind, Sync},
+            folder::{
+                facts::{fact, set_fact},
+                files::{self, Kind, Sync},
+            },
             lock,
-            segments::{fact, set_fact},
         },
     },
 };

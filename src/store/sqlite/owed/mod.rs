@@ -22,10 +22,10 @@ use tokio::sync::oneshot;
 use self::{applier::Applier, redo::OwedChange};
 pub(super) use self::{file::OwedFile, rebuild::open};
 use super::{
-    control::Control,
-    rows::{self, DeliveryRow},
+    registry::control::Control,
+    segment::rows::{self, DeliveryRow},
     status::StoreStatus,
-    syncer::Synced,
+    wal::synced::Synced,
 };
 use crate::{
     model::{DeliverySeq, IdMap, Lane, Owed, Place, Standing},

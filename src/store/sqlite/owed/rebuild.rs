@@ -20,9 +20,12 @@ use crate::{
         Result, StoreError,
         sqlite::{
             error::{is_damage, of_file},
-            files::{self, Kind, Sync},
-            segments::{Segments, set_fact},
-            sums,
+            folder::{
+                facts::set_fact,
+                files::{self, Kind, Sync},
+                sums,
+            },
+            segment::segments::Segments,
         },
     },
 };

@@ -12,8 +12,11 @@ use crate::{
     store::{
         Eraser, Result, ScannedRange,
         sqlite::{
-            SqliteStore, blocks::Block, contents::contents_of, error::unavailable, owed::OwedFile,
-            readers::Readers, rows, segments::Segment,
+            SqliteStore,
+            error::unavailable,
+            owed::OwedFile,
+            query::readers::Readers,
+            segment::{blocks::Block, contents::contents_of, rows, segments::Segment},
         },
     },
 };

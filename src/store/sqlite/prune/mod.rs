@@ -18,17 +18,21 @@ use rusqlite::Connection;
 
 use super::{
     SqliteStore, blocking,
-    contents::{Contents, all_contents},
-    files::{self, Folder},
+    folder::{
+        beside::remove_files,
+        files::{self, Folder},
+        manifest::ManifestFile,
+    },
     keys::KeyReader,
-    manifest::ManifestFile,
     owed::OwedFile,
-    readers::Readers,
-    rows,
-    seal::remove_files,
-    segments::Segment,
+    query::readers::Readers,
+    segment::{
+        contents::{Contents, all_contents},
+        rows,
+        segments::Segment,
+    },
     status::StoreStatus,
-    write_queue::WriteQueue,
+    write::queue::WriteQueue,
 };
 use crate::{
     model::{EventSeq, ProjectId},
@@ -331,7 +335,7 @@ fn count_contents(connection: &Connection) -> Result<Vec<Contents>> {
     let mut statement = connection.prepare_cached(
         "SELECT project, count(*), min(received_at), max(received_at) FROM events GROUP BY project",
     )?;
-    let rows = statement.query_map([], super::contents::contents)?;
+    let rows = statement.query_map([], super::segment::contents::contents)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

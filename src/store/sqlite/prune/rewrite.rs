@@ -15,12 +15,14 @@ use crate::{
         Result,
         codes::ERASED_METADATA,
         sqlite::{
-            blocks::{Block, Packer},
             error::of_file,
-            files, lock,
-            manifest::Sum,
-            seal::{self, remove_files},
-            segments::{Segment, set_fact},
+            folder::{beside::remove_files, facts::set_fact, files, manifest::Sum},
+            lock,
+            segment::{
+                blocks::{Block, Packer},
+                seal::{self},
+                segments::Segment,
+            },
         },
     },
 };
