@@ -10,16 +10,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use super::{
-    compile::{Compiled, CompiledPipeline, When},
-    run::turns::Turns,
-    steps::{Next, Step},
-    transform::Transform,
-};
+use super::turns::Turns;
 use crate::{
     expr::{EventBudget, Facts},
     model::{Event, ProjectId, SourceId},
-    script::ScriptInput,
+    pipeline::{
+        compile::{Compiled, CompiledPipeline},
+        steps::{Next, Step, When, script_input},
+    },
+    script::{Script, ScriptInput},
 };
 
 /// Bytes of events for which this is done at once: what comes of them is in memory until they are
@@ -27,10 +26,14 @@ use crate::{
 const BYTES: usize = 1024 * 1024;
 
 /// Scripts with what they are given, and for whom.
-type Given<'a> = Vec<(ProjectId, &'a Transform, Vec<ScriptInput>)>;
+type Given<'a> = Vec<(ProjectId, &'a Script, Vec<ScriptInput>)>;
 
 /// Runs the scripts that these events will meet first, each over all of its events.
-pub(super) fn run_scripts(events: &[Arc<Event>], compiled: &Compiled, turns: &mut Turns) {
+pub(in crate::pipeline) fn run_scripts(
+    events: &[Arc<Event>],
+    compiled: &Compiled,
+    turns: &mut Turns,
+) {
     // Nobody waits for a turn where there is one project only.
     let has_turns = compiled.has_several_projects();
     for (project, script, inputs) in foreseen(events, compiled, has_turns.then_some(&mut *turns)) {
@@ -57,7 +60,7 @@ fn foreseen<'a>(
         bytes <= BYTES
     };
     let mut given = Given::new();
-    let mut places: HashMap<*const Transform, usize> = HashMap::new();
+    let mut places: HashMap<*const Script, usize> = HashMap::new();
     // What Tidegate sends itself meets no pipeline.
     let ours = |event: &&Arc<Event>| event.source != SourceId::SYSTEM;
     for event in events.iter().take_while(fits).filter(ours) {
@@ -72,12 +75,12 @@ fn foreseen<'a>(
         for pipeline in with_scripts {
             let source = project.sources.get(&event.source).cloned();
             let facts = Facts::new(event.clone(), source);
-            let mut found = |script: &'a Transform, facts: &Facts| {
+            let mut found = |script: &'a Script, facts: &Facts| {
                 let place = *places.entry(std::ptr::from_ref(script)).or_insert(given.len());
                 if place == given.len() {
                     given.push((event.project, script, Vec::new()));
                 }
-                given[place].2.push(script.input(facts));
+                given[place].2.push(script_input(facts));
             };
             budget.pay_for(|| look_ahead(pipeline, facts, &mut found));
             if budget.is_spent() {
@@ -93,14 +96,14 @@ fn foreseen<'a>(
 
 fn has_script(pipeline: &&Arc<CompiledPipeline>) -> bool {
     let routes = pipeline.routes.iter().flat_map(|it| &it.steps);
-    pipeline.steps.iter().chain(routes).any(|it| it.transform().is_some())
+    pipeline.steps.iter().chain(routes).any(|it| it.script().is_some())
 }
 
 /// Shows the scripts that are met before anything is unknown.
 fn look_ahead<'a>(
     pipeline: &'a CompiledPipeline,
     facts: Facts,
-    found: &mut impl FnMut(&'a Transform, &Facts),
+    found: &mut impl FnMut(&'a Script, &Facts),
 ) {
     let Some(facts) = through(pipeline.when.as_ref(), &pipeline.steps, facts, found) else {
         return;
@@ -115,7 +118,7 @@ fn through<'a>(
     when: Option<&When>,
     steps: &'a [Box<dyn Step>],
     mut facts: Facts,
-    found: &mut impl FnMut(&'a Transform, &Facts),
+    found: &mut impl FnMut(&'a Script, &Facts),
 ) -> Option<Facts> {
     if let Some(when) = when
         && !when.condition.holds(&facts).ok()?
@@ -123,11 +126,11 @@ fn through<'a>(
         return None;
     }
     for step in steps {
-        if let Some(script) = step.transform() {
+        if let Some(script) = step.script() {
             found(script, &facts);
             return None;
         }
-        if step.enrich().is_some() {
+        if step.asks().is_some() {
             return None;
         }
         match step.apply(&facts).ok()? {

@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use super::{
-    Invalid, Tools,
-    steps::{Next, Step, kind_of},
+    invalid::{Invalid, kind_of},
+    step::{Next, Step},
 };
 use crate::{
     expr::{EvalError, Facts, Mapping, Names},
     model::ProjectId,
+    pipeline::Tools,
 };
 
 pub(super) struct Map {

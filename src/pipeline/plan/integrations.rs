@@ -7,7 +7,7 @@ use crate::model::{
 
 /// What an event says about integrations. The default says nothing, and excludes none.
 #[derive(Debug, Default)]
-pub(super) struct Integrations {
+pub(in crate::pipeline) struct Integrations {
     /// Each as often as it is said.
     said: Vec<(String, Said)>,
     /// There is something that nobody can read, and an opt-out that cannot be read is an opt-out.

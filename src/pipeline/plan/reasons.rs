@@ -1,13 +1,13 @@
 //! Why events did not go on, as people read it.
 
-use super::plan::{Branches, MOST_DELIVERIES};
+use super::types::{Branches, MOST_DELIVERIES};
 use crate::expr::Facts;
 
 /// With those that are dead letters from the start.
 const MOST_PLANNED: usize = MOST_DELIVERIES + MOST_DELIVERIES / 2;
 
 /// How many branches did not go on, and why the first of them did not.
-pub(super) struct StopReasons {
+pub(in crate::pipeline) struct StopReasons {
     pub count: usize,
     pub of: usize,
     pub first: Option<String>,
@@ -25,18 +25,12 @@ impl StopReasons {
     }
 }
 
-/// What people read when a condition does not hold.
-pub(super) fn does_not_hold(source: &str) -> String {
-    /// How much of the condition is repeated.
-    const SHOWN: usize = 200;
-    let shown: String = source.chars().take(SHOWN).collect();
-    let more = if shown.len() < source.len() { "…" } else { "" };
-    format!("`{shown}{more}` does not hold")
-}
-
 /// Why one more delivery is a dead letter from the start, when an event has so many; an error says why it is left
 /// out altogether. Beyond what an event may have, as many are dead letters as can each be replayed once.
-pub(super) fn of_limit(planned: usize, facts: Option<&Facts>) -> Result<Option<String>, String> {
+pub(in crate::pipeline) fn of_limit(
+    planned: usize,
+    facts: Option<&Facts>,
+) -> Result<Option<String>, String> {
     if planned < MOST_DELIVERIES {
         return Ok(None);
     }
@@ -53,7 +47,11 @@ pub(super) fn of_limit(planned: usize, facts: Option<&Facts>) -> Result<Option<S
 
 /// Whether a step has made more parts of an event than it may become, with those that wait unseen behind them: they
 /// are left out, which is said and counted.
-pub(super) fn cut(parts: &mut Branches, unseen: usize, stopped: &mut StopReasons) -> bool {
+pub(in crate::pipeline) fn cut(
+    parts: &mut Branches,
+    unseen: usize,
+    stopped: &mut StopReasons,
+) -> bool {
     let Some(over) = parts.len().checked_sub(MOST_PLANNED).filter(|it| *it > 0) else {
         return false;
     };
@@ -64,7 +62,7 @@ pub(super) fn cut(parts: &mut Branches, unseen: usize, stopped: &mut StopReasons
 }
 
 /// Parts beyond what an event may become go on as they are, and each of their deliveries is a dead letter.
-pub(super) fn doom_rest(parts: &mut Branches) {
+pub(in crate::pipeline) fn doom_rest(parts: &mut Branches) {
     for part in parts.iter_mut().skip(MOST_DELIVERIES).flatten() {
         if part.doom().is_none() {
             count(1);

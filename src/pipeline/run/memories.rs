@@ -10,15 +10,20 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Detect, DetectRule, Origin, absence, time};
 use crate::{
     crypto::Pseudonyms,
     model::{AbsenceMemory, Memory, MemoryKey, Name, NewEvent, ProjectId, Remembered, StepId},
-    pipeline::compile::Compiled,
+    pipeline::{
+        compile::Compiled,
+        steps::{
+            Remembers,
+            detect::{Origin, absence, time},
+        },
+    },
 };
 
 #[derive(Default)]
-pub(in crate::pipeline) struct Memories {
+pub(super) struct Memories {
     steps: HashMap<StepId, Watched>,
     /// One for each key that may be missed, at the time at which it is looked at again.
     timers: BinaryHeap<Reverse<(i64, StepId, MemoryKey)>>,
@@ -90,19 +95,14 @@ impl Memories {
         for (project, pipeline, step, detect) in compiled.detects().filter(|it| is_ours(it.0)) {
             there.insert(step);
             let watched = self.steps.entry(step).or_insert_with(Watched::unknown);
-            watched.most_keys = detect.most_keys;
-            watched.absence = match &detect.rule {
-                DetectRule::Spike { .. } => None,
-                DetectRule::Absence(rule) => {
-                    changes.extend(watched.declare(step, detect, rule, now));
-                    {
-                        let grace = i64::try_from(rule.grace.as_millis()).unwrap_or(i64::MAX);
-                        let not_before = self.began.saturating_add(grace);
-                        let (pipeline, rule) = (pipeline.clone(), rule.clone());
-                        Some(Absence { project, pipeline, rule, not_before })
-                    }
-                }
-            };
+            watched.most_keys = detect.most_keys();
+            watched.absence = detect.absence().map(|rule| {
+                changes.extend(watched.declare(step, detect, rule, now));
+                let grace = i64::try_from(rule.grace.as_millis()).unwrap_or(i64::MAX);
+                let not_before = self.began.saturating_add(grace);
+                let (pipeline, rule) = (pipeline.clone(), rule.clone());
+                Absence { project, pipeline, rule, not_before }
+            });
         }
         self.steps.retain(|step, watched| {
             let stays = there.contains(step) || compiled.is_broken(step.pipeline);
@@ -204,7 +204,7 @@ impl Memories {
 }
 
 /// An event that tells of an absence, on its way to the store.
-pub(in crate::pipeline) struct Due {
+pub(super) struct Due {
     pub event: NewEvent,
     step: StepId,
     key: MemoryKey,
@@ -235,7 +235,7 @@ impl Watched {
     fn declare(
         &mut self,
         step: StepId,
-        detect: &Detect,
+        detect: &dyn Remembers,
         rule: &absence::AbsenceRule,
         now: Timestamp,
     ) -> Vec<Remembered> {

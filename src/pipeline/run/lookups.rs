@@ -10,16 +10,15 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
 
-use super::{
-    answers::{Answers, QuestionSlot},
-    ask::{LookupAnswer, LookupFuture, LookupStatus, Lookups, Question},
-    detect::Memories,
-    enrich::{Enrich, OnError},
-    parked::Ticket,
-};
+use super::{memories::Memories, parked::Ticket};
 use crate::{
     clock::Clock,
     model::{Event, Memory, ProjectId, StepId},
+    pipeline::{
+        ask::{LookupAnswer, LookupFuture, LookupStatus, Lookups, Question},
+        plan::{Answers, QuestionSlot},
+        steps::Asks,
+    },
 };
 
 /// The first wait before a question is asked again; it doubles.
@@ -115,7 +114,7 @@ impl Answers for Asking<'_> {
     fn answer(
         &mut self,
         slot: QuestionSlot,
-        step: &Enrich,
+        step: &dyn Asks,
         question: Question,
     ) -> Option<LookupAnswer> {
         if let Some((_, answer)) = self.known.iter().find(|it| it.0 == slot) {
@@ -123,13 +122,10 @@ impl Answers for Asking<'_> {
         }
         let question = Arc::new(question);
         let mut asked = self.outside.lookups.ask(self.event.project, question.clone());
-        let retry_until = match step.on_error {
-            OnError::Retry(so_long) => {
-                let so_long = SignedDuration::try_from(so_long).unwrap_or(SignedDuration::MAX);
-                self.event.received_at.checked_add(so_long).ok()
-            }
-            OnError::Continue | OnError::Drop | OnError::DeadLetter => None,
-        };
+        let retry_until = step.retry_for().and_then(|so_long| {
+            let so_long = SignedDuration::try_from(so_long).unwrap_or(SignedDuration::MAX);
+            self.event.received_at.checked_add(so_long).ok()
+        });
         let answer = match asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) if answer.status.is_failure() && retry_until.is_some() => {
                 asked = Box::pin(std::future::ready(answer.clone()));
@@ -148,7 +144,7 @@ impl Answers for Asking<'_> {
                 Some(answer)
             }
             None => {
-                let (project, timeout) = (self.event.project, step.timeout);
+                let (project, timeout) = (self.event.project, step.timeout());
                 self.open.push(PendingLookup {
                     slot,
                     project,

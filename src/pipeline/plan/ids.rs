@@ -10,7 +10,7 @@ use crate::model::{Altered, DestinationId, Event, Message, PlannedDelivery, RawJ
 
 /// The ids that an event's messages have so far.
 #[derive(Default)]
-pub(super) struct Ids(HashMap<Option<DestinationId>, Vec<GivenId>>);
+pub(in crate::pipeline) struct Ids(HashMap<Option<DestinationId>, Vec<GivenId>>);
 
 /// What stands behind the event's id, and of which message.
 struct GivenId {

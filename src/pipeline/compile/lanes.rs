@@ -2,12 +2,25 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::compile::{By, LaneRule};
 use crate::{
     catalog::Catalog,
     expr::{Facts, Key},
-    model::{Destination, Event, Lane, Name, Place, SourceId},
+    model::{Destination, Era, Event, Lane, Name, Ordering, Place, SourceId},
 };
+
+/// Which deliveries of a destination wait for each other.
+pub(in crate::pipeline) struct LaneRule {
+    pub era: Era,
+    pub by: By,
+}
+
+pub(in crate::pipeline) enum By {
+    None,
+    Fifo,
+    Key(Key),
+    /// The key does not compile, which was refused when it was saved: keep the order of all.
+    Broken,
+}
 
 /// The lane of a destination in which all deliveries wait for each other.
 const ONE_LANE: Lane = Lane(1);
@@ -34,8 +47,27 @@ impl Placing {
 }
 
 impl LaneRule {
+    pub fn of(destination: &Destination) -> Self {
+        let by = match &destination.policy.ordering {
+            Ordering::None => By::None,
+            Ordering::Fifo => By::Fifo,
+            Ordering::Key(source) => Key::compile(source).map_or_else(
+                |error| {
+                    tracing::error!(destination = %destination.name, %error, "a stored ordering key does not compile; all deliveries keep their order");
+                    By::Broken
+                },
+                By::Key,
+            ),
+        };
+        Self { era: destination.era, by }
+    }
+
     /// The place, and whether the key had no value because it could not be evaluated.
-    pub(super) fn place(&self, event: &Event, facts: impl FnOnce() -> Facts) -> (Place, bool) {
+    pub(in crate::pipeline) fn place(
+        &self,
+        event: &Event,
+        facts: impl FnOnce() -> Facts,
+    ) -> (Place, bool) {
         let (lane, failed) = match &self.by {
             By::None => return (Place { lane: Lane::NONE, position: 0 }, false),
             By::Fifo | By::Broken => (ONE_LANE, false),

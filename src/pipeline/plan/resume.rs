@@ -1,26 +1,29 @@
 //! How an event goes through a step that detects, and how one that tells of an absence goes on behind it.
 
 use super::{
-    super::{
-        answers::Answers,
-        compile::{Active, CompiledPipeline},
-        plan::{At, Branches, Planner},
-        steps::{Next, Step},
-    },
-    Detect, Origin,
+    answers::Answers,
+    planner::Planner,
+    types::{At, Branches},
 };
 use crate::{
     expr::{EvalError, Facts},
     model::{Memory, Passed, Remembered, StepId},
+    pipeline::{
+        compile::{Active, CompiledPipeline},
+        steps::{
+            Next, Remembers, Step,
+            detect::{Detect, Origin},
+        },
+    },
 };
 
 /// Where a step stands: its route, and which of the steps there it is.
-type StepPosition<'a> = (Option<u16>, usize, &'a Detect);
+type StepPosition<'a> = (Option<u16>, usize, &'a dyn Remembers);
 
 impl Planner<'_> {
     pub(in crate::pipeline) fn detect(
         &mut self,
-        detect: &Detect,
+        detect: &dyn Remembers,
         facts: &Facts,
         answers: &dyn Answers,
     ) -> Result<Next, EvalError> {
@@ -101,7 +104,7 @@ impl Planner<'_> {
 fn find<'a>(pipeline: &'a CompiledPipeline, origin: &Origin) -> Option<(StepId, StepPosition<'a>)> {
     let wanted = origin.step()?;
     let is_it = |step: &'a dyn Step, mark: u64| {
-        step.detect().filter(|it| it.id(pipeline.id, mark) == wanted)
+        step.remembers().filter(|it| it.id(pipeline.id, mark) == wanted)
     };
     for (place, step) in pipeline.steps.iter().enumerate() {
         if let Some(detect) = is_it(step.as_ref(), 0) {

@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{
-    plan::Planner,
-    steps::{OnError, Step},
-};
+use super::planner::Planner;
 use crate::{
     expr::{EvalError, Facts},
     model::{Passed, RawJson, Tally},
+    pipeline::steps::{OnError, Step},
 };
 
 impl Planner<'_> {
     /// How an event goes on with which a step failed; or why it does not.
-    pub(super) fn after_failure(
+    pub(in crate::pipeline) fn after_failure(
         &mut self,
         step: &dyn Step,
         before: &Facts,
@@ -36,7 +34,7 @@ impl Planner<'_> {
     }
 
     /// What is counted at one place of the pipeline.
-    pub(super) fn passed(&mut self, edge: usize) -> &mut Passed {
+    pub(in crate::pipeline) fn passed(&mut self, edge: usize) -> &mut Passed {
         let tally = self.made.tally.get_or_insert_with(|| Tally {
             pipeline: self.scope.0,
             version: 0,

@@ -8,38 +8,41 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{
-    Invalid, Tools,
-    ask::{Entity, LookupAnswer, LookupStatus, Person, Question},
     field::with_field,
+    invalid::Invalid,
     settings::StepSettings,
-    steps::{Next, Step},
+    step::{Asks, Next, Step},
 };
 use crate::{
     expr::{EvalError, Expression, Facts, Names},
     model::{Name, ProjectId, RawJson},
+    pipeline::{
+        Tools,
+        ask::{Entity, LookupAnswer, LookupStatus, Person, Question},
+    },
 };
 
 pub struct Enrich {
     kind: &'static str,
-    asks: Asks,
+    about: About,
     /// Under which name the answer is added.
-    pub(super) into: String,
+    into: String,
     /// Whether the receiver gets it, too.
     in_payload: bool,
     /// Whether the answer has the keys of the directory's rows.
     with_key: bool,
-    pub(super) timeout: Duration,
-    pub(super) on_error: OnError,
+    timeout: Duration,
+    on_error: OnError,
 }
 
-enum Asks {
+enum About {
     Person { email: Expression, ip: Expression, from: Option<Vec<Name>> },
     Entity { table: Name, key: Expression, follow: Vec<Vec<String>> },
 }
 
 /// What becomes of an event whose answer is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OnError {
+enum OnError {
     Continue,
     /// Asks again for so long after the event was received; then it goes on.
     Retry(Duration),
@@ -66,12 +69,12 @@ impl Enrich {
     ) -> Result<Box<dyn Step>, Invalid> {
         let fields =
             StepSettings::of(Self::PERSON, settings, &[&["email", "ip", "from"], &SHARED])?;
-        let asks = Asks::Person {
+        let about = About::Person {
             email: fields.expression("email", None, names)?,
             ip: fields.expression("ip", Some("metadata.ip"), names)?,
             from: names_of(&fields, "from")?,
         };
-        Self::build(Self::PERSON, &fields, asks, "person", names)
+        Self::build(Self::PERSON, &fields, about, "person", names)
     }
 
     pub fn entity(
@@ -86,14 +89,14 @@ impl Enrich {
         let rule = "must be the name of a table";
         let table: Name = table.parse().map_err(|_| fields.wrong("table", rule))?;
         let key = fields.expression("key", None, names)?;
-        let asks = Asks::Entity { table, key, follow: follow_of(&fields)? };
-        Self::build(Self::ENTITY, &fields, asks, "entity", names)
+        let about = About::Entity { table, key, follow: follow_of(&fields)? };
+        Self::build(Self::ENTITY, &fields, about, "entity", names)
     }
 
     fn build(
         kind: &'static str,
         fields: &StepSettings<'_>,
-        asks: Asks,
+        about: About,
         into: &str,
         names: &Names<'_>,
     ) -> Result<Box<dyn Step>, Invalid> {
@@ -118,55 +121,7 @@ impl Enrich {
         }
         let in_payload = fields.flag("payload", true)?;
         let with_key = fields.flag("with_key", false)?;
-        Ok(Box::new(Self { kind, asks, into, in_payload, with_key, timeout, on_error }))
-    }
-
-    /// What it wants to know; `None` where the event does not say about whom or what.
-    pub(super) fn question(&self, facts: &Facts) -> Result<Option<Question>, EvalError> {
-        /// Neither an address nor a sensible key is longer.
-        const LONGEST: usize = 512;
-        Ok(match &self.asks {
-            Asks::Person { email, ip, from } => {
-                let address = email.text(facts)?.map(|it| it.to_lowercase());
-                let is_address = |it: &String| it.len() <= LONGEST && is_email(it);
-                let Some(email) = address.filter(is_address) else { return Ok(None) };
-                let ip = ip.text(facts)?.filter(|it| it.len() <= LONGEST);
-                let (from, with_key) = (from.clone(), self.with_key);
-                Some(Question::Person(Person { email, ip, from, with_key }))
-            }
-            Asks::Entity { table, key, follow } => {
-                let key = key.text(facts)?.filter(|it| it.len() <= LONGEST);
-                let (table, follow, with_key) = (table.clone(), follow.clone(), self.with_key);
-                let ask = |key| Entity { table, key, follow, with_key };
-                key.map(|it| Question::Entity(ask(it)))
-            }
-        })
-    }
-
-    /// How the event goes on with the answer.
-    pub(super) fn answered(&self, facts: &Facts, answer: &LookupAnswer) -> Next {
-        let failure = answer.status.is_failure().then(|| self.failure(answer));
-        if let (OnError::Drop, Some(failure)) = (self.on_error, &failure) {
-            return Next::Stop(failure.clone());
-        }
-        let status = RawJson::of(answer.status.as_str());
-        // What a step before took out of the event does not come back with the answer.
-        let fields = answer.fields.as_ref().map(|it| facts.masked(it));
-        let result = with_field(fields.as_ref(), "status", &status);
-        let mut mark = with_field(None, "status", &status);
-        for (name, text) in [("from", &answer.from), ("reason", &answer.reason)] {
-            if let Some(text) = text {
-                mark = with_field(Some(&mark), name, &RawJson::of(text));
-            }
-        }
-        let marks = with_field(facts.result(MARKS).as_ref(), &self.into, &mark);
-        let payload = (self.in_payload && facts.payload().bytes().first() == Some(&b'{'))
-            .then(|| with_field(Some(facts.payload()), &self.into, &result));
-        let mut next = facts.with_results([(&self.into, &result), (MARKS, &marks)], payload);
-        if let (OnError::DeadLetter, Some(failure)) = (self.on_error, &failure) {
-            next = next.doomed(failure);
-        }
-        Next::Changed(next)
+        Ok(Box::new(Self { kind, about, into, in_payload, with_key, timeout, on_error }))
     }
 
     /// What people read.
@@ -198,8 +153,71 @@ impl Step for Enrich {
         vec![&self.into, MARKS]
     }
 
-    fn enrich(&self) -> Option<&Enrich> {
+    fn asks(&self) -> Option<&dyn Asks> {
         Some(self)
+    }
+}
+
+impl Asks for Enrich {
+    fn question(&self, facts: &Facts) -> Result<Option<Question>, EvalError> {
+        /// Neither an address nor a sensible key is longer.
+        const LONGEST: usize = 512;
+        Ok(match &self.about {
+            About::Person { email, ip, from } => {
+                let address = email.text(facts)?.map(|it| it.to_lowercase());
+                let is_address = |it: &String| it.len() <= LONGEST && is_email(it);
+                let Some(email) = address.filter(is_address) else { return Ok(None) };
+                let ip = ip.text(facts)?.filter(|it| it.len() <= LONGEST);
+                let (from, with_key) = (from.clone(), self.with_key);
+                Some(Question::Person(Person { email, ip, from, with_key }))
+            }
+            About::Entity { table, key, follow } => {
+                let key = key.text(facts)?.filter(|it| it.len() <= LONGEST);
+                let (table, follow, with_key) = (table.clone(), follow.clone(), self.with_key);
+                let ask = |key| Entity { table, key, follow, with_key };
+                key.map(|it| Question::Entity(ask(it)))
+            }
+        })
+    }
+
+    fn answered(&self, facts: &Facts, answer: &LookupAnswer) -> Next {
+        let failure = answer.status.is_failure().then(|| self.failure(answer));
+        if let (OnError::Drop, Some(failure)) = (self.on_error, &failure) {
+            return Next::Stop(failure.clone());
+        }
+        let status = RawJson::of(answer.status.as_str());
+        // What a step before took out of the event does not come back with the answer.
+        let fields = answer.fields.as_ref().map(|it| facts.masked(it));
+        let result = with_field(fields.as_ref(), "status", &status);
+        let mut mark = with_field(None, "status", &status);
+        for (name, text) in [("from", &answer.from), ("reason", &answer.reason)] {
+            if let Some(text) = text {
+                mark = with_field(Some(&mark), name, &RawJson::of(text));
+            }
+        }
+        let marks = with_field(facts.result(MARKS).as_ref(), &self.into, &mark);
+        let payload = (self.in_payload && facts.payload().bytes().first() == Some(&b'{'))
+            .then(|| with_field(Some(facts.payload()), &self.into, &result));
+        let mut next = facts.with_results([(&self.into, &result), (MARKS, &marks)], payload);
+        if let (OnError::DeadLetter, Some(failure)) = (self.on_error, &failure) {
+            next = next.doomed(failure);
+        }
+        Next::Changed(next)
+    }
+
+    fn into(&self) -> &str {
+        &self.into
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn retry_for(&self) -> Option<Duration> {
+        match self.on_error {
+            OnError::Retry(so_long) => Some(so_long),
+            OnError::Continue | OnError::Drop | OnError::DeadLetter => None,
+        }
     }
 }
 

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    compile::ProjectPipelines,
-    plan::{EventPlan, MOST_DELIVERIES},
     reasons,
+    types::{EventPlan, MOST_DELIVERIES},
 };
 use crate::{
     expr::Facts,
     model::{DestinationId, Event, PipelineId, Plan, PlannedDelivery, RawJson, Skipped},
+    pipeline::compile::ProjectPipelines,
 };
 
 /// Who gets an event of Tidegate's own: what such an event has for metadata.
@@ -38,7 +38,10 @@ impl Direction {
 }
 
 /// The plan of an event of the system.
-pub(super) fn plan(event: &Arc<Event>, project: Option<&ProjectPipelines>) -> EventPlan {
+pub(in crate::pipeline) fn plan(
+    event: &Arc<Event>,
+    project: Option<&ProjectPipelines>,
+) -> EventPlan {
     let mut plan = Plan::of(event);
     let mut failures = 0;
     let mut skip = |reason: String| {

@@ -5,29 +5,31 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{
-    ask::{LookupAnswer, LookupStatus, Lookups, Question},
-    enrich::Enrich,
+use crate::{
+    model::{Memory, ProjectId, StepId},
+    pipeline::{
+        ask::{LookupAnswer, LookupStatus, Lookups, Question},
+        steps::Asks,
+    },
 };
-use crate::model::{Memory, ProjectId, StepId};
 
 /// Which question of a pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct QuestionSlot {
-    pub(super) version: u32,
-    pub(super) route: Option<u16>,
-    pub(super) step: u16,
+pub(in crate::pipeline) struct QuestionSlot {
+    pub(in crate::pipeline) version: u32,
+    pub(in crate::pipeline) route: Option<u16>,
+    pub(in crate::pipeline) step: u16,
     /// Of those that a step before made of the event.
-    pub(super) branch: u16,
+    pub(in crate::pipeline) branch: u16,
 }
 
 /// Where the planner gets answers from.
-pub(super) trait Answers {
+pub(in crate::pipeline) trait Answers {
     /// `None`: it is not known yet.
     fn answer(
         &mut self,
         slot: QuestionSlot,
-        step: &Enrich,
+        step: &dyn Asks,
         question: Question,
     ) -> Option<LookupAnswer>;
 
@@ -36,10 +38,10 @@ pub(super) trait Answers {
 }
 
 /// Nobody is there to ask.
-pub(super) struct Nobody;
+pub(in crate::pipeline) struct Nobody;
 
 impl Answers for Nobody {
-    fn answer(&mut self, _: QuestionSlot, _: &Enrich, _: Question) -> Option<LookupAnswer> {
+    fn answer(&mut self, _: QuestionSlot, _: &dyn Asks, _: Question) -> Option<LookupAnswer> {
         Some(LookupAnswer::of(LookupStatus::NotFound))
     }
 
@@ -49,13 +51,18 @@ impl Answers for Nobody {
 }
 
 /// Knows what the world outside knows at once.
-pub(super) struct AtOnce<'a> {
+pub(in crate::pipeline) struct AtOnce<'a> {
     pub lookups: &'a dyn Lookups,
     pub project: ProjectId,
 }
 
 impl Answers for AtOnce<'_> {
-    fn answer(&mut self, _: QuestionSlot, _: &Enrich, question: Question) -> Option<LookupAnswer> {
+    fn answer(
+        &mut self,
+        _: QuestionSlot,
+        _: &dyn Asks,
+        question: Question,
+    ) -> Option<LookupAnswer> {
         let mut asked = self.lookups.ask(self.project, Arc::new(question));
         match asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Some(answer),

@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{
-    Invalid, Tools,
-    steps::{Next, OnError, Step, StepLog, kind_of},
+    invalid::{Invalid, kind_of},
+    step::{Next, OnError, Step, StepLog},
 };
 use crate::{
     expr::{EvalError, Facts, Names},
     model::{ProjectId, RawJson},
-    script::{Place, Returned, Script, ScriptInput, ScriptLimits},
+    pipeline::Tools,
+    script::{Returned, Script, ScriptInput, ScriptLimits},
 };
 
 pub struct Transform {
@@ -50,21 +51,6 @@ impl Transform {
             Invalid::new(&path, format!("must be a script that compiles{place}"), error.message)
         })?;
         Ok(Box::new(Self { script, on_error }))
-    }
-
-    /// What the script is given for an event.
-    pub(super) fn input(&self, facts: &Facts) -> ScriptInput {
-        input(facts)
-    }
-
-    /// Says where it stands, for people who hear of it.
-    pub(super) fn stands_at(&self, place: Place) {
-        self.script.stands_at(place);
-    }
-
-    /// Runs the script over what it will be applied to next, in this order, and for no longer than this.
-    pub(super) fn run_ahead(&self, inputs: Vec<ScriptInput>, longest: Option<Duration>) {
-        self.script.run_ahead(inputs, longest);
     }
 }
 
@@ -148,8 +134,8 @@ impl Step for Transform {
         Self::KIND
     }
 
-    fn transform(&self) -> Option<&Transform> {
-        Some(self)
+    fn script(&self) -> Option<&Script> {
+        Some(&self.script)
     }
 
     fn adds(&self) -> Vec<&str> {
@@ -175,7 +161,7 @@ impl Step for Transform {
 impl Transform {
     fn next(&self, facts: &Facts, heard: Option<&mut StepLog>) -> Result<Next, EvalError> {
         let listens = heard.is_some();
-        let outcome = self.script.run(ScriptInput { listens, ..input(facts) });
+        let outcome = self.script.run(ScriptInput { listens, ..script_input(facts) });
         if let Some(heard) = heard {
             heard.log = outcome.logs;
             heard.place = outcome.returned.as_ref().err().and_then(|it| it.place);
@@ -198,7 +184,7 @@ impl Transform {
 }
 
 /// The event as the script sees it, and what it may know besides.
-fn input(facts: &Facts) -> ScriptInput {
+pub fn script_input(facts: &Facts) -> ScriptInput {
     let event = facts.event();
     let (payload, metadata) = (facts.payload().as_str(), facts.metadata().as_str());
     // Ids, types, names and times hold nothing that JSON escapes.

@@ -3,12 +3,10 @@
 //! What such a step remembers of a key is a value that goes in with the event and comes out with its
 //! plan, and is kept with that. docs/detection.md says what is promised.
 
-pub(super) mod absence;
+pub mod absence;
 mod build;
-mod memories;
 mod origin;
-mod plan;
-pub(super) mod spike;
+pub mod spike;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -16,18 +14,17 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{
     field::with_field,
-    steps::{Next, Step},
+    step::{Decided, DetectKey, Next, Remembers, Step},
 };
 use crate::{
     expr::{EvalError, Expression, Facts},
     model::{Memory, MemoryKey, PipelineId, RawJson, StepId},
 };
 
-pub(super) use memories::Memories;
-pub(super) use origin::Origin;
+pub use origin::Origin;
 
 pub struct Detect {
-    pub(super) rule: DetectRule,
+    rule: DetectRule,
     /// `None`: all events belong together.
     key: Option<Expression>,
     /// Under which name the facts are added.
@@ -35,27 +32,17 @@ pub struct Detect {
     /// Whether the receiver gets them, too.
     in_payload: bool,
     /// Keys that are remembered at once.
-    pub(super) most_keys: usize,
+    most_keys: usize,
     /// Of what makes it the step that it is: another key or window is another step.
     hash: u64,
     /// So that what is remembered of a spike says nothing about the key.
     seed: u64,
 }
 
-pub(super) enum DetectRule {
+enum DetectRule {
     Spike { rule: spike::SpikeRule, window: String },
     Absence(absence::AbsenceRule),
 }
-
-/// A key as it is written, and as it is remembered.
-pub(super) struct DetectKey {
-    pub text: String,
-    pub key: MemoryKey,
-}
-
-/// What comes of an event at a detecting step: what is remembered from now on (`None`: as before), and
-/// how the event goes on.
-type Decided = (Option<Memory>, Next);
 
 /// The longest key in bytes.
 const LONGEST_KEY: usize = 512;
@@ -63,73 +50,6 @@ const LONGEST_KEY: usize = 512;
 impl Detect {
     pub const SPIKE: &str = "detect.spike";
     pub const ABSENCE: &str = "detect.absence";
-
-    /// `route` tells apart the routes of a pipeline; 0 is the pipeline itself.
-    pub(super) fn id(&self, pipeline: PipelineId, route: u64) -> StepId {
-        StepId { pipeline, hash: self.hash ^ route }
-    }
-
-    /// What the event is counted by. `None` where it has no such value, or a very long one.
-    pub(super) fn find(&self, facts: &Facts) -> Result<Option<DetectKey>, EvalError> {
-        let text = match &self.key {
-            None => Some(String::new()),
-            Some(key) => key.text(facts)?.filter(|it| it.len() <= LONGEST_KEY),
-        };
-        Ok(text.map(|text| DetectKey { key: self.remembered_as(&text), text }))
-    }
-
-    pub(super) fn remembered_as(&self, text: &str) -> MemoryKey {
-        match &self.rule {
-            // A hash of a few bytes, since keys are often personal and need not be read again.
-            DetectRule::Spike { .. } => {
-                xxh3_128_with_seed(text.as_bytes(), self.seed).to_le_bytes().into()
-            }
-            DetectRule::Absence(_) => text.as_bytes().into(),
-        }
-    }
-
-    /// An event of the key was received at this time, in milliseconds. A pure function.
-    pub(super) fn seen(
-        &self,
-        facts: &Facts,
-        found: &DetectKey,
-        before: Option<&Memory>,
-        at: i64,
-    ) -> Decided {
-        match &self.rule {
-            DetectRule::Spike { rule, window } => {
-                let before = match before {
-                    Some(Memory::Spike(it)) => Some(it),
-                    Some(Memory::Absence(_)) | None => None,
-                };
-                let (after, verdict) = spike::step(rule, before, at);
-                let next = self.of_spike(facts, found, verdict, (rule, window));
-                (Some(Memory::Spike(after)), next)
-            }
-            DetectRule::Absence(rule) => {
-                let (after, verdict) =
-                    absence::step(rule, of(before), absence::AbsenceInput::Seen(at));
-                let next = self.of_absence(facts, &found.text, verdict, (rule, at));
-                (after.map(Memory::Absence), next)
-            }
-        }
-    }
-
-    /// The interval of the key is over that began at `since`. A pure function.
-    pub(super) fn over(
-        &self,
-        facts: &Facts,
-        key: &str,
-        before: Option<&Memory>,
-        since: i64,
-    ) -> Decided {
-        let DetectRule::Absence(rule) = &self.rule else {
-            return (None, Next::Stop("the step has no intervals".to_owned()));
-        };
-        let (after, verdict) =
-            absence::step(rule, of(before), absence::AbsenceInput::Over { since });
-        (after.map(Memory::Absence), self.of_absence(facts, key, verdict, (rule, since)))
-    }
 
     fn of_spike(
         &self,
@@ -222,7 +142,7 @@ fn of(before: Option<&Memory>) -> Option<crate::model::AbsenceMemory> {
     }
 }
 
-pub(super) fn time(millis: i64) -> Timestamp {
+pub fn time(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(if millis < 0 {
         Timestamp::MIN
     } else {
@@ -246,7 +166,71 @@ impl Step for Detect {
         vec![&self.into]
     }
 
-    fn detect(&self) -> Option<&Detect> {
+    fn remembers(&self) -> Option<&dyn Remembers> {
         Some(self)
+    }
+}
+
+impl Remembers for Detect {
+    fn id(&self, pipeline: PipelineId, route: u64) -> StepId {
+        StepId { pipeline, hash: self.hash ^ route }
+    }
+
+    fn find(&self, facts: &Facts) -> Result<Option<DetectKey>, EvalError> {
+        let text = match &self.key {
+            None => Some(String::new()),
+            Some(key) => key.text(facts)?.filter(|it| it.len() <= LONGEST_KEY),
+        };
+        Ok(text.map(|text| DetectKey { key: self.remembered_as(&text), text }))
+    }
+
+    fn remembered_as(&self, text: &str) -> MemoryKey {
+        match &self.rule {
+            // A hash of a few bytes, since keys are often personal and need not be read again.
+            DetectRule::Spike { .. } => {
+                xxh3_128_with_seed(text.as_bytes(), self.seed).to_le_bytes().into()
+            }
+            DetectRule::Absence(_) => text.as_bytes().into(),
+        }
+    }
+
+    fn seen(&self, facts: &Facts, found: &DetectKey, before: Option<&Memory>, at: i64) -> Decided {
+        match &self.rule {
+            DetectRule::Spike { rule, window } => {
+                let before = match before {
+                    Some(Memory::Spike(it)) => Some(it),
+                    Some(Memory::Absence(_)) | None => None,
+                };
+                let (after, verdict) = spike::step(rule, before, at);
+                let next = self.of_spike(facts, found, verdict, (rule, window));
+                (Some(Memory::Spike(after)), next)
+            }
+            DetectRule::Absence(rule) => {
+                let (after, verdict) =
+                    absence::step(rule, of(before), absence::AbsenceInput::Seen(at));
+                let next = self.of_absence(facts, &found.text, verdict, (rule, at));
+                (after.map(Memory::Absence), next)
+            }
+        }
+    }
+
+    fn over(&self, facts: &Facts, key: &str, before: Option<&Memory>, since: i64) -> Decided {
+        let DetectRule::Absence(rule) = &self.rule else {
+            return (None, Next::Stop("the step has no intervals".to_owned()));
+        };
+        let (after, verdict) =
+            absence::step(rule, of(before), absence::AbsenceInput::Over { since });
+        (after.map(Memory::Absence), self.of_absence(facts, key, verdict, (rule, since)))
+    }
+
+    fn most_keys(&self) -> usize {
+        self.most_keys
+    }
+
+    fn absence(&self) -> Option<&absence::AbsenceRule> {
+        match &self.rule {
+            DetectRule::Spike { .. } => None,
+            DetectRule::Absence(rule) => Some(rule),
+        }
     }
 }

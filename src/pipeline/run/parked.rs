@@ -9,16 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    answers::QuestionSlot, ask::LookupAnswer, ids::Ids, plan::PipelinePlan, run::turns::Turns,
-};
 use crate::{
     expr::EventBudget,
-    model::{DestinationId, Event, EventSeq, Lane, Name, Plan, Skipped},
+    model::{Event, EventSeq, Name, Plan, Skipped},
+    pipeline::{
+        ask::LookupAnswer,
+        plan::{Ids, PipelinePlan, QuestionSlot, Spot, Turns},
+    },
 };
-
-/// A lane of a destination, where deliveries wait for each other.
-pub(super) type Spot = (DestinationId, Lane);
 
 /// One pipeline of one event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -320,7 +318,10 @@ impl Parked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::ProjectId, pipeline::run::turns::TURN};
+    use crate::{
+        model::{DestinationId, Lane, ProjectId},
+        pipeline::{ask::LookupStatus, plan::TURN},
+    };
 
     fn spot(lane: u64) -> Spot {
         (DestinationId::from_bits(9), Lane(lane))
@@ -350,7 +351,7 @@ mod tests {
     }
 
     fn answer(parked: &mut Parked, ticket: &Ticket) {
-        let answer = LookupAnswer::of(super::super::ask::LookupStatus::NotFound);
+        let answer = LookupAnswer::of(LookupStatus::NotFound);
         parked.answered(ticket.clone(), QuestionSlot::default(), answer);
     }
 

@@ -11,9 +11,12 @@ use crate::{
     expr::Names,
     model::{ProjectId, TypeName},
     pipeline::{
-        Invalid, Tools,
-        settings::StepSettings,
-        steps::{Step, kind_of},
+        Tools,
+        steps::{
+            Step,
+            invalid::{Invalid, kind_of},
+            settings::StepSettings,
+        },
     },
 };
 

@@ -3,17 +3,18 @@
 use serde_json::Value;
 
 use super::{
-    Invalid, Tools,
-    steps::{Next, Step, kind_of},
+    invalid::{Invalid, kind_of},
+    step::{Next, Step},
+    when::When,
 };
 use crate::{
-    expr::{Condition, EvalError, Facts, Names},
+    expr::{EvalError, Facts, Names},
     model::ProjectId,
+    pipeline::Tools,
 };
 
 pub(super) struct FilterStep {
-    condition: Condition,
-    reason: String,
+    when: When,
 }
 
 impl FilterStep {
@@ -28,9 +29,9 @@ impl FilterStep {
         let Value::String(source) = settings else {
             return Err(Invalid::new(Self::KIND, "must be a condition", kind_of(settings)));
         };
-        let condition = Condition::compile_with(source, names)
+        let when = When::compile(source, names)
             .map_err(|error| Invalid::expression(Self::KIND, &error))?;
-        Ok(Box::new(Self { condition, reason: super::reasons::does_not_hold(source) }))
+        Ok(Box::new(Self { when }))
     }
 }
 
@@ -40,7 +41,7 @@ impl Step for FilterStep {
     }
 
     fn apply(&self, facts: &Facts) -> Result<Next, EvalError> {
-        let holds = self.condition.holds(facts)?;
-        Ok(if holds { Next::Same } else { Next::Stop(self.reason.clone()) })
+        let holds = self.when.condition.holds(facts)?;
+        Ok(if holds { Next::Same } else { Next::Stop(self.when.reason.clone()) })
     }
 }

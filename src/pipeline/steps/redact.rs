@@ -6,13 +6,14 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{
-    Invalid, Tools,
     field::{field_of, with_field},
-    steps::{Next, Step, kind_of},
+    invalid::{Invalid, kind_of},
+    step::{Next, Step},
 };
 use crate::{
     expr::{EvalError, Facts, Mask, Names},
     model::{ProjectId, RawJson, Redaction},
+    pipeline::Tools,
     redact::Redactor,
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Invalid, steps::kind_of};
+use super::invalid::{Invalid, kind_of};
 use crate::expr::{Expression, Names};
 
 /// The settings of a step, by name.
