@@ -8,6 +8,7 @@ mod router;
 mod master;
 mod upkeep;
 mod node;
+mod share_watch;
 mod shares;
 mod stages;
 mod seen;

@@ -9,7 +9,7 @@ use super::{
     Foundation, HINTED_BYTES, HINTS, Parts, PlannedThrough, ShardEvents, Stops,
     node::{Listener, Membership},
     seen::SeenFile,
-    shares::ShareWatch,
+    share_watch::ShareWatch,
     upkeep, weigh_deliveries,
 };
 use crate::{

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    cases::{self, Case},
     output::{Paint, clip, plural},
-    pipeline::dry_run::{self, Case},
 };
 
 /// What the gateway would do, or did.
@@ -115,7 +115,7 @@ pub fn render(plan: &Plan, paint: Paint) -> String {
             text.push_str(&line(field, change.action, paint));
         }
     }
-    text.push_str(&dry_run::cases(&plan.failing_tests, paint));
+    text.push_str(&cases::cases(&plan.failing_tests, paint));
     text
 }
 

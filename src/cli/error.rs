@@ -5,8 +5,8 @@ use std::{fmt, io, process::ExitCode};
 use serde_json::{Map, Value};
 
 use super::{
-    output::Paint,
-    pipeline::dry_run::{self, Case},
+    cases::{self, Case},
+    paint::Paint,
 };
 
 pub type Result<T, E = CliError> = std::result::Result<T, E>;
@@ -184,7 +184,7 @@ impl ProblemBody {
         let cases: Vec<Case> = (self.members.get("tests"))
             .and_then(|it| serde_json::from_value(it.clone()).ok())
             .unwrap_or_default();
-        let cases = dry_run::cases(&cases, Paint::PLAIN);
+        let cases = cases::cases(&cases, Paint::PLAIN);
         lines.extend(cases.lines().map(str::to_owned));
         for (name, value) in &self.members {
             if matches!(

@@ -6,6 +6,8 @@
 
 // What the commands share.
 pub mod error;
+mod paint;
+mod cases;
 pub mod output;
 mod connect;
 pub mod client;

@@ -11,6 +11,7 @@ mod rate;
 mod answer;
 pub mod cors;
 mod types;
+mod unfit;
 mod sender;
 mod schema_checks;
 pub mod traffic;
@@ -307,7 +308,7 @@ impl Ingest {
         }
     }
 
-    fn unfit(&self, sender: &Sender, ip: IpAddr, unfit: &sender::Unfit) {
+    fn unfit(&self, sender: &Sender, ip: IpAddr, unfit: &unfit::Unfit) {
         let (source, rejection) = unfit.rejection(sender.received_at, ip);
         self.count_rejection(sender, source, rejection);
     }

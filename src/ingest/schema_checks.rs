@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 
 use super::{
     auth::OpenSource,
-    sender::Unfit,
     types::{self, Judge, Judging, SchemaVerdict},
+    unfit::Unfit,
 };
 use crate::{
     model::{IdMap, NewEvent, ProjectId, RawJson},

@@ -11,13 +11,13 @@ use super::{
     event::Draft,
     metadata::Circumstances,
     schema_checks::{Judged, UncheckedEvent},
-    traffic::{Caller, Rejection},
-    types::{self, Judge},
+    traffic::Caller,
+    types::Judge,
+    unfit::Unfit,
 };
 use crate::{
-    model::{NewEvent, ProjectId, RawJson, SourceId, TypeName},
+    model::{NewEvent, ProjectId, RawJson, SourceId},
     problem::{FieldError, Problem},
-    schema::Fault,
 };
 
 /// Who sends, and what the request tells about its events.
@@ -34,46 +34,6 @@ pub struct Parsed {
     pub events: Vec<UncheckedEvent>,
     /// In the order of the request; `Ok` stands for the next of `events`.
     pub items: Vec<Result<(), Unfit>>,
-}
-
-/// Why an event is not kept.
-#[derive(Debug)]
-pub enum Unfit {
-    Fields(Vec<FieldError>),
-    Schema { source: SourceId, event_type: TypeName, faults: Vec<Fault> },
-}
-
-impl Unfit {
-    /// As errors of a request. `path` is where the event stands in it; fields have theirs already.
-    pub fn into_errors(self, path: &str) -> Vec<FieldError> {
-        match self {
-            Self::Fields(errors) => errors,
-            Self::Schema { faults, .. } => types::field_errors(path, &faults),
-        }
-    }
-
-    pub fn into_problem(self) -> Problem {
-        match self {
-            Self::Fields(errors) => Problem::invalid(errors),
-            Self::Schema { event_type, faults, .. } => types::problem(&event_type, &faults),
-        }
-    }
-
-    /// What its source's list of rejections tells, and which source that is, if it is known.
-    pub fn rejection(&self, at: Timestamp, ip: std::net::IpAddr) -> (Option<SourceId>, Rejection) {
-        match self {
-            Self::Fields(errors) => {
-                let first = errors.first();
-                let reason =
-                    first.map(|it| format!("{}: {}; found {}", it.field, it.rule, it.found));
-                (None, Rejection::new(at, "invalid_request", reason.unwrap_or_default(), ip))
-            }
-            Self::Schema { source, event_type, faults } => {
-                let reason = types::reason(event_type, faults);
-                (Some(*source), Rejection::new(at, types::CODE, reason, ip))
-            }
-        }
-    }
 }
 
 impl Sender {

@@ -3,35 +3,15 @@
 //! `compile` makes pipelines ready, `plan` decides about one event and is pure, `run` is the loop
 //! that takes events from the store and gives their plans back to it. Steps are one file each.
 //!
-//! A step may ask the world outside ([`Lookups`]). Its pipeline then waits [aside](aside) for the
+//! A step may ask the world outside ([`Lookups`]). Its pipeline then waits aside for the
 //! answer, and nothing else does: not the loop, no other event, and no other pipeline.
 
-mod steps;
-mod settings;
-mod field;
-mod filter;
-mod map;
-mod redact;
-mod transform;
 mod ask;
-mod enrich;
-mod detect;
+mod steps;
 mod compile;
-mod integrations;
-mod directed;
-mod ids;
-mod place;
-mod reasons;
-mod answers;
 mod plan;
-mod prefetch;
-mod trace;
-pub mod dry;
-mod tally;
-mod parked;
-mod lookups;
-mod in_flight;
 mod run;
+pub mod dry;
 
 use std::{sync::Arc, time::Instant};
 
@@ -48,16 +28,10 @@ pub use crate::script::Failing as FailingScript;
 pub use ask::{
     Entity, LookupAnswer, LookupFuture, LookupStatus, Lookups, NoLookups, Person, Question,
 };
-pub use compile::{Compiled, CompiledPipeline, Invalid, compile};
-pub use directed::Direction;
-pub use place::Placing;
-pub use plan::{MOST_DELIVERIES, plan, plan_all};
+pub use compile::{Compiled, CompiledPipeline, Placing, compile};
+pub use plan::{Direction, MOST_DELIVERIES, plan, plan_all};
 pub use run::{Parts, Runner, runner};
-pub use steps::{Next, Step};
-
-/// The kinds of steps that name look-ups.
-pub const ENRICH_PERSON: &str = enrich::Enrich::PERSON;
-pub const ENRICH_ENTITY: &str = enrich::Enrich::ENTITY;
+pub use steps::{ENRICH_ENTITY, ENRICH_PERSON, Invalid, Next, Step};
 
 /// What steps are made with, besides their settings.
 #[derive(Clone)]

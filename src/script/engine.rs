@@ -8,8 +8,8 @@ use rquickjs::{
 };
 
 use super::{
-    Returned, ScriptError, ScriptInput, ScriptLimits, ScriptOutcome, Task, same, source,
-    worker::Leash,
+    Returned, ScriptError, ScriptInput, ScriptLimits, ScriptOutcome, Task, leash::Leash, same,
+    source,
 };
 
 /// The file that errors name.

@@ -10,8 +10,8 @@ use std::{
 
 use super::{
     ScriptError, Shared,
+    leash::lock,
     stuck::{FORGOTTEN_AFTER, LostThreads},
-    worker::{ScriptThreads, lock},
 };
 
 /// Of one script, the log tells once in this time, however many events it loses.
@@ -92,19 +92,20 @@ pub(super) struct Register(Mutex<Vec<ScriptLoss>>);
 
 type ScriptLoss = (Weak<Shared>, Arc<Mutex<LostThreads>>);
 
-impl ScriptThreads {
-    /// Another with threads of its own. What its scripts lose is reported with what those of this one lose.
-    pub fn beside(&self) -> Self {
-        Self::counted_in(self.register.clone())
-    }
-
+impl Register {
     /// A script lost an event.
-    pub(super) fn lose(&self, script: &Arc<Shared>, error: &ScriptError, now: Instant) {
+    pub fn lose(
+        &self,
+        script: &Arc<Shared>,
+        lost: &Arc<Mutex<LostThreads>>,
+        error: &ScriptError,
+        now: Instant,
+    ) {
         let reported = lock(&script.losses).note(now);
-        let mut register = lock(&self.register.0);
+        let mut register = lock(&self.0);
         register.retain(|it| it.0.strong_count() > 0);
         if !register.iter().any(|it| std::ptr::eq(it.0.as_ptr(), Arc::as_ptr(script))) {
-            register.push((Arc::downgrade(script), self.lost.clone()));
+            register.push((Arc::downgrade(script), lost.clone()));
         }
         drop(register);
         let (Some(events), Some(place)) = (reported, script.place.get()) else { return };
@@ -120,7 +121,7 @@ impl ScriptThreads {
     /// The owner's scripts that lost events in the last ten minutes.
     pub fn failing(&self, owner: u128, now: Instant) -> Vec<Failing> {
         let mut all: Vec<Failing> = Vec::new();
-        for (script, lost) in &*lock(&self.register.0) {
+        for (script, lost) in &*lock(&self.0) {
             let Some(script) = script.upgrade().filter(|it| it.owner == owner) else { continue };
             let Some(next) = failing(&script, lost, now) else { continue };
             let is_same = |it: &&mut Failing| it.pipeline == next.pipeline && it.step == next.step;

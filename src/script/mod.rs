@@ -5,6 +5,7 @@
 
 mod source;
 mod same;
+mod leash;
 mod engine;
 mod stuck;
 mod losses;

@@ -7,15 +7,19 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard,
+        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     time::{Duration, Instant},
 };
 
 use super::{
-    ScriptError, ScriptOutcome, Shared, Task, engine::Engine, losses::Register, stuck::LostThreads,
+    ScriptError, ScriptOutcome, Shared, Task,
+    engine::Engine,
+    leash::{Leash, lock},
+    losses::{Failing, Register},
+    stuck::LostThreads,
 };
 
 /// So long after it was asked to, a script may take to stop: it looks after each ten thousand calls.
@@ -32,25 +36,6 @@ pub struct ScriptThreads {
     pub(super) lost: Arc<Mutex<LostThreads>>,
     /// Scripts that lost events, of this pool and of those beside it.
     pub(super) register: Arc<Register>,
-}
-
-/// Tells a thread that nobody waits for it any more.
-#[derive(Default)]
-pub struct Leash {
-    is_cut: AtomicBool,
-    /// What its thread is left behind with, once it is cut.
-    script: Mutex<Option<Arc<Shared>>>,
-}
-
-impl Leash {
-    pub fn is_cut(&self) -> bool {
-        self.is_cut.load(Ordering::Acquire)
-    }
-
-    fn cut(&self, script: &Arc<Shared>) {
-        *lock(&self.script) = Some(script.clone());
-        self.is_cut.store(true, Ordering::Release);
-    }
 }
 
 /// Events for one script, and what came of them so far.
@@ -87,6 +72,22 @@ struct Worker {
 impl ScriptThreads {
     pub(super) fn counted_in(register: Arc<Register>) -> Self {
         Self { register, ..Self::default() }
+    }
+
+    /// Another with threads of its own. What its scripts lose is reported with what those of this
+    /// one lose.
+    pub fn beside(&self) -> Self {
+        Self::counted_in(self.register.clone())
+    }
+
+    /// A script lost an event.
+    pub(super) fn lose(&self, script: &Arc<Shared>, error: &ScriptError, now: Instant) {
+        self.register.lose(script, &self.lost, error, now);
+    }
+
+    /// The owner's scripts that lost events in the last ten minutes.
+    pub fn failing(&self, owner: u128, now: Instant) -> Vec<Failing> {
+        self.register.failing(owner, now)
     }
 
     /// Threads that scripts hold on to in calls that cannot be stopped.
@@ -205,10 +206,6 @@ enum End {
     Late,
     /// Its thread is not there any more.
     Gone,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What comes within a few microseconds, which is what a script takes over one event, and what most

@@ -49,6 +49,7 @@ mod event_types;
 mod large_payloads;
 mod verifiers;
 mod contracts;
+mod circles;
 mod cli;
 mod sdk;
 mod attacks;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::{
+    cases::{Case, FailureView, failures},
     error::{CliError, Result},
     output::{Paint, clip, duration, plural},
 };
@@ -17,25 +18,6 @@ const LONGEST_BODY: usize = 4000;
 #[derive(Debug, Deserialize)]
 pub struct Tests {
     pub tests: Vec<Case>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Case {
-    #[serde(default)]
-    pub pipeline: String,
-    pub name: String,
-    pub passed: bool,
-    #[serde(default)]
-    pub failures: Vec<FailureView>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct FailureView {
-    pub what: String,
-    #[serde(default)]
-    pub expected: Value,
-    #[serde(default)]
-    pub got: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -173,26 +155,6 @@ pub fn verdict(outcome: &Tests) -> Result<()> {
             let all = plural(outcome.tests.len() as u64, "test case");
             Err(CliError::failed(format!("{failed} of {all} failed")))
         }
-    }
-}
-
-/// One line for each case, and below it what was expected and what came.
-pub fn cases(cases: &[Case], paint: Paint) -> String {
-    let mut text = String::new();
-    for case in cases {
-        let mark = if case.passed { paint.green("✔") } else { paint.red("✘") };
-        // Writing to a text cannot fail, here and below.
-        let _ = writeln!(text, "{mark} {} · {}", case.pipeline, clip(&case.name, LONGEST));
-        failures(&case.failures, paint, &mut text);
-    }
-    text
-}
-
-fn failures(failures: &[FailureView], paint: Paint, text: &mut String) {
-    for it in failures {
-        let expected = paint.green(clip(&it.expected.to_string(), LONGEST));
-        let got = paint.red(clip(&it.got.to_string(), LONGEST));
-        let _ = writeln!(text, "    {}: expected {expected}, got {got}", clip(&it.what, LONGEST));
     }
 }
 

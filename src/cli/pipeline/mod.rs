@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Context,
+    Context, cases,
     client::pages,
     deliveries::id_part,
     emit::read_json_argument,
@@ -222,7 +222,7 @@ async fn test(context: &Context, args: TestArgs) -> Result<()> {
             if args.json {
                 context.out.json(&answer)?;
             } else {
-                context.out.text(&dry_run::cases(&outcome.tests, context.out.paint))?;
+                context.out.text(&cases::cases(&outcome.tests, context.out.paint))?;
             }
             return dry_run::verdict(&outcome);
         }

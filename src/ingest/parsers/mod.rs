@@ -3,6 +3,7 @@
 
 pub(super) mod senders;
 pub(super) mod slow;
+pub(super) mod promise;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -16,7 +17,8 @@ use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde_json::{Value, value::RawValue};
 
-pub use self::senders::json;
+use self::promise::valid;
+pub use self::{promise::Broken, senders::json};
 use super::{
     batch::{self, AT_MOST, Format},
     body,
@@ -30,9 +32,6 @@ use crate::{
     crypto::inbound::{self, Received},
     model::{Name, Provider, Secret, TypeName},
 };
-
-/// A promise that was broken.
-pub type Broken = &'static str;
 
 /// One event of the REST API.
 pub fn envelope(bytes: &[u8]) -> Result<(), Broken> {
@@ -230,9 +229,4 @@ fn agrees(draft: &Draft<'_>, json: &[u8]) -> Result<(), Broken> {
         return Err("everybody reads the same metadata");
     }
     Ok(())
-}
-
-/// Whether it is JSON: payloads are trusted to be.
-pub(super) fn valid(json: &[u8]) -> Result<(), Broken> {
-    serde_json::from_slice::<IgnoredAny>(json).map(drop).map_err(|_| "a payload is JSON")
 }

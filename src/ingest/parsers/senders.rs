@@ -1,24 +1,20 @@
 //! JSON of senders, read by the gateway's reader and by a second, slow one: whatever looks into an event
 //! must find what the second finds. For the fuzzers.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, LazyLock},
-};
+use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
-    Broken,
+    promise::Broken,
     slow::{self, Slow},
 };
 use crate::{
     expr::{Condition, Expression, Facts, Key, Mapping, Names},
     ingest::{segment::parsers as segment, shape},
     model::{
-        Event, EventId, EventSeq, Person, ProjectId, RawJson, SourceId, TypeName,
-        json::{self, trimmed},
+        Event, EventId, EventSeq, Person, ProjectId, RawJson, SourceId, TypeName, json::trimmed,
     },
 };
 
@@ -199,30 +195,4 @@ fn erased(payload: &RawJson, slow: &Slow) -> Result<(), Broken> {
         return Err("who is not named is not forgotten");
     }
     Ok(())
-}
-
-/// A field of Segment's messages, and what a context is laid under and over.
-pub(in crate::ingest) fn same_context(
-    found: &[u8],
-    own: &Slow,
-    under: Option<&Slow>,
-    ip: IpAddr,
-) -> Result<(), Broken> {
-    let context = json::value_at(found, &["context"]).ok().flatten().and_then(slow::read);
-    let context = context.ok_or("a message has a context")?;
-    let (Slow::Map(own_fields), Slow::Map(fields)) = (own, &context) else {
-        return if *own == context { Ok(()) } else { Err("a context that is no object stays") };
-    };
-    let under = match under {
-        Some(Slow::Map(under)) => under.as_slice(),
-        Some(_) | None => &[],
-    };
-    let name = |it: &str| it.encode_utf16().collect::<Vec<u16>>();
-    let mut expected: Vec<(Vec<u16>, Slow)> =
-        under.iter().filter(|it| !own_fields.iter().any(|own| own.0 == it.0)).cloned().collect();
-    expected.extend(own_fields.iter().cloned());
-    if !expected.iter().any(|it| it.0 == name("ip")) {
-        expected.push((name("ip"), Slow::Text(name(&ip.to_string()))));
-    }
-    if *fields == expected { Ok(()) } else { Err("a context keeps each of its fields") }
 }

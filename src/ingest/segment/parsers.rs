@@ -17,9 +17,8 @@ use crate::{
     ingest::{
         metadata::Circumstances,
         parsers::{
-            Broken, senders,
+            promise::{Broken, same_context, valid},
             slow::{self, Slow},
-            valid,
         },
     },
     model::{RawJson, json},
@@ -130,7 +129,7 @@ pub fn compared(payload: &RawJson, slow: &Slow) -> Result<(), Broken> {
             own => own,
         };
         let under = under.map(read).transpose()?;
-        senders::same_context(taken.bytes(), &own, under.as_ref(), ip)?;
+        same_context(taken.bytes(), &own, under.as_ref(), ip)?;
     }
     Ok(())
 }

@@ -26,9 +26,9 @@ use super::{
     Ingest, body,
     body_budget::Pass,
     metadata::Circumstances,
-    sender::Unfit,
     traffic::{Caller, Rejection},
     types,
+    unfit::Unfit,
 };
 use crate::{
     crypto::inbound::{Doubt, Received},

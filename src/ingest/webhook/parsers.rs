@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 
 use super::content::{self, InboundContent};
-use crate::ingest::parsers::{Broken, valid};
+use crate::ingest::parsers::promise::{Broken, valid};
 
 /// The body as a payload, whole and as a list.
 pub fn content(headers: &HeaderMap, body: &Bytes) -> Result<(), Broken> {

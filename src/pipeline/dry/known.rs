@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use crate::{
     model::{Memory, MemoryKey, ProjectId, RawJson, Remembered, StepId},
     pipeline::{
-        answers::{Answers, QuestionSlot},
         ask::{LookupAnswer, LookupStatus, Lookups, Question},
-        enrich::Enrich,
+        plan::{Answers, QuestionSlot},
+        steps::Asks,
     },
 };
 
@@ -80,16 +80,16 @@ impl Answers for Known {
     fn answer(
         &mut self,
         slot: QuestionSlot,
-        step: &Enrich,
+        step: &dyn Asks,
         question: Question,
     ) -> Option<LookupAnswer> {
         if let Some((answer, _)) = self.of(slot) {
             return Some(answer.clone());
         }
-        let answer = match self.given.get(&step.into) {
+        let answer = match self.given.get(step.into()) {
             Some(given) => reported(given),
             None if self.until.is_some() => {
-                self.open.push((slot, Arc::new(question), step.timeout));
+                self.open.push((slot, Arc::new(question), step.timeout()));
                 return None;
             }
             None => LookupAnswer::failed(

@@ -22,9 +22,7 @@ use super::{
     Tools,
     ask::Lookups,
     compile::{Active, Compiled},
-    ids::Ids,
-    plan::{PlanPart, Planner},
-    trace::Trace,
+    plan::{Ids, PlanPart, Planner, Trace},
 };
 use crate::{
     catalog::Catalog,

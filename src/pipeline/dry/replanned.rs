@@ -19,8 +19,7 @@ use crate::{
         Tools,
         ask::Lookups,
         compile::Compiled,
-        ids::Ids,
-        plan::{PlanPart, Planner},
+        plan::{Ids, PlanPart, Planner},
     },
 };
 

@@ -14,8 +14,7 @@ use crate::{
     model::{DestinationId, Event, Name, Pipeline, PlannedDelivery, RawJson, Skipped, TypeName},
     pipeline::{
         ask::LookupStatus,
-        plan::PipelinePlan as Planned,
-        trace::{Applied, Trace, Went},
+        plan::{Applied, PipelinePlan as Planned, Trace, Went},
     },
 };
 

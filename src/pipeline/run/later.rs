@@ -2,17 +2,18 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
-use super::{BATCH_BYTES, Runner, turns::TURN};
+use super::{
+    BATCH_BYTES, Runner,
+    in_flight::{Sent, SentPart},
+    parked::QueuePosition,
+};
 use crate::{
     hint::Loss,
     model::{DeliverySeq, Event, EventSeq, Message, Name, Owed, Plan, Skipped},
     pipeline::{
         Options,
         compile::Active,
-        ids::Ids,
-        in_flight::{Sent, SentPart},
-        parked::QueuePosition,
-        plan::{PipelinePlan, PlanPart, Planner},
+        plan::{Ids, PipelinePlan, PlanPart, Planner, TURN},
     },
     store::{Store, StoreError, WaitingEvent},
 };

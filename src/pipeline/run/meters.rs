@@ -2,7 +2,8 @@
 
 use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::{model::Plan, pipeline::in_flight::Sent};
+use super::in_flight::Sent;
+use crate::model::Plan;
 
 /// Handles, looked up once: the hot path counts without searching a registry.
 pub(super) struct Meters {

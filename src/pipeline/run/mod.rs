@@ -11,24 +11,28 @@
 mod later;
 mod meters;
 mod remember;
-pub(super) mod turns;
+mod in_flight;
+mod lookups;
+mod memories;
+mod parked;
 
 use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use meters::Meters;
 use tokio::sync::watch;
-use turns::Turns;
 
+use self::{
+    in_flight::{Sent, SentPart, messages},
+    lookups::{LookupTasks, Returned},
+    memories::Memories,
+    parked::Parked,
+};
 use super::{
     Options, Tools,
     ask::Lookups,
     compile::Compiled,
-    detect::Memories,
-    in_flight::{Sent, SentPart, messages},
-    lookups::{LookupTasks, Returned},
-    parked::Parked,
-    prefetch,
+    plan::{Turns, run_scripts},
 };
 use crate::{
     catalog::Catalog,
@@ -306,7 +310,7 @@ impl<L: Loss<Vec<(Owed, Message)>>> Runner<L> {
             let mut plans = Vec::with_capacity(batch.len());
             let mut failures = 0;
             for events in batch.chunks(BREATH) {
-                prefetch::run_scripts(events, &self.compiled, &mut self.turns);
+                run_scripts(events, &self.compiled, &mut self.turns);
                 for event in events {
                     self.parts.lookups.tell(event);
                     let plan = self.first_part(event, &mut failures);
