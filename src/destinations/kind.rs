@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The own fields of one destination, without the common ones: name, kind and policy.
-pub type Fields = Map<String, Value>;
+pub type OwnFields = Map<String, Value>;
 
 /// What a person reads of a kind before they use it.
 #[derive(Debug)]
@@ -46,27 +46,27 @@ pub trait Kind: Send + Sync {
     fn schema(&self) -> FieldSchema;
 
     /// The policy of a destination that says nothing of it.
-    fn usual_policy(&self, fields: &Fields) -> Policy;
+    fn usual_policy(&self, fields: &OwnFields) -> Policy;
 
     /// Whether the fields have the shape that they need. No field has another name than the schema says: that was
     /// looked at before.
-    fn read(&self, fields: &Fields) -> Result<(), Invalid>;
+    fn read(&self, fields: &OwnFields) -> Result<(), Invalid>;
 
     /// The connection, its secrets sealed, or everything that is wrong. `old` is what it replaces: a placeholder
     /// stands for the secret in it, unless the new one goes to another host.
     fn check(
         &self,
-        fields: &Fields,
+        fields: &OwnFields,
         policy: &Policy,
         safe: &Safe<'_>,
         old: Option<&Connection>,
     ) -> Result<Connection, Vec<Invalid>>;
 
     /// Every field, with placeholders for secrets. `name` is that of the destination.
-    fn show(&self, connection: &Connection, name: &Name) -> Fields;
+    fn show(&self, connection: &Connection, name: &Name) -> OwnFields;
 
     /// Without the fields that would be the same if they were left out.
-    fn brief(&self, fields: Fields) -> Fields;
+    fn brief(&self, fields: OwnFields) -> OwnFields;
 
     /// The secrets that both have and that differ, by their paths.
     fn changed_secrets(&self, old: &Connection, new: &Connection) -> Vec<String>;
@@ -82,7 +82,7 @@ pub trait Kind: Send + Sync {
 
 /// Calls `act` with the path and text of each secret that stands in the fields.
 pub fn each_secret(
-    fields: &mut Fields,
+    fields: &mut OwnFields,
     secrets: &[&str],
     act: &mut dyn FnMut(&[String], &mut String),
 ) {
@@ -93,7 +93,7 @@ pub fn each_secret(
 }
 
 fn follow(
-    fields: &mut Fields,
+    fields: &mut OwnFields,
     parts: &[&str],
     path: &mut Vec<String>,
     act: &mut dyn FnMut(&[String], &mut String),
@@ -116,7 +116,7 @@ fn follow(
 }
 
 /// The text at a path, if there is one.
-pub fn text_at<'a>(fields: &'a Fields, path: &[String]) -> Option<&'a str> {
+pub fn text_at<'a>(fields: &'a OwnFields, path: &[String]) -> Option<&'a str> {
     let (last, before) = path.split_last()?;
     let mut fields = fields;
     for key in before {

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::{
     DestinationClient,
     egress::Egress,
-    kind::{About, FieldSchema, Fields, Kind, each_secret, text_at},
+    kind::{About, FieldSchema, Kind, OwnFields, each_secret, text_at},
     secrets::Safe,
 };
 use crate::{
@@ -31,7 +31,7 @@ pub trait Settings: Serialize + DeserializeOwned + ToSchema + Send + Sync + 'sta
     /// Notes what is wrong, by the paths of the fields. `policy` is that of the destination.
     fn check(&self, policy: &Policy, wrong: &mut Vec<Invalid>);
 
-    /// Scheme, host and port of each address that it connects to. Kept secrets are not sent to other ones.
+    /// Scheme, host and port of each address that it connects to. Stored secrets are not sent to other ones.
     fn origins(&self) -> Vec<String>;
 
     /// Whether the address differs from message to message.
@@ -57,15 +57,15 @@ impl<S> Plain<S> {
 impl<S: Settings> Plain<S> {
     const ABOUT: &'static About = &S::ABOUT;
 
-    fn parse(fields: &Fields) -> Result<S, Invalid> {
+    fn parse(fields: &OwnFields) -> Result<S, Invalid> {
         tree::TreeNode::from(Value::Object(fields.clone())).read()
     }
 
     /// Every field with its default, as they are stored. Secrets are those of `given`.
-    fn resolved(settings: &S, given: &Fields) -> Fields {
+    fn resolved(settings: &S, given: &OwnFields) -> OwnFields {
         let mut fields = match serde_json::to_value(settings) {
             Ok(Value::Object(fields)) => fields,
-            Ok(_) | Err(_) => Fields::new(),
+            Ok(_) | Err(_) => OwnFields::new(),
         };
         each_secret(&mut fields, S::ABOUT.secrets, &mut |path, text| {
             text_at(given, path).unwrap_or_default().clone_into(text);
@@ -85,17 +85,17 @@ impl<S: Settings> Kind for Plain<S> {
         FieldSchema { own: S::schema(), parts }
     }
 
-    fn usual_policy(&self, _: &Fields) -> Policy {
+    fn usual_policy(&self, _: &OwnFields) -> Policy {
         S::usual_policy()
     }
 
-    fn read(&self, fields: &Fields) -> Result<(), Invalid> {
+    fn read(&self, fields: &OwnFields) -> Result<(), Invalid> {
         Self::parse(fields).map(drop)
     }
 
     fn check(
         &self,
-        fields: &Fields,
+        fields: &OwnFields,
         policy: &Policy,
         safe: &Safe<'_>,
         old: Option<&Connection>,
@@ -130,8 +130,8 @@ impl<S: Settings> Kind for Plain<S> {
         }))
     }
 
-    fn show(&self, connection: &Connection, name: &Name) -> Fields {
-        let Some(own) = connection.other(S::ABOUT.word) else { return Fields::new() };
+    fn show(&self, connection: &Connection, name: &Name) -> OwnFields {
+        let Some(own) = connection.other(S::ABOUT.word) else { return OwnFields::new() };
         let mut fields = own.settings.clone();
         each_secret(&mut fields, S::ABOUT.secrets, &mut |path, text| {
             let placeholder = SecretSpec::placeholder(name, &path.join("_"));
@@ -141,7 +141,7 @@ impl<S: Settings> Kind for Plain<S> {
     }
 
     /// A field is left out when what is read without it is the same.
-    fn brief(&self, mut fields: Fields) -> Fields {
+    fn brief(&self, mut fields: OwnFields) -> OwnFields {
         let names: Vec<String> = fields.keys().cloned().collect();
         for name in names {
             let mut without = fields.clone();

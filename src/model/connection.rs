@@ -94,7 +94,7 @@ impl Connection {
         }
     }
 
-    /// Whether its receiver is told that a person was deleted: who reads events of Tidegate's own.
+    /// Whether its receiver gets a notice when a person is deleted: an event of Tidegate's own.
     pub fn gets_deletion_notices(&self) -> bool {
         self.webhook().is_some()
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     destinations::{
-        kind::{Fields, Kind, each_secret},
+        kind::{Kind, OwnFields, each_secret},
         kinds::{self, KINDS},
         secrets::Safe,
     },
@@ -35,7 +35,7 @@ pub struct DestinationSpec {
     /// The word of its kind. One that no kind has is possible only in what [`Spec::of`] shows.
     kind: String,
     /// The fields of the kind's own. Secrets in clear, or placeholders.
-    fields: Fields,
+    fields: OwnFields,
     pub policy: PolicySpec,
 }
 
@@ -217,7 +217,7 @@ fn read(written: Map<String, Value>) -> Result<DestinationSpec, Invalid> {
 }
 
 /// The names of an object's fields, in their order.
-fn field_names(schema: &RefOr<Schema>) -> Vec<String> {
+pub(super) fn field_names(schema: &RefOr<Schema>) -> Vec<String> {
     match schema {
         RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
         RefOr::T(_) | RefOr::Ref(_) => Vec::new(),
@@ -225,7 +225,7 @@ fn field_names(schema: &RefOr<Schema>) -> Vec<String> {
 }
 
 /// The schema of a whole destination of this kind.
-pub fn schema_of(kind: &dyn Kind) -> Object {
+pub(super) fn schema_of(kind: &dyn Kind) -> Object {
     let mut whole = ObjectBuilder::new()
         .schema_type(Type::Object)
         .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))

@@ -12,6 +12,7 @@ mod limits;
 mod lookup;
 mod source;
 mod show;
+pub mod kinds;
 pub mod profiles;
 mod state;
 mod cases;

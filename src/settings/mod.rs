@@ -41,8 +41,8 @@ impl Invalid {
     /// There is no such field among these.
     pub fn unknown_field(field: &str, fields: &[&str]) -> Self {
         let (meant, listed) = (words::meant(field, fields), words::listed(fields));
-        let rule = format!("is not a field here{meant}: there are {listed}");
-        Self::new(words::printable(field), rule, "an unknown field")
+        let text = format!("is not a field here{meant}: there are {listed}");
+        Self::new(words::printable(field), text, "an unknown field")
     }
 
     /// The text is none of these words.

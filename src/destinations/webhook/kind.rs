@@ -11,7 +11,7 @@ use crate::{
     destinations::{
         DestinationClient,
         egress::Egress,
-        kind::{About, FieldSchema, Fields, Kind},
+        kind::{About, FieldSchema, Kind, OwnFields},
         profiles,
         secrets::Safe,
     },
@@ -46,18 +46,18 @@ impl Kind for WebhookKind {
         FieldSchema { own: WebhookSpec::schema(), parts }
     }
 
-    fn usual_policy(&self, fields: &Fields) -> Policy {
+    fn usual_policy(&self, fields: &OwnFields) -> Policy {
         let profile = parse(fields).map(|it| it.profile).unwrap_or_default();
         profiles::values(profile).policy
     }
 
-    fn read(&self, fields: &Fields) -> Result<(), Invalid> {
+    fn read(&self, fields: &OwnFields) -> Result<(), Invalid> {
         parse(fields).map(drop)
     }
 
     fn check(
         &self,
-        fields: &Fields,
+        fields: &OwnFields,
         _: &Policy,
         safe: &Safe<'_>,
         old: Option<&Connection>,
@@ -71,12 +71,12 @@ impl Kind for WebhookKind {
         }
     }
 
-    fn show(&self, connection: &Connection, name: &Name) -> Fields {
+    fn show(&self, connection: &Connection, name: &Name) -> OwnFields {
         let spec = connection.webhook().map(|it| WebhookSpec::of(it, name));
         spec.map(|it| written(&it)).unwrap_or_default()
     }
 
-    fn brief(&self, fields: Fields) -> Fields {
+    fn brief(&self, fields: OwnFields) -> OwnFields {
         parse(&fields).map_or(fields, |it| written(&it.brief()))
     }
 
@@ -100,15 +100,15 @@ impl Kind for WebhookKind {
     }
 }
 
-fn parse(fields: &Fields) -> Result<WebhookSpec, Invalid> {
+fn parse(fields: &OwnFields) -> Result<WebhookSpec, Invalid> {
     tree::TreeNode::from(Value::Object(fields.clone())).read()
 }
 
 /// The fields as JSON. Secrets that are no placeholders become `…`.
-pub fn written(spec: &WebhookSpec) -> Fields {
+pub fn written(spec: &WebhookSpec) -> OwnFields {
     match serde_json::to_value(spec) {
         Ok(Value::Object(fields)) => fields,
-        Ok(_) | Err(_) => Fields::new(),
+        Ok(_) | Err(_) => OwnFields::new(),
     }
 }
 
