@@ -76,7 +76,7 @@ fn next(catalog: &Catalog) -> Option<&Arc<Deletion>> {
         .or_else(|| first(DeletionState::Waiting))
 }
 
-/// The webhook destinations to which pipelines route what comes from the project's sources. Every enabled
+/// The destinations that get notices of deletions, and to which pipelines route what comes from the project's sources. Every enabled
 /// source counts as affected: what a receiver got may be forgotten here already.
 fn affected(catalog: &Catalog, project: ProjectId) -> Vec<DestinationId> {
     let has_source = |names: &[crate::model::Name]| {
@@ -87,7 +87,7 @@ fn affected(catalog: &Catalog, project: ProjectId) -> Vec<DestinationId> {
     let routes = pipelines.filter(|it| has_source(&it.sources)).flat_map(|it| &it.routes);
     let found: BTreeSet<DestinationId> = routes
         .filter_map(|it| catalog.destination_named(project, it.to.as_str()))
-        .filter(|it| it.connection.webhook().is_some())
+        .filter(|it| it.connection.gets_deletion_notices())
         .map(|it| it.id)
         .collect();
     found.into_iter().collect()

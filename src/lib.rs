@@ -12,6 +12,7 @@ pub mod derived;
 pub mod crypto;
 pub mod redact;
 pub mod expr;
+pub mod settings;
 pub mod schema;
 pub mod script;
 

@@ -71,7 +71,7 @@ pub enum ProbeError {
 
 /// What a destination is sent to test or verify it, unless somebody gives something else.
 pub fn greeting(destination: &Destination) -> (TypeName, RawJson) {
-    let verifies = destination.connection.webhook().is_some_and(|it| it.contract.verify);
+    let verifies = destination.connection.verifies();
     if verifies {
         let payload = json!({ "test": true, "event": CONFIGURED });
         (TypeName::trusted(CONFIGURED), RawJson::of(&payload))

@@ -88,6 +88,7 @@ use crate::{ingest, problem::Problem};
         resources::versions::rollback_pipeline,
         dry_run::try_pipeline,
         dry_run::run_tests,
+        resources::kinds::list_destination_kinds,
         resources::profiles::list_profiles,
         resources::destinations::list_destinations,
         resources::destinations::create_destination,

@@ -216,6 +216,7 @@ fn resource_routes(routes: Routes) -> Routes {
         .post("/api/v1/pipelines/{pipeline}/test", dry_run::try_pipeline)
         .post("/api/v1/pipelines/{pipeline}/tests", dry_run::run_tests)
         .get("/api/v1/pipelines/{pipeline}/counts", counts::pipeline_counts)
+        .get("/api/v1/destination-kinds", resources::list_destination_kinds)
         .get("/api/v1/profiles", resources::list_profiles)
         .get("/api/v1/destinations", resources::list_destinations)
         .post("/api/v1/destinations", resources::create_destination)

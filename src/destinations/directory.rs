@@ -7,15 +7,11 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use url::Url;
 
-use super::{
-    DestinationClient, Outlets, Preview,
-    egress::Egress,
-    webhook::{Webhook, refused},
-};
+use super::{DestinationClient, Outlets, Preview, egress::Egress, kinds, webhook::refused};
 use crate::{
     catalog::Catalog,
     crypto::Vault,
-    model::{self, Class, Connection, DestinationId, IdMap, Message, Outcome},
+    model::{self, Class, DestinationId, IdMap, Message, Outcome},
 };
 
 pub struct Directory {
@@ -38,8 +34,7 @@ impl Directory {
 
     /// What to tell somebody who saves a destination whose endpoint is refused for certain.
     pub fn warning(&self, destination: &model::Destination) -> Option<String> {
-        let Connection::Webhook(webhook) = &destination.connection;
-        let mut origins = webhook.urls.iter().map(|it| it.origin());
+        let mut origins = destination.connection.origins().into_iter();
         let (origin, refused) = origins.find_map(|origin| {
             let refused = self.egress.refuses(&Url::parse(&origin).ok()?)?;
             Some((origin, refused))
@@ -58,12 +53,13 @@ impl Directory {
 
     /// The destination as it would be built, for a test event before it is saved.
     pub fn build(&self, destination: &model::Destination) -> Arc<dyn DestinationClient> {
-        match &destination.connection {
-            Connection::Webhook(_) => match Webhook::new(destination, &self.vault, &self.egress) {
-                Ok(webhook) => Arc::new(webhook),
-                Err(error) => Arc::new(Unusable { kind: "webhook", reason: error.to_string() }),
-            },
-        }
+        let word = destination.connection.kind();
+        let Some(kind) = kinds::named(word) else {
+            let reason = format!("this version of Tidegate has no kind of destination `{word}`");
+            return Arc::new(Unusable { kind: "unknown", reason });
+        };
+        kind.build(destination, &self.vault, &self.egress)
+            .unwrap_or_else(|reason| Arc::new(Unusable { kind: kind.about().word, reason }))
     }
 }
 

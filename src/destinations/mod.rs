@@ -1,7 +1,11 @@
 //! Stage 6 of 6: the places that events go to, and how each of them is spoken to.
 
 pub mod egress;
+pub mod kind;
+pub mod kinds;
+pub mod plain;
 pub mod profiles;
+pub mod secrets;
 pub mod webhook;
 mod directory;
 

@@ -1,6 +1,6 @@
 //! The engine with our operators and limits: no loader, no files, no clock, and an end to everything.
 
-use std::{io, sync::LazyLock};
+use std::{fmt::Write as _, io, sync::LazyLock};
 
 use minijinja::{
     Environment, Error, ErrorKind, Output, State, UndefinedBehavior, filters, functions,
@@ -20,7 +20,7 @@ const FUEL: u64 = 20_000;
 /// The longest text that an expression or a template can make.
 pub(super) const LONGEST: usize = 1024 * 1024;
 
-pub(super) const FILTERS: [&str; 34] = [
+pub(super) const FILTERS: [&str; 35] = [
     "abs",
     "attr",
     "bool",
@@ -55,6 +55,7 @@ pub(super) const FILTERS: [&str; 34] = [
     "tojson",
     "trim",
     "unique",
+    "urlencode",
 ];
 pub(super) const TESTS: [&str; 27] = [
     "boolean",
@@ -132,6 +133,7 @@ fn add_filters(engine: &mut Environment<'_>) {
     engine.add_filter("title", filters::title);
     engine.add_filter("tojson", to_json);
     engine.add_filter("trim", filters::trim);
+    engine.add_filter("urlencode", url_encode);
 }
 
 fn add_operators(engine: &mut Environment<'_>) {
@@ -251,6 +253,21 @@ fn print(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(
         None => out.write_str(&text(value)?),
     };
     written.map_err(Error::from)
+}
+
+/// Everything but the unreserved characters of RFC 3986 §2.3 as `%XX`: safe in a query and in a form's body.
+fn url_encode(value: &Value) -> Result<String, Error> {
+    let text = text(value)?;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a `String` cannot fail.
+            write!(out, "%{byte:02X}").ok();
+        }
+    }
+    limited(out)
 }
 
 fn to_json(value: &Value) -> Result<String, Error> {

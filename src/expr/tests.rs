@@ -253,6 +253,10 @@ fn templates_print_for_people_and_stop_in_time() {
     );
     check("{% set x = payload.age + 1 %}{{ x }}{# not printed #}", Ok("21"));
     check("{{ {'a': payload.no, 'b': [payload.no, none]}|tojson }}", Ok(r#"{"b":[null,null]}"#));
+    check(
+        "{{ 'a b&c=ü/~.' | urlencode }}{{ payload.no | urlencode }}",
+        Ok("a%20b%26c%3D%C3%BC%2F~."),
+    );
     check("{{ '{{' }}{{ \"%}\" }}", Ok("{{%}"));
     check(
         "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",

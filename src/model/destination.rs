@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{DestinationId, Era, Name, Ordering, Policy, ProjectId, Webhook};
+use super::{Connection, DestinationId, Era, Name, Ordering, Policy, ProjectId};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Destination {
@@ -52,22 +52,6 @@ pub enum DestinationState {
         since: Timestamp,
         reason: String,
     },
-}
-
-/// How the destination is spoken to, by kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Connection {
-    Webhook(Webhook),
-}
-
-impl Connection {
-    /// `None`: it is of another kind.
-    pub fn webhook(&self) -> Option<&Webhook> {
-        match self {
-            Self::Webhook(it) => Some(it),
-        }
-    }
 }
 
 /// An `http` or `https` URL without userinfo or fragment. Logs see only its scheme, host and port,

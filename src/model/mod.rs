@@ -19,6 +19,7 @@ pub mod packed;
 mod memory;
 mod tally;
 mod policy;
+mod connection;
 mod destination;
 mod webhook;
 mod altered;
@@ -33,12 +34,13 @@ mod forgotten;
 
 pub use activity::{Class, Entry, EntryKind, Outcome, Snippet};
 pub use altered::Altered;
+pub use connection::{Connection, OtherConnection};
 pub use deletion::{Deletion, DeletionState, Person, Suppressed, Then};
 pub use delivery::{
     DeliverySeq, DeliveryState, Ended, Lane, Message, Owed, Place, Plan, PlannedDelivery, Skipped,
     Standing,
 };
-pub use destination::{Connection, Destination, DestinationState, EndpointUrl};
+pub use destination::{Destination, DestinationState, EndpointUrl};
 pub use era::Era;
 pub use event::{Event, EventSeq, NewEvent};
 pub use event_type::{EventType, Validate};

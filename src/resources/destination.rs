@@ -1,27 +1,43 @@
-//! From what people wrote to a destination, every value of it resolved.
+//! Destinations as people write them: the fields that all kinds have, and those of their kind.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap as _};
+use serde_json::{Map, Value};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ObjectBuilder, RefOr, Schema, Type,
+        schema::{AdditionalProperties, Object, OneOfBuilder},
+    },
+};
 
 use super::{
-    AuthSpec, DestinationKind, DestinationSpec, Invalid, Scope, Spec,
+    Invalid, PolicySpec, Scope, SecretSpec, Spec,
     check::{TAKEN, all_right},
-    contract, limits, policy,
-    secrets::Safe,
-    state,
+    limits, policy, state,
+    tree::{self, TreeNode},
 };
 use crate::{
     destinations::{
-        profiles::{self, Values, WithoutSecret},
-        webhook,
+        kind::{Kind, OwnFields, each_secret},
+        kinds::{self, KINDS},
+        secrets::Safe,
     },
-    expr::{Key, Template},
-    model::{Connection, Contract, Destination, Era, Ordering, Target, Webhook},
-    pipeline,
+    expr::Key,
+    model::{Destination, Era, Name, Ordering},
 };
 
-/// Bytes of one URL, template or not.
-const LONGEST_URL: usize = 4096;
-
-const AUTH_OR_SECRET: &str = "must be left out beside `auth`, or `signed: true` must say that both are meant: \
-                              Ingestlayer's contract is none, `auth`, or a signature";
+/// A destination. It was read by its kind, and its meaning is not yet checked.
+#[derive(Clone)]
+pub struct DestinationSpec {
+    pub name: Name,
+    /// The word of its kind. One that no kind has is possible only in what [`Spec::of`] shows.
+    kind: String,
+    /// The fields of the kind's own. Secrets in clear, or placeholders.
+    fields: OwnFields,
+    pub policy: PolicySpec,
+}
 
 impl Spec for DestinationSpec {
     type Model = Destination;
@@ -36,22 +52,35 @@ impl Spec for DestinationSpec {
         if namesake.is_some_and(|it| Some(it.id) != old.map(|old| old.id)) {
             wrong.push(Invalid::new("name", TAKEN, "the name of another destination"));
         }
+        let kind = kind(&self.kind).map_err(|it| vec![it])?;
         let id = old.map_or_else(|| scope.id(), |it| it.id);
-        let values = profiles::values(self.profile);
-        let policy = self.policy(&values.policy);
+        let policy = self.policy.resolved(&kind.usual_policy(&self.fields));
         wrong.extend(policy::check(&policy));
         if let Ordering::Key(expression) = &policy.ordering
             && let Err(error) = Key::compile(expression)
         {
-            wrong.push(pipeline::Invalid::expression("ordering.key", &error).into());
+            wrong.push(Invalid::expression("ordering.key", &error));
         }
-        let DestinationKind::Webhook = self.kind;
-        let safe = Safe { scope, destination: id, is_moved: false };
-        let connection = self.webhook(&safe, &values, old, &mut wrong);
+        let means = &scope.means;
+        let safe = Safe {
+            vault: means.vault,
+            random: means.random,
+            now: means.now,
+            project: scope.project,
+            destination: id,
+            is_moved: false,
+        };
+        let connection = kind.check(&self.fields, &policy, &safe, old.map(|it| &it.connection));
+        let connection = match connection {
+            Ok(connection) => Some(connection),
+            Err(more) => {
+                wrong.extend(more);
+                None
+            }
+        };
         all_right(wrong)?;
         // Without a connection something was wrong, and we are not here.
         let Some(connection) = connection else { return Err(Vec::new()) };
-        let connection = Connection::Webhook(connection);
         let destination = Destination {
             id,
             project: scope.project,
@@ -74,160 +103,169 @@ impl Spec for DestinationSpec {
     }
 
     fn of(model: &Destination) -> Self {
-        super::show::destination(model)
+        let word = model.connection.kind();
+        let fields = kinds::named(word).map(|it| it.show(&model.connection, &model.name));
+        Self {
+            name: model.name.clone(),
+            kind: word.to_owned(),
+            fields: fields.unwrap_or_default(),
+            policy: PolicySpec::of(&model.policy),
+        }
     }
 }
 
 impl DestinationSpec {
-    /// The connection, or `None` after `wrong` was given the reason.
-    fn webhook(
-        &self,
-        safe: &Safe<'_>,
-        values: &Values,
-        old: Option<&Destination>,
-        wrong: &mut Vec<Invalid>,
-    ) -> Option<Webhook> {
-        let old = old.map(|it| {
-            let Connection::Webhook(webhook) = &it.connection;
-            webhook
+    /// Without the values that it would have anyway, as a person would write it.
+    pub fn brief(self) -> Self {
+        let Some(kind) = kinds::named(&self.kind) else { return self };
+        let policy = self.policy.brief(&kind.usual_policy(&self.fields));
+        Self { fields: kind.brief(self.fields), policy, ..self }
+    }
+
+    /// Whether it gives a secret that signs, or a placeholder for one.
+    pub fn has_signing_secret(&self) -> bool {
+        self.fields.get("secret").is_some_and(|it| !it.is_null())
+    }
+
+    fn secrets(&self) -> &'static [&'static str] {
+        kinds::named(&self.kind).map_or(&[], |it| it.about().secrets)
+    }
+}
+
+/// The kind of this word, or that there is none.
+fn kind(word: &str) -> Result<&'static dyn Kind, Invalid> {
+    kinds::named(word).ok_or_else(|| Invalid::unknown_word("kind", word, &kinds::words()))
+}
+
+impl fmt::Debug for DestinationSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+impl Serialize for DestinationSpec {
+    /// Placeholders as they are, and secrets as `…`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = self.fields.clone();
+        each_secret(&mut fields, self.secrets(), &mut |_, text| {
+            if !SecretSpec::new(text.as_str()).is_placeholder() {
+                "…".clone_into(text);
+            }
         });
-        let contract = self.contract(&values.contract);
-        contract::check(&contract, wrong);
-        let urls = self.targets(&contract, values.most_urls, wrong);
-        let has_keys = old.is_some_and(|it| !it.signing_keys.is_empty());
-        let is_signed = self.is_signed(values.without_secret, has_keys);
-        self.check_header_names(&contract, is_signed, wrong);
-        let safe = &Safe { is_moved: is_moved(old, urls.as_deref()), ..*safe };
-        let headers = safe.headers(&self.headers, old.map(|it| &it.headers), wrong);
-        let auth = safe.auth(&self.auth, old.map(|it| &it.auth), wrong);
-        let old_keys = old.map_or(&[][..], |it| &it.signing_keys);
-        let scheme = contract.signature.scheme;
-        let signing_keys = match (is_signed, &self.secret) {
-            (true, secret) => safe.signing_keys(scheme, secret.as_ref(), old_keys, wrong),
-            (false, None) => Some(Vec::new()),
-            (false, Some(_)) => {
-                let rule = match self.signed {
-                    Some(_) => "must be left out where `signed` is false",
-                    None => AUTH_OR_SECRET,
-                };
-                wrong.push(Invalid::new("secret", rule, "a secret"));
-                None
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", &self.name)?;
+        map.serialize_entry("kind", &self.kind)?;
+        for (name, value) in fields.iter().chain(&self.policy.written()) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for DestinationSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = match Value::deserialize(deserializer)? {
+            Value::Object(written) => written,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => {
+                return Err(de::Error::custom("must be a map of settings"));
             }
         };
-        Some(Webhook {
-            profile: self.profile,
-            urls: urls?,
-            headers,
-            auth: auth?,
-            signing_keys: signing_keys?,
-            contract,
-        })
+        read(written).map_err(|invalid| tree::carry(&invalid))
     }
+}
 
-    /// Whether attempts are signed. `has_keys`: there is a secret from before.
-    pub(super) fn is_signed(&self, without_secret: WithoutSecret, has_keys: bool) -> bool {
-        self.signed.unwrap_or(match without_secret {
-            WithoutSecret::Made => true,
-            WithoutSecret::MadeUnlessAuth => self.auth == AuthSpec::None,
-            WithoutSecret::Unsigned => self.secret.is_some() || has_keys,
-        })
-    }
+/// The fields that all kinds have, beside the policy.
+#[derive(Deserialize, ToSchema)]
+struct Head {
+    #[schema(value_type = String, example = "crm-webhook")]
+    name: Name,
+    kind: String,
+}
 
-    /// What concerns all headers together. Values are looked at one by one.
-    fn check_header_names(&self, contract: &Contract, is_signed: bool, wrong: &mut Vec<Invalid>) {
-        if self.headers.len() > webhook::MOST_HEADERS {
-            let rule = format!("must hold at most {} headers", webhook::MOST_HEADERS);
-            wrong.push(Invalid::new("headers", rule, "more"));
-        }
-        let mut names: Vec<String> = Vec::new();
-        for name in self.headers.keys() {
-            let lower = name.to_ascii_lowercase();
-            let path = format!("headers.{name}");
-            if is_signed && lower == contract.signature.header {
-                let rule = "must be another header than the one that carries the signature";
-                wrong.push(Invalid::new(&path, rule, "the same name"));
-            }
-            if names.contains(&lower) {
-                let rule = "must be a name that stands once, in upper or lower case";
-                wrong.push(Invalid::new(path, rule, "it again"));
-            }
-            names.push(lower);
-        }
-    }
-
-    /// The URLs, or `None` after `wrong` was given the reason.
-    fn targets(
-        &self,
-        contract: &Contract,
-        most: usize,
-        wrong: &mut Vec<Invalid>,
-    ) -> Option<Vec<Target>> {
-        let given: Vec<(String, &String)> = match (&self.url, self.urls.as_slice()) {
-            (Some(url), []) => vec![("url".to_owned(), url)],
-            (None, urls) => {
-                urls.iter().enumerate().map(|(at, it)| (format!("urls[{at}]"), it)).collect()
-            }
-            (Some(_), [_, ..]) => {
-                let rule = "must be left out where there is `urls`";
-                wrong.push(Invalid::new("url", rule, "both of them"));
-                return None;
-            }
+/// Takes the common fields, and hands the rest to the kind.
+fn read(written: Map<String, Value>) -> Result<DestinationSpec, Invalid> {
+    let (mut head, mut policy, mut fields) = (Map::new(), Map::new(), Map::new());
+    let common = field_names(&PolicySpec::schema());
+    let word = written.get("kind").and_then(Value::as_str).map(str::to_owned);
+    for (name, value) in written {
+        let part = match name.as_str() {
+            "name" | "kind" => &mut head,
+            it if common.iter().any(|name| name == it) => &mut policy,
+            _ => &mut fields,
         };
-        if given.is_empty() {
-            wrong.push(Invalid::new("url", "is required", "nothing"));
-            return None;
+        part.insert(name, value);
+    }
+    if let Some(word) = word {
+        let known = field_names(&kind(&word)?.schema().own);
+        if let Some(unknown) = fields.keys().find(|it| !known.contains(it)) {
+            let names: Vec<&str> = ["name", "kind"]
+                .into_iter()
+                .chain(known.iter().chain(&common).map(String::as_str))
+                .collect();
+            return Err(Invalid::unknown_field(unknown, &names));
         }
-        if given.len() > most {
-            let rule = match most {
-                1 => format!("must hold one URL in the profile `{}`", word(self.profile)),
-                _ => format!("must hold 1 to {most} URLs in the profile `{}`", word(self.profile)),
-            };
-            wrong.push(Invalid::new("urls", rule, format!("{} of them", given.len())));
-        }
-        let mut targets: Vec<Target> = Vec::with_capacity(given.len());
-        let before = wrong.len();
-        for (path, text) in given {
-            match target(&path, text, contract.https_only) {
-                Ok(target) if targets.contains(&target) => {
-                    wrong.push(Invalid::new(path, "must be a URL that stands once", "it again"));
-                }
-                Ok(target) => targets.push(target),
-                Err(invalid) => wrong.push(invalid),
-            }
-        }
-        (wrong.len() == before).then_some(targets)
+    }
+    let Head { name, kind: word } = TreeNode::from(Value::Object(head)).read()?;
+    let kind = kind(&word)?;
+    kind.read(&fields)?;
+    let policy = TreeNode::from(Value::Object(policy)).read()?;
+    Ok(DestinationSpec { name, kind: word, fields, policy })
+}
+
+/// The names of an object's fields, in their order.
+pub(super) fn field_names(schema: &RefOr<Schema>) -> Vec<String> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
+        RefOr::T(_) | RefOr::Ref(_) => Vec::new(),
     }
 }
 
-/// Whether there is an origin that the destination did not have before.
-fn is_moved(old: Option<&Webhook>, urls: Option<&[Target]>) -> bool {
-    let Some(old) = old else { return false };
-    let known: Vec<String> = old.urls.iter().map(Target::origin).collect();
-    urls.unwrap_or_default().iter().any(|it| !known.contains(&it.origin()))
+/// The schema of a whole destination of this kind.
+pub(super) fn schema_of(kind: &dyn Kind) -> Object {
+    let mut whole = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
+        .build();
+    let word = ObjectBuilder::new().schema_type(Type::String);
+    let word = word.enum_values(Some([kind.about().word])).build();
+    for part in [Head::schema(), kind.schema().own, PolicySpec::schema()] {
+        if let RefOr::T(Schema::Object(part)) = part {
+            whole.required.extend(part.required);
+            whole.properties.extend(part.properties);
+        }
+    }
+    whole.properties.insert("kind".to_owned(), RefOr::T(Schema::Object(word)));
+    whole
 }
 
-fn target(path: &str, text: &str, https_only: bool) -> Result<Target, Invalid> {
-    if text.len() > LONGEST_URL {
-        let rule = format!("must be at most {LONGEST_URL} bytes");
-        return Err(Invalid::new(path, rule, "a longer text"));
+impl PartialSchema for DestinationSpec {
+    /// What any of the kinds takes.
+    fn schema() -> RefOr<Schema> {
+        if let [only] = KINDS {
+            return RefOr::T(Schema::Object(schema_of(*only)));
+        }
+        let titled = |kind: &&dyn Kind| {
+            let mut schema = schema_of(*kind);
+            schema.title = Some(kind.about().title.to_owned());
+            schema.description = Some(kind.about().help.to_owned());
+            schema
+        };
+        let any = KINDS.iter().fold(OneOfBuilder::new(), |any, kind| any.item(titled(kind)));
+        RefOr::T(Schema::OneOf(any.build()))
     }
-    let refused = |rule: &'static str| Invalid::new(path, rule, "another text");
-    let target = Target::try_from(text.to_owned()).map_err(refused)?;
-    if https_only && !target.origin().starts_with("https:") {
-        let rule = "must be an `https` URL where `https_only` is true";
-        return Err(Invalid::new(path, rule, "an `http` URL"));
-    }
-    if target.is_template() {
-        Template::compile(target.as_text())
-            .map_err(|error| pipeline::Invalid::expression(path, &error))?;
-        webhook::check_target(&target)
-            .map_err(|error| Invalid::new(path, error.to_string(), "another text"))?;
-    }
-    Ok(target)
 }
 
-/// The word by which people choose one of our own enums.
-pub(super) fn word<T: serde::Serialize>(value: T) -> String {
-    let json = serde_json::to_value(value).unwrap_or_default();
-    json.as_str().unwrap_or_default().to_owned()
+impl ToSchema for DestinationSpec {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("DestinationSpec")
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        PolicySpec::schemas(schemas);
+        schemas.extend(KINDS.iter().flat_map(|it| it.schema().parts));
+    }
 }

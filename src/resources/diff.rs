@@ -9,7 +9,11 @@ use super::{
     DestinationSpec, EventTypeSpec, LookupSpec, PipelineSpec, ProjectSpec, SourceSpec, Spec,
 };
 use crate::{
-    model::{Auth, Connection, Destination},
+    destinations::{
+        kind::{self, Kind},
+        kinds::{self, KINDS},
+    },
+    model::Destination,
     pipeline::dry::CaseResult,
 };
 
@@ -138,30 +142,10 @@ impl Shown for DestinationSpec {
     }
 
     fn changed_secrets(old: &Destination, new: &Destination) -> Vec<String> {
-        let (Connection::Webhook(old), Connection::Webhook(new)) =
-            (&old.connection, &new.connection);
-        let mut changed = Vec::new();
-        match (&old.auth, &new.auth) {
-            (Auth::Bearer { token: old }, Auth::Bearer { token: new }) if old != new => {
-                changed.push("auth.bearer".to_owned());
-            }
-            (Auth::Basic { password: old, .. }, Auth::Basic { password: new, .. })
-                if old != new =>
-            {
-                changed.push("auth.basic.password".to_owned());
-            }
-            (Auth::None | Auth::Bearer { .. } | Auth::Basic { .. }, _) => (),
+        match kinds::named(new.connection.kind()) {
+            Some(kind) => kind.changed_secrets(&old.connection, &new.connection),
+            None => Vec::new(),
         }
-        let is_signed = !old.signing_keys.is_empty() && !new.signing_keys.is_empty();
-        if is_signed && old.signing_keys != new.signing_keys {
-            changed.push("secret".to_owned());
-        }
-        for (name, value) in &new.headers {
-            if old.headers.get(name).is_some_and(|old| old != value) {
-                changed.push(format!("headers.{name}"));
-            }
-        }
-        changed
     }
 }
 
@@ -262,10 +246,8 @@ fn is_nothing(value: Option<&Value>) -> bool {
 /// Secrets are shown as `…`, and not as the placeholders that stand for them elsewhere.
 fn mask(fields: &mut [FieldChange]) {
     for field in fields {
-        if matches!(field.path.as_str(), "secret" | "auth.bearer" | "auth.basic.password")
-            || field.path.starts_with("headers.")
-            || field.path.starts_with("secrets.")
-        {
+        let is_secret = |it: &&dyn Kind| kind::is_secret(it.about().secrets, &field.path);
+        if KINDS.iter().any(is_secret) || field.path.starts_with("secrets.") {
             for value in [&mut field.before, &mut field.after].into_iter().flatten() {
                 *value = Value::from("…");
             }

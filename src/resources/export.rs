@@ -5,7 +5,11 @@ use serde::Serialize;
 use super::{
     DestinationSpec, EventTypeSpec, LookupSpec, PipelineSpec, ProjectSpec, SourceSpec, Spec,
 };
-use crate::{catalog::Catalog, model::ProjectId};
+use crate::{
+    catalog::Catalog,
+    destinations::{kind, kinds},
+    model::ProjectId,
+};
 
 /// The file, in the order of its fields. Lists that are empty are left out.
 #[derive(Serialize)]
@@ -85,14 +89,14 @@ fn about_secrets(variables: &[String]) -> String {
     text
 }
 
-/// Where the placeholders of secrets stand.
-const PLACEHOLDERS: [&str; 3] =
-    ["destinations[].secret", "destinations[].auth.bearer", "destinations[].auth.basic.password"];
-
+/// Whether a placeholder stands at this path. That of a destination names its kind: `destinations[webhook].secret`.
 fn is_placeholder(path: &str) -> bool {
-    PLACEHOLDERS.contains(&path)
-        || path.starts_with("destinations[].headers.")
-        || path.starts_with("lookups[].secrets.")
+    let destination = path.strip_prefix("destinations[").and_then(|it| it.split_once("]."));
+    match destination.map(|(word, field)| (kinds::named(word), field)) {
+        Some((Some(kind), field)) => kind::is_secret(kind.about().secrets, field),
+        Some((None, _)) => false,
+        None => path.starts_with("lookups[].secrets."),
+    }
 }
 
 /// Doubles the `$` of every `${`, but for the placeholders of secrets, whose names are collected.
@@ -110,8 +114,11 @@ fn escape(json: &mut serde_json::Value, path: &str, variables: &mut Vec<String>)
             }
         }
         Value::Array(items) => {
-            let path = format!("{path}[]");
-            items.iter_mut().for_each(|it| escape(it, &path, variables));
+            for item in items {
+                let kind = item.get("kind").and_then(Value::as_str).unwrap_or_default();
+                let kind = if path == "destinations" { kind } else { "" };
+                escape(item, &format!("{path}[{kind}]"), variables);
+            }
         }
         Value::Object(fields) => {
             for (key, value) in fields {

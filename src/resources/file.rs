@@ -154,7 +154,7 @@ impl File {
     /// Whether it gives the destination of this name a signing secret.
     pub fn has_secret(&self, destination: &str) -> bool {
         let mut all = self.content.destinations.iter();
-        all.any(|it| it.name.as_str() == destination && it.secret.is_some())
+        all.any(|it| it.name.as_str() == destination && it.has_signing_secret())
     }
 
     /// Reads YAML. `name` is how errors call the file; `variable` looks into the environment.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     catalog::Catalog,
-    model::{Connection, Destination, DestinationState, Profile},
+    model::{Destination, DestinationState, Profile},
 };
 
 /// An endpoint is one URL of a destination; it is active unless its destination is disabled.
@@ -81,8 +81,8 @@ pub fn check(
         return Err(Full::All(options.endpoints));
     }
     let of_admin = |it: &Destination| {
-        let Connection::Webhook(webhook) = &it.connection;
-        if webhook.profile == Profile::Admin { active_endpoints(it) } else { 0 }
+        let is_admin = it.connection.profile() == Some(Profile::Admin);
+        if is_admin { active_endpoints(it) } else { 0 }
     };
     if !fits(&of_admin, options.admin_endpoints) {
         return Err(Full::Admin(options.admin_endpoints));
@@ -95,9 +95,6 @@ fn active_endpoints(destination: &Destination) -> usize {
         DestinationState::Disabled { .. } => 0,
         DestinationState::Active
         | DestinationState::Paused { .. }
-        | DestinationState::Unverified { .. } => {
-            let Connection::Webhook(webhook) = &destination.connection;
-            webhook.urls.len()
-        }
+        | DestinationState::Unverified { .. } => destination.connection.endpoints(),
     }
 }

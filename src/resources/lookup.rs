@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Invalid, Scope, SecretSpec, Spec, diff::Shown as _, secrets::GIVEN_AGAIN};
+use super::{Invalid, Scope, SecretSpec, Spec, diff::Shown as _};
 use crate::{
     crypto::{SealContext, SecretField, Vault},
-    destinations::egress::Database,
+    destinations::{egress::Database, secrets::GIVEN_AGAIN},
     expr::{Condition, ExprError, Expression, Mapping, Names, Template},
     model::{
         EndpointUrl, HttpLookup, Learn, Lookup, LookupCache, LookupId, LookupLimits,

@@ -4,10 +4,13 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{destination::word, show};
+use super::PolicySpec;
 use crate::{
-    destinations::profiles::{self, WithoutSecret},
-    model::{Name, Profile},
+    destinations::{
+        profiles::{self, WithoutSecret},
+        webhook::{self, config::WebhookSpec, word},
+    },
+    model::Profile,
 };
 
 /// A profile and what each of its values is, in the shape in which a destination overrides them.
@@ -27,13 +30,9 @@ pub struct ProfileView {
 impl ProfileView {
     pub fn of(profile: Profile) -> Self {
         let values = profiles::values(profile);
-        let spec =
-            show::values(Name::trusted("profile"), profile, &values.contract, &values.policy);
-        let mut fields = match serde_json::to_value(spec) {
-            Ok(Value::Object(fields)) => fields,
-            Ok(_) | Err(_) => Map::new(),
-        };
-        fields.retain(|field, _| !matches!(field.as_str(), "name" | "kind" | "profile"));
+        let mut fields = webhook::written(&WebhookSpec::values(profile, &values.contract));
+        fields.extend(PolicySpec::of(&values.policy).written());
+        fields.retain(|field, _| field != "profile");
         let (most_urls, without_secret) = (values.most_urls, values.without_secret);
         Self { profile, most_urls, without_secret, values: fields }
     }

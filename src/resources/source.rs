@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Invalid, Scope, SecretSpec, Spec,
     check::{TAKEN, all_right},
-    secrets,
     spec::{is_yes, yes},
 };
 use crate::{
     crypto::{Random, SealContext, SecretField, inbound},
+    destinations::secrets,
     expr::{Names, Template},
     model::{
         Acknowledgement, HmacScheme, InboundScheme, Intake, Name, Provider, Redaction, SenderField,
@@ -359,7 +359,7 @@ impl SourceSpec {
                 continue;
             }
             let old = old.and_then(|it| it.secrets.get(place));
-            sealed.extend(secrets::sealed(scope, &context, &path, given, old, wrong));
+            sealed.extend(secrets::sealed(scope.means.vault, &context, &path, given, old, wrong));
         }
         sealed
     }

@@ -11,7 +11,7 @@ pub(super) fn after(
     connection: &Connection,
     now: Timestamp,
 ) -> DestinationState {
-    let verifies = connection.webhook().is_some_and(|it| it.contract.verify);
+    let verifies = connection.verifies();
     let Some(old) = old else {
         return if verifies { unverified(now) } else { DestinationState::Active };
     };
@@ -21,10 +21,10 @@ pub(super) fn after(
         DestinationState::Unverified { since, .. } if old.connection != *connection => {
             unverified(*since)
         }
-        DestinationState::Active if verifies && !is_proven(&old.connection, connection) => {
+        DestinationState::Active if verifies && !old.connection.proves(connection) => {
             unverified(now)
         }
-        DestinationState::Paused { .. } if verifies && !is_proven(&old.connection, connection) => {
+        DestinationState::Paused { .. } if verifies && !old.connection.proves(connection) => {
             let reason = "it was paused and is another endpoint now: enable it to verify it";
             DestinationState::Disabled { since: now, reason: reason.to_owned() }
         }
@@ -41,14 +41,6 @@ fn unverified(since: Timestamp) -> DestinationState {
     DestinationState::Unverified { since, reason: String::new() }
 }
 
-/// Whether what the old connection showed goes for the new one.
-fn is_proven(old: &Connection, new: &Connection) -> bool {
-    match (old.webhook(), new.webhook()) {
-        (Some(old), Some(new)) => old.contract.verify && old.urls == new.urls,
-        (None, _) | (_, None) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,14 +54,15 @@ mod tests {
     }
 
     fn connection(profile: Profile, url: &str) -> Connection {
-        Connection::Webhook(Webhook {
+        Webhook {
             profile,
             urls: vec![url.to_owned().try_into().unwrap()],
             headers: Default::default(),
             auth: Auth::None,
             signing_keys: Vec::new(),
             contract: profiles::values(profile).contract,
-        })
+        }
+        .into()
     }
 
     /// `active`, `unverified since 7: 503`, …

@@ -169,13 +169,13 @@ async fn a_file_makes_what_it_says() {
 
     let crm = bench.webhook("crm-webhook");
     assert_eq!(crm.policy.ordering, Ordering::Key("payload.user_id".to_owned()));
-    let Connection::Webhook(webhook) = &crm.connection;
+    let Connection::Webhook(webhook) = &crm.connection else { panic!("it is a webhook") };
     let context = SealContext::of_destination(crm.project, crm.id, SecretField::SigningKey);
     let secret = bench.vault.open(&webhook.signing_keys[0].secret, &context).unwrap();
     assert_eq!(secret.expose(), SECRET);
 
     let audit = bench.webhook("audit");
-    let Connection::Webhook(webhook) = &audit.connection;
+    let Connection::Webhook(webhook) = &audit.connection else { panic!("it is a webhook") };
     assert!(webhook.signing_keys.is_empty());
     let Auth::Bearer { token } = &webhook.auth else { panic!("no bearer token") };
     let context = SealContext::of_destination(audit.project, audit.id, SecretField::BearerToken);
@@ -250,7 +250,9 @@ async fn a_new_signing_secret_takes_over_and_the_old_one_signs_for_a_day() {
     bench.apply(FILE).await;
     let changed = FILE.replace("${HOOK_SECRET}", "${OTHER_SECRET}");
     bench.apply(&changed).await;
-    let Connection::Webhook(webhook) = bench.webhook("crm-webhook").connection;
+    let Connection::Webhook(webhook) = bench.webhook("crm-webhook").connection else {
+        panic!("it is a webhook")
+    };
     let keys = webhook.signing_keys;
     assert_eq!((keys.len(), keys[0].expires_at), (2, None));
     assert_eq!(keys[1].expires_at, Some("2026-01-02T00:00:00Z".parse().unwrap()));
@@ -259,7 +261,9 @@ async fn a_new_signing_secret_takes_over_and_the_old_one_signs_for_a_day() {
     bench.now = "2026-01-03T00:00:00Z".parse().unwrap();
     assert!(bench.apply(&changed).await.changes.is_empty());
     bench.apply(FILE).await;
-    let Connection::Webhook(webhook) = bench.webhook("crm-webhook").connection;
+    let Connection::Webhook(webhook) = bench.webhook("crm-webhook").connection else {
+        panic!("it is a webhook")
+    };
     assert_eq!(webhook.signing_keys.len(), 2);
     assert_eq!(webhook.signing_keys[0].expires_at, None);
 }
@@ -270,7 +274,7 @@ async fn a_destination_without_a_secret_gets_one_and_keeps_it() {
     let text = FILE.replace("    secret: \"${HOOK_SECRET}\"\n", "");
     bench.apply(&text).await;
     let first = bench.webhook("crm-webhook");
-    let Connection::Webhook(webhook) = &first.connection;
+    let Connection::Webhook(webhook) = &first.connection else { panic!("it is a webhook") };
     let context = SealContext::of_destination(first.project, first.id, SecretField::SigningKey);
     let secret = bench.vault.open(&webhook.signing_keys[0].secret, &context).unwrap();
     assert!(secret.expose().starts_with("whsec_"));

@@ -23,6 +23,7 @@ mod expr;
 mod pipeline;
 mod apply;
 mod refused_files;
+mod kinds;
 mod profiles;
 mod store;
 mod records;

@@ -61,7 +61,7 @@ async fn refusal(destination: &Value) -> String {
 }
 
 fn webhook(destination: &Destination) -> &Webhook {
-    let Connection::Webhook(webhook) = &destination.connection;
+    let Connection::Webhook(webhook) = &destination.connection else { panic!("it is a webhook") };
     webhook
 }
 

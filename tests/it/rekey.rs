@@ -43,7 +43,7 @@ async fn a_folder_opens_under_its_new_master_key_alone() {
     assert!(!vault.has_key(&old));
     let catalog = gateway.app.catalog_writer.current();
     let destination = catalog.destinations.values().next().unwrap();
-    let Connection::Webhook(webhook) = &destination.connection;
+    let Connection::Webhook(webhook) = &destination.connection else { panic!("it is a webhook") };
     let here =
         SealContext::of_destination(destination.project, destination.id, SecretField::SigningKey);
     assert_eq!(vault.open(&webhook.signing_keys[0].secret, &here), Ok(Secret::new(SECRET)));

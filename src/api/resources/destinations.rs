@@ -18,7 +18,7 @@ use crate::{
     },
     catalog::{Catalog, Edit, Resource},
     crypto::{SealContext, SecretField},
-    model::{Connection, Destination, DestinationId, DestinationState, ProjectId, SigningKey},
+    model::{Destination, DestinationId, DestinationState, ProjectId, SigningKey},
     problem::{self, Problem},
     resources::{DestinationSpec, Spec as _, check_limits},
 };
@@ -124,9 +124,7 @@ impl SigningKeyView {
 }
 
 pub fn signing_keys(destination: &Destination) -> &[SigningKey] {
-    match &destination.connection {
-        Connection::Webhook(webhook) => &webhook.signing_keys,
-    }
+    destination.connection.signing_keys()
 }
 
 kept!(Destination, "destination", destinations);
@@ -188,7 +186,7 @@ pub async fn create_destination(
     access: Access<Administer>,
     body: Body,
 ) -> Result<(StatusCode, Json<NewDestinationView>), Problem> {
-    let was_given = body.read::<DestinationSpec>()?.secret.is_some();
+    let was_given = body.read::<DestinationSpec>()?.has_signing_secret();
     let made: Destination = create(&api, &access, &body).await?;
     let made = settled(&api, made).await;
     let context = SealContext::of_destination(made.project, made.id, SecretField::SigningKey);
@@ -386,7 +384,7 @@ pub async fn enable_destination(
     let since = api.clock.now();
     let rule = |it: &mut Destination| {
         if matches!(it.state, DestinationState::Disabled { .. }) {
-            let verifies = it.connection.webhook().is_some_and(|it| it.contract.verify);
+            let verifies = it.connection.verifies();
             it.state = match verifies {
                 true => DestinationState::Unverified { since, reason: String::new() },
                 false => DestinationState::Active,

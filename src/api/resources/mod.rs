@@ -38,6 +38,7 @@ pub mod learned;
 pub mod pipelines;
 pub mod versions;
 pub mod destinations;
+pub mod kinds;
 pub mod profiles;
 pub mod rotation;
 pub mod trial;
@@ -59,6 +60,7 @@ pub use self::{
     },
     file::{apply_file, export_file, plan_file},
     keys::{create_key, delete_key, list_keys},
+    kinds::list_destination_kinds,
     learned::{adopt_event_type, event_type_fields},
     lookups::{create_lookup, delete_lookup, get_lookup, list_lookups, put_lookup},
     pipelines::{create_pipeline, delete_pipeline, get_pipeline, list_pipelines, put_pipeline},

@@ -16,12 +16,10 @@ use crate::{
         request::{Access, Administer, Body, wrong_field},
     },
     crypto::{SealContext, SecretField},
-    model::{Connection, Destination, Scheme, Secret, SigningKey},
+    destinations::webhook::rotation::{check_secret, new_secret, rotate},
+    model::{Destination, Scheme, Secret, SigningKey},
     problem::{FieldError, Kind, Problem},
-    resources::{
-        SecretSpec,
-        rotation::{check_secret, new_secret, rotate},
-    },
+    resources::SecretSpec,
 };
 
 const USUAL_OVERLAP: Duration = Duration::from_secs(24 * 3600);
@@ -83,12 +81,15 @@ pub async fn rotate_secret(
     let now = api.clock.now();
     let rule = |it: &mut Destination| {
         let context = SealContext::of_destination(it.project, it.id, SecretField::SigningKey);
-        let Connection::Webhook(webhook) = &mut it.connection;
-        let scheme = webhook.contract.signature.scheme;
-        if webhook.signing_keys.is_empty() {
+        let unsigned = |detail: String| Problem::new(Kind::Conflict).detail(detail);
+        let kind = it.connection.kind().to_owned();
+        let Some((scheme, keys)) = it.connection.signing() else {
+            return Err(unsigned(format!("destinations of the kind `{kind}` do not sign")));
+        };
+        if keys.is_empty() {
             let detail =
                 "the destination does not sign: give it a `secret`, or `signed: true`, first";
-            return Err(Problem::new(Kind::Conflict).detail(detail));
+            return Err(unsigned(detail.to_owned()));
         }
         let until = rotation.until(scheme, now)?;
         let secret = match &rotation.secret {
@@ -101,7 +102,7 @@ pub async fn rotate_secret(
             active_from: rotation.at.filter(|it| *it > now),
             expires_at: None,
         };
-        rotate(&mut webhook.signing_keys, newest, until)
+        rotate(keys, newest, until)
             .map_err(|error| Problem::new(Kind::Conflict).detail(error.to_string()))?;
         Ok(secret)
     };

@@ -1,5 +1,6 @@
 //! `tidegate destinations`: where events go to, and what an operator does about them at night.
 
+mod kinds;
 mod show;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::model::{Name, Scheme, TypeName};
 #[command(after_help = "\
 Examples:
   tidegate destinations list
+  tidegate destinations kinds                           the kinds that there are, with an example each
   tidegate destinations show crm                        where it goes, how it is, what it is owed
   tidegate destinations test crm                        one signed test event, and what it answered
   tidegate destinations pause crm                       deliveries wait, in their order
@@ -31,6 +33,15 @@ pub enum Command {
     /// List the project's destinations
     List {
         /// Print one JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the kinds of destinations, with examples; needs no gateway
+    Kinds {
+        /// Only this kind, with each of its fields
+        #[arg(value_name = "KIND")]
+        kind: Option<String>,
+        /// Print one JSON object per line, with the JSON Schema
         #[arg(long)]
         json: bool,
     },
@@ -179,6 +190,7 @@ struct TestOutcome {
 pub async fn run(context: &Context, command: Command) -> Result<()> {
     match command {
         Command::List { json } => list(context, json).await,
+        Command::Kinds { kind, json } => kinds::run(context, kind.as_deref(), json),
         Command::Show(args) => show::run(context, &args.name, args.json).await,
         Command::Test(args) => test(context, args).await,
         Command::Verify(one) => change(context, &one.name, "verify").await,

@@ -19,7 +19,9 @@ struct Whole {
     #[serde(flatten)]
     it: DestinationView,
     version: u32,
-    profile: String,
+    /// Of a kind that has profiles.
+    #[serde(default)]
+    profile: Option<String>,
     #[serde(default)]
     signing_keys: Vec<SigningKey>,
 }
@@ -66,7 +68,10 @@ fn screen(whole: &Whole, owing: Option<&Owing>, now: Timestamp, paint: Paint) ->
     for url in it.url.iter().chain(&it.urls) {
         row("url", clip(url, 90));
     }
-    row("profile", format!("{}, version {} of the destination", whole.profile, whole.version));
+    match &whole.profile {
+        Some(it) => row("profile", format!("{it}, version {} of the destination", whole.version)),
+        None => row("version", whole.version.to_string()),
+    }
     row("owed", owed(owing));
     for key in &whole.signing_keys {
         row("secret", secret(key, now));

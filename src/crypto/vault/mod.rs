@@ -70,6 +70,8 @@ pub enum SecretField {
     BasicPassword,
     /// The value of a header that a webhook sends.
     Header,
+    /// A secret among the settings of a destination of another kind.
+    Setting,
     /// What a look-up needs to be allowed to ask.
     LookupSecret,
     /// What a source's senders sign with.
@@ -256,11 +258,12 @@ fn printable(id: &str) -> String {
 }
 
 impl SecretField {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SigningKey,
         Self::BearerToken,
         Self::BasicPassword,
         Self::Header,
+        Self::Setting,
         Self::LookupSecret,
         Self::VerifyingSecret,
     ];
@@ -288,6 +291,7 @@ impl fmt::Display for SealContext {
             SecretField::BearerToken => "bearer_token",
             SecretField::BasicPassword => "basic_password",
             SecretField::Header => "header",
+            SecretField::Setting => "setting",
             SecretField::LookupSecret => "lookup_secret",
             SecretField::VerifyingSecret => "verifying_secret",
         };

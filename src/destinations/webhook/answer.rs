@@ -115,7 +115,10 @@ fn reason(status: StatusCode, class: Class, is_to_disable: bool) -> String {
 
 /// The wait that the endpoint asks for: seconds, also with decimals, or a date (RFC 9110 §10.2.3).
 /// A date that is past asks for none. What is neither asks for nothing.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(in crate::destinations) fn retry_after(
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let is_number = text.starts_with(|it: char| it.is_ascii_digit())
         && text.bytes().all(|it| it.is_ascii_digit() || it == b'.');

@@ -39,15 +39,29 @@ pub enum HeaderError {
     TooMany,
 }
 
+/// Which headers are Tidegate's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// Those of the connection, and all that a webhook's contract promises.
+    Webhook,
+    /// Those of the connection. `content-type`, `user-agent` and the like are the owner's.
+    Plain,
+}
+
 /// Whether a user may set this header on a webhook. A value with `{{ … }}` in it is a template over
 /// the event. The header that carries our signature is refused too, by [`OwnHeaders::new`].
 pub fn check_header(name: &str, value: &str) -> Result<(), HeaderError> {
-    parse_name(name)?;
+    check_header_beside(Reserved::Webhook, name, value)
+}
+
+/// The same where other headers are reserved.
+pub fn check_header_beside(reserved: Reserved, name: &str, value: &str) -> Result<(), HeaderError> {
+    parse_name(reserved, name)?;
     if is_template(value) { compile(value).map(|_| ()) } else { parse_value(value).map(|_| ()) }
 }
 
 /// The headers that a destination's owner set.
-pub(super) struct OwnHeaders {
+pub(in crate::destinations) struct OwnHeaders {
     /// What is the same in every request.
     pub fixed: HeaderMap,
     templates: Vec<(HeaderName, Template)>,
@@ -55,7 +69,7 @@ pub(super) struct OwnHeaders {
 
 /// A header has no usable value for an event. For people; holds nothing of the event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unrendered {
+pub(in crate::destinations) enum Unrendered {
     #[error("the template of the header `{0}` has no value for this event")]
     Failed(HeaderName),
     #[error(
@@ -67,6 +81,7 @@ pub(super) enum Unrendered {
 impl OwnHeaders {
     /// `signature` is the header that carries our signature, if we sign.
     pub fn new(
+        reserved: Reserved,
         headers: &BTreeMap<String, String>,
         signature: Option<&HeaderName>,
     ) -> Result<Self, HeaderError> {
@@ -76,7 +91,7 @@ impl OwnHeaders {
         let mut fixed = HeaderMap::with_capacity(headers.len());
         let mut templates = Vec::new();
         for (name, value) in headers {
-            let name = parse_name(name)?;
+            let name = parse_name(reserved, name)?;
             if Some(&name) == signature {
                 return Err(HeaderError::Reserved(name.to_string()));
             }
@@ -123,7 +138,7 @@ fn compile(value: &str) -> Result<Template, HeaderError> {
     })
 }
 
-fn parse_name(name: &str) -> Result<HeaderName, HeaderError> {
+fn parse_name(reserved: Reserved, name: &str) -> Result<HeaderName, HeaderError> {
     if name.len() > LONGEST_NAME {
         return Err(HeaderError::Name);
     }
@@ -131,7 +146,7 @@ fn parse_name(name: &str) -> Result<HeaderName, HeaderError> {
     if name == http::header::AUTHORIZATION {
         return Err(HeaderError::Authorization);
     }
-    if is_reserved(name.as_str()) {
+    if is_reserved(reserved, name.as_str()) {
         return Err(HeaderError::Reserved(name.to_string()));
     }
     Ok(name)
@@ -149,7 +164,12 @@ fn parse_value(value: &str) -> Result<HeaderValue, HeaderError> {
 }
 
 /// In lower case: what belongs to the connection, what frames the message, and what we promise to say.
-fn is_reserved(name: &str) -> bool {
+fn is_reserved(reserved: Reserved, name: &str) -> bool {
+    /// Of the names below, those that frame nothing.
+    const OWNERS: [&str; 3] = ["content-type", "idempotency-key", "user-agent"];
+    if reserved == Reserved::Plain && (OWNERS.contains(&name) || name.starts_with("webhook-")) {
+        return false;
+    }
     const NAMES: [&str; 17] = [
         "accept-encoding",
         "connection",
@@ -212,7 +232,7 @@ mod tests {
     fn a_destination_has_a_bounded_number_of_headers_and_not_that_of_its_signature() {
         let signature = HeaderName::from_static("x-signature");
         let parsed = |headers: BTreeMap<String, String>| {
-            OwnHeaders::new(&headers, Some(&signature)).map(|it| it.fixed.len())
+            OwnHeaders::new(Reserved::Webhook, &headers, Some(&signature)).map(|it| it.fixed.len())
         };
         let headers = |count| (0..count).map(|it| (format!("x-{it}"), "1".to_owned())).collect();
         assert_eq!(parsed(headers(32)), Ok(32));
@@ -230,7 +250,7 @@ mod tests {
 
         let name = HeaderName::from_static("x-user");
         let headers = [("x-user".to_owned(), "u={{ payload.id }}".to_owned())].into();
-        let headers = OwnHeaders::new(&headers, None).unwrap();
+        let headers = OwnHeaders::new(Reserved::Webhook, &headers, None).unwrap();
         let wrong = || Err(Unrendered::Value(name.clone()));
         for (payload, expected) in [
             (r#"{"id":"a b"}"#, Ok("u=a b")),

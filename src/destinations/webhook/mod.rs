@@ -8,11 +8,18 @@
 //! [`Contract`]: crate::model::Contract
 
 pub mod canonical;
-mod headers;
-mod target;
+pub mod config;
+pub mod rotation;
+mod check;
+mod contract;
+mod kind;
+mod secrets;
+mod show;
+pub(in crate::destinations) mod headers;
+pub(in crate::destinations) mod target;
 mod body;
 mod signer;
-mod answer;
+pub(in crate::destinations) mod answer;
 mod date;
 mod several;
 mod preview;
@@ -40,18 +47,20 @@ use crate::{
     crypto::{SealContext, SecretField, Vault, VaultError, signature::SecretError},
     expr::Facts,
     model::{
-        self, Auth, Class, Connection, DestinationId, EndpointUrl, IdempotencyHeader, Message,
-        Method, OnGone, Outcome, Scheme, Sealed, Target, json,
+        self, Auth, Class, DestinationId, EndpointUrl, IdempotencyHeader, Message, Method, OnGone,
+        Outcome, Scheme, Sealed, Target, json,
     },
 };
 use answer::AnswerRules;
 use body::{Form, MessageBody};
-use headers::OwnHeaders;
+use headers::{OwnHeaders, Reserved};
 use signer::Signer;
 use target::TargetTemplate;
 
 pub use crate::model::json::scan::first_element;
+pub use check::word;
 pub use headers::{HOPS, HeaderError, LONGEST_VALUE, MOST_HEADERS, check_header};
+pub use kind::{WebhookKind, written};
 pub use target::{TargetError, check_target};
 
 /// Headers that are made for each request: hops, signature, id, timestamp, idempotency key, host and length.
@@ -108,6 +117,8 @@ struct OutgoingRequest {
 /// Why a webhook cannot be sent as it is configured.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
+    #[error("the stored destination is of another kind")]
+    Kind,
     #[error(transparent)]
     Url(#[from] BadUrl),
     #[error("the contract allows `https` only")]
@@ -135,7 +146,7 @@ impl Webhook {
         vault: &Vault,
         egress: &Egress,
     ) -> Result<Self, BuildError> {
-        let Connection::Webhook(settings) = &destination.connection;
+        let settings = destination.connection.webhook().ok_or(BuildError::Kind)?;
         let contract = &settings.contract;
         let context =
             |field| SealContext::of_destination(destination.project, destination.id, field);
@@ -359,7 +370,7 @@ fn message_id(messages: &[Message]) -> String {
 }
 
 /// What the templates of URL and headers see: the message as this destination gets it.
-fn facts(message: &Message) -> Facts {
+pub(in crate::destinations) fn facts(message: &Message) -> Facts {
     let source = json::value_at(message.event.metadata.bytes(), &["source"]);
     let source = source.ok().flatten().and_then(json::exact_text);
     let facts = Facts::new(message.event.clone(), source.and_then(|it| it.parse().ok()));
@@ -390,7 +401,7 @@ fn open_headers(
         let value = vault.open(value, &context(SecretField::Header))?;
         headers.insert(name.clone(), value.expose().to_owned());
     }
-    Ok(OwnHeaders::new(&headers, signature)?)
+    Ok(OwnHeaders::new(Reserved::Webhook, &headers, signature)?)
 }
 
 /// An attempt that ended before anything was sent.
@@ -419,24 +430,37 @@ fn authorization(
     let value = match auth {
         Auth::None => return Ok(None),
         Auth::Bearer { token } => {
-            format!("Bearer {}", vault.open(token, &context(SecretField::BearerToken))?.expose())
+            bearer(vault.open(token, &context(SecretField::BearerToken))?.expose())
         }
         Auth::Basic { username, password } => {
             let password = vault.open(password, &context(SecretField::BasicPassword))?;
-            // A colon in the user name would move the border (RFC 7617 §2).
-            if username.contains(':') {
-                return Err(BuildError::Auth);
-            }
-            format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose())))
+            basic(username, password.expose())
         }
     };
-    let mut value = HeaderValue::try_from(value).map_err(|_| BuildError::Auth)?;
+    value.ok_or(BuildError::Auth).map(Some)
+}
+
+/// The header `authorization`. `None`: HTTP cannot carry the token.
+pub(in crate::destinations) fn bearer(token: &str) -> Option<HeaderValue> {
+    sensitive(format!("Bearer {token}"))
+}
+
+/// The header `authorization`. `None`: a colon in the user name would move the border (RFC 7617 §2).
+pub(in crate::destinations) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    if username.contains(':') {
+        return None;
+    }
+    sensitive(format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
+}
+
+fn sensitive(value: String) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(value).ok()?;
     value.set_sensitive(true);
-    Ok(Some(value))
+    Some(value)
 }
 
 /// Gateways that the event passed through before this one, by its metadata.
-fn hops(message: &Message) -> u64 {
+pub(in crate::destinations) fn hops(message: &Message) -> u64 {
     // The event's own: a step that drops metadata must not make an endless circle of it.
     let metadata = message.event.metadata.as_str();
     // Nearly all events have none, and a search costs less than parsing.

@@ -27,7 +27,7 @@ pub fn check_target(target: &Target) -> Result<(), TargetError> {
 }
 
 /// Text and expressions by turns.
-pub(super) struct TargetTemplate {
+pub(in crate::destinations) struct TargetTemplate {
     origin: String,
     parts: Vec<TemplatePart>,
 }
@@ -43,7 +43,7 @@ enum TemplatePart {
 
 /// Why there is no URL for a message. For people; holds nothing of the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unresolved {
+pub(in crate::destinations) enum Unresolved {
     #[error("a template in the URL has no value for this event")]
     Failed,
     #[error("a template in the URL's path is empty for this event")]

@@ -13,10 +13,7 @@ use crate::{
         later,
         retry::{self, RetryVerdict},
     },
-    model::{
-        Class, Connection, DeliverySeq, Ended, Entry, EntryKind, Lane, Outcome, Owed, Standing,
-        Target,
-    },
+    model::{Class, DeliverySeq, Ended, Entry, EntryKind, Lane, Outcome, Owed, Standing},
     store::{Next, Settlement},
 };
 
@@ -218,9 +215,7 @@ impl DestinationQueue {
     }
 
     fn has_template(&self) -> bool {
-        let Some(destination) = &self.settings else { return false };
-        let Connection::Webhook(webhook) = &destination.connection;
-        webhook.urls.iter().any(Target::is_template)
+        self.settings.as_ref().is_some_and(|it| it.connection.is_template())
     }
 
     fn disable(&mut self, reason: String, step: &mut StepContext<'_>) {

@@ -165,10 +165,9 @@ impl Compiled {
 fn targets(catalog: &Catalog) -> HashMap<(ProjectId, &Name), Arc<RouteTarget>> {
     let mut targets = HashMap::new();
     for destination in catalog.destinations.values() {
-        let webhook = destination.connection.webhook();
         let target = RouteTarget {
             id: destination.id,
-            integration: webhook.and_then(|it| it.contract.integration.clone()),
+            integration: destination.connection.integration().map(str::to_owned),
             line: LaneRule::of(destination),
         };
         targets.insert((destination.project, &destination.name), Arc::new(target));

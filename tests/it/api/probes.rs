@@ -101,7 +101,9 @@ async fn ask_for_proof(gateway: &Gateway) {
     let decide = |catalog: &Catalog| {
         let found = catalog.destinations.values().next().unwrap();
         let mut destination = Destination::clone(found);
-        let Connection::Webhook(webhook) = &mut destination.connection;
+        let Connection::Webhook(webhook) = &mut destination.connection else {
+            panic!("it is a webhook")
+        };
         webhook.contract.verify = true;
         destination.state = DestinationState::Unverified { since, reason: String::new() };
         destination.version += 1;

@@ -124,7 +124,9 @@ pub fn destination_of(profile: Profile, urls: &[&str]) -> Destination {
 }
 
 pub fn webhook_of(destination: &mut Destination) -> &mut Webhook {
-    let Connection::Webhook(webhook) = &mut destination.connection;
+    let Connection::Webhook(webhook) = &mut destination.connection else {
+        panic!("it is a webhook")
+    };
     webhook
 }
 

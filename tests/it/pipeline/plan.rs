@@ -324,7 +324,9 @@ fn an_event_excludes_a_destination_by_its_integrations() {
     let mut catalog = catalog(FILE);
     for destination in catalog.destinations.values_mut() {
         let destination = Arc::make_mut(destination);
-        let Connection::Webhook(webhook) = &mut destination.connection;
+        let Connection::Webhook(webhook) = &mut destination.connection else {
+            panic!("it is a webhook")
+        };
         if destination.name.as_str() == "warehouse" {
             webhook.contract.integration = Some("Webhooks".to_owned());
         }

@@ -14,7 +14,10 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
-use super::{Invalid, words};
+use super::{
+    Invalid,
+    words::{self, listed, meant},
+};
 
 /// Where a value stands in its file, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +27,13 @@ pub struct Location {
 }
 
 /// A value with its place. It has no `Debug`, since it may hold secrets.
-pub(super) struct TreeNode {
+pub struct TreeNode {
     /// `None` in what came as JSON.
     pub place: Option<Location>,
     pub value: Value,
 }
 
-pub(super) enum Value {
+pub enum Value {
     Null,
     Bool(bool),
     Number(serde_json::Number),
@@ -43,7 +46,7 @@ pub(super) enum Value {
 const LARGEST_FILE: usize = 4 * 1024 * 1024;
 
 /// Reads YAML. An error says what is wrong and where, as far as that is known.
-pub(super) fn from_yaml(text: &str) -> Result<TreeNode, (Option<Location>, Invalid)> {
+pub fn from_yaml(text: &str) -> Result<TreeNode, (Option<Location>, Invalid)> {
     if text.len() > LARGEST_FILE {
         let rule = format!("must have at most {LARGEST_FILE} bytes");
         return Err((None, Invalid::new("", rule, format!("{}", text.len()))));
@@ -60,7 +63,7 @@ pub(super) fn from_yaml(text: &str) -> Result<TreeNode, (Option<Location>, Inval
     })
 }
 
-pub(super) fn from_json(bytes: &[u8]) -> Result<TreeNode, Invalid> {
+pub fn from_json(bytes: &[u8]) -> Result<TreeNode, Invalid> {
     let bytes = crate::model::json::without_mark(bytes);
     serde_json::from_slice::<serde_json::Value>(bytes).map(TreeNode::from).map_err(|error| {
         let rule = format!("must be valid JSON: line {}, column {}", error.line(), error.column());
@@ -210,9 +213,19 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
+/// Begins each part of an error that is carried by [`carry`]. No text of ours holds it.
+const CARRIED: char = '\u{1f}';
+
+/// An error of a type that reads a part of itself from a tree of its own: its path, rule and finding go through
+/// serde's one text, and are the same when they come out of [`TreeNode::read`].
+pub fn carry<E: de::Error>(invalid: &Invalid) -> E {
+    let Invalid { path, rule, found } = invalid;
+    E::custom(format_args!("{CARRIED}{path}{CARRIED}{rule}{CARRIED}{found}"))
+}
+
 /// Why a tree does not fit a type. The path grows on the way out.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub struct Refusal {
     path: String,
     rule: String,
     found: String,
@@ -266,7 +279,15 @@ impl fmt::Display for Refusal {
 
 impl de::Error for Refusal {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(message.to_string(), "")
+        let text = message.to_string();
+        let mut parts = text.strip_prefix(CARRIED).unwrap_or_default().splitn(3, CARRIED);
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(path), Some(rule), Some(found)) => {
+                let (path, rule, found) = (path.to_owned(), rule.to_owned(), found.to_owned());
+                Self { path, rule, found }
+            }
+            _ => Self::new(text, ""),
+        }
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -302,16 +323,6 @@ impl de::Error for Refusal {
     fn duplicate_field(field: &'static str) -> Self {
         Self::new("may stand here once".to_owned(), "it twice").in_field(field)
     }
-}
-
-/// " (did you mean `retry`?)", where one of the names is nearly what was written.
-fn meant(written: &str, names: &[&str]) -> String {
-    words::did_you_mean(written, names.iter().copied())
-        .map_or_else(String::new, |it| format!(" (did you mean `{it}`?)"))
-}
-
-fn listed(names: &[&str]) -> String {
-    names.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ")
 }
 
 impl<'de> Deserializer<'de> for &'de TreeNode {

@@ -4,7 +4,7 @@
 use serde_saphyr::Error;
 
 /// What must be so, and what was found, where a text is no YAML that we read.
-pub(super) fn yaml(error: &Error) -> (String, &'static str) {
+pub fn yaml(error: &Error) -> (String, &'static str) {
     let rule = |text: &str| text.to_owned();
     match error.without_snippet() {
         Error::DuplicateMappingKey { key: Some(key), .. } => {
@@ -53,7 +53,7 @@ pub(super) fn yaml(error: &Error) -> (String, &'static str) {
 }
 
 /// What a type expects, as serde names it, for a person.
-pub(super) fn kind(expected: &str) -> String {
+pub fn kind(expected: &str) -> String {
     match expected {
         "a boolean" | "bool" => "true or false".to_owned(),
         "string" | "str" | "a borrowed string" => "a string".to_owned(),
@@ -74,8 +74,19 @@ pub(super) fn kind(expected: &str) -> String {
 }
 
 /// A key that a person wrote, short and printable.
-pub(super) fn printable(key: &str) -> String {
+pub fn printable(key: &str) -> String {
     key.chars().filter(|it| !it.is_control()).take(64).collect()
+}
+
+/// " (did you mean `retry`?)", where one of the names is nearly what was written.
+pub fn meant(written: &str, names: &[&str]) -> String {
+    did_you_mean(written, names.iter().copied())
+        .map_or_else(String::new, |it| format!(" (did you mean `{it}`?)"))
+}
+
+/// `` `retry`, `secret` ``
+pub fn listed(names: &[&str]) -> String {
+    names.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Of these names, the one that somebody may have meant: one letter is missing, too many, another

@@ -1,9 +1,12 @@
-//! The contract and the policy of a destination: its profile's values, under what it overrides.
+//! The contract of a webhook: its profile's values, under what it overrides.
 
-use super::{DestinationSpec, Invalid, Setting, SignatureSpec};
+use super::{
+    HeaderError, check_header,
+    config::{SignatureSpec, WebhookSpec},
+};
 use crate::{
-    destinations::webhook::{self, HeaderError},
-    model::{Contract, Policy, Scheme, Signature},
+    model::{Contract, Scheme, Signature},
+    settings::Invalid,
 };
 
 const STANDARD_HEADER: &str = "webhook-signature";
@@ -12,7 +15,7 @@ const OTHER_HEADER: &str = "x-signature";
 const LONGEST_USER_AGENT: usize = 256;
 const LONGEST_INTEGRATION: usize = 128;
 
-impl DestinationSpec {
+impl WebhookSpec {
     pub(super) fn contract(&self, usual: &Contract) -> Contract {
         Contract {
             envelope: self.envelope.unwrap_or(usual.envelope),
@@ -23,33 +26,13 @@ impl DestinationSpec {
             https_only: self.https_only.unwrap_or(usual.https_only),
             verify: self.verify.unwrap_or(usual.verify),
             whole_answer: self.whole_answer.unwrap_or(usual.whole_answer),
-            integration: resolved(self.integration.clone(), || usual.integration.clone()),
+            integration: match self.integration.clone() {
+                None => usual.integration.clone(),
+                Some(given) => given.into_option(),
+            },
             on_gone: self.on_gone.unwrap_or(usual.on_gone),
         }
     }
-
-    pub(super) fn policy(&self, usual: &Policy) -> Policy {
-        let expires_after = self.expires_after.map(|it| match it {
-            Setting::Off => Setting::Off,
-            Setting::On(span) => Setting::On(span.into_inner()),
-        });
-        Policy {
-            ordering: self.ordering.clone().unwrap_or_else(|| usual.ordering.clone()),
-            retry: self.retry.clone().unwrap_or_else(|| usual.retry.clone()),
-            retry_on: self.retry_on.unwrap_or(usual.retry_on),
-            expires_after: resolved(expires_after, || usual.expires_after),
-            concurrency: self.concurrency.unwrap_or(usual.concurrency),
-            rate_limit: resolved(self.rate_limit, || usual.rate_limit),
-            timeout: self.timeout.unwrap_or(usual.timeout),
-            breaker: self.breaker.clone().unwrap_or_else(|| usual.breaker.clone()),
-            retry_after_at_most: self.retry_after_at_most.unwrap_or(usual.retry_after_at_most),
-            batch: resolved(self.batch, || usual.batch),
-        }
-    }
-}
-
-fn resolved<T>(given: Option<Setting<T>>, usual: impl FnOnce() -> Option<T>) -> Option<T> {
-    given.map_or_else(usual, Setting::into_option)
 }
 
 impl SignatureSpec {
@@ -115,7 +98,7 @@ fn check_signature(signature: &Signature, wrong: &mut Vec<Invalid>) {
             }
         }
         Scheme::Stamped | Scheme::Prefixed | Scheme::Sha1 => {
-            if let Err(error) = webhook::check_header(&signature.header, "") {
+            if let Err(error) = check_header(&signature.header, "") {
                 let found = match &error {
                     HeaderError::Reserved(_) | HeaderError::Authorization => "a reserved header",
                     HeaderError::Name

@@ -1,53 +1,22 @@
-//! The secrets of a destination, on their way into the catalogue: sealed, and left as they are where
-//! they are the same.
+//! The secrets of a webhook: `auth`, the values of headers, and the keys that sign.
 
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 
-use super::{AuthSpec, Invalid, Means, Scope, SecretSpec, rotation};
+use super::{check_header, rotation};
 use crate::{
-    crypto::{SealContext, SecretField},
-    destinations::webhook,
-    model::{Auth, DestinationId, Scheme, Sealed, Secret, SigningKey},
+    crypto::SecretField,
+    destinations::secrets::Safe,
+    model::{Auth, Scheme, Sealed, SigningKey},
+    settings::{AuthSpec, Invalid, SecretSpec},
 };
 
 /// How long a signing secret goes on signing after another has taken its place.
 const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
 
-/// Why a secret that is kept is not sent to another host.
-pub(super) const GIVEN_AGAIN: &str = "must be given in full where the URL has another scheme, host or port than before, which would get it";
-
-/// The secrets of one destination.
-#[derive(Clone, Copy)]
-pub(super) struct Safe<'a> {
-    pub scope: &'a Scope<'a>,
-    pub destination: DestinationId,
-    /// The destination goes to another origin than before, which must not get what was meant for the old one.
-    pub is_moved: bool,
-}
-
 impl Safe<'_> {
-    fn context(&self, field: SecretField) -> SealContext {
-        SealContext::of_destination(self.scope.project, self.destination, field)
-    }
-
-    fn sealed(
-        &self,
-        field: SecretField,
-        path: &str,
-        given: &SecretSpec,
-        old: Option<&Sealed>,
-        wrong: &mut Vec<Invalid>,
-    ) -> Option<Sealed> {
-        if self.is_moved && given.is_placeholder() && old.is_some() {
-            wrong.push(Invalid::new(path, GIVEN_AGAIN, "a placeholder"));
-            return None;
-        }
-        sealed(self.scope, &self.context(field), path, given, old, wrong)
-    }
-
-    pub fn auth(
+    pub(super) fn auth(
         &self,
         given: &AuthSpec,
         old: Option<&Auth>,
@@ -82,7 +51,7 @@ impl Safe<'_> {
     }
 
     /// The values of headers. They are often keys, so all of them are kept like keys.
-    pub fn headers(
+    pub(super) fn headers(
         &self,
         given: &BTreeMap<String, SecretSpec>,
         old: Option<&BTreeMap<String, Sealed>>,
@@ -91,7 +60,7 @@ impl Safe<'_> {
         let mut headers = BTreeMap::new();
         for (name, value) in given {
             let path = format!("headers.{name}");
-            if let Err(error) = webhook::check_header(name, value.secret().expose()) {
+            if let Err(error) = check_header(name, value.secret().expose()) {
                 wrong.push(Invalid::new(path, error.to_string(), "another text"));
                 continue;
             }
@@ -106,14 +75,14 @@ impl Safe<'_> {
     /// The keys that sign from now on. Another secret than before takes over as the newest; where
     /// the scheme carries several, the one before goes on signing for a day, since the receiver may
     /// still verify with it.
-    pub fn signing_keys(
+    pub(super) fn signing_keys(
         &self,
         scheme: Scheme,
         given: Option<&SecretSpec>,
         old: &[SigningKey],
         wrong: &mut Vec<Invalid>,
     ) -> Option<Vec<SigningKey>> {
-        let Means { vault, random, now, .. } = self.scope.means;
+        let Self { vault, random, now, .. } = *self;
         let context = self.context(SecretField::SigningKey);
         let newest = old.iter().find(|it| it.expires_at.is_none());
         let secret = match (given, newest) {
@@ -173,36 +142,7 @@ impl Safe<'_> {
     }
 
     fn fits(&self, scheme: Scheme, key: &SigningKey) -> bool {
-        let secret =
-            self.scope.means.vault.open(&key.secret, &self.context(SecretField::SigningKey));
+        let secret = self.vault.open(&key.secret, &self.context(SecretField::SigningKey));
         secret.is_ok_and(|it| rotation::check_secret(scheme, &it).is_ok())
     }
-}
-
-/// The sealed secret: the old one where it is the same, so that nothing changes.
-pub(super) fn sealed(
-    scope: &Scope<'_>,
-    context: &SealContext,
-    path: &str,
-    given: &SecretSpec,
-    old: Option<&Sealed>,
-    wrong: &mut Vec<Invalid>,
-) -> Option<Sealed> {
-    let vault = scope.means.vault;
-    if given.is_placeholder() {
-        if old.is_none() {
-            let rule = "must be a secret: there is none yet that a placeholder could stand for";
-            wrong.push(Invalid::new(path, rule, "a placeholder"));
-        }
-        return old.cloned();
-    }
-    let secret = given.secret();
-    let is_text = |it: &Secret| !it.expose().is_empty() && it.expose().len() <= 4096;
-    if !is_text(secret) || secret.expose().chars().any(char::is_control) {
-        let rule = "must be 1 to 4096 bytes without control characters";
-        wrong.push(Invalid::new(path, rule, "another text"));
-        return None;
-    }
-    let same = old.filter(|it| vault.open(it, context).is_ok_and(|it| it == *secret));
-    Some(same.cloned().unwrap_or_else(|| vault.seal(secret, context)))
 }
