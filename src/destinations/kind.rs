@@ -17,7 +17,7 @@ pub type OwnFields = Map<String, Value>;
 
 /// What a person reads of a kind before they use it.
 #[derive(Debug)]
-pub struct About {
+pub struct KindAbout {
     /// What stands in `kind`.
     pub word: &'static str,
     pub title: &'static str,
@@ -41,7 +41,7 @@ pub struct FieldSchema {
 /// All of it is pure but for the client that [`Self::build`] makes. Most kinds implement
 /// [`Settings`](super::plain::Settings) and get this trait from it.
 pub trait Kind: Send + Sync {
-    fn about(&self) -> &'static About;
+    fn about(&self) -> &'static KindAbout;
 
     fn schema(&self) -> FieldSchema;
 

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::{
     DestinationClient,
     egress::Egress,
-    kind::{About, FieldSchema, Kind, OwnFields, each_secret, text_at},
+    kind::{FieldSchema, Kind, KindAbout, OwnFields, each_secret, text_at},
     secrets::Safe,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 /// The settings of a kind, as people write them and as they are stored. Their secrets are
 /// [`SecretSpec`]s, and `ABOUT.secrets` says where they stand.
 pub trait Settings: Serialize + DeserializeOwned + ToSchema + Send + Sync + 'static {
-    const ABOUT: About;
+    const ABOUT: KindAbout;
 
     /// The policy of a destination that says nothing of it.
     fn usual_policy() -> Policy {
@@ -55,7 +55,7 @@ impl<S> Plain<S> {
 }
 
 impl<S: Settings> Plain<S> {
-    const ABOUT: &'static About = &S::ABOUT;
+    const ABOUT: &'static KindAbout = &S::ABOUT;
 
     fn parse(fields: &OwnFields) -> Result<S, Invalid> {
         tree::TreeNode::from(Value::Object(fields.clone())).read()
@@ -75,7 +75,7 @@ impl<S: Settings> Plain<S> {
 }
 
 impl<S: Settings> Kind for Plain<S> {
-    fn about(&self) -> &'static About {
+    fn about(&self) -> &'static KindAbout {
         Self::ABOUT
     }
 

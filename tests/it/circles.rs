@@ -7,6 +7,9 @@ use std::{
 
 use crate::layers::{files_below, root};
 
+/// Rooms in which circles of files are left. The list may only become shorter.
+const LEFT: [&str; 3] = ["api/", "dispatch/", "store/postgres/"];
+
 /// A module: its path below `crate`.
 type Module = Vec<String>;
 
@@ -20,7 +23,12 @@ fn no_files_import_each_other_in_a_circle() {
         let name = file.strip_prefix(&src).unwrap().display().to_string();
         (name, fs::read_to_string(&file).unwrap())
     });
-    let circles = circles(&graph(&files.collect()));
+    let mut circles = circles(&graph(&files.collect()));
+    for room in LEFT {
+        let is_in = |it: &BTreeSet<String>| it.iter().all(|it| it.starts_with(room));
+        assert!(circles.iter().any(is_in), "`{room}` has no circle any more: take it off the list");
+        circles.retain(|it| !is_in(it));
+    }
     assert!(circles.is_empty(), "files that import each other in circles: {circles:#?}");
 }
 

@@ -11,7 +11,7 @@ use crate::{
     destinations::{
         DestinationClient,
         egress::Egress,
-        kind::{About, FieldSchema, Kind, OwnFields},
+        kind::{FieldSchema, Kind, KindAbout, OwnFields},
         profiles,
         secrets::Safe,
     },
@@ -22,7 +22,7 @@ use crate::{
 /// The kind `webhook`. It stores its settings typed, since other stages ask for its keys and its contract.
 pub struct WebhookKind;
 
-static ABOUT: About = About {
+static ABOUT: KindAbout = KindAbout {
     word: "webhook",
     title: "Webhook",
     help: "Signed events to an HTTP endpoint, by the contract of a profile such as Standard Webhooks.",
@@ -36,7 +36,7 @@ secret: ${CRM_WEBHOOK_SECRET}
 };
 
 impl Kind for WebhookKind {
-    fn about(&self) -> &'static About {
+    fn about(&self) -> &'static KindAbout {
         &ABOUT
     }
 

@@ -361,6 +361,7 @@ async fn a_damaged_body_is_told_and_others_go_on() {
     assert_eq!(error.to_string(), "the store holds a damaged body");
     let behind = export(&store, EventSeq(43)).await.unwrap();
     assert_eq!((before.lines().count() + behind.lines().count()) as u64, EVENTS - OLD + 4);
+    drop(store);
     // And a check finds it, as it finds that the file has changed
     let found = sqlite::check(&data).unwrap().losses;
     let text = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
