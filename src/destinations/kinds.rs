@@ -1,9 +1,9 @@
 //! The table of kinds: a row for each folder.
 
-use super::{kind::Kind, webhook};
+use super::{http::HttpSettings, kind::Kind, plain::Plain, webhook};
 
 /// Every kind of destination, in the order in which people see them.
-pub const KINDS: &[&dyn Kind] = &[&webhook::WebhookKind];
+pub const KINDS: &[&dyn Kind] = &[&webhook::WebhookKind, &Plain::<HttpSettings>::KIND];
 
 /// The kind of this word.
 pub fn named(word: &str) -> Option<&'static dyn Kind> {

@@ -1,6 +1,7 @@
 //! Stage 6 of 6: the places that events go to, and how each of them is spoken to.
 
 pub mod egress;
+pub mod http;
 pub mod kind;
 pub mod kinds;
 pub mod plain;

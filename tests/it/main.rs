@@ -37,6 +37,7 @@ mod ordering;
 mod attempts;
 mod simulation;
 mod webhook;
+mod http;
 mod words;
 mod enrich;
 mod enrich_outside;
