@@ -23,8 +23,7 @@ use crate::{
 /// What a request has where `headers` says nothing of it.
 const USUAL_TYPE: &str = "application/json";
 
-/// A request without its connection.
-#[derive(Debug)]
+/// A request without its connection. Its headers hold secrets, so it has no `Debug`.
 pub(super) struct OwnRequest {
     /// `None`: the URL of the settings, which is no template.
     pub target: Option<Uri>,
