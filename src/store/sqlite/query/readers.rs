@@ -315,17 +315,24 @@ fn select_event(rest: &str) -> String {
     format!("SELECT {EVENT_COLUMNS} FROM events {rest}")
 }
 
+/// The first and the last event. Each by itself: SQLite finds one of them in its tree, but reads all
+/// rows when it is asked for both.
+const BOUNDS: &str = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events)";
+/// Retention may have left gaps: what stands in one is judged by the next event.
+const NEXT_ID: &str = "SELECT id FROM events WHERE seq >= ? ORDER BY seq LIMIT 1";
+/// Those with a given id are read, too: the first of a later millisecond ends the search.
+const IDS_FROM: &str = "SELECT seq, id, given_id IS NULL FROM events WHERE seq >= ? ORDER BY seq";
+
 /// Adds the events of one segment that we gave this id, found by binary search over the
-/// milliseconds in the ids, which grow with `seq`.
+/// milliseconds in the ids, which grow with `seq`. Each event that brings an id asks for this, so
+/// it must cost the same however many events there are.
 fn ours_in(connection: &Connection, id: EventId, found: &mut Vec<EventSeq>) -> Result<()> {
     let bounds = connection
-        .prepare_cached("SELECT min(seq), max(seq) FROM events")?
+        .prepare_cached(BOUNDS)?
         .query_row([], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)))?;
     let (Some(mut low), Some(last)) = bounds else { return Ok(()) };
     let mut high = last + 1;
-    // Retention may have left gaps: what stands in one is judged by the next event.
-    let sql = "SELECT id FROM events WHERE seq >= ? ORDER BY seq LIMIT 1";
-    let mut at = connection.prepare_cached(sql)?;
+    let mut at = connection.prepare_cached(NEXT_ID)?;
     let mut id_at = |seq: i64| -> Result<EventId> {
         let bits = at.query_row([seq], |row| row.get(0)).optional()?;
         let bits = bits.ok_or(StoreError::Damaged { what: "order of events" })?;
@@ -339,18 +346,60 @@ fn ours_in(connection: &Connection, id: EventId, found: &mut Vec<EventSeq>) -> R
             high = middle;
         }
     }
-    let mut statement = connection.prepare_cached(
-        "SELECT seq, id FROM events WHERE seq >= ? AND given_id IS NULL ORDER BY seq",
-    )?;
+    let mut statement = connection.prepare_cached(IDS_FROM)?;
     let mut rows = statement.query([low])?;
     while let Some(row) = rows.next()? {
         let ours = EventId::from_bits(u128::from_be_bytes(row.get(1)?));
         if ours.millis() != id.millis() {
             break;
         }
-        if rows::masked(ours) == rows::masked(id) {
+        if row.get(2)? && rows::masked(ours) == rows::masked(id) {
             found.push(EventSeq(row.get::<_, i64>(0)? as u64));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    const COUNT: i64 = 20_000;
+
+    /// One event in each millisecond, all but the last with an id of their sender's.
+    fn events() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        let segment = include_str!("../folder/migrations/segment_0001.sql");
+        connection.execute_batch(segment).unwrap();
+        connection.execute_batch("BEGIN").unwrap();
+        for seq in 1..=COUNT {
+            let given = (seq < COUNT).then_some([1_u8; 16]);
+            let sql = "INSERT INTO events VALUES (?, ?, ?, 1, 1, 'a', 0, 0, NULL, 1)";
+            let bits = id_of(seq).bits().to_be_bytes();
+            connection.execute(sql, (seq, bits, given)).unwrap();
+        }
+        connection.execute_batch("COMMIT").unwrap();
+        connection
+    }
+
+    fn id_of(seq: i64) -> EventId {
+        EventId::from_bits((seq as u128) << 80)
+    }
+
+    #[test]
+    fn an_id_is_looked_up_in_few_steps_among_many_events() {
+        let connection = events();
+        for (seq, expected) in [(1, None), (COUNT / 2, None), (COUNT, Some(COUNT))] {
+            let mut found = Vec::new();
+            ours_in(&connection, id_of(seq), &mut found).unwrap();
+            let expected: Vec<_> = expected.iter().map(|it| EventSeq(*it as u64)).collect();
+            assert_eq!(found, expected);
+        }
+        // The statements count over all of their runs.
+        let steps = [BOUNDS, NEXT_ID, IDS_FROM]
+            .map(|sql| connection.prepare_cached(sql).unwrap().get_status(StatementStatus::VmStep));
+        assert!(steps.iter().all(|it| (1..2_000).contains(it)), "{steps:?}");
+    }
 }
