@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::{
+    ToSchema,
+    openapi::{RefOr, Schema},
+};
 
 use super::{DestinationClient, egress::Egress, secrets::Safe};
 use crate::{
     crypto::Vault,
     model::{Connection, Destination, Name, Policy},
-    settings::Invalid,
+    settings::{Invalid, tree},
 };
 
 /// The own fields of one destination, without the common ones: name, kind and policy.
@@ -18,7 +22,7 @@ pub type OwnFields = Map<String, Value>;
 /// What a person reads of a kind before they use it.
 #[derive(Debug)]
 pub struct KindAbout {
-    /// What stands in `kind`.
+    /// The value of the field `kind`.
     pub word: &'static str,
     pub title: &'static str,
     /// One sentence.
@@ -34,6 +38,28 @@ pub struct KindAbout {
 pub struct FieldSchema {
     pub own: RefOr<Schema>,
     pub parts: Vec<(String, RefOr<Schema>)>,
+}
+
+impl FieldSchema {
+    /// Of a type whose fields these are.
+    pub fn of<T: ToSchema>() -> Self {
+        let mut parts = Vec::new();
+        T::schemas(&mut parts);
+        Self { own: T::schema(), parts }
+    }
+}
+
+/// Reads the fields as a type.
+pub fn parse<T: DeserializeOwned>(fields: &OwnFields) -> Result<T, Invalid> {
+    tree::TreeNode::from(Value::Object(fields.clone())).read()
+}
+
+/// The fields of a value. Secrets that are no placeholders become `…`.
+pub fn written(value: &impl Serialize) -> OwnFields {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) | Err(_) => OwnFields::new(),
+    }
 }
 
 /// A kind of destination: how its fields are read, checked, kept and shown, and the client that they make.
@@ -80,7 +106,7 @@ pub trait Kind: Send + Sync {
     ) -> Result<Arc<dyn DestinationClient>, String>;
 }
 
-/// Calls `act` with the path and text of each secret that stands in the fields.
+/// Calls `act` with the path and the text of each secret in the fields.
 pub fn each_secret(
     fields: &mut OwnFields,
     secrets: &[&str],
@@ -125,7 +151,7 @@ pub fn text_at<'a>(fields: &'a OwnFields, path: &[String]) -> Option<&'a str> {
     fields.get(last)?.as_str()
 }
 
-/// Whether a secret stands at this path, such as `headers.x-api-key`.
+/// Whether the field at this path is a secret, such as `headers.x-api-key`.
 pub fn is_secret(secrets: &[&str], path: &str) -> bool {
     secrets.iter().any(|pattern| match pattern.strip_suffix('*') {
         Some(prefix) => path.starts_with(prefix),

@@ -3,19 +3,18 @@
 use std::{marker::PhantomData, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
     DestinationClient,
     egress::Egress,
-    kind::{FieldSchema, Kind, KindAbout, OwnFields, each_secret, text_at},
+    kind::{FieldSchema, Kind, KindAbout, OwnFields, each_secret, parse, text_at, written},
     secrets::Safe,
 };
 use crate::{
     crypto::{SealContext, SecretField, Vault},
     model::{Connection, Destination, Name, OtherConnection, Policy, Sealed},
-    settings::{Invalid, SecretSpec, tree},
+    settings::{Invalid, SecretSpec},
 };
 
 /// The settings of a kind, as people write them and as they are stored. Their secrets are
@@ -57,16 +56,9 @@ impl<S> Plain<S> {
 impl<S: Settings> Plain<S> {
     const ABOUT: &'static KindAbout = &S::ABOUT;
 
-    fn parse(fields: &OwnFields) -> Result<S, Invalid> {
-        tree::TreeNode::from(Value::Object(fields.clone())).read()
-    }
-
     /// Every field with its default, as they are stored. Secrets are those of `given`.
     fn resolved(settings: &S, given: &OwnFields) -> OwnFields {
-        let mut fields = match serde_json::to_value(settings) {
-            Ok(Value::Object(fields)) => fields,
-            Ok(_) | Err(_) => OwnFields::new(),
-        };
+        let mut fields = written(settings);
         each_secret(&mut fields, S::ABOUT.secrets, &mut |path, text| {
             text_at(given, path).unwrap_or_default().clone_into(text);
         });
@@ -80,9 +72,7 @@ impl<S: Settings> Kind for Plain<S> {
     }
 
     fn schema(&self) -> FieldSchema {
-        let mut parts = Vec::new();
-        S::schemas(&mut parts);
-        FieldSchema { own: S::schema(), parts }
+        FieldSchema::of::<S>()
     }
 
     fn usual_policy(&self, _: &OwnFields) -> Policy {
@@ -90,7 +80,7 @@ impl<S: Settings> Kind for Plain<S> {
     }
 
     fn read(&self, fields: &OwnFields) -> Result<(), Invalid> {
-        Self::parse(fields).map(drop)
+        parse::<S>(fields).map(drop)
     }
 
     fn check(
@@ -101,7 +91,7 @@ impl<S: Settings> Kind for Plain<S> {
         old: Option<&Connection>,
     ) -> Result<Connection, Vec<Invalid>> {
         let mut wrong = Vec::new();
-        let settings = Self::parse(fields).map_err(|it| vec![it])?;
+        let settings = parse::<S>(fields).map_err(|it| vec![it])?;
         settings.check(policy, &mut wrong);
         if !wrong.is_empty() {
             return Err(wrong);
@@ -146,7 +136,7 @@ impl<S: Settings> Kind for Plain<S> {
         for name in names {
             let mut without = fields.clone();
             without.shift_remove(&name);
-            let same = Self::parse(&without)
+            let same = parse::<S>(&without)
                 .is_ok_and(|it| Self::resolved(&it, &without).get(&name) == fields.get(&name));
             if same {
                 fields = without;
@@ -191,6 +181,6 @@ impl<S: Settings> Kind for Plain<S> {
         if let Some(failed) = failed {
             return Err(failed);
         }
-        Self::parse(&fields).map_err(|it| it.to_string())?.client(destination, egress)
+        parse::<S>(&fields).map_err(|it| it.to_string())?.client(destination, egress)
     }
 }

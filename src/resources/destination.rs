@@ -132,7 +132,7 @@ impl DestinationSpec {
     }
 }
 
-/// The kind of this word, or that there is none.
+/// The kind with this word. An error lists those that exist.
 fn kind(word: &str) -> Result<&'static dyn Kind, Invalid> {
     kinds::named(word).ok_or_else(|| Invalid::unknown_word("kind", word, &kinds::words()))
 }

@@ -18,7 +18,7 @@ use crate::destinations::{
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = DestinationKind)]
 pub struct KindView {
-    /// What stands in the field `kind`.
+    /// The value of the field `kind`.
     #[schema(example = "webhook")]
     pub kind: &'static str,
     pub title: &'static str,

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Invalid, Setting, Span};
-use crate::model::{Batch, Breaker, Ordering, Policy, RateLimit, Retry, RetryOn};
+use crate::{
+    destinations::kind,
+    model::{Batch, Breaker, Ordering, Policy, RateLimit, Retry, RetryOn},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Attempts of one delivery. The activity log numbers up to 4095 entries.
@@ -87,10 +90,7 @@ impl PolicySpec {
 
     /// The fields as JSON.
     pub fn written(&self) -> Map<String, Value> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(fields)) => fields,
-            Ok(_) | Err(_) => Map::new(),
-        }
+        kind::written(self)
     }
 
     /// Without the values that are usual.

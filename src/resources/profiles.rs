@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use super::PolicySpec;
 use crate::{
     destinations::{
+        kind,
         profiles::{self, WithoutSecret},
-        webhook::{self, config::WebhookSpec, word},
+        webhook::{config::WebhookSpec, word},
     },
     model::Profile,
 };
@@ -30,7 +31,7 @@ pub struct ProfileView {
 impl ProfileView {
     pub fn of(profile: Profile) -> Self {
         let values = profiles::values(profile);
-        let mut fields = webhook::written(&WebhookSpec::values(profile, &values.contract));
+        let mut fields = kind::written(&WebhookSpec::values(profile, &values.contract));
         fields.extend(PolicySpec::of(&values.policy).written());
         fields.retain(|field, _| field != "profile");
         let (most_urls, without_secret) = (values.most_urls, values.without_secret);

@@ -105,13 +105,11 @@ async fn the_key_of_one_project_reaches_nothing_of_another() {
                 assert!(!about.contains(id.as_str()), "{name} shows in {it}");
             }
             // The kinds are the same for everybody, and name the fields that hold secrets.
-            if path == "/api/v1/destination-kinds" {
-                tried += 1;
-                continue;
+            if path != "/api/v1/destination-kinds" {
+                // What a profile does without a secret is no secret.
+                let about = about.replace("\"without_secret\"", "");
+                assert!(!about.contains("secret\""), "{it}");
             }
-            // What a profile does without a secret is no secret.
-            let about = about.replace("\"without_secret\"", "");
-            assert!(!about.contains("secret\""), "{it}");
             tried += 1;
         }
     }

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use url::{Host, Position, Url};
 
-use crate::model::{Class, EndpointUrl, Snippet};
+use crate::model::{Class, EndpointUrl, Outcome, Snippet};
 use connection::{Connection, Exchanged};
 use dial::{HostPort, dial};
 use policy::{AddressVerdict, Net, Policy, Reason};
@@ -326,6 +326,18 @@ pub enum Phase {
 }
 
 impl EgressFailure {
+    /// The outcome of an attempt that failed in this way, after `duration`.
+    pub fn outcome(&self, duration: Duration) -> Outcome {
+        Outcome {
+            class: self.class(),
+            status: None,
+            reason: self.reason(),
+            retry_after: None,
+            duration,
+            response: None,
+        }
+    }
+
     pub fn class(&self) -> Class {
         match self {
             Self::Denied(_) => Class::Denied,

@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 use super::errors::StatusPattern;
 use crate::{
     destinations::webhook::{
-        MOST_HEADERS, check_target,
-        headers::{Reserved, check_header_beside},
+        check::LONGEST_URL,
+        check_target,
+        headers::{Reserved, check_header_beside, check_names},
+        secrets::check_username,
     },
     expr::Template,
     model::{Policy, Target},
     settings::{AuthSpec, Invalid, SecretSpec},
 };
 
-/// Bytes of the URL, template or not.
-const LONGEST_URL: usize = 4096;
 const LONGEST_METHOD: usize = 32;
 const MOST_STATUSES: usize = 32;
 
@@ -129,24 +129,14 @@ impl HttpSettings {
     }
 
     fn check_headers(&self, wrong: &mut Vec<Invalid>) {
-        if self.headers.len() > MOST_HEADERS {
-            let rule = format!("must hold at most {MOST_HEADERS} headers");
-            wrong.push(Invalid::new("headers", rule, "more"));
-        }
-        let mut names: Vec<String> = Vec::new();
+        check_names(self.headers.keys(), wrong);
         for (name, value) in &self.headers {
             let path = format!("headers.{name}");
             let text = if value.is_placeholder() { "" } else { value.secret().expose() };
             if let Err(error) = check_header_beside(Reserved::Plain, name, text) {
                 let rule = format!("must be a header that can be sent: {error}");
-                wrong.push(Invalid::new(&path, rule, "another text"));
+                wrong.push(Invalid::new(path, rule, "another text"));
             }
-            let lower = name.to_ascii_lowercase();
-            if names.contains(&lower) {
-                let rule = "must be a name that stands once, in upper or lower case";
-                wrong.push(Invalid::new(path, rule, "it again"));
-            }
-            names.push(lower);
         }
     }
 
@@ -158,13 +148,8 @@ impl HttpSettings {
                 let rule = "must have no control characters";
                 wrong.push(Invalid::new("auth.bearer", rule, "another text"));
             }
-            AuthSpec::Basic(basic)
-                if basic.username.contains(':') || basic.username.chars().any(char::is_control) =>
-            {
-                let rule = "must have no `:` and no control characters";
-                wrong.push(Invalid::new("auth.basic.username", rule, "another text"));
-            }
-            AuthSpec::None | AuthSpec::Bearer(_) | AuthSpec::Basic(_) => (),
+            AuthSpec::Basic(basic) => check_username(&basic.username, wrong),
+            AuthSpec::None | AuthSpec::Bearer(_) => (),
         }
     }
 }

@@ -10,7 +10,10 @@ use serde::{
 };
 
 use crate::{
-    destinations::{egress::EndpointAnswer, webhook::answer::retry_after},
+    destinations::{
+        egress::EndpointAnswer,
+        webhook::answer::{retry_after, said},
+    },
     model::{Class, Outcome, Snippet},
 };
 
@@ -112,15 +115,13 @@ pub(super) fn outcome(
 }
 
 fn reason(status: StatusCode, class: Class) -> String {
-    let name = status.canonical_reason().unwrap_or_default();
     let more = match class {
         Class::Status if status.is_redirection() => ": redirects are not followed",
         Class::Status if status.is_success() => ": `success` does not have this status",
         Class::Abort => ": it counts for this message",
         _ => "",
     };
-    let space = if name.is_empty() { "" } else { " " };
-    [status.as_str(), space, name, more].concat()
+    said(status, more)
 }
 
 #[cfg(test)]

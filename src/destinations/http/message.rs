@@ -88,7 +88,7 @@ impl RequestTemplates {
         self.own.has(name)
     }
 
-    /// The request for this message, or what came of the attempt to make it.
+    /// The request for this message, or the outcome where none can be made.
     pub fn of(&self, message: &Message, endpoint: &Endpoint) -> Result<OwnRequest, Outcome> {
         let misfit = |reason: String| refused(Class::Config, reason);
         let hops = webhook::hops(message) + 1;

@@ -16,13 +16,13 @@ use crate::{
     destinations::{
         DestinationClient, Preview,
         egress::{Egress, Endpoint},
-        webhook::refused,
+        webhook::{
+            preview::{MASK, shown},
+            refused,
+        },
     },
     model::{Class, Destination, EndpointUrl, Message, Outcome},
 };
-
-/// What stands in the place of a secret.
-const MASK: &str = "…";
 
 pub(super) struct HttpClient {
     requests: RequestTemplates,
@@ -61,20 +61,10 @@ impl HttpClient {
     }
 
     fn shown(&self, headers: &HeaderMap, length: usize) -> Vec<(String, String)> {
-        let mut shown: Vec<(String, String)> = (headers.iter())
-            .map(|(name, value)| {
-                let is_secret = *name == header::AUTHORIZATION || self.requests.is_own(name);
-                let value = if is_secret {
-                    MASK.to_owned()
-                } else {
-                    String::from_utf8_lossy(value.as_bytes()).into_owned()
-                };
-                (name.as_str().to_owned(), value)
-            })
-            .collect();
-        // The only one that the connection adds.
-        shown.push((header::CONTENT_LENGTH.as_str().to_owned(), length.to_string()));
-        shown
+        shown(headers, length, |name, _| {
+            let is_secret = *name == header::AUTHORIZATION || self.requests.is_own(name);
+            is_secret.then(|| MASK.to_owned())
+        })
     }
 }
 
@@ -102,14 +92,7 @@ impl DestinationClient for HttpClient {
                 let is_template = self.requests.is_template();
                 errors::outcome(&answer, &self.success, is_template, now, duration)
             }
-            Err(failure) => Outcome {
-                class: failure.class(),
-                status: None,
-                reason: failure.reason(),
-                retry_after: None,
-                duration,
-                response: None,
-            },
+            Err(failure) => failure.outcome(duration),
         }
     }
 

@@ -95,7 +95,6 @@ fn differing_clocks(headers: &HeaderMap, now: Timestamp) -> Option<String> {
 }
 
 fn reason(status: StatusCode, class: Class, is_to_disable: bool) -> String {
-    let name = status.canonical_reason().unwrap_or_default();
     let more = if class == Class::Abort && is_to_disable {
         ": the endpoint asked to be disabled, which counts for this message since the URL is a template"
     } else if class == Class::Abort && status == StatusCode::GONE {
@@ -109,6 +108,12 @@ fn reason(status: StatusCode, class: Class, is_to_disable: bool) -> String {
     } else {
         ""
     };
+    said(status, more)
+}
+
+/// A status with its name, and what follows.
+pub(in crate::destinations) fn said(status: StatusCode, more: &str) -> String {
+    let name = status.canonical_reason().unwrap_or_default();
     let space = if name.is_empty() { "" } else { " " };
     [status.as_str(), space, name, more].concat()
 }

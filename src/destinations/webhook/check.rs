@@ -1,6 +1,6 @@
 //! From what people wrote to a webhook, every value of it resolved.
 
-use super::{MOST_HEADERS, check_target, config::WebhookSpec, contract};
+use super::{check_target, config::WebhookSpec, contract, headers::check_names};
 use crate::{
     destinations::{
         profiles::{self, WithoutSecret},
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Bytes of one URL, template or not.
-const LONGEST_URL: usize = 4096;
+pub(in crate::destinations) const LONGEST_URL: usize = 4096;
 
 const AUTH_OR_SECRET: &str = "must be left out beside `auth`, or `signed: true` must say that both are meant: \
                               Ingestlayer's contract is none, `auth`, or a signature";
@@ -70,23 +70,12 @@ impl WebhookSpec {
 
     /// What concerns all headers together. Values are looked at one by one.
     fn check_header_names(&self, contract: &Contract, is_signed: bool, wrong: &mut Vec<Invalid>) {
-        if self.headers.len() > MOST_HEADERS {
-            let rule = format!("must hold at most {} headers", MOST_HEADERS);
-            wrong.push(Invalid::new("headers", rule, "more"));
-        }
-        let mut names: Vec<String> = Vec::new();
-        for name in self.headers.keys() {
-            let lower = name.to_ascii_lowercase();
-            let path = format!("headers.{name}");
-            if is_signed && lower == contract.signature.header {
-                let rule = "must be another header than the one that carries the signature";
-                wrong.push(Invalid::new(&path, rule, "the same name"));
-            }
-            if names.contains(&lower) {
-                let rule = "must be a name that stands once, in upper or lower case";
-                wrong.push(Invalid::new(path, rule, "it again"));
-            }
-            names.push(lower);
+        check_names(self.headers.keys(), wrong);
+        let signature = &contract.signature.header;
+        for name in self.headers.keys().filter(|it| is_signed && it.eq_ignore_ascii_case(signature))
+        {
+            let rule = "must be another header than the one that carries the signature";
+            wrong.push(Invalid::new(format!("headers.{name}"), rule, "the same name"));
         }
     }
 

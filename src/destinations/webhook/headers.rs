@@ -1,12 +1,13 @@
 //! Headers that users may set on a webhook, and those that are ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     crypto::signature::standard,
     expr::{ExprError, Facts, Template},
+    settings::Invalid,
 };
 
 /// How many gateways an event has passed through, this one included.
@@ -150,6 +151,25 @@ fn parse_name(reserved: Reserved, name: &str) -> Result<HeaderName, HeaderError>
         return Err(HeaderError::Reserved(name.to_string()));
     }
     Ok(name)
+}
+
+/// Notes what is wrong with the headers of a destination together: there are too many, or two that HTTP
+/// takes for one.
+pub(in crate::destinations) fn check_names<'a>(
+    names: impl ExactSizeIterator<Item = &'a String>,
+    wrong: &mut Vec<Invalid>,
+) {
+    if names.len() > MOST_HEADERS {
+        let rule = format!("must hold at most {MOST_HEADERS} headers");
+        wrong.push(Invalid::new("headers", rule, "more"));
+    }
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name.to_ascii_lowercase()) {
+            let rule = "must be a name that stands once, in upper or lower case";
+            wrong.push(Invalid::new(format!("headers.{name}"), rule, "it again"));
+        }
+    }
 }
 
 /// What a user's header may say. Such values are often keys, so they are not shown in logs.

@@ -2,21 +2,18 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-use utoipa::{PartialSchema as _, ToSchema as _};
-
 use super::{Webhook, config::WebhookSpec};
 use crate::{
     crypto::Vault,
     destinations::{
         DestinationClient,
         egress::Egress,
-        kind::{FieldSchema, Kind, KindAbout, OwnFields},
+        kind::{FieldSchema, Kind, KindAbout, OwnFields, parse, written},
         profiles,
         secrets::Safe,
     },
     model::{self, Auth, Connection, Destination, Name, Policy},
-    settings::{Invalid, tree},
+    settings::Invalid,
 };
 
 /// The kind `webhook`. It stores its settings typed, since other stages ask for its keys and its contract.
@@ -41,18 +38,16 @@ impl Kind for WebhookKind {
     }
 
     fn schema(&self) -> FieldSchema {
-        let mut parts = Vec::new();
-        WebhookSpec::schemas(&mut parts);
-        FieldSchema { own: WebhookSpec::schema(), parts }
+        FieldSchema::of::<WebhookSpec>()
     }
 
     fn usual_policy(&self, fields: &OwnFields) -> Policy {
-        let profile = parse(fields).map(|it| it.profile).unwrap_or_default();
+        let profile = parse::<WebhookSpec>(fields).map(|it| it.profile).unwrap_or_default();
         profiles::values(profile).policy
     }
 
     fn read(&self, fields: &OwnFields) -> Result<(), Invalid> {
-        parse(fields).map(drop)
+        parse::<WebhookSpec>(fields).map(drop)
     }
 
     fn check(
@@ -63,7 +58,7 @@ impl Kind for WebhookKind {
         old: Option<&Connection>,
     ) -> Result<Connection, Vec<Invalid>> {
         let mut wrong = Vec::new();
-        let spec = parse(fields).map_err(|it| vec![it])?;
+        let spec = parse::<WebhookSpec>(fields).map_err(|it| vec![it])?;
         let connection = spec.check(safe, old.and_then(Connection::webhook), &mut wrong);
         match connection {
             Some(webhook) if wrong.is_empty() => Ok(Connection::Webhook(webhook)),
@@ -77,7 +72,7 @@ impl Kind for WebhookKind {
     }
 
     fn brief(&self, fields: OwnFields) -> OwnFields {
-        parse(&fields).map_or(fields, |it| written(&it.brief()))
+        parse::<WebhookSpec>(&fields).map_or(fields, |it| written(&it.brief()))
     }
 
     fn changed_secrets(&self, old: &Connection, new: &Connection) -> Vec<String> {
@@ -97,18 +92,6 @@ impl Kind for WebhookKind {
             Ok(webhook) => Ok(Arc::new(webhook)),
             Err(error) => Err(error.to_string()),
         }
-    }
-}
-
-fn parse(fields: &OwnFields) -> Result<WebhookSpec, Invalid> {
-    tree::TreeNode::from(Value::Object(fields.clone())).read()
-}
-
-/// The fields as JSON. Secrets that are no placeholders become `…`.
-pub fn written(spec: &WebhookSpec) -> OwnFields {
-    match serde_json::to_value(spec) {
-        Ok(Value::Object(fields)) => fields,
-        Ok(_) | Err(_) => OwnFields::new(),
     }
 }
 

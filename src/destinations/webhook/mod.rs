@@ -10,10 +10,10 @@
 pub mod canonical;
 pub mod config;
 pub mod rotation;
-mod check;
+pub(in crate::destinations) mod check;
 mod contract;
 mod kind;
-mod secrets;
+pub(in crate::destinations) mod secrets;
 mod show;
 pub(in crate::destinations) mod headers;
 pub(in crate::destinations) mod target;
@@ -22,7 +22,7 @@ mod signer;
 pub(in crate::destinations) mod answer;
 mod date;
 mod several;
-mod preview;
+pub(in crate::destinations) mod preview;
 
 use std::{
     collections::BTreeMap,
@@ -60,7 +60,7 @@ use target::TargetTemplate;
 pub use crate::model::json::scan::first_element;
 pub use check::word;
 pub use headers::{HOPS, HeaderError, LONGEST_VALUE, MOST_HEADERS, check_header};
-pub use kind::{WebhookKind, written};
+pub use kind::WebhookKind;
 pub use target::{TargetError, check_target};
 
 /// Headers that are made for each request: hops, signature, id, timestamp, idempotency key, host and length.
@@ -294,14 +294,7 @@ impl Webhook {
                     AnswerRules { whole, on_gone, is_template, is_signed: self.signer.signs() };
                 answer::outcome(answer, by, now, duration)
             }
-            Err(failure) => Outcome {
-                class: failure.class(),
-                status: None,
-                reason: failure.reason(),
-                retry_after: None,
-                duration,
-                response: None,
-            },
+            Err(failure) => failure.outcome(duration),
         }
     }
 }

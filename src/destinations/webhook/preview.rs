@@ -1,6 +1,6 @@
 //! The request that would be sent, shown instead: made by the same code, with its secrets masked.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jiff::Timestamp;
 
 use super::{OutgoingRequest, Webhook};
@@ -9,8 +9,8 @@ use crate::{
     model::{Message, Outcome},
 };
 
-/// What stands in the place of a secret.
-const MASK: &str = "…";
+/// What people see instead of a secret.
+pub(in crate::destinations) const MASK: &str = "…";
 
 impl Webhook {
     /// The request to each URL. What the owner set in `auth` and in headers of the destination's own is
@@ -40,22 +40,29 @@ impl Webhook {
     }
 
     fn shown(&self, headers: &HeaderMap, length: usize) -> Vec<(String, String)> {
-        let mut shown: Vec<(String, String)> = (headers.iter())
-            .map(|(name, value)| {
-                let value = if *name == header::AUTHORIZATION {
-                    masked(value)
-                } else if self.own.has(name) {
-                    MASK.to_owned()
-                } else {
-                    String::from_utf8_lossy(value.as_bytes()).into_owned()
-                };
-                (name.as_str().to_owned(), value)
-            })
-            .collect();
-        // The only one that the connection adds.
-        shown.push((header::CONTENT_LENGTH.as_str().to_owned(), length.to_string()));
-        shown
+        shown(headers, length, |name, value| match *name == header::AUTHORIZATION {
+            true => Some(masked(value)),
+            false => self.own.has(name).then(|| MASK.to_owned()),
+        })
     }
+}
+
+/// The headers of a request with a body of this length. `mask` says what is shown instead of a value, if
+/// it is a secret.
+pub(in crate::destinations) fn shown(
+    headers: &HeaderMap,
+    length: usize,
+    mask: impl Fn(&HeaderName, &HeaderValue) -> Option<String>,
+) -> Vec<(String, String)> {
+    let mut shown: Vec<(String, String)> = (headers.iter())
+        .map(|(name, value)| {
+            let clear = || String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.as_str().to_owned(), mask(name, value).unwrap_or_else(clear))
+        })
+        .collect();
+    // The only one that the connection adds.
+    shown.push((header::CONTENT_LENGTH.as_str().to_owned(), length.to_string()));
+    shown
 }
 
 /// `Bearer …`

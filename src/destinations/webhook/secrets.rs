@@ -15,6 +15,14 @@ use crate::{
 /// How long a signing secret goes on signing after another has taken its place.
 const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
 
+/// Notes a user name that `Authorization: Basic` cannot carry (RFC 7617 §2).
+pub(in crate::destinations) fn check_username(username: &str, wrong: &mut Vec<Invalid>) {
+    if username.contains(':') || username.chars().any(char::is_control) {
+        let rule = "must have no `:` and no control characters";
+        wrong.push(Invalid::new("auth.basic.username", rule, "another text"));
+    }
+}
+
 impl Safe<'_> {
     pub(super) fn auth(
         &self,
@@ -39,10 +47,7 @@ impl Safe<'_> {
                     Some(Auth::None | Auth::Bearer { .. }) | None => None,
                 };
                 let username = &basic.username;
-                if username.contains(':') || username.chars().any(char::is_control) {
-                    let rule = "must have no `:` and no control characters";
-                    wrong.push(Invalid::new("auth.basic.username", rule, "another text"));
-                }
+                check_username(username, wrong);
                 let (field, path) = (SecretField::BasicPassword, "auth.basic.password");
                 let password = self.sealed(field, path, &basic.password, old, wrong)?;
                 Some(Auth::Basic { username: username.clone(), password })
