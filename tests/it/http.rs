@@ -226,6 +226,13 @@ async fn secrets_are_sent_and_never_shown() {
     let request = &sink.received()[0];
     assert_eq!(request.header("x-api-key"), KEY);
     assert_eq!(request.header("authorization"), format!("Bearer {KEY}"));
+    // A dry run shows the request, and masks in all of it what its owner keeps secret.
+    let event = json!({"event": {"type": "user.signed_up", "payload": {"n": 1}}});
+    let tried = caller.post("/api/v1/pipelines/all/test", &event).await.expect(200).json();
+    let headers = &tried["routes"][0]["messages"][0]["requests"][0]["headers"];
+    assert_eq!((&headers["x-api-key"], &headers["authorization"]), (&json!("…"), &json!("…")));
+    assert_eq!(headers["user-agent"], "Tidegate");
+    assert!(!tried.to_string().contains(KEY), "{tried:#}");
     // It has no signature to rotate.
     let rotate = "/api/v1/destinations/crm/rotate-secret";
     let refused = caller.post(rotate, &json!({})).await.expect(409).json();
